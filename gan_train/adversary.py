@@ -1,0 +1,130 @@
+"""THE SEAM: what a GAN family declares, and all that the trainer knows of it.
+
+A family is an `Adversary`: its networks are submodules, `stages()` says what is
+trained when, and each `Phase` names a loss. The trainer does everything else:
+optimizers, gradient averaging, mixed precision, accumulation, moving averages,
+clocks, checkpoints, scores. Nothing in this file knows a family by name.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Mapping
+from dataclasses import dataclass, field
+from typing import Literal
+
+from torch import Tensor, nn
+
+from gan_train.rng import BatchRandom
+
+Batch = dict[str, Tensor]
+"""One rank's share of a global batch: `image` float [N, C, H, W] in [-1, 1], `label` int64 [N].
+A loss may add keys for a later phase of the same step (CycleGAN's fakes)."""
+
+
+@dataclass(frozen=True)
+class Clock:
+    """Progress. `step` counts updates; `nimg` counts real images seen by all ranks."""
+
+    step: int = 0
+    nimg: int = 0
+
+
+@dataclass(frozen=True)
+class ImageShape:
+    """What the data set fixes for the networks. `classes` is empty for unlabelled data."""
+
+    channels: int
+    resolution: int
+    classes: tuple[str, ...] = ()
+
+
+@dataclass
+class Losses:
+    """What a phase returns: `terms` are weighted scalars, each a mean over the N samples given,
+    and their sum is minimised; `metrics` are detached scalars (or [N]) that are only logged."""
+
+    terms: dict[str, Tensor]
+    metrics: dict[str, Tensor] = field(default_factory=dict)
+
+
+PhaseLoss = Callable[[Batch, BatchRandom, Clock], Losses]
+
+
+@dataclass(frozen=True)
+class OptimizerSpec:
+    """An optimizer over the parameters of the named networks (attributes of the Adversary)."""
+
+    nets: tuple[str, ...]
+    kind: Literal["adam", "sgd"] = "adam"
+    lr: float = 1e-3
+    betas: tuple[float, float] = (0.0, 0.99)
+    eps: float = 1e-8
+    momentum: float = 0.0
+
+
+@dataclass(frozen=True)
+class Phase:
+    """One optimizer step: `optimizer` moves down `loss` at every `every`-th step (lazy
+    regularisation: `every=16`, the loss term multiplied by 16 by the family)."""
+
+    name: str
+    optimizer: str
+    loss: PhaseLoss
+    every: int = 1
+
+
+@dataclass(frozen=True)
+class Stage:
+    """A span of `nimg` images in which resolution, batch and phases stay the same.
+
+    `batch` is the global batch, over all ranks. `fresh_optimizers` drops the optimizers' moments
+    on entry; `milestone` asks for a checkpoint (and so a score) at the end.
+    """
+
+    name: str
+    nimg: int
+    resolution: int
+    batch: int
+    phases: tuple[Phase, ...]
+    fresh_optimizers: bool = False
+    milestone: bool = False
+
+
+class Adversary(nn.Module):
+    """A GAN family. Subclasses register their networks as submodules and override what follows."""
+
+    shape: ImageShape
+    z_dim: int
+    conditional: bool = False
+    """True when `sample` needs a class per image."""
+    averaged: tuple[str, ...] = ("generator",)
+    """Names of the submodules that keep an exponential moving average."""
+    grain: int = 1
+    """Neighbouring samples that must stay on one rank (minibatch standard deviation: its group)."""
+
+    def optimizers(self) -> Mapping[str, OptimizerSpec]:
+        """Optimizers by name."""
+        raise NotImplementedError
+
+    def stages(self) -> tuple[Stage, ...]:
+        """The schedule, in order."""
+        raise NotImplementedError
+
+    def learning_rate(self, optimizer: str, stage: Stage, clock: Clock) -> float:
+        """The rate of the named optimizer now; constant unless a family says otherwise."""
+        return self.optimizers()[optimizer].lr
+
+    def advance(self, clock: Clock) -> None:
+        """Set what depends on progress alone (resolution, fade). Called before every step, and
+        once after loading weights, so that `sample` knows where training stood."""
+
+    def status(self) -> dict[str, float]:
+        """What to log beside the losses: resolution, alpha, the strength of an augmentation."""
+        return {}
+
+    def sample(self, z: Tensor, label: Tensor | None, truncation: float = 1.0) -> Tensor:
+        """Images [N, C, H, W] in [-1, 1] from latents [N, z_dim] ~ N(0, 1) and labels int64 [N].
+
+        `truncation` in (0, 1] trades variety for typicality; 1 leaves the distribution as it is.
+        """
+        raise NotImplementedError

@@ -1,0 +1,93 @@
+"""Collectives over the training workers. Every function is the identity in a single process."""
+
+from __future__ import annotations
+
+from collections.abc import Iterable, Sequence
+
+import torch
+import torch.distributed as dist
+from torch import Tensor
+
+
+def active() -> bool:
+    """True when several workers train together."""
+    return dist.is_available() and dist.is_initialized() and dist.get_world_size() > 1
+
+
+def average_gradients(parameters: Iterable[Tensor]) -> None:
+    """Replace every gradient by its mean over the workers, in one message per dtype.
+
+    Once per phase and after its whole backward, which is right for lazy regularisers and for
+    levels that have not grown yet, where a wrapper with hooks raises. Workers hold equal shares of
+    the global batch, so the mean of their means is the mean over the batch.
+    """
+    if not active():
+        return
+    by_type: dict[torch.dtype, list[Tensor]] = {}
+    for p in parameters:
+        if p.grad is not None:
+            by_type.setdefault(p.grad.dtype, []).append(p.grad)
+    for gradients in by_type.values():
+        flat = torch.cat([g.flatten() for g in gradients])
+        dist.all_reduce(flat)
+        flat /= dist.get_world_size()
+        parts = flat.split([g.numel() for g in gradients])
+        torch._foreach_copy_(gradients, [p.view_as(g) for p, g in zip(parts, gradients, strict=True)])
+
+
+def average_buffers(buffers: Sequence[Tensor]) -> None:
+    """Replace floating buffers (running statistics) by their mean over the workers."""
+    if not active():
+        return
+    for b in buffers:
+        if b.is_floating_point():
+            dist.all_reduce(b)
+            b /= dist.get_world_size()
+
+
+def all_sum(values: Tensor) -> Tensor:
+    """Sum over the workers, in place."""
+    if active():
+        dist.all_reduce(values)
+    return values
+
+
+def any_worker(flag: bool, device: torch.device) -> bool:
+    """True on every worker when it is true on one."""
+    if not active():
+        return flag
+    value = torch.tensor([float(flag)], device=device)
+    dist.all_reduce(value, op=dist.ReduceOp.MAX)
+    return bool(value.item())
+
+
+def barrier() -> None:
+    """Wait for all workers."""
+    if active():
+        dist.barrier()
+
+
+def fingerprint(tensors: Iterable[Tensor]) -> Tensor:
+    """int64 [2]: a sum of the raw bits, and one weighted by place, so that swaps show."""
+    total = torch.zeros(2, dtype=torch.int64)
+    for t in tensors:
+        bits = t.detach().contiguous().view(-1).view(torch.uint8).to(torch.int64)
+        place = torch.arange(1, len(bits) + 1, device=bits.device)
+        total[0] += int(bits.sum())
+        total[1] = total[1] * 31 + int((bits * place).sum())
+    return total
+
+
+def assert_identical(tensors: Iterable[Tensor], device: torch.device) -> None:
+    """Raise RuntimeError unless every worker holds these tensors bit for bit."""
+    if not active():
+        return
+    mine = fingerprint(tensors).to(device)
+    low, high = mine.clone(), mine.clone()
+    dist.all_reduce(low, op=dist.ReduceOp.MIN)
+    dist.all_reduce(high, op=dist.ReduceOp.MAX)
+    if not torch.equal(low, high):
+        raise RuntimeError(
+            "the workers' parameters differ: an update was not the same on all of them. "
+            "Resume from the last checkpoint; if it happens again, suspect a worker's hardware"
+        )

@@ -1,0 +1,57 @@
+"""The event log of a run: an append-only JSON-lines file that anything may follow.
+
+Rank 0 writes, nothing here waits for a reader. `pipelines/registry.py` ships it to MLflow; without
+MLflow it is the run's own record. One event a line:
+
+    {"kind": "metrics", "nimg": 4000, "time_ms": 1700000000000, "values": {"loss/D": 1.2}}
+    {"kind": "image", "nimg": 4000, "time_ms": ..., "path": "samples/000004000.png", "caption": "8x8"}
+    {"kind": "checkpoint", "nimg": 4000, "time_ms": ..., "path": "checkpoints/000004000",
+     "scores": {...}, "resolution": 8, "alpha": 1.0}
+    {"kind": "end", "nimg": 4000, "time_ms": ..., "status": "finished"}
+
+Paths are relative to the run's folder. A resumed run repeats the images since its checkpoint bit
+for bit, so events that the log already holds are not written again: each stands once.
+"""
+
+from __future__ import annotations
+
+import json
+import os
+import time
+from pathlib import Path
+from typing import Any
+
+LOG_NAME = "events.jsonl"
+
+
+class EventLog:
+    """Appends events of one run; a torn last line (a kill in mid-write) is cut off on opening."""
+
+    def __init__(self, run_dir: Path) -> None:
+        self.path = run_dir / LOG_NAME
+        self._last: dict[str, int] = {}  # kind -> nimg of the newest event of that kind
+        if self.path.exists():
+            good = 0
+            with self.path.open("rb") as file:
+                for line in file:
+                    if not line.endswith(b"\n"):
+                        break
+                    event = json.loads(line)
+                    self._last[event["kind"]] = event["nimg"]
+                    good += len(line)
+            os.truncate(self.path, good)
+        self._file = self.path.open("a", encoding="utf-8")
+
+    def append(self, kind: str, nimg: int, **fields: Any) -> None:
+        """Write one event unless the log already reached `nimg` for this kind."""
+        if nimg <= self._last.get(kind, -1):
+            return
+        self._last[kind] = nimg
+        event = {"kind": kind, "nimg": nimg, "time_ms": time.time_ns() // 1_000_000, **fields}
+        self._file.write(json.dumps(event) + "\n")
+        self._file.flush()
+
+    def close(self) -> None:
+        """Force the log to the disk and close it."""
+        os.fsync(self._file.fileno())
+        self._file.close()

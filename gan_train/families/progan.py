@@ -1,0 +1,327 @@
+"""Progressive growing of GANs: Karras et al. 2017, arXiv 1710.10196.
+
+Training starts at a low resolution and doubles it level by level; each new level is faded in over
+`fade_kimg` and then trained for `stable_kimg`. All levels exist from the start, so that growth
+never changes the state dict: levels not yet reached have no gradient and do not move.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from dataclasses import dataclass
+from typing import Literal
+
+import torch
+import torch.nn.functional as F
+from pydantic import BaseModel, ConfigDict, Field
+from torch import Tensor, nn
+
+from gan_train import losses
+from gan_train.adversary import (
+    Adversary,
+    Batch,
+    Clock,
+    ImageShape,
+    Losses,
+    OptimizerSpec,
+    Phase,
+    Stage,
+)
+from gan_train.errors import UserError
+from gan_train.layers import (
+    EqualizedConv2d,
+    EqualizedLinear,
+    downsample,
+    minibatch_stddev,
+    pixel_norm,
+    upsample,
+)
+from gan_train.rng import BatchRandom
+
+
+class ProGANConfig(BaseModel):
+    """Defaults are the paper's single-GPU schedule; dictionaries are keyed by resolution."""
+
+    model_config = ConfigDict(extra="forbid", frozen=True, validate_default=True)
+
+    name: Literal["progan"] = "progan"
+    conditional: bool = Field(False, description="The class enters G (embedding) and D (projection).")
+    start_resolution: int = Field(4, ge=4, description="First level, a power of two.")
+    z_dim: int = Field(512, ge=1)
+    fmap_base: int = Field(8192, ge=1, description="Channels at resolution r: 2 * base / r ...")
+    fmap_max: int = Field(512, ge=1, description="... but never more than this.")
+    channels: dict[int, int] = Field({}, description="Overrides the channels of a resolution.")
+    output: Literal["linear", "tanh"] = Field("linear", description="Range of G's output.")
+    loss: Literal["wgan-gp", "logistic-r1"] = "wgan-gp"
+    gp_weight: float = Field(10.0, ge=0, description="Lambda of WGAN-GP.")
+    drift_weight: float = Field(0.001, ge=0, description="Keeps WGAN logits near zero.")
+    r1_gamma: float = Field(10.0, ge=0, description="Gamma of R1, used with logistic-r1.")
+    r1_every: int = Field(16, ge=1, description="Steps between R1 updates (lazy regularisation).")
+    mbstd_group: int = Field(4, ge=1, description="Samples per minibatch standard deviation.")
+    fade_kimg: float | dict[int, float] = Field(600.0, description="Images of a fade, in kimg.")
+    stable_kimg: float | dict[int, float] = Field(600.0, description="Images after it, in kimg.")
+    batch: dict[int, int] = Field({}, description="Global batch by resolution; else train.batch.")
+    lr: float = Field(0.001, gt=0)
+    lr_by_resolution: dict[int, float] = Field({}, description="Overrides lr at a resolution.")
+    betas: tuple[float, float] = (0.0, 0.99)
+
+    def build(self, shape: ImageShape, batch: int) -> ProGAN:
+        """The networks for images of this shape; `batch` where no level says otherwise."""
+        return ProGAN(self, shape, batch)
+
+    def width(self, resolution: int) -> int:
+        """Channels of the feature maps at a resolution."""
+        return self.channels.get(resolution, min(2 * self.fmap_base // resolution, self.fmap_max))
+
+
+def _kimg(value: float | dict[int, float], resolution: int) -> int:
+    """Images of a span, which may be given by resolution."""
+    if isinstance(value, dict):
+        if resolution not in value:
+            raise UserError(f"family: no kimg given for resolution {resolution} in {value}")
+        value = value[resolution]
+    return round(value * 1000)
+
+
+@dataclass
+class Progress:
+    """Where growth stands: images of `resolution`, whose newest level counts for `alpha`."""
+
+    resolution: int
+    alpha: float
+
+
+class GeneratorBlock(nn.Module):
+    """Doubling, two 3x3 convolutions, LeakyReLU and PixelNorm. [N, I, H, W] -> [N, O, 2H, 2W]."""
+
+    def __init__(self, inputs: int, outputs: int):
+        super().__init__()
+        self.conv0 = EqualizedConv2d(inputs, outputs, 3, resample="up")
+        self.conv1 = EqualizedConv2d(outputs, outputs, 3)
+
+    def forward(self, x: Tensor) -> Tensor:
+        x = pixel_norm(F.leaky_relu(self.conv0(x), 0.2))
+        return pixel_norm(F.leaky_relu(self.conv1(x), 0.2))
+
+
+class Generator(nn.Module):
+    """Latents [N, z_dim] and classes [N] to images [N, C, r, r], r from `progress`."""
+
+    def __init__(self, config: ProGANConfig, shape: ImageShape, levels: list[int]):
+        super().__init__()
+        self.levels, self.tanh = levels, config.output == "tanh"
+        first = config.width(levels[0])
+        self.first_side = levels[0]
+        inputs = config.z_dim
+        self.embed: nn.Embedding | None = None
+        if config.conditional:
+            self.embed = nn.Embedding(len(shape.classes), config.z_dim)
+            inputs *= 2
+        # He's gain over 4: the authors' choice for the first layer, whose output PixelNorm follows
+        self.dense = EqualizedLinear(inputs, first * levels[0] ** 2, gain=2**0.5 / 4)
+        self.conv = EqualizedConv2d(first, first, 3)
+        self.blocks = nn.ModuleDict()
+        self.to_rgb = nn.ModuleDict({str(levels[0]): EqualizedConv2d(first, shape.channels, 1, 1.0)})
+        for below, level in zip(levels, levels[1:], strict=False):
+            self.blocks[str(level)] = GeneratorBlock(config.width(below), config.width(level))
+            self.to_rgb[str(level)] = EqualizedConv2d(config.width(level), shape.channels, 1, 1.0)
+
+    def forward(self, z: Tensor, label: Tensor | None, progress: Progress) -> Tensor:
+        z = pixel_norm(z.to(self.dense.weight.dtype))
+        if self.embed is not None:
+            assert label is not None, "a conditional generator needs labels"
+            z = torch.cat([z, pixel_norm(self.embed(label))], dim=1)
+        x = self.dense(z).view(len(z), -1, self.first_side, self.first_side)
+        x = pixel_norm(F.leaky_relu(x, 0.2))
+        x = pixel_norm(F.leaky_relu(self.conv(x), 0.2))
+        below = x
+        for level in self.levels[1:]:
+            if level > progress.resolution:
+                break
+            below, x = x, self.blocks[str(level)](x)
+        image: Tensor = self.to_rgb[str(progress.resolution)](x)  # [N, C, r, r]
+        if progress.alpha < 1:
+            old = upsample(self.to_rgb[str(progress.resolution // 2)](below))
+            image = torch.lerp(old, image, progress.alpha)
+        return torch.tanh(image) if self.tanh else image
+
+
+class DiscriminatorBlock(nn.Module):
+    """Two 3x3 convolutions with LeakyReLU, halving. [N, I, 2H, 2W] -> [N, O, H, W].
+
+    The mean of 2x2 comes before the second LeakyReLU, fused with its convolution.
+    """
+
+    def __init__(self, inputs: int, outputs: int):
+        super().__init__()
+        self.conv0 = EqualizedConv2d(inputs, inputs, 3)
+        self.conv1 = EqualizedConv2d(inputs, outputs, 3, resample="down")
+
+    def forward(self, x: Tensor) -> Tensor:
+        x = F.leaky_relu(self.conv0(x), 0.2)
+        return F.leaky_relu(self.conv1(x), 0.2)
+
+
+class Discriminator(nn.Module):
+    """Images [N, C, r, r] and classes [N] to logits [N]."""
+
+    def __init__(self, config: ProGANConfig, shape: ImageShape, levels: list[int]):
+        super().__init__()
+        self.levels, self.group = levels, config.mbstd_group
+        last = config.width(levels[0])
+        self.from_rgb = nn.ModuleDict()
+        self.blocks = nn.ModuleDict()
+        for below, level in zip(levels, levels[1:], strict=False):
+            self.blocks[str(level)] = DiscriminatorBlock(config.width(level), config.width(below))
+        for level in levels:
+            self.from_rgb[str(level)] = EqualizedConv2d(shape.channels, config.width(level), 1)
+        self.conv = EqualizedConv2d(last + 1, last, 3)
+        self.dense = EqualizedLinear(last * levels[0] ** 2, last)
+        self.out = EqualizedLinear(last, 1, gain=1.0)
+        # projection discriminator: Miyato and Koyama 2018, arXiv 1802.05637, equation 3
+        self.embed = nn.Embedding(len(shape.classes), last) if config.conditional else None
+
+    def forward(self, image: Tensor, label: Tensor | None, progress: Progress) -> Tensor:
+        r = progress.resolution
+        x = F.leaky_relu(self.from_rgb[str(r)](image), 0.2)
+        for level in reversed(self.levels[1:]):
+            if level > r:
+                continue
+            x = self.blocks[str(level)](x)
+            if level == r and progress.alpha < 1:
+                old = F.leaky_relu(self.from_rgb[str(r // 2)](downsample(image)), 0.2)
+                x = torch.lerp(old, x, progress.alpha)
+        x = F.leaky_relu(self.conv(minibatch_stddev(x, self.group)), 0.2)
+        x = F.leaky_relu(self.dense(x.flatten(1)), 0.2)  # [N, last]
+        logit = self.out(x).squeeze(1)  # [N]
+        if self.embed is not None:
+            assert label is not None, "a conditional discriminator needs labels"
+            logit = logit + (self.embed(label) * x).sum(dim=1) / x.shape[1] ** 0.5
+        return logit
+
+
+class ProGAN(Adversary):
+    """The family: two stages per level, both networks grown in step, reals faded like fakes."""
+
+    averaged = ("generator",)
+
+    def __init__(self, config: ProGANConfig, shape: ImageShape, batch: int):
+        super().__init__()
+        start = config.start_resolution
+        if start & (start - 1) or start > shape.resolution:
+            raise UserError(
+                f"family.start_resolution is {start}; allowed: a power of two from 4 to "
+                f"data.resolution ({shape.resolution})"
+            )
+        if config.conditional and not shape.classes:
+            raise UserError(
+                "family.conditional is true but the data has no classes; "
+                "set data.classes to `folder` or family.conditional to false"
+            )
+        self.config, self.shape, self.z_dim = config, shape, config.z_dim
+        self.conditional, self.grain = config.conditional, config.mbstd_group
+        self.default_batch = batch
+        self.levels = [r for r in (2**k for k in range(2, 11)) if start <= r <= shape.resolution]
+        self.generator = Generator(config, shape, self.levels)
+        self.discriminator = Discriminator(config, shape, self.levels)
+        self.progress = Progress(self.levels[0], 1.0)
+
+    def optimizers(self) -> Mapping[str, OptimizerSpec]:
+        c = self.config
+        return {
+            "D": OptimizerSpec(("discriminator",), lr=c.lr, betas=c.betas),
+            "G": OptimizerSpec(("generator",), lr=c.lr, betas=c.betas),
+        }
+
+    def stages(self) -> tuple[Stage, ...]:
+        c = self.config
+        phases = [Phase("D", "D", self.loss_d), Phase("G", "G", self.loss_g)]
+        if c.loss == "logistic-r1":
+            phases.insert(1, Phase("D_r1", "D", self.loss_r1, every=c.r1_every))
+        stages = []
+        for level in self.levels:
+            batch = c.batch.get(level, self.default_batch)
+            if level > self.levels[0]:
+                fade = _kimg(c.fade_kimg, level)
+                stages.append(
+                    Stage(f"{level}-fade", fade, level, batch, tuple(phases), fresh_optimizers=True)
+                )
+            stable = _kimg(c.stable_kimg, level)
+            stages.append(Stage(f"{level}", stable, level, batch, tuple(phases), milestone=True))
+        return tuple(stages)
+
+    def learning_rate(self, optimizer: str, stage: Stage, clock: Clock) -> float:
+        return self.config.lr_by_resolution.get(stage.resolution, self.config.lr)
+
+    def advance(self, clock: Clock) -> None:
+        """Resolution and alpha from the images seen: alpha rises linearly through a fade."""
+        start = 0
+        for stage in self.stages():
+            fading = stage.name.endswith("-fade")
+            if clock.nimg < start + stage.nimg:
+                alpha = (clock.nimg - start) / stage.nimg if fading else 1.0
+                self.progress = Progress(stage.resolution, alpha)
+                return
+            start += stage.nimg
+        self.progress = Progress(self.levels[-1], 1.0)
+
+    def status(self) -> dict[str, float]:
+        return {"resolution": float(self.progress.resolution), "alpha": self.progress.alpha}
+
+    def _fade(self, image: Tensor) -> Tensor:
+        """Reals lose the detail that fakes cannot have yet (section 2, figure 2)."""
+        if self.progress.alpha == 1:
+            return image
+        return torch.lerp(upsample(downsample(image)), image, self.progress.alpha)
+
+    def _fakes(self, batch: Batch, rng: BatchRandom) -> Tensor:
+        fake: Tensor = self.generator(rng.normal(self.z_dim), batch.get("label"), self.progress)
+        return fake
+
+    def loss_d(self, batch: Batch, rng: BatchRandom, clock: Clock) -> Losses:
+        """D tells reals from fakes of the same classes."""
+        c, label = self.config, batch.get("label")
+        real = self._fade(batch["image"])
+        with torch.no_grad():
+            fake = self._fakes(batch, rng).to(real.dtype)
+        both = None if label is None else torch.cat([label, label])
+        logits = self.discriminator(torch.cat([real, fake]), both, self.progress)
+        real_logit, fake_logit = logits.chunk(2)
+        metrics = {"logit/real": real_logit.detach().mean(), "logit/fake": fake_logit.detach().mean()}
+        if c.loss == "logistic-r1":
+            return Losses({"D": losses.logistic_d(real_logit, fake_logit)}, metrics)
+        penalty = losses.gradient_penalty(
+            lambda x: self.discriminator(x, label, self.progress), real, fake, rng.uniform().to(real.dtype)
+        )
+        terms = {
+            "D": losses.wasserstein_d(real_logit, fake_logit),
+            "gp": c.gp_weight * penalty,
+            "drift": c.drift_weight * losses.drift(real_logit),
+        }
+        return Losses(terms, metrics)
+
+    def loss_r1(self, batch: Batch, rng: BatchRandom, clock: Clock) -> Losses:
+        """R1 on its own, every few steps, weighted by the interval."""
+        c = self.config
+        penalty = losses.r1_penalty(
+            lambda x: self.discriminator(x, batch.get("label"), self.progress),
+            self._fade(batch["image"]),
+        )
+        return Losses({"r1": c.r1_gamma * c.r1_every * penalty})
+
+    def loss_g(self, batch: Batch, rng: BatchRandom, clock: Clock) -> Losses:
+        """G moves its fakes towards what D calls real."""
+        fake = self._fakes(batch, rng)
+        logit = self.discriminator(fake, batch.get("label"), self.progress)
+        adversarial = (
+            losses.nonsaturating_g if self.config.loss == "logistic-r1" else losses.wasserstein_g
+        )
+        return Losses({"G": adversarial(logit)})
+
+    def sample(self, z: Tensor, label: Tensor | None, truncation: float = 1.0) -> Tensor:
+        if truncation != 1:
+            raise UserError(
+                "progan has no truncation: its latents are normalised to one length; use 1"
+            )
+        image: Tensor = self.generator(z, label, self.progress)
+        return image

@@ -1,0 +1,71 @@
+"""From a checkpoint's generator files to images, without training code or pickle."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from pathlib import Path
+
+import torch
+import torch.nn.functional as F
+from pydantic import TypeAdapter
+from safetensors.torch import load_file
+from torch import Tensor
+
+from gan_train.adversary import Adversary, Clock, ImageShape
+from gan_train.checkpoint import read_json
+from gan_train.errors import UserError
+from gan_train.families.catalogue import FamilyConfig
+from gan_train.rng import BatchRandom
+
+
+def to_uint8(image: Tensor, resolution: int) -> Tensor:
+    """Images in [-1, 1], of any lower power-of-two size, to uint8 [N, C, resolution, resolution]."""
+    factor = resolution // image.shape[-1]
+    if factor > 1:
+        image = F.interpolate(image, scale_factor=factor, mode="nearest")
+    return (image.float() * 127.5 + 128).clamp(0, 255).to(torch.uint8)
+
+
+class Generator:
+    """A trained generator. `shape` tells channels, resolution and classes; `z_dim` the latents."""
+
+    def __init__(self, adversary: Adversary, family: str) -> None:
+        self.adversary = adversary.eval().requires_grad_(False)
+        self.family, self.shape, self.z_dim = family, adversary.shape, adversary.z_dim
+        self.conditional = adversary.conditional  # a class must be asked for
+
+    @classmethod
+    def load(cls, directory: Path, device: str = "cpu") -> Generator:
+        """Read `generator.json` and `generator.safetensors` of a checkpoint or a download."""
+        if not (directory / "generator.json").is_file():
+            raise UserError(f"{directory} holds no generator.json: name a checkpoint's folder")
+        about = read_json(directory / "generator.json")
+        config = TypeAdapter(FamilyConfig).validate_python(about["family"])
+        shape = about["shape"] | {"classes": tuple(about["shape"]["classes"])}
+        adversary = config.build(ImageShape(**shape), about["batch"])
+        weights = load_file(directory / "generator.safetensors")
+        for name in adversary.averaged:
+            part = {k[len(name) + 1 :]: v for k, v in weights.items() if k.startswith(f"{name}.")}
+            getattr(adversary, name).load_state_dict(part)
+        adversary.advance(Clock(**about["clock"]))
+        return cls(adversary.to(device), about["family"]["name"])
+
+    def latents(self, seeds: Sequence[int]) -> Tensor:
+        """[N, z_dim] ~ N(0, 1): one latent per seed, the same on every machine."""
+        positions = torch.tensor(list(seeds), dtype=torch.int64)
+        return BatchRandom(0, "generate", positions).normal(self.z_dim)
+
+    @torch.inference_mode()
+    def images(self, z: Tensor, label: Tensor | None = None, truncation: float = 1.0) -> Tensor:
+        """uint8 [N, C, H, W] from latents [N, z_dim] and, if conditional, classes int64 [N]."""
+        if z.ndim != 2 or z.shape[1] != self.z_dim:
+            raise UserError(f"z has shape {list(z.shape)}; expected [N, {self.z_dim}]")
+        if self.conditional:
+            if label is None:
+                raise UserError(f"name a class, one of: {', '.join(self.shape.classes)}")
+            if len(label) and not 0 <= int(label.min()) <= int(label.max()) < len(self.shape.classes):
+                raise UserError(f"labels go from 0 to {len(self.shape.classes) - 1}")
+        device = next(self.adversary.parameters()).device
+        label = label.to(device) if label is not None and self.conditional else None
+        image = self.adversary.sample(z.to(device), label, truncation)
+        return to_uint8(image, self.shape.resolution).cpu()

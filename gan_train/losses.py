@@ -1,0 +1,60 @@
+"""Adversarial losses and gradient penalties: pure functions, each with its paper and equation.
+
+`real` and `fake` are logits [N] (any shape is averaged over). What is returned is a scalar that
+the named network minimises.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+
+import torch
+import torch.nn.functional as F
+from torch import Tensor
+
+
+def nonsaturating_g(fake: Tensor) -> Tensor:
+    """Goodfellow et al. 2014 (arXiv 1406.2661), section 3: G maximises log D(G(z))."""
+    return F.softplus(-fake).mean()  # -log(sigmoid(fake))
+
+
+def logistic_d(real: Tensor, fake: Tensor) -> Tensor:
+    """Goodfellow et al. 2014, equation 1: D maximises log D(x) + log(1 - D(G(z)))."""
+    # -log(sigmoid(real)) - log(1 - sigmoid(fake))
+    return F.softplus(-real).mean() + F.softplus(fake).mean()
+
+
+def wasserstein_g(fake: Tensor) -> Tensor:
+    """Arjovsky et al. 2017 (arXiv 1701.07875), equation 2, G's side: -E[D(G(z))]."""
+    return -fake.mean()
+
+
+def wasserstein_d(real: Tensor, fake: Tensor) -> Tensor:
+    """Arjovsky et al. 2017, equation 2, D's side: E[D(G(z))] - E[D(x)]."""
+    return fake.mean() - real.mean()
+
+
+def drift(real: Tensor) -> Tensor:
+    """Karras et al. 2017 (arXiv 1710.10196), appendix A.1: E[D(x)^2] keeps logits near zero."""
+    return real.square().mean()
+
+
+def gradient_penalty(
+    discriminate: Callable[[Tensor], Tensor], real: Tensor, fake: Tensor, mix: Tensor
+) -> Tensor:
+    """WGAN-GP: Gulrajani et al. 2017 (arXiv 1704.00028), equation 3, before lambda.
+
+    E[(||grad D(x)||_2 - 1)^2] at x = real + mix (fake - real); real and fake [N, C, H, W],
+    mix [N] in [0, 1].
+    """
+    x = torch.lerp(real, fake, mix.view(-1, 1, 1, 1)).detach().requires_grad_(True)
+    (gradient,) = torch.autograd.grad(discriminate(x).sum(), x, create_graph=True)
+    norm = gradient.flatten(1).norm(dim=1)  # [N]
+    return (norm - 1).square().mean()
+
+
+def r1_penalty(discriminate: Callable[[Tensor], Tensor], real: Tensor) -> Tensor:
+    """R1: Mescheder et al. 2018 (arXiv 1801.04406), equation 9, before gamma: E||grad D(x)||^2 / 2."""
+    x = real.detach().requires_grad_(True)
+    (gradient,) = torch.autograd.grad(discriminate(x).sum(), x, create_graph=True)
+    return gradient.square().sum(dim=(1, 2, 3)).mean() / 2

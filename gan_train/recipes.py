@@ -1,0 +1,267 @@
+"""Recipes: YAML files and `key=value` overrides become one checked `Config`, or one clear message.
+
+Nothing here starts anything. A user's mistake raises `UserError` whose text names each wrong key,
+its value, what is allowed, and the nearest valid key.
+"""
+
+from __future__ import annotations
+
+import difflib
+import re
+from collections.abc import Iterator, Sequence
+from functools import cache
+from pathlib import Path
+from typing import Any
+
+import yaml
+from pydantic import ValidationError
+from pydantic_core import ErrorDetails
+
+from gan_train.config import Config
+from gan_train.errors import UserError
+
+SHIPPED = Path(__file__).resolve().parent.parent / "configs"
+"""The recipes that come with the project."""
+
+
+def load(recipe: str, overrides: Sequence[str] = ()) -> Config:
+    """The configuration of a recipe (a path, or the bare name of a file in `configs/`) after
+    `overrides` such as `train.batch=64`, whose values are read as YAML.
+
+    Raises UserError for anything missing, unknown or out of range.
+    """
+    path = find(recipe)
+    tree = _read(path.read_text(encoding="utf-8"), str(path))
+    if not isinstance(tree, dict):
+        raise UserError(f"{path}: a recipe is a mapping such as `name: demo`, found {tree!r}")
+    for override in overrides:
+        _override(tree, override)
+    return check(tree)
+
+
+def check(tree: dict[str, Any]) -> Config:
+    """The configuration that `tree` describes; raises UserError with all that is wrong in it."""
+    try:
+        return Config.model_validate(tree)
+    except ValidationError as problems:
+        lines = [_explain(error, tree) for error in problems.errors()]
+    # a wrong choice in a union is reported once per member
+    lines = list(dict.fromkeys(lines))
+    head = "" if len(lines) == 1 else f"{len(lines)} mistakes in the configuration:\n"
+    raise UserError(head + "\n".join(lines))
+
+
+def find(recipe: str) -> Path:
+    """The file of a recipe; a bare name is looked up in `./configs`, then in the project's own."""
+    given = Path(recipe)
+    if given.suffix in (".yaml", ".yml"):
+        if given.is_file():
+            return given
+        raise UserError(f"{recipe}: no such recipe file")
+    folders = [Path("configs"), SHIPPED]
+    for folder in folders:
+        if (folder / f"{recipe}.yaml").is_file():
+            return folder / f"{recipe}.yaml"
+    known = sorted({path.stem for folder in folders for path in folder.glob("*.yaml")})
+    raise UserError(
+        f"{recipe}: no such recipe{_nearest(recipe, known)}"
+        f" Allowed: a path ending in .yaml, or one of {', '.join(known)}"
+    )
+
+
+def dump(config: Config) -> str:
+    """The resolved configuration as YAML, every default written out; `load` reads it back."""
+    return yaml.safe_dump(config.model_dump(mode="json"), sort_keys=False, allow_unicode=True)
+
+
+def anchored(config: Config) -> Config:
+    """The same configuration with absolute paths, for processes that stand in other folders."""
+
+    def absolute(path: str) -> str:
+        return path if "://" in path else str(Path(path).expanduser().absolute())
+
+    weights = config.evaluate.weights
+    return config.model_copy(
+        update={
+            "workspace": Path(absolute(str(config.workspace))),
+            "data": config.data.model_copy(update={"source": absolute(config.data.source)}),
+            "evaluate": config.evaluate.model_copy(
+                update={"weights": absolute(weights) if weights else None}
+            ),
+        }
+    )
+
+
+class _Loader(yaml.SafeLoader):
+    """Safe YAML that refuses a key given twice."""
+
+    def construct_mapping(self, node: yaml.MappingNode, deep: bool = False) -> dict[Any, Any]:
+        seen = set()
+        for key_node, _ in node.value:
+            if key_node.value in seen:
+                raise yaml.constructor.ConstructorError(
+                    None, None, f"`{key_node.value}` is given twice", key_node.start_mark
+                )
+            seen.add(key_node.value)
+        return super().construct_mapping(node, deep)
+
+
+# As in YAML 1.2, `yes`, `no`, `on` and `off` are words: `cluster.gpu: no` is a choice, not `false`.
+_BOOL = "tag:yaml.org,2002:bool"
+_Loader.yaml_implicit_resolvers = {
+    first: [resolver for resolver in resolvers if resolver[0] != _BOOL]
+    for first, resolvers in yaml.SafeLoader.yaml_implicit_resolvers.items()
+}
+_Loader.add_implicit_resolver(_BOOL, re.compile("^(?:true|True|false|False)$"), list("tTfF"))
+
+
+def _read(text: str, name: str) -> Any:
+    """One YAML value; `name` says in messages where it came from."""
+    try:
+        return yaml.load(text, Loader=_Loader)  # a subclass of SafeLoader
+    except yaml.YAMLError as error:
+        raise UserError(f"{name}: not valid YAML: {error}") from error
+
+
+def _override(tree: dict[str, Any], override: str) -> None:
+    """Set the value of `a.b=value` in the tree."""
+    key, equals, text = override.partition("=")
+    parts = key.strip().split(".")
+    if not equals or not all(parts):
+        raise UserError(f"--set {override}: expected key=value, such as train.batch=64")
+    node = tree
+    for depth, part in enumerate(parts[:-1]):
+        child = node.setdefault(part, {})
+        if not isinstance(child, dict):
+            group = ".".join(parts[: depth + 1])
+            raise UserError(f"--set {override}: {group} is a value ({child!r}), it has no keys")
+        node = child
+    node[parts[-1]] = _read(text, f"--set {override}")
+
+
+def _explain(error: ErrorDetails, tree: dict[str, Any]) -> str:
+    """One line on one problem: key=value, what is allowed, the nearest valid key."""
+    path = _path(error["loc"], tree)
+    key, value = ".".join(path), error["input"]
+    shown = key if isinstance(value, dict) else f"{key}={_show(value)}"
+    if error["type"] == "extra_forbidden":
+        return f"{shown}: unknown key{_suggest(path)}"
+    if error["type"] == "missing":
+        return f"{key}: missing; allowed: {_allowed(path)}"
+    if error["type"] == "value_error":  # our own validators say what is allowed
+        message = error["msg"].removeprefix("Value error, ")
+        return f"{shown}: {message}" if path and not isinstance(value, dict) else message
+    return f"{shown}: allowed: {_allowed(path)}{_nearest(str(value), _choices(path))}"
+
+
+def _path(loc: tuple[int | str, ...], tree: Any) -> list[str]:
+    """The keys of a location; the names that pydantic adds for a union's members are left out."""
+    path: list[str] = []
+    for place, part in enumerate(loc):
+        if isinstance(tree, dict) and part not in tree and part == tree.get("name"):
+            continue
+        path.append(str(part))
+        inside = isinstance(tree, dict) and part in tree
+        inside |= isinstance(tree, list) and isinstance(part, int) and place < len(loc)
+        tree = tree[part] if inside else None
+    return path
+
+
+def _show(value: Any) -> str:
+    return str(value) if isinstance(value, str | int | float | bool) else repr(value)
+
+
+@cache
+def _fields() -> dict[str, dict[str, Any]]:
+    """JSON Schema of every key, groups included, by dotted path."""
+    schema = Config.model_json_schema()
+    return dict(_walk(schema, schema.get("$defs", {}), ""))
+
+
+def _walk(
+    node: dict[str, Any], definitions: dict[str, Any], prefix: str
+) -> Iterator[tuple[str, dict[str, Any]]]:
+    if "$ref" in node:
+        node = definitions[node["$ref"].rsplit("/", 1)[-1]]
+    for member in node.get("oneOf", node.get("anyOf", [])):
+        yield from _walk(member, definitions, prefix)
+    for name, field in node.get("properties", {}).items():
+        yield prefix + name, field
+        yield from _walk(field, definitions, f"{prefix}{name}.")
+
+
+def _suggest(path: list[str]) -> str:
+    """The valid key that an unknown one was most likely meant to be."""
+    *group, name = path
+    prefix = "".join(f"{part}." for part in group)
+    siblings = {
+        key.removeprefix(prefix): key
+        for key in _fields()
+        if key.startswith(prefix) and "." not in key.removeprefix(prefix)
+    }
+    close = difflib.get_close_matches(name, siblings, 1)
+    if close:
+        return f"; did you mean {siblings[close[0]]}?"
+    # the right name in the wrong group
+    names = {key.rsplit(".", 1)[-1] for key in _fields()}
+    close = difflib.get_close_matches(name, sorted(names), 1, cutoff=0.8)
+    if close:
+        meant = [key for key in _fields() if key.rsplit(".", 1)[-1] == close[0]]
+        return f"; did you mean {' or '.join(meant)}?"
+    return f"; allowed here: {', '.join(sorted(siblings))}"
+
+
+def _nearest(name: str, known: Sequence[str]) -> str:
+    close = difflib.get_close_matches(name, known, 1)
+    return f"; did you mean {close[0]}?" if close else ""
+
+
+def _allowed(path: list[str]) -> str:
+    """What the schema allows at a key, in words."""
+    field = _field(path)
+    description = field.get("description", "")
+    return _words(field) + (f" ({description.rstrip('.')})" if description else "")
+
+
+def _choices(path: list[str]) -> list[str]:
+    """The values that may stand at a key, where they are a short list."""
+    field = _field(path)
+    return [str(choice) for choice in field.get("items", field).get("enum", [])]
+
+
+def _field(path: list[str]) -> dict[str, Any]:
+    """The schema of a key, or of the list that holds an element."""
+    while path and ".".join(path) not in _fields():
+        path = path[:-1]
+    return _fields().get(".".join(path), {})
+
+
+_TYPES = {
+    "integer": "a whole number",
+    "number": "a number",
+    "string": "a text",
+    "boolean": "true or false",
+    "null": "empty",
+    "array": "a list",
+    "object": "a mapping",
+}
+_BOUNDS = {
+    "minimum": "at least",
+    "exclusiveMinimum": "above",
+    "maximum": "at most",
+    "exclusiveMaximum": "below",
+    "pattern": "matching",
+}
+
+
+def _words(field: dict[str, Any]) -> str:
+    if "anyOf" in field:
+        return " or ".join(_words(member) for member in field["anyOf"])
+    if "enum" in field:
+        return ", ".join(map(str, field["enum"]))
+    if "const" in field:
+        return str(field["const"])
+    if "items" in field:
+        return "a list of " + _words(field["items"])
+    bounds = [f"{word} {field[name]}" for name, word in _BOUNDS.items() if name in field]
+    return " ".join([_TYPES.get(field.get("type", "object"), "a mapping"), *bounds])

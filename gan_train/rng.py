@@ -1,0 +1,95 @@
+"""Random numbers that depend on the seed and the image's place in the run, on nothing else.
+
+Every number is a pure function of (seed, stream, position, index): position counts images since
+the start of training, so one rank or eight, one micro-batch or four draw the same latents, and a
+resumed run has no generator state to restore. The mixing function is SplitMix64's finaliser
+(Steele, Lea and Flood 2014, "Fast splittable pseudorandom number generators"), in wrapping int64
+arithmetic, which is the same on every device.
+"""
+
+from __future__ import annotations
+
+import math
+import zlib
+
+import torch
+from torch import Tensor
+
+_GOLDEN = 0x9E3779B97F4A7C15
+
+
+def _signed(value: int) -> int:
+    """An unsigned 64-bit number as the int64 of the same bits."""
+    value &= (1 << 64) - 1
+    return value - (1 << 64) if value >> 63 else value
+
+
+_MIX1, _MIX2 = _signed(0xBF58476D1CE4E5B9), _signed(0x94D049BB133111EB)
+_STEP = _signed(_GOLDEN)
+
+
+def _shift(x: Tensor, bits: int) -> Tensor:
+    """Logical right shift: torch's `>>` on int64 keeps the sign."""
+    return (x >> bits) & ((1 << (64 - bits)) - 1)
+
+
+def _mix(x: Tensor) -> Tensor:
+    x = (x ^ _shift(x, 30)) * _MIX1
+    x = (x ^ _shift(x, 27)) * _MIX2
+    return x ^ _shift(x, 31)
+
+
+def derive(*keys: int | str) -> int:
+    """A 63-bit seed from a path of keys, stable across machines and Python versions."""
+    state = 0
+    for key in keys:
+        word = zlib.crc32(key.encode()) if isinstance(key, str) else key
+        state = (state + _GOLDEN + word * 0xD1342543DE82EF95) & ((1 << 64) - 1)
+        state = ((state ^ (state >> 30)) * 0xBF58476D1CE4E5B9) & ((1 << 64) - 1)
+        state = ((state ^ (state >> 27)) * 0x94D049BB133111EB) & ((1 << 64) - 1)
+        state ^= state >> 31
+    return state >> 1
+
+
+class BatchRandom:
+    """Draws for the samples of one (micro-)batch; a fresh sub-stream for every call.
+
+    `positions` int64 [N] are the samples' places in the run. Two objects made with the same seed,
+    stream and positions give the same numbers in the same order of calls.
+    """
+
+    def __init__(self, seed: int, stream: str, positions: Tensor) -> None:
+        assert positions.dtype == torch.int64 and positions.ndim == 1
+        self._seed, self._stream, self._calls = seed, stream, 0
+        self.positions = positions
+
+    def __len__(self) -> int:
+        return len(self.positions)
+
+    def _bits(self, count: int) -> Tensor:
+        """[N, count] uniformly distributed int64."""
+        key = derive(self._seed, self._stream, self._calls)
+        self._calls += 1
+        rows = _mix(self.positions * _STEP + key)  # [N]
+        columns = torch.arange(1, count + 1, device=rows.device) * _STEP  # [count]
+        return _mix(rows[:, None] + columns)
+
+    def uniform(self, *shape: int) -> Tensor:
+        """float32 [N, *shape] in [0, 1), on a grid of 2^-24."""
+        bits = _shift(self._bits(math.prod(shape)), 40)
+        return (bits.to(torch.float32) * 2.0**-24).view(len(self), *shape)
+
+    def normal(self, *shape: int) -> Tensor:
+        """float32 [N, *shape] ~ N(0, 1), by Box and Muller (1958) in float64."""
+        count = math.prod(shape)
+        bits = self._bits(count + count % 2)
+        half = bits.shape[1] // 2
+        unit = (_shift(bits, 11).to(torch.float64) + 0.5) * 2.0**-53  # (0, 1)
+        radius = torch.sqrt(-2.0 * torch.log(unit[:, :half]))
+        angle = 2.0 * math.pi * unit[:, half:]
+        pair = torch.cat([radius * torch.cos(angle), radius * torch.sin(angle)], dim=1)
+        return pair[:, :count].to(torch.float32).reshape(len(self), *shape)
+
+    def integers(self, high: int) -> Tensor:
+        """int64 [N] in [0, high)."""
+        return (_shift(self._bits(1)[:, 0], 11).to(torch.float64) * 2.0**-53 * high).long()

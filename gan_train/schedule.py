@@ -1,0 +1,61 @@
+"""Where training stands in its schedule: pure functions of the images seen."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+
+from gan_train.adversary import ImageShape, Stage
+from gan_train.config import Config
+from gan_train.errors import UserError
+
+
+def schedule_end(config: Config, stages: Sequence[Stage]) -> int:
+    """Images after which training ends: `train.total_kimg`, or the sum of the stages."""
+    if config.train.total_kimg is not None:
+        return round(config.train.total_kimg * 1000)
+    return sum(stage.nimg for stage in stages)
+
+
+def stage_at(stages: Sequence[Stage], nimg: int, end: int) -> tuple[Stage, int]:
+    """The stage in which image number `nimg` falls, and where it ends. The last one has no end of
+    its own."""
+    stop = 0
+    for stage in stages:
+        stop += stage.nimg
+        if nimg < stop:
+            return stage, min(stop, end)
+    return stages[-1], end
+
+
+def crossed(before: int, now: int, every_kimg: float) -> bool:
+    """Whether a multiple of `every_kimg` lies in (before, now]."""
+    every = every_kimg * 1000
+    return int(now / every) > int(before / every)
+
+
+def check(config: Config, shape: ImageShape, world_size: int) -> tuple[Stage, ...]:
+    """The stages of this configuration on this data.
+
+    Raises UserError before anything starts if the number of workers does not fit.
+    """
+    if shape.resolution != config.data.resolution:
+        raise UserError(
+            f"the shards hold {shape.resolution} px images, data.resolution is "
+            f"{config.data.resolution}: shard again"
+        )
+    adversary = config.family.build(shape, config.train.batch)
+    if config.data.lanes % world_size:
+        fits = [w for w in range(1, config.data.lanes + 1) if config.data.lanes % w == 0]
+        raise UserError(
+            f"cluster.workers is {world_size}; with data.lanes = {config.data.lanes} allowed: "
+            f"{', '.join(map(str, fits))}"
+        )
+    unit = adversary.grain * world_size * config.train.accumulate
+    for stage in adversary.stages():
+        if stage.batch % unit:
+            raise UserError(
+                f"stage {stage.name}: batch {stage.batch} must be a multiple of {unit} "
+                f"(group of {adversary.grain} x {world_size} workers x train.accumulate "
+                f"{config.train.accumulate})"
+            )
+    return adversary.stages()

@@ -1,0 +1,117 @@
+"""Scores and sample grids of a generator in training, or of a checkpoint on its own."""
+
+from __future__ import annotations
+
+from pathlib import Path
+from typing import Any
+
+import torch
+from torch import Tensor
+
+from gan_train import checkpoint
+from gan_train.adversary import Adversary, Clock
+from gan_train.config import Config
+from gan_train.data.index import Index
+from gan_train.errors import UserError
+from gan_train.grid import save_grid
+from gan_train.inference import Generator, to_uint8
+from gan_train.metrics.evaluator import Evaluator
+from gan_train.rng import BatchRandom
+from gan_train.runtime import Runtime
+
+GRID_COLUMNS, GRID_ROWS = 10, 8
+
+
+class Scorer:
+    """Draws and scores the images of one adversary, whose weights may change between calls.
+
+    The latents of image number p are a function of (seed, p): the same for every checkpoint and
+    any number of workers.
+    """
+
+    def __init__(
+        self, config: Config, index: Index, shards: Path, runtime: Runtime, adversary: Adversary
+    ) -> None:
+        self.config, self.runtime, self.adversary = config, runtime, adversary
+        self.evaluator = Evaluator(
+            config.evaluate,
+            index,
+            shards,
+            config.workspace / "statistics",
+            runtime.device,
+            runtime.rank,
+            runtime.world_size,
+        )
+
+    @torch.inference_mode()
+    def generate(self, positions: Tensor) -> tuple[Tensor, Tensor | None]:
+        """uint8 [n, C, R, R] and classes [n]: the images at these places of the evaluation."""
+        rng = BatchRandom(self.config.seed, "evaluate", positions.to(self.runtime.device))
+        return self._images(rng.normal(self.adversary.z_dim), rng)
+
+    def _images(self, z: Tensor, rng: BatchRandom) -> tuple[Tensor, Tensor | None]:
+        label = rng.integers(len(self.adversary.shape.classes)) if self.adversary.conditional else None
+        return to_uint8(self.adversary.sample(z, label), self.adversary.shape.resolution), label
+
+    @torch.inference_mode()
+    def draw(self, clock: Clock) -> Path:
+        """Write the sample grid of this clock: fixed latents, and a class a column if there are
+        classes (the first of them, where there are more than columns)."""
+        self.adversary.advance(clock)
+        device, shape = self.runtime.device, self.adversary.shape
+        columns = min(GRID_COLUMNS, len(shape.classes) if self.adversary.conditional else GRID_COLUMNS)
+        positions = torch.arange(columns * GRID_ROWS, device=device)
+        z = BatchRandom(self.config.seed, "grid", positions).normal(self.adversary.z_dim)
+        label = positions % columns if self.adversary.conditional else None
+        images = to_uint8(self.adversary.sample(z, label), shape.resolution)
+        path = self.runtime.run_dir / "samples" / f"{clock.nimg:012d}.png"
+        return save_grid(images, columns, path)
+
+    def score(self, folder: Path, clock: Clock) -> dict[str, Any]:
+        """`{"scores": ..., "protocol": ...}` of a checkpoint's weights, computed at most once.
+
+        Collective. Rank 0 leaves the result beside the weights.
+        """
+        path = folder / checkpoint.SCORES
+        if path.exists():
+            scored: dict[str, Any] = checkpoint.read_json(path)
+            return scored
+        self.adversary.advance(clock)
+        scored = {
+            "scores": self.evaluator.score(self.generate),
+            "protocol": self.evaluator.protocol(),
+        }
+        if self.runtime.rank == 0:
+            checkpoint.write_json(path, scored)
+        return scored
+
+    def best(self, run_dir: Path) -> Path | None:
+        """The checkpoint with the lowest Fréchet distance among those scored by this protocol."""
+        return best_checkpoint(run_dir, self.evaluator.metric)
+
+
+def best_checkpoint(run_dir: Path, metric: str) -> Path | None:
+    """The scored checkpoint of a run whose `metric` is lowest."""
+    found = []
+    for path in sorted((run_dir / checkpoint.FOLDER).glob(f"*/{checkpoint.SCORES}")):
+        scores = checkpoint.read_json(path)["scores"]
+        if metric in scores:
+            found.append((scores[metric], path.parent))
+    return min(found)[1] if found else None
+
+
+def evaluate_checkpoint(
+    config: Config, index: Index, shards: Path, folder: Path, runtime: Runtime
+) -> dict[str, Any]:
+    """Score a checkpoint or a downloaded generator under `config.evaluate`, without writing to it."""
+    generator = Generator.load(folder, str(runtime.device))
+    if generator.shape != index.image_shape:
+        raise UserError(
+            f"{folder} makes {generator.shape}, the shards hold {index.image_shape}: scores across "
+            "data sets are not comparable"
+        )
+    scorer = Scorer(config, index, shards, runtime, generator.adversary)
+    return {
+        "scores": scorer.evaluator.score(scorer.generate),
+        "protocol": scorer.evaluator.protocol(),
+    }
