@@ -200,9 +200,8 @@ def load(
     refuse_changes(state["config"], config)
     device = next(adversary.parameters()).device
     adversary.load_state_dict(load_file(folder / "networks.safetensors", device=str(device)))
-    load_optimizer_state(
-        adversary, optimizers, load_file(folder / "optimizers.safetensors", device=str(device))
-    )
+    moments = load_file(folder / "optimizers.safetensors", device=str(device))
+    load_optimizer_state(adversary, optimizers, moments)
     averaged = load_file(folder / "generator.safetensors", device=str(device))
     return Clock(**state["clock"]), state["stage"], averaged
 
@@ -250,9 +249,11 @@ def load_optimizer_state(
     parameters = dict(adversary.named_parameters())
     for path, value in state.items():
         key, name, quantity = path.split("/")
-        # Adam counts steps on the CPU unless fused on a GPU: keep what torch keeps
-        place = value if quantity != "step" or optimizers[key].defaults.get("fused") else value.cpu()
-        optimizers[key].state[parameters[name]][quantity] = place
+        parameter = parameters[name]
+        if value.shape == parameter.shape:
+            # in the parameter's memory layout: fused kernels pair elements by place in memory
+            value = torch.empty_like(parameter).copy_(value)
+        optimizers[key].state[parameter][quantity] = value
 
 
 # ---- what may change between a run and its resumption ------------------------------------------
@@ -261,7 +262,9 @@ def load_optimizer_state(
 def _flatten(value: Any, prefix: str = "") -> dict[str, Any]:
     if isinstance(value, dict) and value:
         return {
-            k: v for key, part in value.items() for k, v in _flatten(part, f"{prefix}{key}.").items()
+            k: v
+            for key, part in value.items()
+            for k, v in _flatten(part, f"{prefix}{key}.").items()
         }
     return {prefix[:-1]: value}
 

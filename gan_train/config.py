@@ -33,12 +33,16 @@ class DataConfig(Strict):
     """Where the images come from, what becomes of them, and in which order they are read."""
 
     source: str = harmless(..., "A folder, zip or tar of images.")
-    resolution: int = Field(ge=4, le=1024, description="Side of the stored square images, in pixels.")
+    resolution: int = Field(
+        ge=4, le=1024, description="Side of the stored square images, in pixels."
+    )
     colour: Literal["grey", "rgb"] = "rgb"
     classes: Literal["folder", "none"] = Field(
         "none", description="`folder`: the name of an image's folder is its class."
     )
-    only_classes: tuple[str, ...] = Field((), description="Keep these classes alone; empty keeps all.")
+    only_classes: tuple[str, ...] = Field(
+        (), description="Keep these classes alone; empty keeps all."
+    )
     resize: Resize = "lanczos"
     crop: Literal["centre", "pad", "stretch"] = Field(
         "centre",
@@ -88,7 +92,9 @@ class TrainConfig(Strict):
         50.0, "A checkpoint is written and scored this often, and at every milestone.", gt=0
     )
     keep_checkpoints: int = harmless(3, "Newest checkpoints kept; the best one always is.", ge=1)
-    threads: int | None = harmless(None, "CPU threads per worker; empty: its share of the cores.", ge=1)
+    threads: int | None = harmless(
+        None, "CPU threads per worker; empty: its share of the cores.", ge=1
+    )
     allow_changed: tuple[str, ...] = harmless(
         (), "Keys declared harmless for this resumption, such as `data.mirror`."
     )
@@ -116,7 +122,9 @@ class RegistryConfig(Strict):
         None, "Tracking server; empty: SQLite in the workspace, no server to start."
     )
     experiment: str = harmless("gan-train", "Experiment that the run belongs to.")
-    model: str | None = harmless(None, "Registered model; empty: `<family>-<recipe>`.")
+    model: str | None = harmless(
+        None, "Registered model; empty: `<family>-<recipe>`.", pattern=r"^[^/:'\"]+$"
+    )
 
 
 class ClusterConfig(Strict):
@@ -131,7 +139,9 @@ class ClusterConfig(Strict):
         pattern="^https?://",
     )
     workers: int = harmless(1, "Data-parallel training workers.", ge=1)
-    gpu: Literal["auto", "yes", "no"] = harmless("auto", "One GPU per worker when there are enough.")
+    gpu: Literal["auto", "yes", "no"] = harmless(
+        "auto", "One GPU per worker when there are enough."
+    )
     cpus_per_worker: float = harmless(1, "CPUs reserved per worker.", gt=0)
     max_failures: int = harmless(3, "Restarts from the last checkpoint after a lost worker.", ge=0)
     timeout_s: float = harmless(1800, "A collective that waits longer fails.", gt=0)

@@ -34,7 +34,10 @@ class Curves:
             return {}
         packed = torch.stack(
             [self._sums[n] for n in names]
-            + [torch.tensor(float(self._counts[n]), device=self._device, dtype=torch.float64) for n in names]
+            + [
+                torch.tensor(float(self._counts[n]), device=self._device, dtype=torch.float64)
+                for n in names
+            ]
         )
         sums, counts = all_sum(packed).cpu().chunk(2)
         self._sums.clear()

@@ -32,7 +32,9 @@ def average_gradients(parameters: Iterable[Tensor]) -> None:
         dist.all_reduce(flat)
         flat /= dist.get_world_size()
         parts = flat.split([g.numel() for g in gradients])
-        torch._foreach_copy_(gradients, [p.view_as(g) for p, g in zip(parts, gradients, strict=True)])
+        torch._foreach_copy_(
+            gradients, [p.view_as(g) for p, g in zip(parts, gradients, strict=True)]
+        )
 
 
 def average_buffers(buffers: Sequence[Tensor]) -> None:

@@ -4,7 +4,7 @@ Rank 0 writes, nothing here waits for a reader. `pipelines/registry.py` ships it
 MLflow it is the run's own record. One event a line:
 
     {"kind": "metrics", "nimg": 4000, "time_ms": 1700000000000, "values": {"loss/D": 1.2}}
-    {"kind": "image", "nimg": 4000, "time_ms": ..., "path": "samples/000004000.png", "caption": "8x8"}
+    {"kind": "image", "nimg": 4000, "time_ms": ..., "path": "samples/000004000.png"}
     {"kind": "checkpoint", "nimg": 4000, "time_ms": ..., "path": "checkpoints/000004000",
      "scores": {...}, "resolution": 8, "alpha": 1.0}
     {"kind": "end", "nimg": 4000, "time_ms": ..., "status": "finished"}
@@ -40,7 +40,6 @@ class EventLog:
                     self._last[event["kind"]] = event["nimg"]
                     good += len(line)
             os.truncate(self.path, good)
-        self._file = self.path.open("a", encoding="utf-8")
 
     def append(self, kind: str, nimg: int, **fields: Any) -> None:
         """Write one event unless the log already reached `nimg` for this kind."""
@@ -48,10 +47,5 @@ class EventLog:
             return
         self._last[kind] = nimg
         event = {"kind": kind, "nimg": nimg, "time_ms": time.time_ns() // 1_000_000, **fields}
-        self._file.write(json.dumps(event) + "\n")
-        self._file.flush()
-
-    def close(self) -> None:
-        """Force the log to the disk and close it."""
-        os.fsync(self._file.fileno())
-        self._file.close()
+        with self.path.open("a", encoding="utf-8") as file:
+            file.write(json.dumps(event) + "\n")

@@ -24,7 +24,9 @@ def save_grid(images: Tensor, columns: int, path: Path) -> Path:
     picture = make_grid(images, columns)
     if images.shape[-1] < 64:
         factor = 64 // images.shape[-1]
-        picture = picture.resize((picture.width * factor, picture.height * factor), Image.Resampling.NEAREST)
+        picture = picture.resize(
+            (picture.width * factor, picture.height * factor), Image.Resampling.NEAREST
+        )
     path.parent.mkdir(parents=True, exist_ok=True)
     aside = path.with_name(path.name + ".tmp")
     picture.save(aside, format="PNG")

@@ -19,7 +19,7 @@ from gan_train.rng import BatchRandom
 
 
 def to_uint8(image: Tensor, resolution: int) -> Tensor:
-    """Images in [-1, 1], of any lower power-of-two size, to uint8 [N, C, resolution, resolution]."""
+    """Images in [-1, 1] of this or a lower power of two to uint8 [N, C, resolution, resolution]."""
     factor = resolution // image.shape[-1]
     if factor > 1:
         image = F.interpolate(image, scale_factor=factor, mode="nearest")
@@ -63,7 +63,9 @@ class Generator:
         if self.conditional:
             if label is None:
                 raise UserError(f"name a class, one of: {', '.join(self.shape.classes)}")
-            if len(label) and not 0 <= int(label.min()) <= int(label.max()) < len(self.shape.classes):
+            if len(label) and not 0 <= int(label.min()) <= int(label.max()) < len(
+                self.shape.classes
+            ):
                 raise UserError(f"labels go from 0 to {len(self.shape.classes) - 1}")
         device = next(self.adversary.parameters()).device
         label = label.to(device) if label is not None and self.conditional else None

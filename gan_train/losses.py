@@ -54,7 +54,10 @@ def gradient_penalty(
 
 
 def r1_penalty(discriminate: Callable[[Tensor], Tensor], real: Tensor) -> Tensor:
-    """R1: Mescheder et al. 2018 (arXiv 1801.04406), equation 9, before gamma: E||grad D(x)||^2 / 2."""
+    """R1: Mescheder et al. 2018 (arXiv 1801.04406), equation 9, before gamma.
+
+    E||grad D(x)||^2 / 2 over real images [N, C, H, W].
+    """
     x = real.detach().requires_grad_(True)
     (gradient,) = torch.autograd.grad(discriminate(x).sum(), x, create_graph=True)
     return gradient.square().sum(dim=(1, 2, 3)).mean() / 2

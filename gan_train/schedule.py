@@ -6,6 +6,7 @@ from collections.abc import Sequence
 
 from gan_train.adversary import ImageShape, Stage
 from gan_train.config import Config
+from gan_train.data.order import check_split
 from gan_train.errors import UserError
 
 
@@ -44,18 +45,11 @@ def check(config: Config, shape: ImageShape, world_size: int) -> tuple[Stage, ..
             f"{config.data.resolution}: shard again"
         )
     adversary = config.family.build(shape, config.train.batch)
-    if config.data.lanes % world_size:
-        fits = [w for w in range(1, config.data.lanes + 1) if config.data.lanes % w == 0]
-        raise UserError(
-            f"cluster.workers is {world_size}; with data.lanes = {config.data.lanes} allowed: "
-            f"{', '.join(map(str, fits))}"
-        )
-    unit = adversary.grain * world_size * config.train.accumulate
     for stage in adversary.stages():
-        if stage.batch % unit:
-            raise UserError(
-                f"stage {stage.name}: batch {stage.batch} must be a multiple of {unit} "
-                f"(group of {adversary.grain} x {world_size} workers x train.accumulate "
-                f"{config.train.accumulate})"
-            )
+        check_split(
+            lanes=config.data.lanes,
+            grain=adversary.grain * config.train.accumulate,
+            world_size=world_size,
+            batch=stage.batch,
+        )
     return adversary.stages()

@@ -19,7 +19,10 @@ from gan_train.metrics.evaluator import Evaluator
 from gan_train.rng import BatchRandom
 from gan_train.runtime import Runtime
 
-GRID_COLUMNS, GRID_ROWS = 10, 8
+
+def grid_size(resolution: int) -> tuple[int, int]:
+    """Columns and rows of a sample grid: 10 x 8, fewer where the picture would pass 2560 x 2048."""
+    return max(3, min(10, 2560 // resolution)), max(2, min(8, 2048 // resolution))
 
 
 class Scorer:
@@ -50,7 +53,9 @@ class Scorer:
         return self._images(rng.normal(self.adversary.z_dim), rng)
 
     def _images(self, z: Tensor, rng: BatchRandom) -> tuple[Tensor, Tensor | None]:
-        label = rng.integers(len(self.adversary.shape.classes)) if self.adversary.conditional else None
+        label = (
+            rng.integers(len(self.adversary.shape.classes)) if self.adversary.conditional else None
+        )
         return to_uint8(self.adversary.sample(z, label), self.adversary.shape.resolution), label
 
     @torch.inference_mode()
@@ -59,8 +64,10 @@ class Scorer:
         classes (the first of them, where there are more than columns)."""
         self.adversary.advance(clock)
         device, shape = self.runtime.device, self.adversary.shape
-        columns = min(GRID_COLUMNS, len(shape.classes) if self.adversary.conditional else GRID_COLUMNS)
-        positions = torch.arange(columns * GRID_ROWS, device=device)
+        columns, rows = grid_size(shape.resolution)
+        if self.adversary.conditional:
+            columns = min(columns, len(shape.classes))
+        positions = torch.arange(columns * rows, device=device)
         z = BatchRandom(self.config.seed, "grid", positions).normal(self.adversary.z_dim)
         label = positions % columns if self.adversary.conditional else None
         images = to_uint8(self.adversary.sample(z, label), shape.resolution)
@@ -103,7 +110,7 @@ def best_checkpoint(run_dir: Path, metric: str) -> Path | None:
 def evaluate_checkpoint(
     config: Config, index: Index, shards: Path, folder: Path, runtime: Runtime
 ) -> dict[str, Any]:
-    """Score a checkpoint or a downloaded generator under `config.evaluate`, without writing to it."""
+    """Score a checkpoint or a downloaded generator under `config.evaluate`; writes nothing to it."""
     generator = Generator.load(folder, str(runtime.device))
     if generator.shape != index.image_shape:
         raise UserError(

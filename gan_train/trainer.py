@@ -63,7 +63,8 @@ class Trainer:
         dtype = torch.float64 if config.train.precision == "float64" else torch.float32
         layout = torch.channels_last if config.train.channels_last else torch.contiguous_format
         self.dtype, self.layout = dtype, layout
-        self.adversary.to(self.device, dtype).to(memory_format=layout)
+        self.adversary.to(self.device, dtype)
+        self.adversary.to(memory_format=layout)  # type: ignore[call-overload]
         self.averaged = AveragedWeights(self.adversary)
         self.optimizers = {
             name: build_optimizer(self.adversary, spec)
@@ -112,7 +113,6 @@ class Trainer:
                     break
         if self.events:
             self.events.append("end", self.clock.nimg, status="stopped" if stopped else "finished")
-            self.events.close()
 
     def step(self, stage: Stage, loaded: LoadedBatch) -> None:
         """One global batch: every phase that is due moves its networks once."""
@@ -175,7 +175,9 @@ class Trainer:
         """This worker's share, cut for accumulation: tensors on the device, and their positions."""
         parts = self.config.train.accumulate
         images = loaded.images.to(self.device, non_blocking=True).to(self.dtype)
-        images = (images / 127.5 - 1).contiguous(memory_format=self.layout)  # [N, C, H, W] in [-1, 1]
+        images = (images / 127.5 - 1).contiguous(
+            memory_format=self.layout
+        )  # [N, C, H, W] in [-1, 1]
         labels = None if loaded.labels is None else loaded.labels.to(self.device).chunk(parts)
         positions = loaded.positions.to(self.device).chunk(parts)
         for i, part in enumerate(images.chunk(parts)):
@@ -239,7 +241,7 @@ class Trainer:
         if self.events:
             path = self.scorer.draw(self.clock)
             relative = str(path.relative_to(self.runtime.run_dir))
-            self.events.append("image", self.clock.nimg, path=relative, caption="samples")
+            self.events.append("image", self.clock.nimg, path=relative)
 
     def save(self, score: bool) -> None:
         """Write a checkpoint (rank 0), and score it unless there is no time left."""
@@ -279,4 +281,3 @@ def gradient_norm(parameters: list[Tensor]) -> Tensor:
     """L2 norm over all gradients, as a scalar on the device."""
     norms = torch._foreach_norm([p.grad for p in parameters if p.grad is not None])
     return torch.stack(norms).norm()
-

@@ -9,6 +9,7 @@ from __future__ import annotations
 
 from collections.abc import Mapping
 from dataclasses import dataclass
+from itertools import pairwise
 from typing import Literal
 
 import torch
@@ -45,7 +46,9 @@ class ProGANConfig(BaseModel):
     model_config = ConfigDict(extra="forbid", frozen=True, validate_default=True)
 
     name: Literal["progan"] = "progan"
-    conditional: bool = Field(False, description="The class enters G (embedding) and D (projection).")
+    conditional: bool = Field(
+        False, description="The class enters G (embedding) and D (projection)."
+    )
     start_resolution: int = Field(4, ge=4, description="First level, a power of two.")
     z_dim: int = Field(512, ge=1)
     fmap_base: int = Field(8192, ge=1, description="Channels at resolution r: 2 * base / r ...")
@@ -121,8 +124,10 @@ class Generator(nn.Module):
         self.dense = EqualizedLinear(inputs, first * levels[0] ** 2, gain=2**0.5 / 4)
         self.conv = EqualizedConv2d(first, first, 3)
         self.blocks = nn.ModuleDict()
-        self.to_rgb = nn.ModuleDict({str(levels[0]): EqualizedConv2d(first, shape.channels, 1, 1.0)})
-        for below, level in zip(levels, levels[1:], strict=False):
+        self.to_rgb = nn.ModuleDict(
+            {str(levels[0]): EqualizedConv2d(first, shape.channels, 1, 1.0)}
+        )
+        for below, level in pairwise(levels):
             self.blocks[str(level)] = GeneratorBlock(config.width(below), config.width(level))
             self.to_rgb[str(level)] = EqualizedConv2d(config.width(level), shape.channels, 1, 1.0)
 
@@ -171,7 +176,7 @@ class Discriminator(nn.Module):
         last = config.width(levels[0])
         self.from_rgb = nn.ModuleDict()
         self.blocks = nn.ModuleDict()
-        for below, level in zip(levels, levels[1:], strict=False):
+        for below, level in pairwise(levels):
             self.blocks[str(level)] = DiscriminatorBlock(config.width(level), config.width(below))
         for level in levels:
             self.from_rgb[str(level)] = EqualizedConv2d(shape.channels, config.width(level), 1)
@@ -287,11 +292,17 @@ class ProGAN(Adversary):
         both = None if label is None else torch.cat([label, label])
         logits = self.discriminator(torch.cat([real, fake]), both, self.progress)
         real_logit, fake_logit = logits.chunk(2)
-        metrics = {"logit/real": real_logit.detach().mean(), "logit/fake": fake_logit.detach().mean()}
+        metrics = {
+            "logit/real": real_logit.detach().mean(),
+            "logit/fake": fake_logit.detach().mean(),
+        }
         if c.loss == "logistic-r1":
             return Losses({"D": losses.logistic_d(real_logit, fake_logit)}, metrics)
         penalty = losses.gradient_penalty(
-            lambda x: self.discriminator(x, label, self.progress), real, fake, rng.uniform().to(real.dtype)
+            lambda x: self.discriminator(x, label, self.progress),
+            real,
+            fake,
+            rng.uniform().to(real.dtype),
         )
         terms = {
             "D": losses.wasserstein_d(real_logit, fake_logit),

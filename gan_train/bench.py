@@ -1,0 +1,153 @@
+"""Timings of the training step, the loader, sharding and scoring: the code of a run, timed.
+
+The figures of one machine say little about another; ratios within one call do. `pipelines/bench.py`
+adds the overhead of Ray, Prefect and MLflow, and prints the table.
+"""
+
+from __future__ import annotations
+
+import itertools
+import json
+import os
+import tempfile
+import time
+from collections.abc import Callable
+from dataclasses import dataclass
+from pathlib import Path
+
+import torch
+import torch.distributed
+from torch.multiprocessing.spawn import spawn
+
+from gan_train.adversary import Clock, Stage
+from gan_train.config import Config
+from gan_train.data.index import Index
+from gan_train.data.loader import Loader
+from gan_train.data.sharding import shard
+from gan_train.runtime import PlainRuntime
+from gan_train.scoring import Scorer
+from gan_train.trainer import Trainer
+
+
+@dataclass(frozen=True)
+class Timing:
+    """Images over elapsed seconds and over CPU seconds of this process."""
+
+    images_per_second: float
+    images_per_cpu_second: float
+
+
+def timed(work: Callable[[], int]) -> Timing:
+    """Time `work`, which returns how many images it handled."""
+    wall, cpu = time.perf_counter(), time.process_time()
+    images = work()
+    return Timing(images / (time.perf_counter() - wall), images / (time.process_time() - cpu))
+
+
+def last_stage(config: Config, index: Index) -> Stage:
+    """The stage at full resolution, where a run spends its steady state."""
+    return config.family.build(index.image_shape, config.train.batch).stages()[-1]
+
+
+def time_steps(
+    config: Config, index: Index, shards: Path, runtime: PlainRuntime, stage: Stage, seconds: float
+) -> Timing:
+    """The bare loop: `Trainer.step` on batches that are already in memory, in mid-stage."""
+    trainer = Trainer(config, index, shards, runtime)
+    before = list(itertools.takewhile(lambda s: s.name != stage.name, trainer.stages))
+    trainer.clock = Clock(0, sum(s.nimg for s in before) + stage.nimg // 2)
+    batches = list(itertools.islice(trainer.loader.batches(0, stage.batch, stage.resolution), 8))
+    turn = itertools.cycle(batches)
+    for _ in range(8):
+        trainer.step(stage, next(turn))
+
+    def steps() -> int:
+        done, end = 0, time.perf_counter() + seconds
+        # the same number of steps on every worker: rank 0's watch decides, every 8 steps
+        while True:
+            for _ in range(8):
+                trainer.step(stage, next(turn))
+                done += stage.batch
+            over = torch.tensor([float(time.perf_counter() > end)])
+            if runtime.world_size > 1:
+                torch.distributed.broadcast(over, 0)
+            if over.item():
+                return done
+
+    return timed(steps)
+
+
+def time_loader(config: Config, index: Index, shards: Path) -> dict[str, Timing]:
+    """One epoch of decoding, then one out of memory, as rank 0 of 1 would read them."""
+    stage = last_stage(config, index)
+    grain = config.family.build(index.image_shape, config.train.batch).grain
+    d = config.data
+    loader = Loader(
+        index,
+        shards,
+        seed=config.seed,
+        lanes=d.lanes,
+        block=d.block,
+        grain=grain,
+        mirror=d.mirror,
+        workers=0,
+        cache_mb=d.cache_mb,
+    )
+    count = max(index.samples // stage.batch, 1)
+    stream = loader.batches(0, stage.batch, stage.resolution)
+
+    def epoch() -> int:
+        return sum(len(b.images) for b in itertools.islice(stream, count))
+
+    return {"loader, decoding": timed(epoch), "loader, from memory": timed(epoch)}
+
+
+def time_sharding(config: Config) -> Timing:
+    """Read, transform and write the whole source once, in this process."""
+    with tempfile.TemporaryDirectory() as folder:
+        return timed(lambda: Index.load(shard(config.data, Path(folder))).samples)
+
+
+def time_scoring(config: Config, index: Index, shards: Path) -> Timing:
+    """Score a generator, its images included; the real side is prepared first."""
+    with tempfile.TemporaryDirectory() as folder:
+        runtime = PlainRuntime(Path(folder))
+        family = config.family.build(index.image_shape, config.train.batch)
+        family.advance(Clock(0, sum(s.nimg for s in family.stages())))
+        scorer = Scorer(config, index, shards, runtime, family)
+        scorer.evaluator.prepare()
+
+        def score() -> int:
+            scorer.evaluator.score(scorer.generate)
+            return config.evaluate.images
+
+        return timed(score)
+
+
+def _worker(
+    rank: int, world: int, folder: str, config: Config, shards: str, seconds: float
+) -> None:
+    torch.set_num_threads(1)
+    if hasattr(os, "sched_setaffinity"):  # one core a worker
+        cores = sorted(os.sched_getaffinity(0))
+        os.sched_setaffinity(0, {cores[rank % len(cores)]})
+    os.environ |= {"RANK": str(rank), "WORLD_SIZE": str(world), "LOCAL_RANK": str(rank)}
+    if world > 1:
+        torch.distributed.init_process_group(
+            "gloo", init_method=f"file://{folder}/rendezvous", rank=rank, world_size=world
+        )
+    index = Index.load(Path(shards))
+    runtime = PlainRuntime(Path(folder))
+    timing = time_steps(config, index, Path(shards), runtime, last_stage(config, index), seconds)
+    if rank == 0:
+        (Path(folder) / "rate").write_text(json.dumps(timing.images_per_second))
+    if world > 1:
+        torch.distributed.destroy_process_group()
+
+
+def time_workers(config: Config, shards: Path, world: int, seconds: float) -> float:
+    """Images/s of the bare loop in `world` processes of one core and one thread each."""
+    with tempfile.TemporaryDirectory() as folder:
+        arguments = (world, folder, config, str(shards), seconds)
+        spawn(_worker, arguments, nprocs=world)
+        return float((Path(folder) / "rate").read_text())

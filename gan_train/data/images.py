@@ -1,0 +1,187 @@
+"""A picture file becomes the right square pixels, or is refused with a reason.
+
+Pure functions from bytes to bytes or arrays. The order of work: refuse what is too large, decode,
+turn upright (EXIF), flatten transparency on the background, reduce to 8 bits, then colour, crop
+and resize.
+"""
+
+from __future__ import annotations
+
+import io
+import struct
+import warnings
+import zlib
+from dataclasses import dataclass
+from typing import Literal
+
+import numpy as np
+from numpy.typing import NDArray
+from PIL import Image, ImageOps, UnidentifiedImageError
+
+from gan_train.config import DataConfig, Resize
+
+FORMATS = ("PNG", "JPEG", "WEBP", "BMP", "GIF", "TIFF", "PPM", "JPEG2000", "AVIF")
+"""What is decoded. Pillow knows more, some of which start other programs (EPS)."""
+
+_STORED = {"PNG": "png", "JPEG": "jpg", "WEBP": "webp"}
+_FILTERS: dict[Resize, Image.Resampling] = {
+    "box": Image.Resampling.BOX,
+    "bilinear": Image.Resampling.BILINEAR,
+    "bicubic": Image.Resampling.BICUBIC,
+    "lanczos": Image.Resampling.LANCZOS,
+}
+_DAMAGE = (
+    *(OSError, SyntaxError, ValueError, EOFError, LookupError, TypeError, OverflowError),
+    *(struct.error, zlib.error, RuntimeError),  # the last from AVIF
+)
+"""What Pillow's decoders raise on damaged files."""
+_UPRIGHT = 1
+_ORIENTATION = 0x0112
+
+
+class BadImage(Exception):
+    """A file that gives no image; the text is the reason, for the quarantine report."""
+
+
+@dataclass(frozen=True)
+class Transform:
+    """What shapes the pixels; the fields of `DataConfig` with these names."""
+
+    resolution: int
+    colour: Literal["grey", "rgb"]
+    resize: Resize
+    crop: Literal["centre", "pad", "stretch"]
+    background: Literal["black", "white"]
+    max_pixels: int
+
+    @staticmethod
+    def of(config: DataConfig) -> Transform:
+        """The transform that a configuration asks for."""
+        return Transform(
+            config.resolution,
+            config.colour,
+            config.resize,
+            config.crop,
+            config.background,
+            config.max_pixels,
+        )
+
+    @property
+    def mode(self) -> Literal["L", "RGB"]:
+        """Pillow's name of the colour mode."""
+        return "L" if self.colour == "grey" else "RGB"
+
+    @property
+    def max_bytes(self) -> int:
+        """No file of an acceptable picture is larger: 16 bits and 4 channels, uncompressed."""
+        return 8 * self.max_pixels + (1 << 20)
+
+
+def load_image(data: bytes, transform: Transform) -> tuple[bytes, str]:
+    """The file to store and its extension (png, jpg or webp).
+
+    A picture that is already what is asked for keeps its original bytes; anything else becomes a
+    PNG. Of an animation the first frame is taken. Raises `BadImage` for what is empty, not an
+    image, larger than `max_pixels` (before it is decoded), truncated or damaged, and for numbers
+    without a defined white (float, or integers beyond 16 bits).
+    """
+    if not data:
+        raise BadImage("empty file")
+    with warnings.catch_warnings():
+        warnings.simplefilter("ignore")  # size is checked below, the rest is cosmetic metadata
+        try:
+            image = Image.open(io.BytesIO(data), formats=FORMATS)
+            if image.width * image.height > transform.max_pixels:
+                size = f"{image.width}x{image.height}"
+                raise BadImage(f"{size} pixels, allowed are {transform.max_pixels}")
+            image.load()
+            kept = _kept_as_it_is(image, transform)
+            square = None if kept else _square(_flat(image, transform), transform)
+        except UnidentifiedImageError as error:
+            raise BadImage("not an image") from error
+        except Image.DecompressionBombError as error:
+            raise BadImage(str(error)) from error
+        except _DAMAGE as error:
+            raise BadImage(f"damaged: {error}") from error
+    if kept:
+        return data, kept
+    assert square is not None and square.size == (transform.resolution,) * 2
+    file = io.BytesIO()
+    Image.fromarray(np.asarray(square)).save(file, "PNG", compress_level=1)  # no metadata
+    return file.getvalue(), "png"
+
+
+def decode(data: bytes, channels: int, resolution: int) -> NDArray[np.uint8]:
+    """A stored file as uint8 [C, R, R]. Raises `BadImage` unless it is exactly that."""
+    try:
+        with Image.open(io.BytesIO(data), formats=tuple(_STORED)) as image:
+            pixels = np.asarray(image)
+    except _DAMAGE as error:
+        raise BadImage(f"damaged: {error}") from error
+    expected = (resolution, resolution) if channels == 1 else (resolution, resolution, channels)
+    if pixels.shape != expected or pixels.dtype != np.uint8:
+        raise BadImage(f"{pixels.dtype} {pixels.shape} where uint8 {expected} was stored")
+    return pixels[None] if channels == 1 else pixels.transpose(2, 0, 1)
+
+
+def _kept_as_it_is(image: Image.Image, transform: Transform) -> str | None:
+    """The extension under which the original bytes can be stored, if they can."""
+    fits = (
+        image.format in _STORED
+        and image.size == (transform.resolution, transform.resolution)
+        and image.mode == transform.mode
+        and not image.has_transparency_data
+        and getattr(image, "n_frames", 1) == 1
+        and image.getexif().get(_ORIENTATION, _UPRIGHT) == _UPRIGHT
+    )
+    return _STORED[image.format] if fits and image.format else None
+
+
+def _flat(image: Image.Image, transform: Transform) -> Image.Image:
+    """Upright, opaque, 8 bits, in the target's colour mode."""
+    upright = ImageOps.exif_transpose(image)
+    if upright.mode.startswith(("I", "F")):
+        grey = _eight_bits(upright, transform)
+        return grey.convert(transform.mode)
+    if upright.has_transparency_data:
+        colour = upright.convert("RGBA")
+        canvas = Image.new("RGBA", colour.size, transform.background)
+        return Image.alpha_composite(canvas, colour).convert("RGB").convert(transform.mode)
+    # by way of RGB: grey of a palette, of CMYK or of YCbCr is the grey of its colours
+    opaque = upright if upright.mode in ("1", "L") else upright.convert("RGB")
+    return opaque.convert(transform.mode)
+
+
+def _eight_bits(image: Image.Image, transform: Transform) -> Image.Image:
+    """16-bit grey to 8 bits: 65535 is white. (Pillow's own conversion clips at 255.)"""
+    wide = np.asarray(image)
+    if wide.dtype.kind == "f":
+        raise BadImage("floating-point pixels have no defined white")
+    if wide.min() < 0 or wide.max() > 0xFFFF:
+        raise BadImage("integer pixels beyond 16 bits have no defined white")
+    grey = ((wide.astype(np.uint32) * 255 + 0x7FFF) // 0xFFFF).astype(np.uint8)
+    if (transparent := image.info.get("transparency")) is not None:
+        grey[wide == transparent] = 0 if transform.background == "black" else 255
+    return Image.fromarray(grey)
+
+
+def _square(image: Image.Image, transform: Transform) -> Image.Image:
+    """R x R pixels by the crop policy; pixels are untouched where no scaling is needed."""
+    side, method = transform.resolution, _FILTERS[transform.resize]
+    width, height = image.size
+    if transform.crop == "stretch":
+        return _resized(image, (side, side), method)
+    if transform.crop == "centre":
+        edge = min(width, height)
+        left, top = (width - edge) // 2, (height - edge) // 2
+        middle = image.crop((left, top, left + edge, top + edge))
+        return _resized(middle, (side, side), method)
+    scale = side / max(width, height)
+    inner = max(1, round(width * scale)), max(1, round(height * scale))
+    canvas = Image.new(image.mode, (side, side), transform.background)
+    canvas.paste(_resized(image, inner, method), ((side - inner[0]) // 2, (side - inner[1]) // 2))
+    return canvas
+
+
+def _resized(image: Image.Image, size: tuple[int, int], method: Image.Resampling) -> Image.Image:
+    return image if image.size == size else image.resize(size, method)

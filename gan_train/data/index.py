@@ -1,0 +1,134 @@
+"""The index of a stored data set: what every shard holds, and what the images are.
+
+A WebDataset tar says nothing of how many samples it should have: one that was cut at a member
+boundary, or has zeroed blocks, reads without an error. So counts, sizes, digests and the place of
+every sample are kept here, in `index.json` beside the shards. Pure data; nothing here reads images.
+"""
+
+from __future__ import annotations
+
+import hashlib
+import json
+from collections.abc import Sequence
+from pathlib import Path
+from typing import Any, Literal
+
+from pydantic import BaseModel, ConfigDict, Field, ValidationError, model_validator
+
+from gan_train.adversary import ImageShape
+from gan_train.data.files import sha256_of, write_aside
+from gan_train.errors import UserError
+
+INDEX_NAME = "index.json"
+IMAGE_EXTENSIONS = ("png", "jpg", "webp")
+"""What an image in a shard may be; the class is a second member, `<key>.cls`."""
+
+_REMEDY = "run `gan-train shard` with the same configuration: it rewrites what is damaged"
+
+
+def sample_key(shard: int, number: int) -> str:
+    """The key of a shard's `number`-th sample: ASCII and without dots, which WebDataset needs."""
+    return f"{shard:06d}-{number:06d}"
+
+
+def shard_name(shard: int) -> str:
+    """File name of the tar with that number."""
+    return f"shard-{shard:06d}.tar"
+
+
+class DamagedShard(UserError):
+    """A shard is not what the index says. Names the shard, what is wrong and the remedy."""
+
+    def __init__(self, message: str) -> None:
+        # one argument, so that it can be raised again in another process
+        super().__init__(message if message.endswith(_REMEDY) else f"{message}; {_REMEDY}")
+
+
+class ShardInfo(BaseModel):
+    """One tar: `offsets[i]` is the byte at which sample i's first tar header begins."""
+
+    model_config = ConfigDict(extra="forbid", frozen=True)
+
+    name: str = Field(pattern=r"^shard-[0-9]{6,}\.tar$")  # never a path that leaves the folder
+    samples: int = Field(ge=1)
+    bytes: int = Field(ge=1024)
+    sha256: str = Field(pattern="^[0-9a-f]{64}$")
+    offsets: tuple[int, ...]
+
+    @property
+    def number(self) -> int:
+        """The shard's number, which begins the keys of its samples."""
+        return int(self.name.removeprefix("shard-").removesuffix(".tar"))
+
+    def verify(self, directory: Path) -> None:
+        """Raise `DamagedShard` unless the tar in `directory` has the recorded size and digest."""
+        path = directory / self.name
+        if not path.is_file():
+            raise DamagedShard(f"{path} is missing")
+        if (size := path.stat().st_size) != self.bytes:
+            raise DamagedShard(f"{path} is damaged: {size} bytes, recorded are {self.bytes}")
+        if sha256_of(path) != self.sha256:
+            raise DamagedShard(f"{path} is damaged: its SHA-256 is not the recorded one")
+
+
+class Index(BaseModel):
+    """A whole stored data set.
+
+    `content_hash` is the identity of the stored data: the shards' digests in order, and how the
+    pixels were made. `classes` is sorted; a label is a position in it. Empty: unlabelled data.
+    """
+
+    model_config = ConfigDict(extra="forbid", frozen=True)
+
+    version: Literal[1] = 1
+    content_hash: str = Field(pattern="^[0-9a-f]{64}$")
+    samples: int = Field(ge=1)
+    resolution: int = Field(ge=1)
+    channels: Literal[1, 3]
+    classes: tuple[str, ...]
+    transform: dict[str, Any]
+    quarantined: int = Field(ge=0)
+    shards: tuple[ShardInfo, ...]
+
+    @model_validator(mode="after")
+    def _consistent(self) -> Index:
+        if self.samples != sum(shard.samples for shard in self.shards):
+            raise ValueError("the shards do not add up to `samples`")
+        if any(shard.samples != len(shard.offsets) for shard in self.shards):
+            raise ValueError("a shard has not one offset per sample")
+        if self.content_hash != content_hash(self.shards, self.transform):
+            raise ValueError("`content_hash` does not belong to the shards and the transform")
+        return self
+
+    @property
+    def image_shape(self) -> ImageShape:
+        """What the data set fixes for the networks."""
+        return ImageShape(self.channels, self.resolution, self.classes)
+
+    @staticmethod
+    def load(directory: Path) -> Index:
+        """Read `index.json`. Raises UserError when it is missing, unreadable or inconsistent."""
+        path = Path(directory) / INDEX_NAME
+        if not path.is_file():
+            raise UserError(f"{path} does not exist: no finished shards there; {_REMEDY}")
+        try:
+            return Index.model_validate_json(path.read_bytes())
+        except ValidationError as error:
+            first = error.errors()[0]
+            where = ".".join(map(str, first["loc"]))
+            raise UserError(f"{path} is damaged: {where} {first['msg']}; {_REMEDY}") from error
+
+    def save(self, directory: Path) -> None:
+        """Write `index.json` aside, forced to the disk, renamed; the same index, the same bytes."""
+        write_aside(Path(directory) / INDEX_NAME, self.model_dump_json().encode() + b"\n")
+
+    def verify(self, directory: Path) -> None:
+        """Stream every shard through SHA-256. Raises `DamagedShard` naming the first bad one."""
+        for shard in self.shards:
+            shard.verify(Path(directory))
+
+
+def content_hash(shards: Sequence[ShardInfo], transform: dict[str, Any]) -> str:
+    """SHA-256 over the shards' digests, in order, and the transform."""
+    identity = [[shard.sha256 for shard in shards], transform]
+    return hashlib.sha256(json.dumps(identity, sort_keys=True).encode()).hexdigest()

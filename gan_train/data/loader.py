@@ -1,0 +1,293 @@
+"""Batches for training: every rank's share of the one global order (see `order.py`).
+
+A `Loader` decides how images get into memory (in this process, in worker processes, or out of the
+cache of an earlier epoch), never which image comes when.
+"""
+
+from __future__ import annotations
+
+import multiprocessing
+from collections.abc import Iterator
+from concurrent.futures import ThreadPoolExecutor
+from dataclasses import KW_ONLY, dataclass
+from itertools import count
+from pathlib import Path
+from typing import Any, TypeAlias
+
+import numpy as np
+import torch
+from numpy.typing import NDArray
+from torch import Tensor
+from torch.nn.functional import avg_pool2d
+from torch.utils.data import DataLoader, IterableDataset, get_worker_info
+
+from gan_train.data.index import Index
+from gan_train.data.order import Ints, Order, check_split
+from gan_train.data.reader import BlockReader, decode_all, read_range
+from gan_train.errors import UserError
+from gan_train.rng import BatchRandom
+
+Pixels: TypeAlias = NDArray[np.uint8]
+
+_CHUNK_IMAGES, _CHUNK_BYTES = 256, 16 << 20
+"""Worker processes hand over chunks of whole batches, up to the smaller of these."""
+
+
+@dataclass(frozen=True)
+class LoadedBatch:
+    """One rank's share of a global batch, in ascending position.
+
+    `images` uint8 [n, C, R, R]; `labels` int64 [n], None for unlabelled data; `positions` int64
+    [n], the images' places since the start of training.
+    """
+
+    images: Tensor
+    labels: Tensor | None
+    positions: Tensor
+
+
+class Loader:
+    """Endless batches from any position, the same for every number of ranks and workers.
+
+    `lanes`, `block` and `grain` are those of `order.py`; `mirror` flips half of the images left to
+    right; `workers` decode in processes of their own (0: in a thread; more than this rank has
+    lanes are not started); decoded images stay in memory when all of them fit in `cache_mb` MiB.
+
+    Raises UserError when the world size does not divide the lanes.
+    """
+
+    def __init__(
+        self,
+        index: Index,
+        directory: Path,
+        *,
+        seed: int,
+        lanes: int,
+        block: int,
+        grain: int,
+        mirror: bool = False,
+        workers: int = 0,
+        cache_mb: int = 512,
+        rank: int = 0,
+        world_size: int = 1,
+    ) -> None:
+        assert 0 <= rank < world_size and lanes >= 1 and block >= 1 and grain >= 1
+        check_split(lanes=lanes, grain=grain, world_size=world_size)
+        sizes = tuple(shard.samples for shard in index.shards)
+        self._index, self._directory = index, Path(directory)
+        self._order = Order(sizes, seed, lanes, block, grain)
+        self._seed, self._mirror = seed, mirror
+        self._rank, self._world = rank, world_size
+        self._workers = min(workers, lanes // world_size)
+        shape = (index.samples, index.channels, index.resolution, index.resolution)
+        self._cache = _Cache(shape) if np.prod(shape) <= cache_mb << 20 else None
+
+    def batches(self, start: int, batch: int, resolution: int) -> Iterator[LoadedBatch]:
+        """Batches from position `start` on, `batch` images over all ranks, shrunk to `resolution`.
+
+        Shrinking is the mean over boxes, rounded. The cache outlives the iterator, so to change
+        batch or resolution call this again. Close (or drop) the iterator to stop its workers.
+        Raises UserError when batch, start or resolution do not fit; while iterating,
+        `DamagedShard` for a shard that is not what the index says.
+        """
+        check_split(
+            lanes=self._order.lanes, grain=self._order.grain, world_size=self._world, batch=batch
+        )
+        unit = self._order.grain * self._world
+        if start < 0 or start % unit:
+            raise UserError(f"cannot start at image {start}: it must be a multiple of {unit}")
+        if resolution < 1 or self._index.resolution % resolution:
+            raise UserError(
+                f"images of {self._index.resolution} pixels cannot be shrunk to {resolution}: "
+                "the resolution must divide the stored one"
+            )
+        return self._batches(start, batch, resolution)
+
+    def _batches(self, start: int, batch: int, resolution: int) -> Iterator[LoadedBatch]:
+        if self._cache is None or not self._cache.full:
+            produce = self._from_workers if self._workers else self._from_thread
+            for loaded in produce(start, batch, resolution):
+                start += batch
+                yield loaded
+        assert self._cache is not None and self._cache.full
+        while True:
+            positions = self._share(start, batch)
+            pixels, labels = self._cache.gather(self._order.stored(positions))
+            yield self._finish(pixels, labels, positions, resolution)
+            start += batch
+
+    def _share(self, start: int, count: int) -> Ints:
+        return self._order.share(start, count, self._rank, self._world)
+
+    def _from_thread(self, start: int, batch: int, resolution: int) -> Iterator[LoadedBatch]:
+        """Until the cache is full: decode one batch ahead, in a thread of this process."""
+        reader = BlockReader(self._index, self._directory, self._order)
+
+        def load(begin: int) -> LoadedBatch:
+            positions = self._share(begin, batch)
+            if self._cache is None:
+                return self._finish(*reader.read(positions), positions, resolution)
+            stored = self._order.stored(positions)
+            if (missing := ~self._cache.has[stored]).any():
+                self._cache.put(stored[missing], *reader.read(positions[missing]))
+            return self._finish(*self._cache.gather(stored), positions, resolution)
+
+        with ThreadPoolExecutor(1, "loader") as thread:
+            ahead = thread.submit(load, start)
+            while self._cache is None or not self._cache.full:
+                loaded, start = ahead.result(), start + batch
+                ahead = thread.submit(load, start)
+                yield loaded
+
+    def _from_workers(self, start: int, batch: int, resolution: int) -> Iterator[LoadedBatch]:
+        """Until the cache is full: processes serve a part of this rank's lanes each."""
+        # what is kept must be whole; else shrink before the images travel between processes
+        side = resolution if self._cache is None else self._index.resolution
+        share = batch // self._world
+        image_bytes = self._index.channels * side * side
+        per_chunk = max(1, min(_CHUNK_IMAGES, _CHUNK_BYTES // image_bytes) // share)
+
+        parts = _WorkerParts(
+            self._index,
+            self._directory,
+            self._order,
+            rank=self._rank,
+            world_size=self._world,
+            workers=self._workers,
+            start=start,
+            chunk=batch * per_chunk,
+            side=side,
+        )
+        # Forking a process with threads can hang, so a server forks, which has imported this once.
+        context = multiprocessing.get_context("forkserver")
+        context.set_forkserver_preload([__name__])
+        received = iter(
+            DataLoader(
+                parts,
+                batch_size=None,
+                num_workers=self._workers,
+                multiprocessing_context=context,
+                collate_fn=_untouched,
+                generator=torch.Generator(),  # else it draws from the global one
+            )
+        )
+        try:
+            while self._cache is None or not self._cache.full:
+                positions = self._share(start, batch * per_chunk)
+                worker = parts.worker_of(positions)
+                pixels = np.empty((len(positions), self._index.channels, side, side), np.uint8)
+                labels = np.empty(len(positions), np.int64)
+                for number in range(self._workers):  # the DataLoader keeps this turn
+                    mine = worker == number
+                    part = next(received)
+                    if isinstance(part, UserError):
+                        raise part  # as it is, without the traceback of another process
+                    pixels[mine], labels[mine] = part
+                if self._cache is not None:
+                    self._cache.put(self._order.stored(positions), pixels, labels)
+                for cut in range(0, len(positions), share):
+                    these = slice(cut, cut + share)
+                    yield self._finish(pixels[these], labels[these], positions[these], resolution)
+                start += batch * per_chunk
+        finally:
+            del received  # stops the workers now; the garbage collector would wait for them
+
+    def _finish(
+        self, pixels: Pixels, labels: Ints, positions: Ints, resolution: int
+    ) -> LoadedBatch:
+        images, places = shrink(torch.from_numpy(pixels), resolution), torch.from_numpy(positions)
+        if self._mirror:
+            flip = BatchRandom(self._seed, "mirror", places).uniform() < 0.5  # [n]
+            images = torch.where(flip[:, None, None, None], images.flip(-1), images)
+        known = torch.from_numpy(labels) if self._index.classes else None
+        return LoadedBatch(images, known, places)
+
+
+def shrink(images: Tensor, resolution: int) -> Tensor:
+    """uint8 [n, C, R, R] to [n, C, resolution, resolution]: mean over boxes, halves rounded up.
+
+    Exact, so the same on every machine: sums of at most 256x256 bytes are whole float32 numbers.
+    """
+    factor = images.shape[-1] // resolution
+    assert factor * resolution == images.shape[-1] and factor <= 256
+    if factor == 1:
+        return images
+    return (avg_pool2d(images.float(), factor) + 0.5).floor().to(torch.uint8)
+
+
+def read_images(
+    index: Index, directory: Path, start: int, count: int
+) -> tuple[Tensor, Tensor | None]:
+    """Images uint8 [n, C, R, R] and labels int64 [n] (None: unlabelled) of the samples start to
+    start+count-1 in stored order, which is a random permutation of the source.
+
+    Raises UserError when the data set has fewer, `DamagedShard` when a shard is damaged.
+    """
+    if not 0 <= start <= start + count <= index.samples:
+        raise UserError(
+            f"images {start} to {start + count} were asked for; the data set has {index.samples}"
+        )
+    samples, begin = [], 0
+    for number, shard in enumerate(index.shards):
+        first, last = max(start - begin, 0), min(start + count - begin, shard.samples)
+        if first < last:
+            samples += read_range(index, directory, number, first, last - first)
+        begin += shard.samples
+    pixels, labels = decode_all(index, samples)
+    return torch.from_numpy(pixels), torch.from_numpy(labels) if index.classes else None
+
+
+class _Cache:
+    """Decoded images by stored number, filled as they come."""
+
+    def __init__(self, shape: tuple[int, ...]) -> None:
+        self._pixels: Pixels = np.empty(shape, np.uint8)  # [N, C, R, R]
+        self._labels: Ints = np.empty(shape[0], np.int64)
+        self.has = np.zeros(shape[0], bool)
+        self.full = False
+
+    def put(self, stored: Ints, pixels: Pixels, labels: Ints) -> None:
+        self._pixels[stored], self._labels[stored] = pixels, labels
+        self.has[stored] = True
+        self.full = bool(self.has.all())
+
+    def gather(self, stored: Ints) -> tuple[Pixels, Ints]:
+        return self._pixels[stored], self._labels[stored]
+
+
+@dataclass(frozen=True)
+class _WorkerParts(IterableDataset[tuple[Pixels, Ints] | UserError]):
+    """What one worker process sends: its lanes' images of every chunk, an empty part if none."""
+
+    index: Index
+    directory: Path
+    order: Order
+    _: KW_ONLY
+    rank: int
+    world_size: int
+    workers: int
+    start: int
+    chunk: int
+    side: int
+
+    def worker_of(self, positions: Ints) -> Ints:
+        """Number of the worker that serves each of this rank's positions."""
+        return self.order.worker(positions, self.world_size, self.workers)
+
+    def __iter__(self) -> Iterator[tuple[Pixels, Ints] | UserError]:
+        info = get_worker_info()
+        assert info is not None
+        reader = BlockReader(self.index, self.directory, self.order)
+        for start in count(self.start, self.chunk):
+            positions = self.order.share(start, self.chunk, self.rank, self.world_size)
+            try:
+                pixels, labels = reader.read(positions[self.worker_of(positions) == info.id])
+            except UserError as error:
+                yield error
+                return
+            yield shrink(torch.from_numpy(pixels), self.side).numpy(), labels
+
+
+def _untouched(part: Any) -> Any:
+    """Arrays travel by pipe: tensors would take shared memory, which containers often lack."""
+    return part

@@ -1,0 +1,162 @@
+"""THE ORDER in which training sees the images: a pure function of the seed, the data and a place.
+
+Positions p = 0, 1, 2, ... count images since the start of training. With N images, epoch e is the
+positions from e*N to (e+1)*N. Positions are dealt to `lanes` in groups of `grain`:
+
+    lane of p = (p // grain) % lanes        rank of p = (p // grain) % world_size
+
+so that with a world size that divides the lanes, rank r owns the lanes l = r (mod world_size), and
+neighbours that belong together (`grain`) stay on one rank. In every epoch the shards are permuted;
+read one after another they are the epoch's stream, which is cut into one contiguous span per lane,
+as long as the number of this epoch's positions in that lane. Within a lane, consecutive blocks of
+`block` samples are shuffled. A lane thus reads a shard forwards, a block at a time, and every image
+comes exactly once an epoch. No reader has a state: to resume, p is enough.
+"""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from functools import lru_cache
+
+import numpy as np
+from numpy.typing import NDArray
+
+from gan_train.errors import UserError
+from gan_train.rng import derive
+
+Ints = NDArray[np.int64]
+
+
+def random_keys(count: int, *path: int | str) -> NDArray[np.uint64]:
+    """uint64 [count], a function of the path of keys alone. Philox's raw stream is one that NumPy
+    promises to keep; `Generator.permutation` may change between its releases."""
+    return np.random.Philox(derive(*path)).random_raw(count)
+
+
+def permutation(count: int, *path: int | str) -> Ints:
+    """A permutation of 0..count-1, a function of the path of keys alone."""
+    turns: Ints = np.argsort(random_keys(count, *path), kind="stable")
+    return turns
+
+
+def check_split(*, lanes: int, grain: int, world_size: int, batch: int | None = None) -> None:
+    """Raise UserError, naming what is allowed, unless the positions can be dealt to the ranks."""
+    if lanes % world_size:
+        allowed = ", ".join(str(n) for n in range(1, lanes + 1) if lanes % n == 0)
+        raise UserError(
+            f"{world_size} workers cannot share data.lanes={lanes}; the number of workers must "
+            f"divide the lanes: {allowed}"
+        )
+    unit = grain * world_size
+    if batch is not None and batch % unit:
+        lower = batch // unit * unit
+        nearest = f"{lower} or {lower + unit}" if lower else f"{unit}"
+        raise UserError(
+            f"a global batch of {batch} cannot be split over {world_size} workers in groups of "
+            f"{grain}; it must be a multiple of {unit}, such as {nearest}"
+        )
+
+
+def positions_below(position: Ints | int, lane: Ints, lanes: int, grain: int) -> Ints:
+    """How many of the positions 0..position-1 are in the lane (broadcasting)."""
+    turn = grain * lanes
+    begun: Ints = np.clip(position % turn - lane * grain, 0, grain)
+    return begun + position // turn * grain
+
+
+@dataclass(frozen=True)
+class Epoch:
+    """The order within one epoch.
+
+    `stream` int64 [N]: stored sample numbers in reading order, lane after lane.
+    `shuffled` int64 [N]: the same, shuffled within blocks: what the lanes' positions show.
+    `starts` int64 [lanes + 1]: where the lanes' spans begin in both.
+    `block` int64 [N]: number of the block that a place of the stream belongs to, ascending.
+    """
+
+    stream: Ints
+    shuffled: Ints
+    starts: Ints
+    block: Ints
+
+    def unshuffled(self, block: int) -> Ints:
+        """The samples of the block with that number, in reading order."""
+        begin, end = np.searchsorted(self.block, [block, block + 1])
+        return self.stream[begin:end]
+
+
+@dataclass(frozen=True)
+class Order:
+    """See the module. `shards` are the sample counts; stored sample numbers count through them."""
+
+    shards: tuple[int, ...]
+    seed: int
+    lanes: int
+    block: int
+    grain: int
+
+    @property
+    def samples(self) -> int:
+        """N, the images of an epoch."""
+        return sum(self.shards)
+
+    def epoch(self, number: int) -> Epoch:
+        """The order of that epoch; recent ones are kept."""
+        return _epoch(self, number)
+
+    def lane(self, positions: Ints) -> Ints:
+        """The lane of every position."""
+        return positions // self.grain % self.lanes
+
+    def share(self, start: int, count: int, rank: int, world_size: int) -> Ints:
+        """The rank's positions among `count` from `start` on, ascending. Both must be multiples of
+        grain * world_size."""
+        groups = np.arange(start, start + count).reshape(-1, world_size, self.grain)
+        return groups[:, rank].reshape(-1)
+
+    def worker(self, positions: Ints, world_size: int, workers: int) -> Ints:
+        """Which of a rank's loader workers serves each of the rank's positions: lanes in turn."""
+        return self.lane(positions) // world_size % workers
+
+    def places(self, number: int, positions: Ints) -> Ints:
+        """Where in the stream of epoch `number` its `positions` lie."""
+        lane = self.lane(positions)
+        begin = number * self.samples
+        within = positions_below(positions, lane, self.lanes, self.grain) - positions_below(
+            begin, lane, self.lanes, self.grain
+        )
+        return self.epoch(number).starts[lane] + within
+
+    def stored(self, positions: Ints) -> Ints:
+        """Stored sample numbers of the images at these ascending positions."""
+        epochs, result = positions // self.samples, np.empty_like(positions)
+        for number in np.unique(epochs).tolist():
+            mine = epochs == number
+            result[mine] = self.epoch(number).shuffled[self.places(number, positions[mine])]
+        return result
+
+
+@lru_cache(maxsize=4)  # two loaders (two domains), each across the end of an epoch
+def _epoch(order: Order, number: int) -> Epoch:
+    samples, lanes = order.samples, np.arange(order.lanes)
+    shard_begins = np.cumsum((0, *order.shards))
+    turns = permutation(len(order.shards), order.seed, "shards", number)
+    stream = np.concatenate([np.arange(shard_begins[s], shard_begins[s + 1]) for s in turns])
+
+    def below(position: int) -> Ints:
+        return positions_below(position, lanes, order.lanes, order.grain)
+
+    lengths = below((number + 1) * samples) - below(number * samples)  # [lanes], sum N
+    starts = np.concatenate([[0], np.cumsum(lengths)])
+
+    # The lanes' first blocks differ in length, so that the lanes do not all load at once.
+    lane = np.repeat(lanes, lengths)  # [N]
+    within = np.arange(samples) - starts[lane]  # [N]
+    first = 1 + (order.block - 1) * lane // order.lanes
+    block_of_lane = np.where(within < first, 0, 1 + (within - first) // order.block)
+    new = np.ones(samples, dtype=bool)
+    new[1:] = (lane[1:] != lane[:-1]) | (block_of_lane[1:] != block_of_lane[:-1])
+    block = np.cumsum(new)
+    keys = random_keys(samples, order.seed, "blocks", number)
+    shuffled = stream[np.lexsort((keys, block))]  # sorted by block, shuffled within
+    return Epoch(stream, shuffled, starts, block)

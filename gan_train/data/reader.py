@@ -1,0 +1,152 @@
+"""Samples out of shards: a byte range of a tar, read as a WebDataset stream, and checked.
+
+What a tar holds is never trusted: only members on an allow-list are looked at, WebDataset's
+`.decode()` (which unpickles) is not used, URLs are opened here alone and never through its `gopen`
+(which runs `pipe:` commands), and the keys read must be the expected ones, so that a shard that is
+cut off or zeroed raises instead of giving fewer samples.
+"""
+
+from __future__ import annotations
+
+import io
+import tarfile
+from dataclasses import dataclass
+from pathlib import Path
+from typing import BinaryIO
+from urllib.parse import unquote, urlsplit
+
+import numpy as np
+from numpy.typing import NDArray
+from webdataset.tariterators import group_by_keys, tar_file_expander
+
+from gan_train.data.images import BadImage, decode
+from gan_train.data.index import IMAGE_EXTENSIONS, DamagedShard, Index, sample_key
+from gan_train.data.order import Ints, Order
+from gan_train.errors import UserError
+
+_MEMBERS = (*IMAGE_EXTENSIONS, "cls")
+
+
+def open_shard(url: str) -> BinaryIO:
+    """Open a shard for reading: a plain path, or `file://`. The one place to add a scheme.
+
+    Raises UserError for any other scheme; in particular `pipe:` never runs a command.
+    """
+    # a path that begins with a slash has no scheme, whatever colons it contains
+    parts = None if url.startswith("/") else urlsplit(url)
+    if parts is None or not parts.scheme:
+        return Path(url).open("rb")
+    if parts.scheme == "file" and parts.netloc in ("", "localhost"):
+        return Path(unquote(parts.path)).open("rb")
+    raise UserError(
+        f"shard {url!r} cannot be opened: {parts.scheme}: is not allowed; "
+        "allowed are plain paths and file:// on this machine"
+    )
+
+
+@dataclass(frozen=True)
+class Encoded:
+    """An image file and its label; 0 when the data has no labels."""
+
+    image: bytes
+    label: int
+    where: str
+
+
+def read_range(
+    index: Index, directory: Path | str, shard: int, first: int, count: int
+) -> list[Encoded]:
+    """Samples first..first+count-1 of the index's `shard`-th tar, in stored order.
+
+    Raises `DamagedShard` unless exactly these samples are there, each an image and, for labelled
+    data, a class.
+    """
+    info = index.shards[shard]
+    url = f"{directory}/{info.name}"
+    begin = info.offsets[first]
+    end = info.offsets[first + count] if first + count < info.samples else info.bytes
+    try:
+        with open_shard(url) as file:
+            file.seek(begin)
+            data = file.read(end - begin)
+    except FileNotFoundError as error:
+        raise DamagedShard(f"{url} is missing") from error
+    stream = [{"url": url, "stream": io.BytesIO(data)}]
+    try:
+        members = tar_file_expander(stream, select_files=lambda name: name.endswith(_MEMBERS))
+        samples = list(group_by_keys(members))
+    except (tarfile.TarError, ValueError, EOFError) as error:
+        raise DamagedShard(f"{url} is damaged: {error}") from error
+    expected = [sample_key(info.number, number) for number in range(first, first + count)]
+    if [sample["__key__"] for sample in samples] != expected:
+        raise DamagedShard(
+            f"{url} is damaged: samples {expected[0]} to {expected[-1]} should follow one another, "
+            f"found are {len(samples)} samples"
+        )
+    return [_encoded(sample, len(index.classes)) for sample in samples]
+
+
+def _encoded(sample: dict[str, object], classes: int) -> Encoded:
+    where = f"{sample['__url__']}, sample {sample['__key__']}"
+    images = [sample[extension] for extension in IMAGE_EXTENSIONS if extension in sample]
+    if len(images) != 1 or ("cls" in sample) != (classes > 0):
+        raise DamagedShard(f"{where} is damaged: it has not the members it should have")
+    image, text = images[0], sample.get("cls", b"0")
+    assert isinstance(image, bytes) and isinstance(text, bytes)
+    label = int(text) if text.isdigit() else -1
+    if not 0 <= label < max(classes, 1):
+        raise DamagedShard(f"{where} is damaged: {text!r} is not one of {classes} classes")
+    return Encoded(image, label, where)
+
+
+def decode_all(index: Index, samples: list[Encoded]) -> tuple[NDArray[np.uint8], Ints]:
+    """Images uint8 [n, C, R, R] and labels int64 [n]. Raises `DamagedShard` for a bad image."""
+    shape = (len(samples), index.channels, index.resolution, index.resolution)
+    images = np.empty(shape, dtype=np.uint8)  # [n, C, R, R]
+    for row, sample in enumerate(samples):
+        try:
+            images[row] = decode(sample.image, index.channels, index.resolution)
+        except BadImage as error:
+            raise DamagedShard(f"{sample.where} is damaged: {error}") from error
+    return images, np.array([sample.label for sample in samples], dtype=np.int64)
+
+
+class BlockReader:
+    """Reads what an `Order` asks for, a block of a lane at a time. Holds one block per lane,
+    as encoded bytes: a decoded one of large pictures would take ten times the memory."""
+
+    def __init__(self, index: Index, directory: Path | str, order: Order) -> None:
+        self._index, self._directory, self._order = index, directory, order
+        self._shard_begins = np.cumsum([0] + [shard.samples for shard in index.shards])
+        # lane -> (epoch and number of its block, what is left of the block by stored number)
+        self._held: dict[int, tuple[tuple[int, int], dict[int, Encoded]]] = {}
+
+    def read(self, positions: Ints) -> tuple[NDArray[np.uint8], Ints]:
+        """Images uint8 [n, C, R, R] and labels int64 [n] at these ascending positions, which must
+        lie after those of the last call."""
+        order, samples = self._order, list[Encoded]()
+        epochs = positions // order.samples
+        for number in np.unique(epochs).tolist():
+            mine, epoch = positions[epochs == number], order.epoch(number)
+            places = order.places(number, mine)
+            for lane, block, stored in zip(
+                order.lane(mine).tolist(),
+                epoch.block[places].tolist(),
+                epoch.shuffled[places].tolist(),
+                strict=True,
+            ):
+                if lane not in self._held or self._held[lane][0] != (number, block):
+                    self._held[lane] = (number, block), self._load(epoch.unshuffled(block))
+                samples.append(self._held[lane][1].pop(stored))
+        return decode_all(self._index, samples)
+
+    def _load(self, stored: Ints) -> dict[int, Encoded]:
+        """These samples, which the stream has next to one another, by stored number."""
+        shards = np.searchsorted(self._shard_begins, stored, side="right") - 1
+        cuts = np.flatnonzero(np.diff(shards)) + 1
+        found: dict[int, Encoded] = {}
+        for run, shard in zip(np.split(stored, cuts), shards[np.append(0, cuts)], strict=True):
+            first = int(run[0] - self._shard_begins[shard])
+            samples = read_range(self._index, self._directory, int(shard), first, len(run))
+            found.update(zip(run.tolist(), samples, strict=True))
+        return found

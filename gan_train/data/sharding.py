@@ -1,0 +1,407 @@
+"""From pictures to shards: a plan, work that any number of processes share, and the index.
+
+The plan alone decides which picture stands where, and a shard depends on the plan alone, so any
+mapper may call `write_shard` in any order: a loop, a process pool, tasks on a cluster.
+
+    plan = plan_shards(config, None, workspace)
+    receipts = map(partial(write_shard, plan), range(plan.shards))
+    index = finish_shards(plan, list(receipts))
+
+A shard is written aside and renamed, its receipt after it. A receipt whose tar verifies is taken
+as it is, so a killed run goes on where it was.
+"""
+
+from __future__ import annotations
+
+import hashlib
+import json
+import logging
+import re
+from collections import Counter
+from collections.abc import Callable, Iterable, Sequence
+from contextlib import suppress
+from dataclasses import dataclass
+from functools import partial
+from pathlib import Path, PurePosixPath
+from typing import Any, Literal, NamedTuple
+
+from pydantic import BaseModel, ConfigDict, ValidationError
+from webdataset.writer import TarWriter
+
+from gan_train.config import DataConfig
+from gan_train.data.files import aside, remove_leftovers, sha256_of, write_aside
+from gan_train.data.images import BadImage, Transform, load_image
+from gan_train.data.index import (
+    INDEX_NAME,
+    DamagedShard,
+    Index,
+    ShardInfo,
+    content_hash,
+    sample_key,
+    shard_name,
+)
+from gan_train.data.order import permutation
+from gan_train.data.sources import Source, SourceFile, UnreadableFile, open_source, plain_source
+from gan_train.errors import UserError
+
+MANIFEST_NAME, QUARANTINE_NAME = "manifest.jsonl", "quarantine.json"
+_FORMAT = 1
+"""Raise when the same source and configuration shall give other shards than before."""
+_IMAGE_NAME = re.compile(r"\.(png|jpe?g|webp|bmp|gif|tiff?|p[bgpn]m|jp2|avif)$", re.IGNORECASE)
+_OWNER = "gan-train"
+_PROBES = 8
+
+log = logging.getLogger(__name__)
+
+
+class PlannedImage(NamedTuple):
+    """A file to store and its label; 0 when the data has no labels."""
+
+    file: SourceFile
+    label: int
+
+
+class BadFile(NamedTuple):
+    """A line of the quarantine report."""
+
+    path: str
+    reason: str
+
+
+@dataclass(frozen=True)
+class ShardPlan:
+    """What goes where. Made by `plan_shards`; pickles small, and nothing in it is open.
+
+    `entries` are the images, in their final order; shard n holds the `shard_images` from
+    n * shard_images on. `rejected` files are no images by their name or place. `done` are the
+    shards that have a receipt (not yet verified); `expected_bytes` is extrapolated from a few
+    images.
+    """
+
+    source: Path
+    directory: Path
+    fingerprint: str
+    entries: tuple[PlannedImage, ...]
+    rejected: tuple[BadFile, ...]
+    classes: tuple[str, ...]
+    transform: Transform
+    identity: dict[str, Any]
+    shard_images: int
+    max_bad_fraction: float
+    expected_bytes: int
+    done: tuple[int, ...]
+
+    @property
+    def images(self) -> int:
+        """Files that are stored unless they turn out to be bad."""
+        return len(self.entries)
+
+    @property
+    def shards(self) -> int:
+        """Number of calls of `write_shard`: 0 to shards-1."""
+        return -(-self.images // self.shard_images)
+
+    def entries_of(self, number: int) -> tuple[PlannedImage, ...]:
+        """The images of that shard."""
+        return self.entries[number * self.shard_images : (number + 1) * self.shard_images]
+
+
+class ShardReceipt(BaseModel):
+    """What became of a shard's files: `info` is None when all were bad; `paths` are those of the
+    stored samples, in order."""
+
+    model_config = ConfigDict(extra="forbid", frozen=True)
+
+    version: Literal[1] = 1
+    fingerprint: str
+    number: int
+    info: ShardInfo | None
+    paths: tuple[str, ...]
+    bad: tuple[BadFile, ...]
+
+
+def plan_shards(config: DataConfig, directory: Path | None, workspace: Path) -> ShardPlan:
+    """List the source and decide which image stands where. Writes nothing, except that a
+    compressed tar is unpacked into `workspace/sources` first.
+
+    The shards go to `directory`, or to `workspace/shards/<fingerprint>`. With `classes: folder`
+    the class of an image is the name of its folder, and an image outside of the class folders is
+    rejected. Raises UserError for a source that is missing, unsafe or holds no such images.
+    """
+    source = plain_source(Path(config.source), workspace / "sources")
+    files = open_source(source).files()
+    images, rejected = _select(files, config)
+    classes = tuple(sorted({name for _, name in images if name is not None}))
+    labels = {name: label for label, name in enumerate(classes)}
+
+    transform = Transform.of(config)
+    pixels = {"resolution", "colour", "resize", "crop", "background", "classes", "only_classes"}
+    identity = config.model_dump(mode="json", include=pixels)
+    recipe = [_FORMAT, identity, config.shard_images, config.max_pixels]
+    fingerprint = hashlib.sha256(json.dumps(recipe, sort_keys=True).encode())
+    for file in files:  # by content, not by place: a zip and its tar give the same shards
+        fingerprint.update(json.dumps([file.path, file.size, file.crc]).encode())
+    name = fingerprint.hexdigest()[:16]
+    if directory is None:
+        directory = workspace / "shards" / name
+    directory = directory.resolve()
+
+    turns = permutation(len(images), "gan-train shards", _FORMAT)  # every shard a mix of classes
+    entries = tuple(
+        PlannedImage(images[turn][0], labels.get(images[turn][1] or "", 0)) for turn in turns
+    )
+    return ShardPlan(
+        source,
+        directory,
+        name,
+        entries,
+        tuple(rejected),
+        classes,
+        transform,
+        identity,
+        config.shard_images,
+        config.max_bad_fraction,
+        expected_bytes=_expected_bytes(source, entries, transform, labelled=bool(classes)),
+        done=tuple(
+            number
+            for number in range(-(-len(entries) // config.shard_images))
+            if _receipt_path(directory, number).exists()
+        ),
+    )
+
+
+def _select(
+    files: Sequence[SourceFile], config: DataConfig
+) -> tuple[list[tuple[SourceFile, str | None]], list[BadFile]]:
+    """The files to store with their class (None: unlabelled), and those that are none."""
+    images, rejected = [], []
+    for file in files:
+        if _IMAGE_NAME.search(file.path):
+            images.append(file)
+        else:
+            rejected.append(BadFile(file.path, "not an image by its name"))
+    if not images:
+        raise UserError(
+            f"data.source: {config.source} holds no images (files named .png, .jpg, .jpeg, .webp, "
+            ".bmp, .gif, .tif, .tiff, .pbm, .pgm, .ppm, .pnm, .jp2 or .avif)"
+        )
+    if config.classes == "none" and not config.only_classes:
+        return [(file, None) for file in images], rejected
+
+    # A folder that holds all others (the top folder of most archives) is no class.
+    parents = {file.path: PurePosixPath(file.path).parent for file in images}
+    folders = set(parents.values())
+    common = _common(folders) if len(folders) > 1 else PurePosixPath(".")
+    names = {path: parent.name for path, parent in parents.items() if parent != common}
+    if not names:
+        raise UserError(
+            f"data.classes is 'folder', but {config.source} has no class folders; use 'none', or "
+            "put the images of every class into a folder of its own"
+        )
+    if unknown := sorted(set(config.only_classes) - set(names.values())):
+        raise UserError(
+            f"data.only_classes names {', '.join(unknown)}, which {config.source} has not; "
+            f"it has {', '.join(sorted(set(names.values())))}"
+        )
+    wanted = set(config.only_classes) or set(names.values())
+    selected = [(file, names[file.path]) for file in images if names.get(file.path) in wanted]
+    if config.classes == "none":
+        return [(file, None) for file, _ in selected], rejected
+    for file in images:
+        if file.path not in names:
+            rejected.append(BadFile(file.path, "lies in no class folder"))
+    return list(selected), rejected
+
+
+def _expected_bytes(
+    source: Path, entries: Sequence[PlannedImage], transform: Transform, *, labelled: bool
+) -> int:
+    """Size of all tars, from that of a few images (the entries are in random order)."""
+    opened, sizes = open_source(source), []
+    for entry in entries[:_PROBES]:
+        with suppress(BadImage, UnreadableFile):
+            sizes.append(_in_tar(len(_stored_image(opened, entry.file, transform)[0])))
+    each = sum(sizes) / max(len(sizes), 1) + labelled * _in_tar(1)
+    return round(each * len(entries))
+
+
+def _common(folders: Iterable[PurePosixPath]) -> PurePosixPath:
+    """The deepest folder that all of these lie in, or are."""
+    chains = [(*folder.parts,) for folder in folders]
+    shared = []
+    for level in zip(*chains, strict=False):
+        if len(set(level)) > 1:
+            break
+        shared.append(level[0])
+    return PurePosixPath(*shared)
+
+
+def write_shard(plan: ShardPlan, number: int) -> ShardReceipt:
+    """Write the tar with that number and its receipt; a finished one is verified and kept.
+
+    Safe to call from many processes, and again after a kill. Raises UserError when the source
+    changed since it was planned.
+    """
+    if (receipt := _valid_receipt(plan, number)) is not None:
+        return receipt
+    paths: list[str] = []
+    bad: list[BadFile] = []
+    offsets: list[int] = []
+    end = 0
+    tar = plan.directory / shard_name(number)
+    source = open_source(plan.source)
+    with aside(tar) as file:
+        writer = TarWriter(file, user=_OWNER, group=_OWNER, mtime=0, encoder=False)
+        for entry in plan.entries_of(number):
+            try:
+                image, extension = _stored_image(source, entry.file, plan.transform)
+            except (BadImage, UnreadableFile) as error:
+                bad.append(BadFile(entry.file.path, str(error)))
+                continue
+            members: dict[str, str | bytes] = {extension: image}
+            if plan.classes:
+                members["cls"] = str(entry.label).encode()
+            writer.write({"__key__": sample_key(number, len(paths)), **members})
+            paths.append(entry.file.path)
+            offsets.append(end)
+            end += sum(_in_tar(len(data)) for data in members.values())
+        writer.close()
+    if paths:
+        info = ShardInfo(
+            name=tar.name,
+            samples=len(paths),
+            bytes=tar.stat().st_size,
+            sha256=sha256_of(tar),
+            offsets=tuple(offsets),
+        )
+    else:  # all were bad
+        tar.unlink()
+        info = None
+    receipt = ShardReceipt(
+        fingerprint=plan.fingerprint, number=number, info=info, paths=tuple(paths), bad=tuple(bad)
+    )
+    write_aside(_receipt_path(plan.directory, number), receipt.model_dump_json().encode() + b"\n")
+    return receipt
+
+
+def _stored_image(source: Source, file: SourceFile, transform: Transform) -> tuple[bytes, str]:
+    if file.size > transform.max_bytes:
+        raise BadImage(f"{file.size} bytes, too large to be a picture")
+    return load_image(source.read(file), transform)
+
+
+def _in_tar(size: int) -> int:
+    """Bytes that a member takes: a header, and the data in blocks of 512."""
+    return 512 + -(-size // 512) * 512
+
+
+def finish_shards(plan: ShardPlan, receipts: Iterable[ShardReceipt]) -> Index:
+    """Write the index, the manifest (key to source path) and the quarantine report.
+
+    Raises UserError, after writing the report, when more than `max_bad_fraction` of the files
+    are bad, or all of them.
+    """
+    receipts = sorted(receipts, key=lambda receipt: receipt.number)
+    assert [receipt.number for receipt in receipts] == list(range(plan.shards))
+    bad = sorted([*plan.rejected, *(file for receipt in receipts for file in receipt.bad)])
+    samples = sum(len(receipt.paths) for receipt in receipts)
+    report = {
+        "quarantined": len(bad),
+        "files": len(bad) + samples,
+        "reasons": dict(Counter(file.reason for file in bad).most_common()),
+        "quarantine": [file._asdict() for file in bad],
+    }
+    report_path = plan.directory / QUARANTINE_NAME
+    write_aside(report_path, json.dumps(report, indent=1).encode() + b"\n")
+    _check_quarantine(plan, len(bad), samples)
+
+    manifest = [
+        json.dumps({"key": sample_key(receipt.number, place), "path": path}) + "\n"
+        for receipt in receipts
+        for place, path in enumerate(receipt.paths)
+    ]
+    write_aside(plan.directory / MANIFEST_NAME, "".join(manifest).encode())
+    shards = tuple(receipt.info for receipt in receipts if receipt.info is not None)
+    index = Index(
+        content_hash=content_hash(shards, plan.identity),
+        samples=samples,
+        resolution=plan.transform.resolution,
+        channels=1 if plan.transform.mode == "L" else 3,
+        classes=plan.classes,
+        transform=plan.identity,
+        quarantined=len(bad),
+        shards=shards,
+    )
+    index.save(plan.directory)
+    remove_leftovers(plan.directory)
+    return index
+
+
+def verified_index(plan: ShardPlan) -> Index | None:
+    """The index of shards that are finished, with every hash verified; None when there is work
+    left, be it that a shard was damaged since (which is logged).
+
+    Raises UserError when more files were bad than the configuration allows by now.
+    """
+    if not (plan.directory / INDEX_NAME).exists():
+        return None
+    try:
+        index = Index.load(plan.directory)
+    except UserError as error:
+        log.warning("shards are checked and indexed anew: %s", error)
+        return None
+    receipts = [_valid_receipt(plan, number) for number in range(plan.shards)]
+    if index.shards != tuple(done.info for done in receipts if done and done.info):
+        return None
+    _check_quarantine(plan, index.quarantined, index.samples)
+    return index
+
+
+def shard(
+    config: DataConfig,
+    workspace: Path,
+    map: Callable[..., Iterable[ShardReceipt]] = map,
+    progress: Callable[[ShardReceipt], None] | None = None,
+) -> Path:
+    """Plan, write and finish; returns the folder of the shards. Up-to-date ones are verified and
+    kept. `map` may be that of a process pool; `progress` hears of every shard that is done."""
+    plan = plan_shards(config, None, workspace)
+    if verified_index(plan) is None:
+        receipts = []
+        for receipt in map(partial(write_shard, plan), range(plan.shards)):
+            receipts.append(receipt)
+            if progress is not None:
+                progress(receipt)
+        finish_shards(plan, receipts)
+    return plan.directory
+
+
+def _receipt_path(directory: Path, number: int) -> Path:
+    return (directory / shard_name(number)).with_suffix(".json")
+
+
+def _valid_receipt(plan: ShardPlan, number: int) -> ShardReceipt | None:
+    """The receipt of a finished shard, if it is of this plan and its tar verifies."""
+    path = _receipt_path(plan.directory, number)
+    try:
+        receipt = ShardReceipt.model_validate_json(path.read_bytes())
+        if receipt.info is not None:
+            receipt.info.verify(plan.directory)
+    except FileNotFoundError:
+        return None
+    except (ValidationError, DamagedShard) as error:
+        log.warning("shard %d is written anew: %s", number, error)
+        return None
+    same = (receipt.fingerprint, receipt.number) == (plan.fingerprint, number)
+    return receipt if same else None
+
+
+def _check_quarantine(plan: ShardPlan, bad: int, good: int) -> None:
+    share = bad / (bad + good)
+    if good and share <= plan.max_bad_fraction:
+        return
+    raise UserError(
+        f"{bad} of {bad + good} files are no usable images ({share:.1%}, data.max_bad_fraction "
+        f"allows {plan.max_bad_fraction:.1%}); {plan.directory / QUARANTINE_NAME} lists them with "
+        "the reasons. Remove or mend them, or raise data.max_bad_fraction"
+    )

@@ -1,0 +1,278 @@
+"""Where pictures come from: a folder, a zip or a tar. Lists them, and reads one at a time.
+
+A source is hostile until shown otherwise: nothing outside it is read, nothing is unpacked by its
+own name. Every file is listed with its size and CRC-32, so that the list identifies the content
+(whatever holds it), and reading a file again shows whether it changed since.
+"""
+
+from __future__ import annotations
+
+import bz2
+import gzip
+import lzma
+import os
+import re
+import shutil
+import stat
+import tarfile
+import zipfile
+import zlib
+from collections.abc import Callable, Iterable
+from functools import lru_cache
+from pathlib import Path, PurePosixPath
+from typing import Any, BinaryIO, NamedTuple, Protocol
+
+from gan_train.data.files import aside, sha256_of
+from gan_train.errors import UserError
+
+_READ, _BLOCK = 1 << 20, 512
+_DAMAGED_ARCHIVE = (zipfile.BadZipFile, zlib.error, lzma.LZMAError, EOFError, gzip.BadGzipFile)
+_ZIP_METHODS = (
+    *(zipfile.ZIP_STORED, zipfile.ZIP_DEFLATED),
+    *(zipfile.ZIP_BZIP2, zipfile.ZIP_LZMA),
+)
+_COMPRESSED: dict[bytes, Callable[[Path], Any]] = {
+    b"\x1f\x8b": gzip.open,
+    b"BZh": bz2.open,
+    b"\xfd7zXZ\x00": lzma.open,
+}
+_LEFT_BY_SYSTEMS = {"__MACOSX", "Thumbs.db", "desktop.ini"}
+
+
+class SourceFile(NamedTuple):
+    """A file of a source: path relative to it, size, CRC-32, and in a tar the data's offset."""
+
+    path: str
+    size: int
+    crc: int
+    offset: int = 0
+
+
+class UnreadableFile(Exception):
+    """One file of an archive is damaged; the text is the reason, for the quarantine report."""
+
+
+class Source(Protocol):
+    """A folder or an archive."""
+
+    def files(self) -> list[SourceFile]:
+        """All files, sorted by path. Hidden files and those that systems leave behind are passed
+        over. Raises UserError for links, devices and paths that leave the source."""
+
+    def read(self, file: SourceFile) -> bytes:
+        """A listed file's content. Raises UserError if it is not what was listed."""
+
+
+def open_source(path: Path) -> Source:
+    """The source at a path: a folder, a zip or a plain tar. An archive stays open, and is opened
+    once per process as long as it does not change."""
+    try:
+        status = path.stat()
+    except OSError as error:
+        raise UserError(f"data.source: cannot read {path}: {error.strerror}") from error
+    # per process, because forked ones would share an open file's position
+    return _open(path, status.st_mtime_ns, status.st_size, os.getpid())
+
+
+@lru_cache(maxsize=1)
+def _open(path: Path, mtime_ns: int, size: int, process: int) -> Source:
+    if path.is_dir():
+        return _Folder(path)
+    return _Zip(path) if zipfile.is_zipfile(path) else _Tar(path)
+
+
+def plain_source(path: Path, unpacked: Path) -> Path:
+    """The absolute path to open. A compressed tar, in which nothing can be found without reading
+    all before it, is first unpacked to a plain tar in the folder `unpacked`.
+
+    Raises UserError when there is nothing, or neither a folder, a zip nor a tar.
+    """
+    path = path.expanduser().resolve()
+    if path.is_dir() or (path.is_file() and zipfile.is_zipfile(path)):
+        return path
+    if not path.is_file():
+        raise UserError(f"data.source: {path} does not exist")
+    with path.open("rb") as file:
+        magic = file.read(6)
+    unpack = next((how for start, how in _COMPRESSED.items() if magic.startswith(start)), None)
+    if unpack is None:
+        return path
+    plain = unpacked / f"{sha256_of(path)[:16]}.tar"
+    if not plain.exists():
+        try:
+            with unpack(path) as packed, aside(plain) as file:
+                shutil.copyfileobj(packed, file, _READ)
+        except (*_DAMAGED_ARCHIVE, ValueError) as error:
+            raise UserError(f"data.source: {path} is damaged: {error}") from error
+    return plain
+
+
+class _Folder:
+    def __init__(self, root: Path) -> None:
+        self._root = root.resolve()
+
+    def files(self) -> list[SourceFile]:
+        found = []
+        for folder, folders, names in os.walk(self._root, onerror=_raise):
+            folders[:] = [name for name in folders if not _passed_over(name)]
+            for name in folders:
+                if (Path(folder) / name).is_symlink():
+                    raise _refused(self._root, f"{Path(folder) / name}: a link to a folder")
+            for name in names:
+                if not _passed_over(name):
+                    path = (Path(folder) / name).relative_to(self._root).as_posix()
+                    found.append(self._listed(path))
+        return sorted(found)
+
+    def _listed(self, path: str) -> SourceFile:
+        place = self._inside(path)
+        try:
+            with place.open("rb") as file:
+                return SourceFile(path, *_size_and_crc(file, place.stat().st_size))
+        except PermissionError as error:
+            raise UserError(f"data.source: cannot read {place}: {error.strerror}") from error
+
+    def _inside(self, path: str) -> Path:
+        """The real place of a path, which is a file within the source."""
+        try:
+            place = (self._root / path).resolve(strict=True)
+        except FileNotFoundError as error:
+            raise _refused(self._root, f"{path}: a broken link, or gone") from error
+        if not place.is_relative_to(self._root):
+            raise _refused(self._root, f"{path}: a link that leaves the source")
+        if not place.is_file():  # opening a pipe would wait for ever
+            raise _refused(self._root, f"{path}: not a file")
+        return place
+
+    def read(self, file: SourceFile) -> bytes:
+        return _as_listed(self._inside(file.path).read_bytes(), file)
+
+
+class _Zip:
+    def __init__(self, path: Path) -> None:
+        self._path = path
+        try:
+            self._zip = zipfile.ZipFile(path)
+        except zipfile.BadZipFile as error:
+            raise UserError(f"data.source: {path} is damaged: {error}") from error
+        members = [
+            (safe, info)
+            for info in self._zip.infolist()
+            if not info.is_dir() and (safe := _safe(path, info.filename))
+        ]
+        _refuse_twins(path, (safe for safe, _ in members))
+        self._members = dict(members)
+
+    def files(self) -> list[SourceFile]:
+        for name, info in self._members.items():
+            kind = stat.S_IFMT(info.external_attr >> 16)  # Unix mode; 0 from other systems
+            if kind not in (0, stat.S_IFREG):
+                raise _refused(self._path, f"{name}: a link or a device")
+            if info.flag_bits & 1:
+                raise _refused(self._path, f"{name}: encrypted")
+            if info.compress_type not in _ZIP_METHODS:
+                raise _refused(self._path, f"{name}: compressed by an unknown method")
+        return sorted(
+            SourceFile(name, info.file_size, info.CRC) for name, info in self._members.items()
+        )
+
+    def read(self, file: SourceFile) -> bytes:
+        info = self._members.get(file.path)
+        if info is None or (info.file_size, info.CRC) != (file.size, file.crc):
+            raise _changed(file)
+        try:
+            return _as_listed(self._zip.read(info), file)
+        except _DAMAGED_ARCHIVE as error:
+            raise UnreadableFile(f"damaged in the zip: {error}") from error
+
+
+class _Tar:
+    def __init__(self, path: Path) -> None:
+        self._path = path
+
+    def files(self) -> list[SourceFile]:
+        found, end = [], 0
+        try:
+            with tarfile.open(self._path, "r:") as tar, self._path.open("rb") as file:
+                for member in tar:
+                    name = _safe(self._path, member.name)
+                    end = member.offset_data + (
+                        0 if member.isdir() else -(-member.size // _BLOCK) * _BLOCK
+                    )
+                    if not member.isdir() and (not member.isreg() or member.issparse()):
+                        raise _refused(self._path, f"{member.name}: a link or a device")
+                    if member.isreg() and name:
+                        file.seek(member.offset_data)
+                        size, crc = _size_and_crc(file, member.size)
+                        found.append(SourceFile(name, size, crc, member.offset_data))
+                _check_end(self._path, file, end)
+        except tarfile.TarError as error:
+            raise UserError(
+                f"data.source: {self._path} is no folder, zip or tar, or is damaged: {error}"
+            ) from error
+        _refuse_twins(self._path, (file.path for file in found))
+        return sorted(found)
+
+    def read(self, file: SourceFile) -> bytes:
+        with self._path.open("rb") as tar:
+            tar.seek(file.offset)
+            return _as_listed(tar.read(file.size), file)
+
+
+def _check_end(path: Path, file: BinaryIO, end: int) -> None:
+    """A tar ends in zeros. One cut between members has none; one with a zeroed or broken header
+    has more behind it. Python's reader takes both for the end."""
+    file.seek(end)
+    rest = file.read(_BLOCK)
+    if not rest or any(rest) or any(any(part) for part in iter(lambda: file.read(_READ), b"")):
+        raise UserError(f"data.source: {path} is damaged or cut off at byte {end}; fetch it again")
+
+
+def _size_and_crc(file: BinaryIO, size: int) -> tuple[int, int]:
+    """CRC-32 of the next `size` bytes, and how many there were."""
+    crc, left = 0, size
+    while left and (part := file.read(min(left, _READ))):
+        crc, left = zlib.crc32(part, crc), left - len(part)
+    return size - left, crc
+
+
+def _as_listed(data: bytes, file: SourceFile) -> bytes:
+    if len(data) != file.size or zlib.crc32(data) != file.crc:
+        raise _changed(file)
+    return data
+
+
+def _safe(source: Path, name: str) -> str | None:
+    """A member's name in plain form; None if it is passed over. Refuses one that leaves."""
+    parts = re.split(r"[/\\]", name)
+    if not parts[0] or ".." in parts or "\0" in name or re.match("[A-Za-z]:", name):
+        raise _refused(source, f"{name!r}: leaves the source")
+    plain = PurePosixPath(name)  # drops "./"
+    return None if any(map(_passed_over, plain.parts)) else str(plain)
+
+
+def _passed_over(name: str) -> bool:
+    return name.startswith(".") or name in _LEFT_BY_SYSTEMS
+
+
+def _refuse_twins(source: Path, names: Iterable[str]) -> None:
+    seen: set[str] = set()
+    for name in names:
+        if name in seen:
+            raise _refused(source, f"{name}: stands there twice")
+        seen.add(name)
+
+
+def _refused(source: Path, what: str) -> UserError:
+    return UserError(
+        f"data.source: {source} is refused because of {what}. Remove it from the source, or put "
+        "ordinary files in its place"
+    )
+
+
+def _changed(file: SourceFile) -> UserError:
+    return UserError(f"data.source changed while it was read ({file.path}); run again")
+
+
+def _raise(error: OSError) -> None:
+    raise UserError(f"data.source: cannot read {error.filename}: {error.strerror}") from error

@@ -1,0 +1,132 @@
+"""Gathers what the measures need from a sequence of images that the ranks share out.
+
+The sequence is cut into groups of `GROUP` neighbours, and group g belongs to rank g mod world size.
+Everything kept is indexed by the place in the sequence, or is a float64 sum, so neither the batch
+nor the number of ranks changes the outcome. Images stay on the rank that made them.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Iterator, Sequence
+
+import torch
+import torch.distributed as dist
+import torch.nn.functional as F
+from torch import Tensor
+
+from gan_train.metrics.diversity import GROUP, pixel_distances
+from gan_train.metrics.frechet import Moments
+
+KEPT = 10_000
+"""Features kept for the measures that need more than moments: those of the first images."""
+
+Generate = Callable[[Tensor], tuple[Tensor, Tensor | None]]
+"""From places int64 [n] to images uint8 [n, C, R, R] and labels int64 [n] or None."""
+
+
+Job = tuple[Sequence[str], Callable[[], Sequence[float]]]
+"""The names of some measures, and what computes their values."""
+
+
+def share_out(
+    jobs: Sequence[Job], rank: int, world_size: int, device: torch.device
+) -> dict[str, float]:
+    """Compute each job on one rank; all ranks get the same values, bit for bit. Collective."""
+    names = [name for job_names, _ in jobs for name in job_names]
+    values = torch.zeros(len(names), dtype=torch.float64, device=device)
+    first = 0
+    for number, (job_names, compute) in enumerate(jobs):
+        if number % world_size == rank:
+            found = torch.tensor(compute(), dtype=torch.float64, device=device)
+            values[first : first + len(job_names)] = found
+        first += len(job_names)
+    all_sum(values)
+    return dict(zip(names, values.tolist(), strict=True))
+
+
+def all_sum(*tensors: Tensor) -> None:
+    """Sum each tensor over all ranks, in place."""
+    if dist.is_initialized():
+        for tensor in tensors:
+            dist.all_reduce(tensor)
+
+
+def own_positions(count: int, rank: int, world_size: int, batch: int) -> Iterator[Tensor]:
+    """The places of this rank among `count`, int64, in batches."""
+    groups = torch.arange(count).split(GROUP)[rank::world_size]
+    if groups:
+        yield from torch.cat(groups).split(batch)
+
+
+class FeatureSet:
+    """Features at the places start to stop - 1: moments of all, and the first `KEPT` themselves."""
+
+    def __init__(self, start: int, stop: int, dims: int, device: torch.device) -> None:
+        self.start, self.stop = start, stop
+        self.moments = Moments(dims, device)
+        self.features = torch.zeros(min(stop - start, KEPT), dims, device=device)  # [m, D]
+
+    def update(self, positions: Tensor, features: Tensor) -> None:
+        """Take from features [n, D] those whose places lie in the span."""
+        places = positions.to(features.device) - self.start
+        self.moments.update(features[(places >= 0) & (places < self.stop - self.start)])
+        kept = (places >= 0) & (places < len(self.features))
+        self.features[places[kept]] = features[kept]
+
+    def all_reduce(self) -> None:
+        """Sum over all ranks: each place is filled on one rank and zero on the others."""
+        self.moments.all_reduce()
+        all_sum(self.features)
+        assert int(self.moments.count) == self.stop - self.start
+
+
+class PixelPairs:
+    """Distances of the pairs within each group, and the labels of all images."""
+
+    def __init__(self, count: int, device: torch.device) -> None:
+        groups = -(-count // GROUP)
+        self.distances = torch.zeros(groups, GROUP, GROUP, dtype=torch.float64, device=device)
+        self._label_plus_one = torch.zeros(count, dtype=torch.int64, device=device)  # 0: none
+        self._count = count
+        self._waiting: list[Tensor] = []  # images of the group that is not yet complete
+
+    def update(self, positions: Tensor, images: Tensor, labels: Tensor | None) -> None:
+        """Add images uint8 [n, C, R, R]; a group is measured as soon as its last image is here."""
+        if labels is not None:
+            places = positions.to(self._label_plus_one.device)
+            self._label_plus_one[places] = labels.to(places) + 1
+        for position, image in zip(positions.tolist(), images, strict=True):
+            if position % GROUP == 0:
+                self._waiting = []
+            self._waiting.append(image)
+            if (position + 1) % GROUP == 0 or position + 1 == self._count:
+                size = len(self._waiting)
+                distances = pixel_distances(torch.stack(self._waiting))
+                self.distances[position // GROUP, :size, :size] = distances.to(self.distances)
+
+    def all_reduce(self) -> None:
+        """Sum over all ranks."""
+        all_sum(self.distances, self._label_plus_one)
+
+    @property
+    def labels(self) -> Tensor | None:
+        """int64 [count], or None when the images have none."""
+        return self._label_plus_one - 1 if bool(self._label_plus_one.all()) else None
+
+    def medians(self) -> tuple[float | None, float | None]:
+        """Median distance of all pairs, and of those within a class; None without such pairs."""
+        groups = len(self.distances)
+        places = torch.arange(groups * GROUP, device=self.distances.device).view(groups, GROUP)
+        first, second = torch.triu_indices(GROUP, GROUP, offset=1, device=places.device)
+        valid = places[:, second] < self._count  # [groups, pairs]
+        distances = self.distances[:, first, second]
+        labels = self.labels
+        same = torch.zeros_like(valid)
+        if labels is not None:
+            padded = F.pad(labels, (0, groups * GROUP - self._count)).view(groups, GROUP)
+            same = valid & (padded[:, first] == padded[:, second])
+        return _median(distances[valid]), _median(distances[same])
+
+
+def _median(values: Tensor) -> float | None:
+    return float(values.median()) if len(values) else None

@@ -1,0 +1,170 @@
+"""Scores a generator against the stored data set, over all ranks.
+
+`protocol.py` says what a score depends on, `collect.py` how ranks share the images, `real.py` what
+is measured of the real images. A score has, as `config.metrics` asks:
+
+    fd_efficientnet_lite0 (or fid)       Fréchet distance; lower is better
+    kid_..., precision_..., recall_...   other measures of the same features
+    ..._null                             the measure between two parts of the real images, of
+                                         `null_images` each: what a perfect generator gets. Where
+                                         that is fewer than N, a distance's null is too large
+    nearest_distance_..., ..._real       median feature distance to the nearest other sample
+    pair_distance, ..._within_class      median pixel distance of two samples, pixels from 0 to 1
+    class_entropy                        of the predicted classes; 1 when all are equally frequent
+    class_accuracy                       share of samples predicted to be of the class asked for;
+                                         `_real`: of real images that the classifier has not seen
+
+The last three show collapse, which a distance alone does not. The classifier is at hand when the
+data has classes and features are computed; with `diversity` as the only metric no feature network
+is loaded, and pixels alone are measured. Features beyond the first 10,000 images count for the
+Fréchet distance only.
+"""
+
+from __future__ import annotations
+
+import logging
+from pathlib import Path
+
+import torch
+
+from gan_train.config import EvaluateConfig
+from gan_train.data.index import Index
+from gan_train.errors import UserError
+from gan_train.metrics import real_cache
+from gan_train.metrics.collect import FeatureSet, Generate, PixelPairs, all_sum
+from gan_train.metrics.diversity import class_entropy, classify
+from gan_train.metrics.extractors import build_extractor, identify
+from gan_train.metrics.protocol import Protocol
+from gan_train.metrics.real import Share, feature_jobs, measure_real, pair_distances
+from gan_train.metrics.real_cache import RealStatistics
+
+log = logging.getLogger(__name__)
+
+FEWEST_IMAGES = 8
+"""Two halves of four, so that each sample has three neighbours."""
+
+
+class Evaluator:
+    """The measures that `config` asks for, of any generator of images like those of `index`.
+
+    `directory` holds the shards, `cache` the statistics of real images. Raises UserError for
+    weights that are missing or not the right ones, and for a data set that is too small.
+    """
+
+    def __init__(
+        self,
+        config: EvaluateConfig,
+        index: Index,
+        directory: Path,
+        cache: Path,
+        device: torch.device,
+        rank: int = 0,
+        world_size: int = 1,
+    ) -> None:
+        self.images = min(config.images, index.samples)
+        """N: images on each side of a comparison."""
+        self.null_images = min(self.images, index.samples // 2)
+        if self.null_images < FEWEST_IMAGES // 2 or self.images < FEWEST_IMAGES // 2:
+            raise UserError(
+                f"evaluate.images is {config.images}, the data set has {index.samples} images; "
+                f"scoring needs at least {FEWEST_IMAGES // 2} and {FEWEST_IMAGES}"
+            )
+        if self.images < config.images and rank == 0:
+            log.warning(
+                "evaluate.images is %d, but the data set has %d: N is %d",
+                *(config.images, index.samples, self.images),
+            )
+        self._config, self._index, self._directory = config, index, directory
+        self._share = Share(rank, world_size, device, config.batch)
+        self._identity = identify(config)
+        self.metric = self._identity.frechet_name
+        """Name of the Fréchet distance, which decides which checkpoint is best."""
+        pixels_alone = set(config.metrics) == {"diversity"}
+        self._extractor = None if pixels_alone else build_extractor(config, cache, device)
+        kind = "pixels" if pixels_alone else f"{self._identity.name}-{self._identity.resize}"
+        self._folder = cache / index.content_hash[:16] / f"{kind}-n{self.images}"
+        self._real: RealStatistics | None = None
+
+    def protocol(self) -> Protocol:
+        """What the scores depend on, to be stored beside them."""
+        return {
+            "data": self._index.content_hash,
+            "extractor": self._identity.name,
+            "weights": self._identity.weights_sha256,
+            "resize": self._identity.resize,
+            "images": self.images,
+            "reference": f"real images 0 to {self.images - 1} in stored order",
+            "null_images": self.null_images,
+        }
+
+    @torch.inference_mode()
+    def prepare(self) -> RealStatistics:
+        """The statistics of the real images: from the cache, or computed and cached. Collective."""
+        if self._real is not None:
+            return self._real
+        keeper = self._share.rank == 0
+        cached = real_cache.load(self._folder, self.protocol()) if keeper else None
+        self._real = real_cache.share(cached, self._share.device)
+        if self._real is None:
+            spans = (self.images, self.null_images)
+            self._real = measure_real(
+                self._index, self._directory, *spans, self._extractor, self._share
+            )
+            if keeper:
+                real_cache.store(self._folder, self.protocol(), self._real)
+        return self._real
+
+    @torch.inference_mode()
+    def score(self, generate: Generate) -> dict[str, float]:
+        """The measures of the images that `generate` makes. Collective; the same on every rank.
+
+        `generate` gets places int64 [n] of the evaluation sequence 0 to N-1; it returns their
+        images uint8 [n, C, R, R] and the labels int64 [n] asked for, None without classes.
+        """
+        real = self.prepare()
+        device = self._share.device
+        pixels = PixelPairs(self.images, device)
+        features = None
+        if self._extractor is not None:
+            features = FeatureSet(0, self.images, self._extractor.dims, device)
+        predicted = torch.zeros(self.images, dtype=torch.int64, device=device)
+        for positions in self._share.positions(self.images):
+            images, labels = generate(positions)
+            side = self._index.resolution
+            assert images.shape == (len(positions), self._index.channels, side, side)
+            pixels.update(positions, images, labels)
+            if self._extractor is not None and features is not None:
+                pooled, layout = self._extractor.features_and_layout(images)
+                features.update(positions, pooled)
+                if "weights" in real.tensors:
+                    guess = classify(layout, real.tensors["weights"], real.tensors["bias"])
+                    predicted[positions.to(device)] = guess
+        pixels.all_reduce()
+        all_sum(predicted)
+
+        scores: dict[str, float] = {}
+        wanted = self._config.metrics
+        if features is not None:
+            features.all_reduce()
+            jobs = feature_jobs(self._identity, real.tensors, features)
+            scores |= self._share.of_jobs([job for name, job in jobs.items() if name in wanted])
+        if "diversity" in wanted:
+            scores |= pair_distances(pixels)
+            if "weights" in real.tensors:
+                counts = torch.bincount(predicted, minlength=len(self._index.classes))
+                scores["class_entropy"] = class_entropy(counts)
+                if pixels.labels is not None:
+                    right = predicted == pixels.labels
+                    scores["class_accuracy"] = float(right.double().mean())
+        return _beside(scores, real.values)
+
+
+def _beside(scores: dict[str, float], real: dict[str, float]) -> dict[str, float]:
+    """Each score, followed by its null value or what real images have."""
+    found: dict[str, float] = {}
+    for name, value in scores.items():
+        found[name] = value
+        for ending in ("_null", "_real"):
+            if f"{name}{ending}" in real:
+                found[f"{name}{ending}"] = real[f"{name}{ending}"]
+    return found

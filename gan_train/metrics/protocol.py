@@ -1,0 +1,48 @@
+"""How a score was measured, and when two scores may be set side by side. Pure data.
+
+A distance says nothing by itself: it depends on the data set, the feature network and its weights,
+the resize in front of it, and N. All of these are stored beside every score.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+
+from gan_train.errors import UserError
+
+Protocol = dict[str, str | int]
+"""`data`: content hash of the shards; `extractor`, `weights` (SHA-256), `resize`; `images`: N;
+`reference`: which real images; `null_images`: how many stand on each side of the null value."""
+
+_DIFFERENCES = {
+    "data": "data sets",
+    "extractor": "feature extractors",
+    "weights": "weights of the feature extractor",
+    "resize": "resize filters or sizes",
+    "images": "numbers of images",
+    "reference": "reference images",
+}
+
+
+def comparable(a: Mapping[str, str | int], b: Mapping[str, str | int]) -> str | None:
+    """Why scores under the protocols a and b must not be compared; None when they may be."""
+    for key, what in _DIFFERENCES.items():
+        if a.get(key) != b.get(key):
+            return f"different {what} ({_short(a.get(key))} and {_short(b.get(key))})"
+    return None
+
+
+def refuse_unless_comparable(a: Mapping[str, str | int], b: Mapping[str, str | int]) -> None:
+    """Raise UserError when scores under the protocols a and b must not be compared."""
+    reason = comparable(a, b)
+    if reason is not None:
+        raise UserError(
+            f"these scores cannot be compared: {reason}; score both with the same shards and the "
+            "same `evaluate` settings"
+        )
+
+
+def _short(value: str | int | None) -> str:
+    """Digests by their beginning."""
+    text = "not recorded" if value is None else str(value)
+    return text if len(text) < 40 else f"{text[:12]}..."

@@ -1,0 +1,193 @@
+"""What is measured of the real images, once: reference, null values, classifier, pair distances."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from pathlib import Path
+
+import torch
+from torch import Tensor
+
+from gan_train.data.index import Index
+from gan_train.data.loader import read_images
+from gan_train.metrics.collect import (
+    FeatureSet,
+    Job,
+    PixelPairs,
+    all_sum,
+    own_positions,
+    share_out,
+)
+from gan_train.metrics.diversity import LinearDiscriminant, class_entropy, classify
+from gan_train.metrics.extractors import Extractor, ExtractorIdentity
+from gan_train.metrics.frechet import frechet_distance, frechet_distance_of_few
+from gan_train.metrics.kid import kernel_distance
+from gan_train.metrics.precision_recall import neighbour_distances, precision_recall
+from gan_train.metrics.real_cache import RealStatistics
+
+_FITTED = 0.8  # share of the images that the classifier is fitted to; others judge it
+_JUDGES = 2000  # at most so many
+
+
+@dataclass(frozen=True)
+class Share:
+    """Which part of the work is this process's, and where it computes."""
+
+    rank: int
+    world_size: int
+    device: torch.device
+    batch: int
+
+    def positions(self, count: int) -> list[Tensor]:
+        """This rank's places among `count`, in batches."""
+        return list(own_positions(count, self.rank, self.world_size, self.batch))
+
+    def of_jobs(self, jobs: list[Job]) -> dict[str, float]:
+        """All jobs' values, each computed on one rank. Collective."""
+        return share_out(jobs, self.rank, self.world_size, self.device)
+
+
+def feature_jobs(
+    identity: ExtractorIdentity, real: dict[str, Tensor], fake: FeatureSet
+) -> dict[str, Job]:
+    """By metric: names and computation of the measures between real features and others.
+
+    `real` has `mean`, `covariance`, `features` and `radii`, as `reference_tensors` gives them.
+    """
+    suffix = identity.suffix
+
+    def frechet() -> tuple[float]:
+        if max(len(real["features"]), len(fake.features)) < len(real["mean"]):
+            return (frechet_distance_of_few(real["features"], fake.features),)
+        moments = fake.moments.mean_and_covariance()
+        return (frechet_distance(real["mean"], real["covariance"], *moments),)
+
+    def neighbours() -> tuple[float, float, float]:
+        near = neighbour_distances(fake.features)
+        precision, recall = precision_recall(
+            real["features"], real["radii"], fake.features, near[:, -1]
+        )
+        return precision, recall, float(near[:, 0].median())
+
+    return {
+        "frechet": ((identity.frechet_name,), frechet),
+        "kid": ((f"kid{suffix}",), lambda: (kernel_distance(real["features"], fake.features),)),
+        "precision_recall": (
+            (f"precision{suffix}", f"recall{suffix}", f"nearest_distance{suffix}"),
+            neighbours,
+        ),
+    }
+
+
+def reference_tensors(features: FeatureSet) -> dict[str, Tensor]:
+    """What `feature_jobs` needs of the real side."""
+    mean, covariance = features.moments.mean_and_covariance()
+    radii = neighbour_distances(features.features)[:, -1]
+    return {"mean": mean, "covariance": covariance, "features": features.features, "radii": radii}
+
+
+def pair_distances(pixels: PixelPairs, ending: str = "") -> dict[str, float]:
+    """The two medians by name; without labels, or without two of a class, there is only one."""
+    every, within = pixels.medians()
+    found = {f"pair_distance{ending}": every, f"pair_distance_within_class{ending}": within}
+    return {name: value for name, value in found.items() if value is not None}
+
+
+def measure_real(
+    index: Index,
+    directory: Path,
+    images: int,
+    null_images: int,
+    extractor: Extractor | None,
+    share: Share,
+) -> RealStatistics:
+    """One pass over the real images. Collective.
+
+    The reference is the first `images`; the null value compares the first `null_images` with as
+    many after them. Without an extractor only pixels are measured.
+    """
+    device, classes = share.device, len(index.classes)
+    pixels = PixelPairs(images, device)
+    if extractor is None:
+        for positions in share.positions(images):
+            pixels.update(positions, *read_places(index, directory, positions))
+        pixels.all_reduce()
+        return RealStatistics({}, pair_distances(pixels, "_real"))
+
+    total = max(images, 2 * null_images)
+    reference = FeatureSet(0, images, extractor.dims, device)
+    same = null_images == images
+    first = reference if same else FeatureSet(0, null_images, extractor.dims, device)
+    second = FeatureSet(null_images, 2 * null_images, extractor.dims, device)
+    sets = [reference, second] if same else [reference, first, second]
+    classifier = _Classifier(total, classes, extractor.layout_dims, device) if classes > 1 else None
+    for positions in share.positions(total):
+        batch, labels = read_places(index, directory, positions)
+        inside = positions < images
+        pixels.update(positions[inside], batch[inside], None if labels is None else labels[inside])
+        features, layout = extractor.features_and_layout(batch)
+        for part in sets:
+            part.update(positions, features)
+        if classifier is not None and labels is not None:
+            classifier.update(positions.to(device), layout, labels.to(device))
+    pixels.all_reduce()
+    for part in sets:
+        part.all_reduce()
+
+    identity = extractor.identity
+    tensors = reference_tensors(reference)
+    halves = tensors if same else reference_tensors(first)
+    nulls = share.of_jobs(list(feature_jobs(identity, halves, second).values()))
+    values = pair_distances(pixels, "_real")
+    values |= {f"{name}_null": value for name, value in nulls.items()}
+    # between samples of one set, so real rather than null
+    nearest = f"nearest_distance{identity.suffix}"
+    values[f"{nearest}_real"] = values.pop(f"{nearest}_null")
+    if classifier is not None:
+        fitted, judged = classifier.fit()
+        tensors |= fitted
+        values |= judged
+    return RealStatistics(tensors, values)
+
+
+def read_places(index: Index, directory: Path, positions: Tensor) -> tuple[Tensor, Tensor | None]:
+    """Images and labels at ascending places int64 [n] of the stored order, run by run."""
+    breaks = (positions.diff() != 1).nonzero()[:, 0] + 1
+    runs = torch.tensor_split(positions, breaks.tolist())
+    parts = [read_images(index, directory, int(run[0]), len(run)) for run in runs]
+    labels = [label for _, label in parts if label is not None]
+    return torch.cat([images for images, _ in parts]), torch.cat(labels) if labels else None
+
+
+class _Classifier:
+    """Fits a discriminant to the first images of the sequence, and judges it on the last."""
+
+    def __init__(self, total: int, classes: int, dims: int, device: torch.device) -> None:
+        self._border = min(int(_FITTED * total), total - 1)
+        self._end = min(total, self._border + _JUDGES)
+        self._classes = classes
+        self._discriminant = LinearDiscriminant(dims, classes, device)
+        self._held_out: list[tuple[Tensor, Tensor]] = []  # this rank's share of the judges
+
+    def update(self, positions: Tensor, layout: Tensor, labels: Tensor) -> None:
+        fitted = positions < self._border
+        self._discriminant.update(layout[fitted], labels[fitted])
+        held_out = (positions >= self._border) & (positions < self._end)
+        self._held_out.append((layout[held_out], labels[held_out]))
+
+    def fit(self) -> tuple[dict[str, Tensor], dict[str, float]]:
+        """Weights and bias, and how they do on images that they were not fitted to. Collective."""
+        self._discriminant.all_reduce()
+        weights, bias = self._discriminant.fit()
+        seen = torch.zeros(self._classes, dtype=torch.int64, device=bias.device)
+        right = torch.zeros((), dtype=torch.int64, device=bias.device)
+        for layout, labels in self._held_out:
+            predicted = classify(layout, weights, bias)
+            seen += torch.bincount(predicted, minlength=self._classes)
+            right += (predicted == labels).sum()
+        all_sum(seen, right)
+        values = {
+            "class_accuracy_real": float(right) / int(seen.sum()),
+            "class_entropy_real": class_entropy(seen),
+        }
+        return {"weights": weights, "bias": bias}, values

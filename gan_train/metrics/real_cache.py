@@ -1,0 +1,112 @@
+"""Statistics of the real images on disk, so that they are computed once per data set.
+
+A safetensors file holds the tensors; a JSON file beside it says what they describe, holds single
+values, and has the digest of the first. It is written last: without it there is nothing. Rank 0
+alone touches the disk, so workers need not share one.
+"""
+
+from __future__ import annotations
+
+import hashlib
+import json
+import logging
+from collections.abc import Mapping
+from dataclasses import dataclass
+from pathlib import Path
+
+import safetensors.torch
+import torch
+import torch.distributed as dist
+from safetensors import SafetensorError
+from torch import Tensor
+
+from gan_train.data.files import write_aside
+
+log = logging.getLogger(__name__)
+
+VERSION = 1
+"""Raised when what is stored changes its meaning: older files are then computed anew."""
+TENSORS, RECORD = "statistics.safetensors", "statistics.json"
+Identity = Mapping[str, str | int]
+
+
+@dataclass(frozen=True)
+class RealStatistics:
+    """Tensors by name (`mean`, `covariance`, `features`, `radii`; `weights` and `bias` of the
+    classifier), and values by the name under which a score shows them (null values, `..._real`)."""
+
+    tensors: dict[str, Tensor]
+    values: dict[str, float]
+
+
+class _Damaged(Exception):
+    """What was found on the disk is not what was written, or describes something else."""
+
+
+def load(folder: Path, identity: Identity) -> RealStatistics | None:
+    """What `store` wrote for the same identity; None, with a warning if damaged, when it is not
+    there."""
+    record = folder / RECORD
+    if not record.exists():
+        return None
+    try:
+        return _read(record.read_bytes(), (folder / TENSORS).read_bytes(), identity)
+    except (_Damaged, OSError) as error:
+        log.warning("%s: %s; the real images' statistics are computed anew", folder, error)
+        return None
+
+
+def _read(record: bytes, data: bytes, identity: Identity) -> RealStatistics:
+    try:
+        known = json.loads(record)
+        tensors = safetensors.torch.load(data)
+        values = {str(name): float(value) for name, value in known["values"].items()}
+        found = (known["version"], known["identity"], known["sha256"])
+    except (ValueError, KeyError, TypeError, AttributeError, SafetensorError) as error:
+        raise _Damaged(f"damaged ({error})") from error
+    if found[2] != hashlib.sha256(data).hexdigest():
+        raise _Damaged(f"damaged, {TENSORS} has not the recorded SHA-256")
+    if found[:2] != (VERSION, dict(identity)):
+        raise _Damaged("made under another protocol")
+    return RealStatistics(tensors, values)
+
+
+def store(folder: Path, identity: Identity, statistics: RealStatistics) -> None:
+    """Write the statistics: tensors first, then the record that makes them count."""
+    tensors = {name: value.cpu().contiguous() for name, value in statistics.tensors.items()}
+    data = safetensors.torch.save(tensors)
+    record = {
+        "version": VERSION,
+        "identity": dict(identity),
+        "values": statistics.values,
+        "sha256": hashlib.sha256(data).hexdigest(),
+    }
+    write_aside(folder / TENSORS, data)
+    write_aside(folder / RECORD, json.dumps(record, indent=1).encode())
+
+
+def share(statistics: RealStatistics | None, device: torch.device) -> RealStatistics | None:
+    """Rank 0's statistics on every rank, tensors on `device`; None when rank 0 has none."""
+    if not dist.is_initialized():
+        return None if statistics is None else _on(statistics, device)
+    payload = b""
+    if statistics is not None:
+        tensors = {name: value.cpu() for name, value in statistics.tensors.items()}
+        payload = safetensors.torch.save(tensors, {"values": json.dumps(statistics.values)})
+    size = torch.tensor(len(payload), device=device)
+    dist.broadcast(size, 0)
+    if int(size) == 0:
+        return None
+    buffer = torch.zeros(int(size), dtype=torch.uint8, device=device)
+    if payload:
+        buffer = torch.frombuffer(bytearray(payload), dtype=torch.uint8).to(device)
+    dist.broadcast(buffer, 0)
+    data = buffer.cpu().numpy().tobytes()
+    header = json.loads(data[8 : 8 + int.from_bytes(data[:8], "little")])
+    values: dict[str, float] = json.loads(header["__metadata__"]["values"])
+    return _on(RealStatistics(safetensors.torch.load(data), values), device)
+
+
+def _on(statistics: RealStatistics, device: torch.device) -> RealStatistics:
+    tensors = {name: value.to(device) for name, value in statistics.tensors.items()}
+    return RealStatistics(tensors, statistics.values)

@@ -1,0 +1,329 @@
+"""`gan-train`: the command line. Arguments are read here; the work is done elsewhere.
+
+What is heavy is imported by the command that needs it, so that help and mistakes answer at once.
+"""
+
+from __future__ import annotations
+
+import argparse
+import json
+import logging
+import sys
+from collections.abc import Callable
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+if TYPE_CHECKING:
+    from gan_train.config import Config
+
+STOPPED = 130  # as a shell reports an interrupt
+
+_DESCRIPTION = """\
+Train GANs from a folder of images to a registered, scored generator.
+
+  gan-train run demo                          shard, train, score, register: all of it
+  gan-train run demo --dry-run                what that would do, without doing it
+  gan-train run cifar10-32 --set train.batch=64 --set cluster.workers=4
+  gan-train run demo --resume demo-20260131-120000
+  gan-train generate demo --seeds 0-63 --class A --out a.png
+  gan-train config demo                       every setting, with its value
+"""
+_RECIPE = "a YAML file, or the name of one in configs/"
+
+
+def main(arguments: list[str] | None = None) -> int:
+    """Run a command; returns the exit status: 2 for a user's mistake, 130 when stopped."""
+    given = _parser().parse_args(arguments)
+    _log_to_terminal()
+    command: Callable[[argparse.Namespace], int] = given.command
+    from gan_train.errors import UserError
+
+    try:
+        return command(given)
+    except UserError as error:
+        print(f"gan-train: {error}", file=sys.stderr)
+        return 2
+    except KeyboardInterrupt:
+        print("gan-train: stopped", file=sys.stderr)
+        return STOPPED
+
+
+def _log_to_terminal() -> None:
+    """Our own warnings alone: what Ray, Prefect and MLflow log is in their files and UIs."""
+    handler = logging.StreamHandler()
+    handler.setFormatter(logging.Formatter("%(levelname)s: %(message)s"))
+    for name in ("gan_train", "pipelines"):
+        logging.getLogger(name).handlers = [handler]
+        logging.getLogger(name).propagate = False
+
+
+# ---- arguments ---------------------------------------------------------------------------------
+
+
+def _parser() -> argparse.ArgumentParser:
+    parser = argparse.ArgumentParser(
+        prog="gan-train",
+        description=_DESCRIPTION,
+        formatter_class=argparse.RawDescriptionHelpFormatter,
+    )
+    commands = parser.add_subparsers(title="commands", required=True, metavar="COMMAND")
+
+    run = _command(commands, "run", _run, "shard, train, score and register")
+    _recipe(run)
+    run.add_argument("--dry-run", action="store_true", help="show the plan and start nothing")
+    run.add_argument("--resume", metavar="RUN", help="go on with this run")
+
+    shard = _command(commands, "shard", _shard, "turn images into verified WebDataset shards")
+    _recipe(shard)
+
+    train = _command(
+        commands,
+        "train",
+        _train,
+        "train on shards that are there",
+        "As a Ray job:  ray job submit --submission-id my-run -- gan-train train demo\n"
+        "Without Ray:   gan-train train demo --plain\n"
+        "With torchrun: torchrun --nproc-per-node 2 -m gan_train demo",
+    )
+    _recipe(train)
+    train.add_argument("--resume", metavar="RUN", help="go on with this run")
+    train.add_argument(
+        "--plain", action="store_true", help="in this process, without Ray, Prefect and MLflow"
+    )
+
+    evaluate = _command(
+        commands,
+        "evaluate",
+        _evaluate,
+        "score checkpoints",
+        "  gan-train evaluate demo-20260131-120000\n"
+        "  gan-train evaluate runs/train/demo-20260131-120000/checkpoints/000000108000 "
+        "--set evaluate.images=10000",
+    )
+    evaluate.add_argument("target", help="a run, a checkpoint's folder, or a downloaded generator")
+    evaluate.add_argument(
+        "--recipe", help="the data and protocol to score with; default: those of the run"
+    )
+    _overrides(evaluate)
+
+    generate = _command(
+        commands,
+        "generate",
+        _generate,
+        "draw images from a trained generator",
+        "  gan-train generate demo --seeds 0-63 --out grid.png          the champion\n"
+        "  gan-train generate demo --version 3 --class A --out a.png\n"
+        "  gan-train generate runs/train/.../checkpoints/000000108000 --seeds 1,2,5 --out images/",
+    )
+    generate.add_argument("model", help="a checkpoint's folder, or a recipe's registered model")
+    generate.add_argument(
+        "--version", default="champion", help="of the registered model: a number or an alias"
+    )
+    generate.add_argument("--seeds", default="0-63", help="one image each, such as 0-63 or 1,2,5")
+    generate.add_argument(
+        "--class", dest="label", metavar="NAME", help="default: all classes in turn"
+    )
+    generate.add_argument(
+        "--truncation", type=float, default=1.0, help="in (0, 1]: less variety, more typical"
+    )
+    generate.add_argument(
+        "--out", type=Path, default=Path("grid.png"), help="a PNG for a grid, or a folder"
+    )
+    _overrides(generate)
+
+    promote = _command(
+        commands, "promote", _promote, "register the best of a run, or choose the champion by hand"
+    )
+    _recipe(promote)
+    what = promote.add_mutually_exclusive_group(required=True)
+    what.add_argument("--run", metavar="RUN", help="register its best generator")
+    what.add_argument("--version", type=int, help="make this version champion")
+    promote.add_argument(
+        "--force", action="store_true", help="also where the scores are not comparable"
+    )
+
+    config = _command(commands, "config", _config, "show the resolved configuration")
+    config.add_argument("recipe", nargs="?", help=_RECIPE)
+    config.add_argument("--schema", action="store_true", help="print the JSON Schema of recipes")
+    _overrides(config)
+    return parser
+
+
+def _command(
+    commands: Any,
+    name: str,
+    function: Callable[[argparse.Namespace], int],
+    summary: str,
+    examples: str = "",
+) -> argparse.ArgumentParser:
+    parser: argparse.ArgumentParser = commands.add_parser(
+        name,
+        help=summary,
+        description=summary[0].upper() + summary[1:] + ".",
+        epilog=examples,
+        formatter_class=argparse.RawDescriptionHelpFormatter,
+    )
+    parser.set_defaults(command=function)
+    return parser
+
+
+def _recipe(parser: argparse.ArgumentParser) -> None:
+    parser.add_argument("recipe", help=_RECIPE)
+    _overrides(parser)
+
+
+def _overrides(parser: argparse.ArgumentParser) -> None:
+    parser.add_argument(
+        "--set",
+        action="append",
+        default=[],
+        metavar="KEY=VALUE",
+        dest="overrides",
+        help="change a setting, such as train.batch=64; may be repeated",
+    )
+
+
+def seeds(text: str) -> list[int]:
+    """`0-63` or `1,2,5` or both. Raises UserError for anything else."""
+    from gan_train.errors import UserError
+
+    found: list[int] = []
+    for part in text.split(","):
+        first, dash, last = part.partition("-")
+        if not first.isdecimal() or (dash and not last.isdecimal()):
+            raise UserError(f"--seeds {text}: allowed: numbers and ranges, such as 0-63 or 1,2,5")
+        found += range(int(first), int(last if dash else first) + 1)
+    if not found:
+        raise UserError(f"--seeds {text}: holds no number")
+    return found
+
+
+# ---- commands ----------------------------------------------------------------------------------
+
+
+def _load(given: argparse.Namespace) -> Config:
+    from gan_train import recipes
+
+    return recipes.anchored(recipes.load(given.recipe, given.overrides))
+
+
+def _flow(config: Config, name: str, *arguments: Any) -> Any:
+    """Run a flow in this process; returns its result, or None when it was cancelled."""
+    from pipelines import prefect_env
+
+    prefect_env.prepare(config)
+    from pipelines import flows
+
+    state = getattr(flows, name)(config, *arguments, return_state=True)
+    if state.is_cancelled():
+        print(f"gan-train: {state.message}", file=sys.stderr)
+        return None
+    return state.result()
+
+
+def _run(given: argparse.Namespace) -> int:
+    from pipelines import plan
+
+    config = _load(given)
+    if given.dry_run:
+        print(plan.describe(config))
+        return 0
+    plan.precheck(config)
+    from pipelines import summary
+
+    done = _flow(config, "run_flow", given.resume)
+    if done is None:
+        return STOPPED
+    run_dir, registration = done
+    print(summary.run_summary(config, run_dir, registration))
+    return 0
+
+
+def _shard(given: argparse.Namespace) -> int:
+    config = _load(given)
+    from pipelines import plan
+
+    plan.precheck(config)
+    directory = _flow(config, "shard_flow")
+    if directory is None:
+        return STOPPED
+    print(f"shards      {directory}")
+    return 0
+
+
+def _train(given: argparse.Namespace) -> int:
+    config = _load(given)
+    if given.plain:
+        from gan_train.__main__ import train_plain
+
+        logging.getLogger("gan_train").setLevel(logging.INFO)
+        print(f"run         {train_plain(config, given.resume)}")
+        return 0
+    from pipelines import plan
+
+    plan.precheck(config)
+    run_dir = _flow(config, "train_flow", given.resume)
+    if run_dir is None:
+        return STOPPED
+    print(f"run         {run_dir}")
+    return 0
+
+
+def _evaluate(given: argparse.Namespace) -> int:
+    from gan_train import recipes, runs
+    from pipelines import summary
+
+    if given.recipe is not None:
+        config = _load(given)
+    else:
+        config = recipes.anchored(runs.configuration_of(given.target, given.overrides))
+    rows = _flow(config, "evaluate_flow", given.target)
+    if rows is None:
+        return STOPPED
+    print(summary.table(rows))
+    return 0
+
+
+def _generate(given: argparse.Namespace) -> int:
+    from gan_train import recipes
+    from gan_train.generate import generate
+
+    numbers = seeds(given.seeds)
+    folder = Path(given.model)
+    if not folder.is_dir():
+        config = recipes.anchored(recipes.load(given.model, given.overrides))
+        from pipelines import registry
+
+        folder = registry.download(config, given.version)
+    print(generate(folder, numbers, given.label, given.truncation, given.out))
+    return 0
+
+
+def _promote(given: argparse.Namespace) -> int:
+    config = _load(given)
+    registration = _flow(config, "promote_flow", given.run, given.version, given.force)
+    if registration is None:
+        return STOPPED
+    print(
+        f"{registration.model} version {registration.version} is {registration.alias}: "
+        f"{registration.reason}\n{registration.ui}"
+    )
+    return 0
+
+
+def _config(given: argparse.Namespace) -> int:
+    from gan_train import recipes
+    from gan_train.config import Config
+    from gan_train.errors import UserError
+
+    if given.schema:
+        print(json.dumps(Config.model_json_schema(), indent=2))
+        return 0
+    if given.recipe is None:
+        raise UserError("config: name a recipe, or ask for the --schema")
+    print(recipes.dump(recipes.load(given.recipe, given.overrides)), end="")
+    return 0
+
+
+if __name__ == "__main__":
+    sys.exit(main())

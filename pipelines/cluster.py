@@ -1,0 +1,109 @@
+"""Ray, started and ended: a private local instance by default, an existing cluster by its address.
+
+Ray reads its environment when it is first imported, so this file sets it and imports Ray only
+inside functions; whoever needs Ray enters `connected` first.
+"""
+
+from __future__ import annotations
+
+import json
+import logging
+import math
+import os
+from collections.abc import Iterator
+from contextlib import contextmanager
+
+from gan_train.config import ClusterConfig
+from gan_train.errors import UserError
+
+QUIET = {
+    "RAY_USAGE_STATS_ENABLED": "0",
+    # a report is taken up within milliseconds and a lost worker noticed at once, not after 2 s
+    "RAY_TRAIN_HEALTH_CHECK_INTERVAL_S": "0.2",
+    # every side says it: `ray job submit` sends no token otherwise
+    "RAY_AUTH_MODE": "token",
+}
+LOOPBACK = {
+    # single-node Ray, whose GCS, raylet, agents and workers then listen on 127.0.0.1 alone
+    "RAY_ENABLE_WINDOWS_OR_OSX_CLUSTER": "0",
+    "GLOO_SOCKET_IFNAME": "lo",
+}
+
+
+def environment(local: bool) -> dict[str, str]:
+    """The variables Ray needs here; whatever the user has set already stays."""
+    wanted = QUIET | (LOOPBACK if local else {})
+    return {name: os.environ.get(name, value) for name, value in wanted.items()}
+
+
+def address_of(cluster: ClusterConfig) -> str | None:
+    """The cluster to join; None starts Ray here. In a Ray job RAY_ADDRESS names its cluster."""
+    return cluster.address or os.environ.get("RAY_ADDRESS") or None
+
+
+@contextmanager
+def connected(cluster: ClusterConfig) -> Iterator[None]:
+    """Ray is at hand inside; a local instance ends with the block. Nested entries reuse it.
+
+    Raises UserError when the cluster does not answer or is too small for the workers asked for.
+    """
+    address = address_of(cluster)
+    local = address is None
+    os.environ.update(environment(local))
+    import ray
+
+    if ray.is_initialized():
+        yield
+        return
+    wanted = math.ceil(cluster.workers * cluster.cpus_per_worker)
+    options = {"log_to_driver": False, "logging_level": logging.ERROR}
+    try:
+        if local:
+            # logical CPUs: more workers than cores is slow, not wrong
+            cpus = max(os.cpu_count() or 1, wanted)
+            ray.init(address="local", num_cpus=cpus, include_dashboard=False, **options)
+        else:
+            ray.init(address=address, **options)
+    except ConnectionError as error:
+        raise UserError(
+            f"cluster.address={address}: no Ray cluster answers there ({error}). Start one "
+            "with `ray start --head`, or leave the key empty to train locally"
+        ) from error
+    try:
+        cpus = int(ray.cluster_resources().get("CPU", 0))
+        if cpus < wanted:
+            raise UserError(
+                f"cluster.workers={cluster.workers}: the cluster has {cpus} CPUs and {wanted} are "
+                f"needed (cluster.cpus_per_worker={cluster.cpus_per_worker:g})"
+            )
+        yield
+    finally:
+        ray.shutdown()
+
+
+def identifiers() -> dict[str, str]:
+    """What finds this run again in Ray: its job, and the submission it came by, if any."""
+    import ray
+
+    if not ray.is_initialized():
+        return {}
+    ids = {"ray.job_id": ray.get_runtime_context().get_job_id()}
+    job = json.loads(os.environ.get("RAY_JOB_CONFIG_JSON_ENV_VAR", "{}"))
+    submission = job.get("metadata", {}).get("job_submission_id")
+    return ids | ({"ray.submission_id": submission} if submission else {})
+
+
+def gpus_wanted(cluster: ClusterConfig) -> bool:
+    """Whether every worker gets a GPU; call it inside `connected`.
+
+    Raises UserError when `cluster.gpu` is `yes` and there are too few.
+    """
+    import ray
+
+    found = int(ray.cluster_resources().get("GPU", 0))
+    if cluster.gpu == "yes" and found < cluster.workers:
+        raise UserError(
+            f"cluster.gpu=yes: {cluster.workers} workers need a GPU each and Ray sees {found}; "
+            "lower cluster.workers, or use auto or no"
+        )
+    return cluster.gpu != "no" and found >= cluster.workers > 0

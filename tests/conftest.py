@@ -1,0 +1,48 @@
+"""Shared fixtures. The environment is set here, before any test imports Ray, Prefect or MLflow."""
+
+from __future__ import annotations
+
+import os
+from pathlib import Path
+
+# Quiet, offline and safe: no telemetry, no pickled models, quick polls of Ray Train's controller.
+os.environ.update(
+    RAY_USAGE_STATS_ENABLED="0",
+    RAY_TRAIN_HEALTH_CHECK_INTERVAL_S="0.2",
+    PREFECT_SERVER_ANALYTICS_ENABLED="false",
+    DO_NOT_TRACK="1",
+    MLFLOW_DISABLE_TELEMETRY="true",
+    MLFLOW_ALLOW_PICKLE_DESERIALIZATION="false",
+    GIT_PYTHON_REFRESH="quiet",
+    OMP_NUM_THREADS="1",
+)
+
+import pytest
+import torch
+from PIL import Image
+
+ROOT = Path(__file__).parents[1]
+
+
+def pytest_configure() -> None:
+    torch.set_num_threads(1)
+
+
+@pytest.fixture(scope="session")
+def glyphs() -> Path:
+    """The sample data: a zip of class folders A to Z with grey PNGs of 32x32."""
+    return ROOT / "sample_data" / "glyphs.zip"
+
+
+@pytest.fixture
+def tiny_source(tmp_path: Path) -> Path:
+    """A folder of three class folders, eight RGB PNGs of 16x16 in each, all different."""
+    root = tmp_path / "source"
+    for index, name in enumerate(("blue", "green", "red")):
+        folder = root / name
+        folder.mkdir(parents=True)
+        for number in range(8):
+            image = Image.new("RGB", (16, 16), (8 * number, 8 * number, 8 * number))
+            image.paste((80 * (index + 1), 16 * number, 200 - 60 * index), (number, 2, 16, 14))
+            image.save(folder / f"{number}.png")
+    return root

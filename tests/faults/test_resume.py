@@ -1,0 +1,155 @@
+"""A killed and resumed run ends in the very bits of one that was never killed."""
+
+from __future__ import annotations
+
+import json
+import logging
+import os
+import shutil
+import signal
+from pathlib import Path
+from typing import Any
+
+import pytest
+import torch.multiprocessing
+
+from gan_train.checkpoint import FOLDER, candidates, newest_valid
+from gan_train.config import Config
+from gan_train.errors import UserError
+from gan_train.runtime import PlainRuntime
+from tests.training import assert_same_bits, run, run_workers, tiny_config, weights
+
+ALL = ("networks", "generator", "optimizers")
+
+
+class Killed(PlainRuntime):
+    """Dies by SIGKILL at the first report at or after `nimg`."""
+
+    def __init__(self, run_dir: Path, nimg: int) -> None:
+        super().__init__(run_dir)
+        self.nimg = nimg
+
+    def report(self, metrics: dict[str, float], checkpoint: Path | None) -> None:
+        if metrics["nimg"] >= self.nimg:
+            os.kill(os.getpid(), signal.SIGKILL)
+
+
+def _killed(rank: int, config: Config, run_dir: Path, nimg: int) -> None:
+    run(config, run_dir, Killed(run_dir, nimg))
+
+
+def run_killed(config: Config, run_dir: Path, nimg: int) -> None:
+    with pytest.raises(torch.multiprocessing.ProcessExitedException, match="SIGKILL"):
+        torch.multiprocessing.spawn(_killed, (config, run_dir, nimg))
+
+
+@pytest.mark.parametrize(
+    ("killed_at", "changes"),
+    [
+        # the schedule: 4 px to 64 images, fade to 8 px until 128, 8 px until 192
+        pytest.param(64, {}, id="before the change of resolution"),
+        pytest.param(128, {}, id="inside the fade"),
+        pytest.param(176, {"family__loss": "wgan-gp"}, id="after the fade, WGAN-GP"),
+        pytest.param(128, {"train__accumulate": 2, "train__precision": "bf16"}, id="bf16"),
+        pytest.param(128, {"data__mirror": True, "data__loader_workers": 1}, id="loader process"),
+    ],
+)
+def test_resume_is_bit_exact(
+    killed_at: int, changes: dict[str, Any], tiny_source: Path, tmp_path: Path
+) -> None:
+    config = tiny_config(tiny_source, tmp_path, train__checkpoint_kimg=0.048, **changes)
+    whole = run(config, tmp_path / "whole")
+    broken = tmp_path / "broken"
+    run_killed(config, broken, killed_at)
+    assert 0 < int(candidates(broken)[0].name) < 192, "killed too early or too late"
+    run(config, broken)
+    for name in ALL:
+        assert_same_bits(weights(broken, name), weights(whole, name))
+
+
+def _train(config: Config, run_dir: Path) -> None:
+    run(config, run_dir, PlainRuntime(run_dir))
+
+
+def test_resume_on_two_workers(tiny_source: Path, tmp_path: Path) -> None:
+    """Stopped after one half of the images; the second half continues to the same bits."""
+    config = tiny_config(tiny_source, tmp_path, train__checkpoint_kimg=0.048)
+    half = tiny_config(tiny_source, tmp_path, train__checkpoint_kimg=0.048, train__total_kimg=0.096)
+    run_workers(2, tmp_path, _train, config, tmp_path / "whole")
+    run_workers(2, tmp_path, _train, half, tmp_path / "halves")
+    run_workers(2, tmp_path, _train, config, tmp_path / "halves")
+    for name in ALL:
+        assert_same_bits(weights(tmp_path / "halves", name), weights(tmp_path / "whole", name))
+
+
+@pytest.mark.parametrize("file", ["networks.safetensors", "optimizers.safetensors", "state.json"])
+@pytest.mark.parametrize("harm", ["flip", "cut", "gone"])
+def test_a_damaged_checkpoint_is_passed_over_loudly(
+    file: str, harm: str, tiny_source: Path, tmp_path: Path, caplog: pytest.LogCaptureFixture
+) -> None:
+    config = tiny_config(tiny_source, tmp_path, train__checkpoint_kimg=0.048)
+    run_dir = run(config, tmp_path / "run")
+    newest, before = candidates(run_dir)[:2]
+    path = newest / file
+    content = bytearray(path.read_bytes())
+    if harm == "flip":
+        content[len(content) // 2] ^= 4
+        path.write_bytes(content)
+    elif harm == "cut":
+        path.write_bytes(content[: len(content) // 2])
+    else:
+        path.unlink()
+    with caplog.at_level(logging.ERROR):
+        assert newest_valid(run_dir) == before
+    assert "DAMAGED CHECKPOINT" in caplog.text and file in caplog.text
+    undamaged = tmp_path / "again"
+    run(config, undamaged)
+    run(config, run_dir)  # from the one before: ends in the same bits
+    for name in ALL:
+        assert_same_bits(weights(run_dir, name), weights(undamaged, name))
+
+
+def test_an_unfinished_write_is_not_a_checkpoint(tiny_source: Path, tmp_path: Path) -> None:
+    config = tiny_config(tiny_source, tmp_path, train__checkpoint_kimg=0.048)
+    run_dir = run(config, tmp_path / "run")
+    newest = newest_valid(run_dir)
+    assert newest is not None
+    shutil.copytree(newest, run_dir / FOLDER / "000000000999.tmp")
+    assert newest_valid(run_dir) == newest
+
+
+def test_a_changed_configuration_is_refused(tiny_source: Path, tmp_path: Path) -> None:
+    run_dir = run(tiny_config(tiny_source, tmp_path), tmp_path / "run")
+    changed = tiny_config(tiny_source, tmp_path, train__ema_kimg=3.0, family__lr=0.5)
+    with pytest.raises(UserError, match=r"family\.lr: 0\.001 -> 0\.5; train\.ema_kimg: 10\.0 -> 3"):
+        run(changed, run_dir)
+    declared = tiny_config(
+        tiny_source,
+        tmp_path,
+        family__lr=0.5,
+        train__allow_changed=["family.lr"],
+        train__total_kimg=0.25,
+    )
+    run(declared, run_dir)
+    assert int(candidates(run_dir)[0].name) >= 250
+
+
+def test_other_data_is_refused(tiny_source: Path, tmp_path: Path) -> None:
+    run_dir = run(tiny_config(tiny_source, tmp_path), tmp_path / "run")
+    (tiny_source / "red" / "0.png").unlink()
+    with pytest.raises(UserError, match="trained on other data"):
+        run(tiny_config(tiny_source, tmp_path), run_dir)
+
+
+def test_the_event_log_tells_everything_once(tiny_source: Path, tmp_path: Path) -> None:
+    config = tiny_config(tiny_source, tmp_path, train__checkpoint_kimg=0.048)
+    run_dir = tmp_path / "run"
+    run_killed(config, run_dir, 144)
+    with (run_dir / "events.jsonl").open("a") as file:
+        file.write('{"kind": "metr')  # torn by the kill
+    run(config, run_dir)
+    events = [json.loads(line) for line in (run_dir / "events.jsonl").read_text().splitlines()]
+    told = [(e["kind"], e["nimg"]) for e in events]
+    assert len(told) == len(set(told))
+    assert [n for kind, n in told if kind == "checkpoint"] == [48, 64, 96, 144, 192]
+    assert told[-1] == ("end", 192)

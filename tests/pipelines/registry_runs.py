@@ -1,0 +1,145 @@
+"""Run folders as the trainer leaves them, made in a moment: for the tests of the registry side."""
+
+from __future__ import annotations
+
+import hashlib
+import json
+from pathlib import Path
+from typing import Any
+
+import torch
+from PIL import Image
+
+from gan_train.adversary import Clock
+from gan_train.checkpoint import FOLDER, save_generator, write_json
+from gan_train.config import Config
+from gan_train.data.index import Index, ShardInfo, content_hash
+from gan_train.events import LOG_NAME, EventLog
+from gan_train.metrics.protocol import Protocol
+
+METRIC = "fd_efficientnet_lite0"
+CLASSES = ("7", "A", "B")
+
+
+def config(workspace: Path, **registry: Any) -> Config:
+    """A class-conditional ProGAN for 8x8 grey images, some 10,000 weights."""
+    return Config.model_validate(
+        {
+            "name": "tiny",
+            "workspace": str(workspace),
+            "data": {
+                "source": "pictures/letters.zip",
+                "resolution": 8,
+                "colour": "grey",
+                "classes": "folder",
+                "licence": "OFL-1.1",
+            },
+            "family": {
+                "name": "progan",
+                "conditional": True,
+                "z_dim": 8,
+                "fmap_max": 8,
+                "fade_kimg": 1,
+                "stable_kimg": 1,
+            },
+            "registry": registry,
+        }
+    )
+
+
+def index(salt: str = "") -> Index:
+    """A data set of 300 images; another salt, another content hash."""
+    shard = ShardInfo(
+        name="shard-000000.tar",
+        samples=300,
+        bytes=307200,
+        sha256=hashlib.sha256(salt.encode()).hexdigest(),
+        offsets=tuple(range(0, 300 * 1024, 1024)),
+    )
+    transform = {"resize": "lanczos"}
+    return Index(
+        content_hash=content_hash([shard], transform),
+        samples=300,
+        resolution=8,
+        channels=1,
+        classes=CLASSES,
+        transform=transform,
+        quarantined=0,
+        shards=(shard,),
+    )
+
+
+def protocol(data: Index, images: int = 2000) -> Protocol:
+    return {
+        "data": data.content_hash,
+        "extractor": "efficientnet_lite0",
+        "weights": "ab" * 32,
+        "resize": "bilinear 224",
+        "images": images,
+        "reference": f"the first {images} real images in stored order",
+        "null_images": images // 2,
+    }
+
+
+class Run:
+    """Writes into a run's folder what the trainer writes."""
+
+    def __init__(self, config: Config, index: Index, name: str = "run") -> None:
+        self.config, self.index = config, index
+        self.folder = config.workspace / name
+        self.folder.mkdir(parents=True, exist_ok=True)
+
+    def append(self, kind: str, nimg: int, **fields: Any) -> None:
+        EventLog(self.folder).append(kind, nimg, **fields)
+
+    def metrics(self, nimg: int, **values: float) -> None:
+        self.append("metrics", nimg, values=values or {"loss/D": nimg / 1000, "loss/G": 0.5})
+
+    def image(self, nimg: int) -> None:
+        path = self.folder / "samples" / f"{nimg:012d}.png"
+        path.parent.mkdir(exist_ok=True)
+        picture = Image.effect_noise((320, 192), nimg % 97 + 1)
+        picture.save(path)
+        self.append("image", nimg, path=f"samples/{path.name}", caption="samples")
+
+    def checkpoint(self, nimg: int, score: float, images: int = 2000) -> Path:
+        """Untrained weights, different for each `nimg`."""
+        folder = self.folder / FOLDER / f"{nimg:012d}"
+        folder.mkdir(parents=True)
+        torch.manual_seed(nimg)
+        adversary = self.config.family.build(self.index.image_shape, self.config.train.batch)
+        weights = {f"generator.{k}": v for k, v in adversary.generator.state_dict().items()}
+        clock = Clock(nimg // 64, nimg)
+        save_generator(folder, weights, self.config, self.index.image_shape, clock)
+        scored = {
+            "scores": {METRIC: score, f"{METRIC}_null": 5.25, "precision": 0.75, "kid": 0.01},
+            "protocol": protocol(self.index, images),
+        }
+        write_json(folder / "scores.json", scored)
+        path = str(folder.relative_to(self.folder))
+        self.append("checkpoint", nimg, path=path, **scored, resolution=8.0, alpha=1.0)
+        return folder
+
+    def end(self, nimg: int, status: str = "finished") -> None:
+        self.append("end", nimg, status=status)
+
+    def events(self) -> list[dict[str, Any]]:
+        return [json.loads(line) for line in (self.folder / LOG_NAME).read_text().splitlines()]
+
+
+def logged_metrics(client: Any, run_id: str) -> list[tuple[str, int, float]]:
+    """All (key, step, value) that stand in MLflow, repetitions included, sorted."""
+    found = []
+    for key in client.get_run(run_id).data.metrics:
+        found += [(m.key, m.step, m.value) for m in client.get_metric_history(run_id, key)]
+    return sorted(found)
+
+
+def written_metrics(run: Run) -> list[tuple[str, int, float]]:
+    """What `logged_metrics` must be, by the log."""
+    return sorted(
+        (key, event["nimg"], float(value))
+        for event in run.events()
+        if event["kind"] in ("metrics", "checkpoint")
+        for key, value in (event.get("values") or event["scores"]).items()
+    )

@@ -1,0 +1,218 @@
+"""Sources list the same content alike, and let nothing in that leaves them."""
+
+from __future__ import annotations
+
+import bz2
+import gzip
+import io
+import lzma
+import multiprocessing
+import os
+import stat
+import tarfile
+import zipfile
+from collections.abc import Callable
+from concurrent.futures import ProcessPoolExecutor
+from pathlib import Path
+
+import pytest
+
+from gan_train.data.sources import SourceFile, UnreadableFile, open_source, plain_source
+from gan_train.errors import UserError
+from tests.unit.data.pictures import write_folder, write_zip
+
+FILES = {"b/2.png": b"two", "a/1.png": b"one", "a/10.png": b"", "c.txt": b"text" * 1000}
+JUNK = {".DS_Store": b"x", "__MACOSX/a/._1.png": b"x", "a/.hidden.png": b"x", "a/Thumbs.db": b"x"}
+
+
+def write_tar(path: Path, files: dict[str, bytes]) -> Path:
+    with tarfile.open(path, "w") as tar:
+        folder = tarfile.TarInfo("./a")
+        folder.type = tarfile.DIRTYPE
+        tar.addfile(folder)
+        for name, data in files.items():
+            member = tarfile.TarInfo(f"./{name}")
+            member.size = len(data)
+            tar.addfile(member, io.BytesIO(data))
+    return path
+
+
+def listing(path: Path) -> list[tuple[str, bytes]]:
+    source = open_source(path)
+    return [(file.path, source.read(file)) for file in source.files()]
+
+
+def test_folder_zip_and_tar_list_the_same(tmp_path: Path) -> None:
+    content = {**FILES, **JUNK}
+    sources = [
+        write_folder(tmp_path / "folder", content),
+        write_zip(tmp_path / "a.zip", content),
+        write_tar(tmp_path / "a.tar", dict(reversed(content.items()))),
+    ]
+    identities = []
+    for path in sources:
+        assert listing(path) == sorted(FILES.items())
+        identities.append([file[:3] for file in open_source(path).files()])
+    assert identities[0] == identities[1] == identities[2]
+
+
+@pytest.mark.parametrize("pack", [gzip.compress, bz2.compress, lzma.compress])
+def test_compressed_tars_are_unpacked_aside_once(
+    tmp_path: Path, pack: Callable[[bytes], bytes]
+) -> None:
+    packed = tmp_path / "a.tar.packed"
+    packed.write_bytes(pack(write_tar(tmp_path / "a.tar", FILES).read_bytes()))
+    plain = plain_source(packed, tmp_path / "unpacked")
+    assert listing(plain) == sorted(FILES.items())
+    written = plain.stat().st_mtime_ns
+    assert plain_source(packed, tmp_path / "unpacked") == plain
+    assert plain.stat().st_mtime_ns == written
+    packed.write_bytes(packed.read_bytes()[:-20])
+    with pytest.raises(UserError, match="damaged"):
+        plain_source(packed, tmp_path / "unpacked")
+    assert [path.name for path in (tmp_path / "unpacked").iterdir()] == [plain.name]
+
+
+def test_listing_does_not_depend_on_the_order_of_creation(tmp_path: Path) -> None:
+    write_folder(tmp_path / "one", FILES)
+    write_folder(tmp_path / "two", dict(reversed(FILES.items())))
+    assert open_source(tmp_path / "one").files() == open_source(tmp_path / "two").files()
+
+
+@pytest.mark.parametrize("name", ["../out.png", "/etc/out.png", "a/../../out.png", "C:/out.png"])
+@pytest.mark.parametrize("kind", ["zip", "tar"])
+def test_paths_that_leave_an_archive_are_refused(tmp_path: Path, name: str, kind: str) -> None:
+    path = tmp_path / f"evil.{kind}"
+    if kind == "zip":
+        write_zip(path, {"a/1.png": b"one", name: b"evil"})
+    else:
+        with tarfile.open(path, "w") as tar:
+            tar.addfile(tarfile.TarInfo(name))
+    with pytest.raises(UserError, match="leaves the source"):
+        open_source(path).files()
+
+
+def test_backslashes_that_leave_a_zip_are_refused(tmp_path: Path) -> None:
+    with pytest.raises(UserError, match="leaves the source"):
+        open_source(write_zip(tmp_path / "evil.zip", {"a\\..\\..\\out.png": b"evil"})).files()
+
+
+@pytest.mark.parametrize(
+    "kind", [tarfile.SYMTYPE, tarfile.LNKTYPE, tarfile.CHRTYPE, tarfile.BLKTYPE, tarfile.FIFOTYPE]
+)
+def test_links_and_devices_in_a_tar_are_refused(tmp_path: Path, kind: bytes) -> None:
+    member = tarfile.TarInfo("a/link.png")
+    member.type, member.linkname = kind, "a/1.png"
+    with tarfile.open(tmp_path / "evil.tar", "w") as tar:
+        tar.addfile(member)
+    with pytest.raises(UserError, match=r"a/link\.png: a link or a device"):
+        open_source(tmp_path / "evil.tar").files()
+
+
+@pytest.mark.parametrize("mode", [stat.S_IFLNK, stat.S_IFCHR, stat.S_IFIFO])
+def test_links_and_devices_in_a_zip_are_refused(tmp_path: Path, mode: int) -> None:
+    info = zipfile.ZipInfo("a/link.png")
+    info.external_attr = (mode | 0o777) << 16
+    with zipfile.ZipFile(tmp_path / "evil.zip", "w") as archive:
+        archive.writestr(info, "/etc/passwd")
+    with pytest.raises(UserError, match=r"a/link\.png: a link or a device"):
+        open_source(tmp_path / "evil.zip").files()
+
+
+def test_links_of_a_folder(tmp_path: Path) -> None:
+    root = write_folder(tmp_path / "root", FILES)
+    outside = write_folder(tmp_path / "root-outside", {"1.png": b"secret"})
+
+    (root / "within.png").symlink_to(root / "a" / "1.png")
+    assert ("within.png", b"one") in listing(root)
+
+    (root / "out.png").symlink_to(outside / "1.png")
+    with pytest.raises(UserError, match=r"out\.png: a link that leaves"):
+        open_source(root).files()
+    with pytest.raises(UserError, match="leaves"):  # a file that became a link after listing
+        open_source(root).read(SourceFile("out.png", 6, 0))
+    (root / "out.png").unlink()
+
+    (root / "folder").symlink_to(outside)
+    with pytest.raises(UserError, match="folder: a link to a folder"):
+        open_source(root).files()
+    (root / "folder").unlink()
+
+    (root / "broken.png").symlink_to(root / "nothing")
+    with pytest.raises(UserError, match=r"broken\.png: a broken link"):
+        open_source(root).files()
+    (root / "broken.png").unlink()
+
+    os.mkfifo(root / "pipe.png")
+    with pytest.raises(UserError, match=r"pipe\.png: not a file"):
+        open_source(root).files()
+
+
+@pytest.mark.filterwarnings("ignore:Duplicate name")
+def test_twins_are_refused(tmp_path: Path) -> None:
+    with zipfile.ZipFile(tmp_path / "a.zip", "w") as archive:
+        archive.writestr("1.png", b"one")
+        archive.writestr("1.png", b"two")
+    with tarfile.open(tmp_path / "a.tar", "w") as tar:
+        tar.addfile(tarfile.TarInfo("1.png"))
+        tar.addfile(tarfile.TarInfo("./1.png"))
+    for name in ("a.zip", "a.tar"):
+        with pytest.raises(UserError, match=r"1\.png: stands there twice"):
+            open_source(tmp_path / name).files()
+
+
+def test_a_damaged_member_of_a_zip_is_one_bad_file(tmp_path: Path) -> None:
+    path = write_zip(tmp_path / "a.zip", {"1.png": b"first" * 9, "2.png": b"second" * 9})
+    data = path.read_bytes()
+    path.write_bytes(data.replace(b"first" * 9, b"forst" * 9))
+    source = open_source(path)
+    first, second = source.files()
+    with pytest.raises(UnreadableFile, match="damaged in the zip"):
+        source.read(first)
+    assert source.read(second) == b"second" * 9
+
+
+def test_damaged_tars_are_refused_though_they_read_without_an_error(tmp_path: Path) -> None:
+    whole = write_tar(tmp_path / "a.tar", FILES).read_bytes()
+    second = whole.index(b"./a/1.png")
+    cases = {
+        "boundary": whole[:second],
+        "within": whole[: second + 700],
+        "zeroed": whole[:second] + bytes(512) + whole[second + 512 :],
+        "header": whole[:second] + b"Z" + whole[second + 1 :],
+        "text": b"no tar at all" * 100,
+    }
+    for name, data in cases.items():
+        path = tmp_path / f"{name}.tar"
+        path.write_bytes(data)
+        with pytest.raises(UserError, match="damaged"):
+            open_source(path).files()
+
+
+@pytest.mark.parametrize("kind", ["folder", "zip", "tar"])
+def test_a_source_that_changes_is_noticed(tmp_path: Path, kind: str) -> None:
+    write = {"folder": write_folder, "zip": write_zip, "tar": write_tar}[kind]
+    path = write(tmp_path / f"source.{kind}", FILES)
+    listed = open_source(path).files()
+    write(path, {**FILES, "a/1.png": b"ONE"})
+    os.utime(path, ns=(1, 1))  # another time, so that the file is opened anew
+    with pytest.raises(UserError, match="changed while it was read"):
+        open_source(path).read(next(file for file in listed if file.path == "a/1.png"))
+
+
+def place_of_source(path: Path) -> int:
+    return id(open_source(path))
+
+
+def test_an_open_archive_is_not_shared_with_a_forked_process(tmp_path: Path) -> None:
+    """Both would read from one position of one open file."""
+    path = write_zip(tmp_path / "a.zip", FILES)
+    opened = open_source(path)
+    assert open_source(path) is opened
+    with ProcessPoolExecutor(1, mp_context=multiprocessing.get_context("fork")) as pool:
+        assert pool.submit(place_of_source, path).result() != id(opened)
+
+
+def test_missing_source(tmp_path: Path) -> None:
+    with pytest.raises(UserError, match="does not exist"):
+        plain_source(tmp_path / "nothing", tmp_path)

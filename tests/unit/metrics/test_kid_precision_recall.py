@@ -1,0 +1,76 @@
+"""KID against its definition as a double sum; precision and recall on sets one can draw."""
+
+from __future__ import annotations
+
+import pytest
+import torch
+from torch import Tensor
+
+from gan_train.metrics import kid, precision_recall
+from gan_train.metrics.kid import kernel_distance
+from gan_train.metrics.precision_recall import neighbour_distances
+
+
+def _normal(count: int, dims: int, seed: int) -> Tensor:
+    return torch.randn(count, dims, generator=torch.Generator().manual_seed(seed))
+
+
+def _measured(real: Tensor, fake: Tensor) -> tuple[float, float]:
+    radii = [neighbour_distances(part)[:, -1] for part in (real, fake)]
+    return precision_recall.precision_recall(real, radii[0], fake, radii[1])
+
+
+def test_kid_is_the_unbiased_double_sum(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(kid, "_ROWS", 4)  # several blocks
+    x, y = _normal(9, 5, 1), _normal(7, 5, 2) + 0.5
+
+    def mean_kernel(a: Tensor, b: Tensor, diagonal: bool) -> float:
+        values = [
+            (float(a[i].double() @ b[j].double()) / 5 + 1) ** 3
+            for i in range(len(a))
+            for j in range(len(b))
+            if diagonal or i != j
+        ]
+        return sum(values) / len(values)
+
+    expected = mean_kernel(x, x, False) + mean_kernel(y, y, False) - 2 * mean_kernel(x, y, True)
+    assert kernel_distance(x, y) == pytest.approx(expected, rel=1e-10)
+    assert kernel_distance(y, x) == pytest.approx(expected, rel=1e-10)
+
+
+def test_kid_has_no_bias_with_few_samples() -> None:
+    values = torch.tensor(
+        [kernel_distance(_normal(20, 8, 2 * s), _normal(20, 8, 2 * s + 1)) for s in range(200)]
+    )
+    assert values.min() < 0
+    assert abs(values.mean()) < 3 * values.std() / 200**0.5
+
+
+def test_neighbours_of_points_on_a_line(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(precision_recall, "_ROWS", 2)
+    points = torch.tensor([[0.0], [1.0], [3.0], [7.0], [7.0]])
+    expected = torch.tensor([[1.0, 3, 7], [1, 2, 6], [2, 3, 4], [0, 4, 6], [0, 4, 6]]).double()
+    torch.testing.assert_close(neighbour_distances(points), expected)
+
+
+def test_precision_and_recall_count_the_points_inside(monkeypatch: pytest.MonkeyPatch) -> None:
+    """Real points 0 to 9 reach 3 at the ends and 2 inside; fakes 8 to 13 likewise."""
+    monkeypatch.setattr(precision_recall, "_ROWS", 4)
+    real = torch.arange(10.0)[:, None]
+    fake = torch.arange(8.0, 14.0)[:, None]
+    # fakes 8..12 lie within 3 of real 9; real 5..9 lie within 3 of fake 8
+    assert _measured(real, fake) == (5 / 6, 5 / 10)
+
+
+def test_sets_that_agree_and_sets_far_apart() -> None:
+    x = _normal(40, 6, 1)
+    assert _measured(x, x.clone()) == (1.0, 1.0)
+    assert _measured(x, x + 100) == (0.0, 0.0)
+
+
+def test_repeated_samples_are_precise_and_recall_nothing() -> None:
+    real = _normal(100, 6, 1)
+    repeated = real[:5].repeat(20, 1)
+    precision, recall = _measured(real, repeated)
+    assert precision == 1.0 and recall <= 0.05
+    assert neighbour_distances(repeated)[:, 0].median() < 1e-5

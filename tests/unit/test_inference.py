@@ -1,0 +1,67 @@
+"""From checkpoint to images: what is loaded is what was averaged."""
+
+from __future__ import annotations
+
+from pathlib import Path
+
+import pytest
+import torch
+
+from gan_train.checkpoint import newest_valid
+from gan_train.errors import UserError
+from gan_train.grid import make_grid
+from gan_train.inference import Generator, to_uint8
+from tests.training import run, tiny_config
+
+
+@pytest.fixture
+def checkpoint(tiny_source: Path, tmp_path: Path) -> Path:
+    run_dir = run(tiny_config(tiny_source, tmp_path, train__total_kimg=0.1), tmp_path / "run")
+    folder = newest_valid(run_dir)
+    assert folder is not None
+    return folder
+
+
+def test_a_checkpoint_makes_images_of_the_data_size(checkpoint: Path) -> None:
+    """Also in mid-fade, where the checkpoint stands: 112 images, alpha 0.75 of the fade to 8 px."""
+    generator = Generator.load(checkpoint)
+    assert generator.family == "progan" and generator.shape.classes == ("blue", "green", "red")
+    assert generator.adversary.status() == {"resolution": 8.0, "alpha": 0.75}
+    z = generator.latents(range(5))
+    images = generator.images(z, torch.tensor([0, 1, 2, 0, 1]))
+    assert images.shape == (5, 1, 8, 8) and images.dtype == torch.uint8
+    again = Generator.load(checkpoint).images(z[3:4], torch.tensor([0]))
+    assert torch.equal(again, images[3:4])
+
+
+def test_seeds_are_independent_of_their_company(checkpoint: Path) -> None:
+    generator = Generator.load(checkpoint)
+    assert torch.equal(generator.latents([3, 9])[1], generator.latents([9])[0])
+
+
+def test_wrong_requests_are_named(checkpoint: Path) -> None:
+    generator = Generator.load(checkpoint)
+    z = generator.latents([0])
+    with pytest.raises(UserError, match="blue, green, red"):
+        generator.images(z)
+    with pytest.raises(UserError, match="from 0 to 2"):
+        generator.images(z, torch.tensor([3]))
+    with pytest.raises(UserError, match=r"expected \[N, 8\]"):
+        generator.images(torch.zeros(1, 4), torch.tensor([0]))
+    with pytest.raises(UserError, match="no generator.json"):
+        Generator.load(checkpoint.parent)
+
+
+def test_the_range_of_pixels() -> None:
+    x = torch.tensor([-1.5, -1.0, 0.0, 1.0, 2.0]).view(5, 1, 1, 1)
+    assert to_uint8(x, 1).flatten().tolist() == [0, 0, 128, 255, 255]
+    levels = torch.arange(256, dtype=torch.float32).view(1, 1, 16, 16)
+    assert torch.equal(to_uint8(levels / 127.5 - 1, 16), levels.to(torch.uint8))
+    assert to_uint8(torch.zeros(2, 3, 4, 4), 16).shape == (2, 3, 16, 16)
+
+
+def test_a_grid_fills_rows() -> None:
+    images = torch.arange(3, dtype=torch.uint8).view(3, 1, 1, 1).expand(3, 1, 2, 2)
+    grid = make_grid(images, 2)
+    assert grid.size == (4, 4) and grid.mode == "L"
+    assert [grid.getpixel(p) for p in ((0, 0), (2, 0), (0, 2), (2, 2))] == [0, 1, 2, 0]
