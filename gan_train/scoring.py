@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 from pathlib import Path
 from typing import Any
 
@@ -36,6 +37,7 @@ class Scorer:
         self, config: Config, index: Index, shards: Path, runtime: Runtime, adversary: Adversary
     ) -> None:
         self.config, self.runtime, self.adversary = config, runtime, adversary
+        self.class_counts = torch.tensor(index.class_counts, device=runtime.device)
         self.evaluator = Evaluator(
             config.evaluate,
             index,
@@ -48,14 +50,15 @@ class Scorer:
 
     @torch.inference_mode()
     def generate(self, positions: Tensor) -> tuple[Tensor, Tensor | None]:
-        """uint8 [n, C, R, R] and classes [n]: the images at these places of the evaluation."""
-        rng = BatchRandom(self.config.seed, "evaluate", positions.to(self.runtime.device))
-        return self._images(rng.normal(self.adversary.z_dim), rng)
+        """uint8 [n, C, R, R] and classes [n]: the images at these places of the evaluation.
 
-    def _images(self, z: Tensor, rng: BatchRandom) -> tuple[Tensor, Tensor | None]:
-        label = (
-            rng.integers(len(self.adversary.shape.classes)) if self.adversary.conditional else None
-        )
+        Classes are asked for as often as the data has them.
+        """
+        rng = BatchRandom(self.config.seed, "evaluate", positions.to(self.runtime.device))
+        z, label = rng.normal(self.adversary.z_dim), None
+        if self.adversary.conditional:
+            place = rng.integers(int(self.class_counts.sum()))
+            label = torch.searchsorted(self.class_counts.cumsum(0), place, right=True)
         return to_uint8(self.adversary.sample(z, label), self.adversary.shape.resolution), label
 
     @torch.inference_mode()
@@ -98,12 +101,12 @@ class Scorer:
 
 
 def best_checkpoint(run_dir: Path, metric: str) -> Path | None:
-    """The scored checkpoint of a run whose `metric` is lowest."""
+    """The scored checkpoint of a run whose `metric` is lowest; one that is no number never is."""
     found = []
     for path in sorted((run_dir / checkpoint.FOLDER).glob(f"*/{checkpoint.SCORES}")):
-        scores = checkpoint.read_json(path)["scores"]
-        if metric in scores:
-            found.append((scores[metric], path.parent))
+        score = checkpoint.read_json(path)["scores"].get(metric, math.nan)
+        if not math.isnan(score):
+            found.append((score, path.parent))
     return min(found)[1] if found else None
 
 

@@ -103,14 +103,16 @@ class Trainer:
             stage, stage_end = stage_at(self.stages, self.clock.nimg, self.end)
             self.enter(stage)
             self.start_timer()
-            for loaded in self.loader.batches(self.clock.nimg, stage.batch, stage.resolution):
-                before = self.clock.nimg
-                self.step(stage, loaded)
-                over = self.clock.nimg >= stage_end
-                stopped = self.asked_to_stop()
-                self.housekeeping(before, stage, over, stopped)
-                if over or stopped:
-                    break
+            batches = self.loader.batches(self.clock.nimg, stage.batch, stage.resolution)
+            with contextlib.closing(batches):
+                for loaded in batches:
+                    before = self.clock.nimg
+                    self.step(stage, loaded)
+                    over = self.clock.nimg >= stage_end
+                    stopped = self.asked_to_stop()
+                    self.housekeeping(before, stage, over, stopped)
+                    if over or stopped:
+                        break
         if self.events:
             self.events.append("end", self.clock.nimg, status="stopped" if stopped else "finished")
 

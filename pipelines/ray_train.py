@@ -15,7 +15,7 @@ from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 import torch
 
@@ -24,10 +24,14 @@ from gan_train.data.index import Index
 from gan_train.errors import UserError
 from pipelines.cluster import address_of, connected, environment, gpus_wanted
 
+if TYPE_CHECKING:
+    from ray.train import UserCallback
+
 STOP = "STOP"
 """A file of this name in the run's folder asks the training to save a checkpoint and end."""
 REFUSED = "REFUSED"
-"""Holds the message of an error that a worker met and that a restart would only repeat."""
+"""Holds the message of an error that a worker met and that a restart would only repeat: a user's
+mistake, or numbers that are not finite."""
 WORKER_LOG = "workers.log"
 Loop = Callable[[dict[str, Any]], Any]
 _SNAPSHOT = "checkpoint_manager_snapshot.json"
@@ -76,8 +80,6 @@ class RayRuntime:
 def _worker(settings: dict[str, Any]) -> Iterator[tuple[Config, RayRuntime]]:
     """What every worker does first and last, again after every restart."""
     run_dir = Path(settings["run_dir"])
-    if (run_dir / REFUSED).exists():
-        raise UserError((run_dir / REFUSED).read_text(encoding="utf-8"))
     runtime = RayRuntime(run_dir)
     _log_to(run_dir / WORKER_LOG, runtime.rank)
     torch.set_num_threads(int(os.environ["OMP_NUM_THREADS"]))
@@ -115,6 +117,21 @@ def _log_to(path: Path, rank: int) -> None:
     logger.handlers = [handler]
     logger.setLevel(logging.INFO)
     logger.propagate = False
+
+
+def _give_up_when_refused(run_dir: Path) -> UserCallback:
+    """Ends the training, without restarts, once a worker has left REFUSED. An error in a callback
+    is one that Ray Train's controller does not retry."""
+    import ray.train
+
+    class GiveUp(ray.train.UserCallback):
+        def after_exception(
+            self, run_context: Any, worker_exceptions: dict[int, Exception]
+        ) -> None:
+            if (run_dir / REFUSED).exists():
+                raise next(iter(worker_exceptions.values()))
+
+    return GiveUp()
 
 
 def threads_per_worker(config: Config, cores: int) -> int:
@@ -190,6 +207,7 @@ def _launch(loop: Loop, config: Config, settings: dict[str, str], run_dir: Path)
                 worker_runtime_env={
                     "env_vars": environment(local) | {"OMP_NUM_THREADS": str(threads)}
                 },
+                callbacks=[_give_up_when_refused(run_dir)],
                 logging_config=ray.train.LoggingConfig(log_level="ERROR"),
             ),
         )

@@ -75,7 +75,8 @@ class Index(BaseModel):
     """A whole stored data set.
 
     `content_hash` is the identity of the stored data: the shards' digests in order, and how the
-    pixels were made. `classes` is sorted; a label is a position in it. Empty: unlabelled data.
+    pixels were made. `classes` is sorted; a label is a position in it. Empty: unlabelled data. `class_counts` are the samples of
+    each class, by which a conditional generator is asked for classes as often as the data has them.
     """
 
     model_config = ConfigDict(extra="forbid", frozen=True)
@@ -86,6 +87,7 @@ class Index(BaseModel):
     resolution: int = Field(ge=1)
     channels: Literal[1, 3]
     classes: tuple[str, ...]
+    class_counts: tuple[int, ...]
     transform: dict[str, Any]
     quarantined: int = Field(ge=0)
     shards: tuple[ShardInfo, ...]
@@ -94,6 +96,10 @@ class Index(BaseModel):
     def _consistent(self) -> Index:
         if self.samples != sum(shard.samples for shard in self.shards):
             raise ValueError("the shards do not add up to `samples`")
+        if len(self.class_counts) != len(self.classes):
+            raise ValueError("`class_counts` does not count every class")
+        if self.classes and sum(self.class_counts) != self.samples:
+            raise ValueError("the classes do not add up to `samples`")
         if any(shard.samples != len(shard.offsets) for shard in self.shards):
             raise ValueError("a shard has not one offset per sample")
         if self.content_hash != content_hash(self.shards, self.transform):

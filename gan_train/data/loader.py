@@ -7,7 +7,7 @@ cache of an earlier epoch), never which image comes when.
 from __future__ import annotations
 
 import multiprocessing
-from collections.abc import Iterator
+from collections.abc import Generator, Iterator
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import KW_ONLY, dataclass
 from itertools import count
@@ -82,7 +82,7 @@ class Loader:
         shape = (index.samples, index.channels, index.resolution, index.resolution)
         self._cache = _Cache(shape) if np.prod(shape) <= cache_mb << 20 else None
 
-    def batches(self, start: int, batch: int, resolution: int) -> Iterator[LoadedBatch]:
+    def batches(self, start: int, batch: int, resolution: int) -> Generator[LoadedBatch]:
         """Batches from position `start` on, `batch` images over all ranks, shrunk to `resolution`.
 
         Shrinking is the mean over boxes, rounded. The cache outlives the iterator, so to change
@@ -103,7 +103,7 @@ class Loader:
             )
         return self._batches(start, batch, resolution)
 
-    def _batches(self, start: int, batch: int, resolution: int) -> Iterator[LoadedBatch]:
+    def _batches(self, start: int, batch: int, resolution: int) -> Generator[LoadedBatch]:
         if self._cache is None or not self._cache.full:
             produce = self._from_workers if self._workers else self._from_thread
             for loaded in produce(start, batch, resolution):

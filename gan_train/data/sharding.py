@@ -151,16 +151,16 @@ def plan_shards(config: DataConfig, directory: Path | None, workspace: Path) -> 
         PlannedImage(images[turn][0], labels.get(images[turn][1] or "", 0)) for turn in turns
     )
     return ShardPlan(
-        source,
-        directory,
-        name,
-        entries,
-        tuple(rejected),
-        classes,
-        transform,
-        identity,
-        config.shard_images,
-        config.max_bad_fraction,
+        source=source,
+        directory=directory,
+        fingerprint=name,
+        entries=entries,
+        rejected=tuple(rejected),
+        classes=classes,
+        transform=transform,
+        identity=identity,
+        shard_images=config.shard_images,
+        max_bad_fraction=config.max_bad_fraction,
         expected_bytes=_expected_bytes(source, entries, transform, labelled=bool(classes)),
         done=tuple(
             number
@@ -322,12 +322,15 @@ def finish_shards(plan: ShardPlan, receipts: Iterable[ShardReceipt]) -> Index:
     ]
     write_aside(plan.directory / MANIFEST_NAME, "".join(manifest).encode())
     shards = tuple(receipt.info for receipt in receipts if receipt.info is not None)
+    label_of = {entry.file.path: entry.label for entry in plan.entries}
+    labels = Counter(label_of[path] for receipt in receipts for path in receipt.paths)
     index = Index(
         content_hash=content_hash(shards, plan.identity),
         samples=samples,
         resolution=plan.transform.resolution,
         channels=1 if plan.transform.mode == "L" else 3,
         classes=plan.classes,
+        class_counts=tuple(labels[label] for label in range(len(plan.classes))),
         transform=plan.identity,
         quarantined=len(bad),
         shards=shards,

@@ -63,6 +63,7 @@ def index(salt: str = "") -> Index:
         resolution=8,
         channels=1,
         classes=CLASSES,
+        class_counts=(100, 100, 100),
         transform=transform,
         quarantined=0,
         shards=(shard,),

@@ -5,6 +5,7 @@ from __future__ import annotations
 import json
 import logging
 import os
+import shutil
 import signal
 import socket
 import subprocess
@@ -79,6 +80,20 @@ def test_the_cursor_starts_anew_at_another_server(tmp_path: Path) -> None:
     assert (other.key, other.run_id, other.offset) == (first.key, None, 0)
 
 
+@pytest.fixture(scope="module")
+def blank_database(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """MLflow's tables take seconds to make: once, then copied."""
+    folder = tmp_path_factory.mktemp("blank")
+    connect(config(folder))
+    return folder / "mlflow.db"
+
+
+@pytest.fixture
+def workspace(tmp_path: Path, blank_database: Path) -> Path:
+    shutil.copy(blank_database, tmp_path / "mlflow.db")
+    return tmp_path
+
+
 # ---- a real server -------------------------------------------------------------------------------
 
 
@@ -128,8 +143,9 @@ class Server:
 
 
 @pytest.fixture(scope="module")
-def server(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Server]:
+def server(tmp_path_factory: pytest.TempPathFactory, blank_database: Path) -> Iterator[Server]:
     made = Server(tmp_path_factory.mktemp("server"))
+    shutil.copy(blank_database, made.folder / "server.db")
     made.start()
     yield made
     made.kill()
@@ -199,9 +215,9 @@ def until(condition: Any, seconds: float = 60) -> None:
 
 
 @pytest.mark.slow
-def test_a_server_that_stays_away(tmp_path: Path, caplog: pytest.LogCaptureFixture) -> None:
+def test_a_server_that_stays_away(workspace: Path, caplog: pytest.LogCaptureFixture) -> None:
     """Leaving the block neither raises nor waits for long; what is left is told and kept."""
-    settings = config(tmp_path, tracking_uri=f"http://127.0.0.1:{free_port()}")
+    settings = config(workspace, tracking_uri=f"http://127.0.0.1:{free_port()}")
     run = Run(settings, index())
     before = time.monotonic()
     with caplog.at_level(logging.WARNING), Shipper(settings, run.folder, run.index, {}) as shipper:
@@ -215,7 +231,7 @@ def test_a_server_that_stays_away(tmp_path: Path, caplog: pytest.LogCaptureFixtu
         registry.register_best(settings, run.folder, run.index, {})
 
     # later, somewhere else
-    here = config(tmp_path)
+    here = config(workspace)
     assert ship(here, run.folder, run.index, {})
     client = connect(here)
     run_id = json.loads((run.folder / "mlflow.json").read_text())["run_id"]
@@ -249,12 +265,12 @@ shipping.ship(config, Path(sys.argv[2]), Index.load(Path(sys.argv[3])), {})
 
 @pytest.mark.slow
 @pytest.mark.parametrize("nth", [1, 2, 4])
-def test_sigkill_between_delivery_and_cursor(tmp_path: Path, nth: int) -> None:
+def test_sigkill_between_delivery_and_cursor(workspace: Path, nth: int) -> None:
     """The run was made, or the metrics or the checkpoint were sent, and nobody remembers."""
-    settings = config(tmp_path)
+    settings = config(workspace)
     run = full_run(settings)
-    run.index.save(tmp_path)
-    arguments = [settings.model_dump_json(), str(run.folder), str(tmp_path), str(nth)]
+    run.index.save(workspace)
+    arguments = [settings.model_dump_json(), str(run.folder), str(workspace), str(nth)]
     died = subprocess.run([sys.executable, "-c", _SHIP_AND_DIE, *arguments], timeout=120)
     assert died.returncode == -signal.SIGKILL
     assert ship(settings, run.folder, run.index, {})
@@ -295,11 +311,11 @@ class Killed(BaseException):
 
 
 @pytest.mark.slow
-def test_death_after_any_call_to_mlflow(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_death_after_any_call_to_mlflow(workspace: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     """For every n: the shipper dies right after its n-th call was obeyed, and starts again."""
     from mlflow import MlflowClient
 
-    settings = config(tmp_path)
+    settings = config(workspace)
     calls, limit = 0, 0
 
     def counted(name: str) -> Any:
@@ -339,9 +355,9 @@ def test_death_after_any_call_to_mlflow(tmp_path: Path, monkeypatch: pytest.Monk
 
 
 @pytest.mark.slow
-def test_two_shippers_of_one_run(tmp_path: Path) -> None:
+def test_two_shippers_of_one_run(workspace: Path) -> None:
     """A second process (or thread) with the same folder waits, and doubles nothing."""
-    settings = config(tmp_path)
+    settings = config(workspace)
     run = full_run(settings)
     results: list[bool] = []
     threads = [

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import multiprocessing
 import shutil
 from collections import Counter
 from collections.abc import Iterator
@@ -289,6 +290,16 @@ def test_damage_in_a_worker_process_is_the_same_error(
     (broken[1] / "shard-000003.tar").unlink()
     with pytest.raises(DamagedShard, match=r"shard-000003\.tar is missing"):
         take(loader(broken).batches(0, 12, 8), 6)
+
+
+@pytest.mark.slow
+def test_a_killed_worker_process_is_an_error_and_no_hang(data: tuple[Index, Path]) -> None:
+    batches = loader(data, workers=2, cache_mb=0).batches(0, 12, 8)
+    take(batches, 1)
+    victim = multiprocessing.active_children()[0]
+    victim.kill()
+    with pytest.raises(RuntimeError, match="worker"):
+        take(batches, 1000)
 
 
 def test_foreign_members_are_never_looked_at(data: tuple[Index, Path], tmp_path: Path) -> None:

@@ -6,12 +6,13 @@ import hashlib
 
 import numpy as np
 import pytest
-from hypothesis import given
+from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from gan_train.data.order import Order, check_split, permutation, positions_below
 from gan_train.errors import UserError
 
+untimed = settings(deadline=None)  # shared machines pause
 orders = st.builds(
     Order,
     shards=st.lists(st.integers(1, 9), min_size=1, max_size=6).map(tuple),
@@ -22,6 +23,7 @@ orders = st.builds(
 )
 
 
+@untimed
 @given(st.integers(0, 500), st.integers(1, 12), st.integers(1, 5))
 def test_closed_form_counts_the_positions_of_a_lane(position: int, lanes: int, grain: int) -> None:
     dealt = np.arange(position) // grain % lanes
@@ -29,12 +31,14 @@ def test_closed_form_counts_the_positions_of_a_lane(position: int, lanes: int, g
     assert positions_below(position, np.arange(lanes), lanes, grain).tolist() == counted
 
 
+@untimed
 @given(orders, st.integers(0, 3))
 def test_every_epoch_shows_every_image_once(order: Order, epoch: int) -> None:
     positions = np.arange(epoch * order.samples, (epoch + 1) * order.samples)
     assert sorted(order.stored(positions).tolist()) == list(range(order.samples))
 
 
+@untimed
 @given(orders, st.integers(0, 60), st.integers(1, 60))
 def test_an_image_depends_on_its_position_alone(order: Order, start: int, count: int) -> None:
     whole = order.stored(np.arange(start + count))
@@ -42,6 +46,7 @@ def test_an_image_depends_on_its_position_alone(order: Order, start: int, count:
     assert order.stored(np.arange(start, start + 1)).tolist() == whole[start : start + 1].tolist()
 
 
+@untimed
 @given(orders, st.integers(0, 2))
 def test_a_lane_reads_forwards_and_shuffles_within_blocks_alone(order: Order, epoch: int) -> None:
     built = order.epoch(epoch)

@@ -211,29 +211,34 @@ def test_diversity_shows_collapse_where_the_distance_does_not(glyphs: Path, tmp_
     """One letter only, and 64 pictures repeated, beside a healthy sample: all of them real images,
     so that every picture looks perfect."""
     stored = _shards(glyphs, tmp_path, classes="folder", only_classes=tuple("ABCDEFGH"))
-    images, labels = read_images(*stored, 600, 1200)
+    count = 256
+    images, labels = read_images(*stored, 2 * count, 1500)
     assert labels is not None
-    scorer = _evaluator(stored, tmp_path, images=600)
+    scorer = _evaluator(stored, tmp_path, images=count)
 
     def scores(chosen: Tensor) -> dict[str, float]:
+        """Of these images, over and over if they are fewer than N."""
         return scorer.score(
-            lambda p: (images[chosen][p % len(chosen)], labels[chosen][p % len(chosen)])
+            lambda places: (
+                images[chosen[places % len(chosen)]],
+                labels[chosen[places % len(chosen)]],
+            )
         )
 
-    healthy = scores(torch.arange(600))
+    healthy = scores(torch.arange(count))
     one_letter = scores((labels == 0).nonzero()[:, 0])
     repeated = scores(torch.arange(64))
 
     fd, recall, nearest = (
         f"{name}_efficientnet_lite0" for name in ("fd", "recall", "nearest_distance")
     )
-    # the distance of a collapsed generator is what a good one reaches in training
-    assert healthy[fd] < repeated[fd] < 60 and one_letter[fd] < 90
-    assert one_letter["class_accuracy"] > 0.9  # and accuracy rewards it
+    # an untrained network is at 300, a good one after some minutes of training at 80
+    assert healthy[fd] < repeated[fd] < 80 and one_letter[fd] < 150
+    assert one_letter["class_accuracy"] > 0.9  # which collapse cannot lower
     assert healthy["class_entropy"] > 0.95 and one_letter["class_entropy"] < 0.3
     assert one_letter["pair_distance"] < 0.95 * healthy["pair_distance"]
     assert healthy[recall] > 0.7 and repeated[recall] < 0.1
     assert repeated[nearest] < 0.01 * healthy[f"{nearest}_real"]
     assert healthy["pair_distance_within_class"] == pytest.approx(
-        healthy["pair_distance_within_class_real"], rel=0.05
+        healthy["pair_distance_within_class_real"], rel=0.1
     )
