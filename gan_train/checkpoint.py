@@ -112,9 +112,13 @@ def save(
     config: Config,
     data_hash: str,
     clock: Clock,
+    trained: Clock,
     stage: str,
 ) -> Path:
     """Write the checkpoint of this clock and return its folder. Only rank 0 calls this.
+
+    `trained` is the clock of the last step: the generator is used at the resolution and the fade
+    that its weights were trained at, not at those that come next.
 
     Raises OSError or safetensors' own error when the disk is full; the newest valid checkpoint
     then still stands, as nothing is renamed before all of it is on the disk.
@@ -125,7 +129,7 @@ def save(
     aside.mkdir(parents=True)
     _save_tensors(adversary.state_dict(), aside / "networks.safetensors")
     _save_tensors(optimizer_state(adversary, optimizers), aside / "optimizers.safetensors")
-    save_generator(aside, averaged, config, adversary.shape, clock)
+    save_generator(aside, averaged, config, adversary.shape, trained)
     write_json(
         aside / "state.json",
         {

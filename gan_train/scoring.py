@@ -62,9 +62,11 @@ class Scorer:
         return to_uint8(self.adversary.sample(z, label), self.adversary.shape.resolution), label
 
     @torch.inference_mode()
-    def draw(self, clock: Clock) -> Path:
-        """Write the sample grid of this clock: fixed latents, and a class a column if there are
-        classes (the first of them, where there are more than columns)."""
+    def draw(self, clock: Clock, name: str) -> Path:
+        """Write the sample grid as trained at this clock, from fixed latents.
+
+        With classes, a class a column: the first of them, where there are more than columns.
+        """
         self.adversary.advance(clock)
         device, shape = self.runtime.device, self.adversary.shape
         columns, rows = grid_size(shape.resolution)
@@ -74,10 +76,10 @@ class Scorer:
         z = BatchRandom(self.config.seed, "grid", positions).normal(self.adversary.z_dim)
         label = positions % columns if self.adversary.conditional else None
         images = to_uint8(self.adversary.sample(z, label), shape.resolution)
-        path = self.runtime.run_dir / "samples" / f"{clock.nimg:012d}.png"
+        path = self.runtime.run_dir / "samples" / name
         return save_grid(images, columns, path)
 
-    def score(self, folder: Path, clock: Clock) -> dict[str, Any]:
+    def score(self, folder: Path) -> dict[str, Any]:
         """`{"scores": ..., "protocol": ...}` of a checkpoint's weights, computed at most once.
 
         Collective. Rank 0 leaves the result beside the weights.
@@ -86,7 +88,7 @@ class Scorer:
         if path.exists():
             scored: dict[str, Any] = checkpoint.read_json(path)
             return scored
-        self.adversary.advance(clock)
+        self.adversary.advance(Clock(**checkpoint.read_json(folder / "generator.json")["clock"]))
         scored = {
             "scores": self.evaluator.score(self.generate),
             "protocol": self.evaluator.protocol(),
@@ -113,7 +115,7 @@ def best_checkpoint(run_dir: Path, metric: str) -> Path | None:
 def evaluate_checkpoint(
     config: Config, index: Index, shards: Path, folder: Path, runtime: Runtime
 ) -> dict[str, Any]:
-    """Score a checkpoint or a downloaded generator under `config.evaluate`; writes nothing to it."""
+    """Score a checkpoint or a download under `config.evaluate`, without writing to it."""
     generator = Generator.load(folder, str(runtime.device))
     if generator.shape != index.image_shape:
         raise UserError(

@@ -72,7 +72,7 @@ class Trainer:
         }
         self.stages = self.adversary.stages()
         self.end = schedule_end(config, self.stages)
-        self.clock = Clock()
+        self.clock = self.trained = Clock()  # now, and at the last step: the fade of the weights
         self.stage_name = ""  # the stage that the optimizers' moments belong to
 
         # Data: this worker's share of an order that is the same for any number of workers
@@ -154,6 +154,7 @@ class Trainer:
 
         # Running statistics, clock, moving average
         average_buffers(list(self.adversary.buffers()))
+        self.trained = self.clock
         self.clock = Clock(self.clock.step + 1, self.clock.nimg + stage.batch)
         t = self.config.train
         self.averaged.update(decay(stage.batch, self.clock.nimg, t.ema_kimg * 1000, t.ema_ramp))
@@ -241,7 +242,7 @@ class Trainer:
     def draw_samples(self) -> None:
         """A grid of the averaged generator's images, from the same latents every time."""
         if self.events:
-            path = self.scorer.draw(self.clock)
+            path = self.scorer.draw(self.trained, f"{self.clock.nimg:012d}.png")
             relative = str(path.relative_to(self.runtime.run_dir))
             self.events.append("image", self.clock.nimg, path=relative)
 
@@ -257,6 +258,7 @@ class Trainer:
                 self.config,
                 self.index.content_hash,
                 self.clock,
+                self.trained,
                 self.stage_name,
             )
         barrier()
@@ -265,7 +267,7 @@ class Trainer:
 
     def score_checkpoint(self, folder: Path) -> None:
         """Score a checkpoint once, tell log and engine, thin the older ones."""
-        scored = self.scorer.score(folder, self.clock)
+        scored = self.scorer.score(folder)
         if self.events:
             self.events.append(
                 "checkpoint",

@@ -34,9 +34,10 @@ _LOG_TAIL = 3000  # characters
 def connect(address: str) -> JobSubmissionClient:
     """A client of a cluster's dashboard. Raises UserError when nobody answers."""
     os.environ.update(environment(local=False))
-    os.environ.pop("RAY_ADDRESS", None)  # it would win over the address asked for
     from ray.job_submission import JobSubmissionClient
 
+    # these would win over the address asked for
+    aside = {name: os.environ.pop(name, None) for name in ("RAY_ADDRESS", "RAY_API_SERVER_ADDRESS")}
     try:
         return JobSubmissionClient(address)
     except ConnectionError as error:
@@ -44,6 +45,8 @@ def connect(address: str) -> JobSubmissionClient:
             f"cluster.jobs={address}: no Ray dashboard answers there; start the cluster with "
             "`ray start --head`, or leave the key empty to train from this process"
         ) from error
+    finally:
+        os.environ.update({name: value for name, value in aside.items() if value is not None})
 
 
 def submission_id(run: str, flow_run_id: str) -> str:

@@ -75,8 +75,9 @@ class Index(BaseModel):
     """A whole stored data set.
 
     `content_hash` is the identity of the stored data: the shards' digests in order, and how the
-    pixels were made. `classes` is sorted; a label is a position in it. Empty: unlabelled data. `class_counts` are the samples of
-    each class, by which a conditional generator is asked for classes as often as the data has them.
+    pixels were made. `classes` is sorted; a label is a position in it. Empty: unlabelled data.
+    `class_counts` are the samples of each class: a conditional generator that is scored is asked
+    for classes as often as the data has them.
     """
 
     model_config = ConfigDict(extra="forbid", frozen=True)
