@@ -50,11 +50,11 @@ def last_stage(config: Config, index: Index) -> Stage:
 
 
 def time_steps(
-    config: Config, index: Index, shards: Path, runtime: PlainRuntime, stage: Stage, seconds: float
+    config: Config, index: Index, shards: Path, runtime: PlainRuntime, seconds: float
 ) -> Timing:
-    """The bare loop: `Trainer.step` on batches that are already in memory, in mid-stage."""
+    """The bare loop: `Trainer.step` on batches that are already in memory, in the last stage."""
     trainer = Trainer(config, index, shards, runtime)
-    before = list(itertools.takewhile(lambda s: s.name != stage.name, trainer.stages))
+    *before, stage = trainer.stages
     trainer.clock = Clock(0, sum(s.nimg for s in before) + stage.nimg // 2)
     batches = list(itertools.islice(trainer.loader.batches(0, stage.batch, stage.resolution), 8))
     turn = itertools.cycle(batches)
@@ -138,7 +138,7 @@ def _worker(
         )
     index = Index.load(Path(shards))
     runtime = PlainRuntime(Path(folder))
-    timing = time_steps(config, index, Path(shards), runtime, last_stage(config, index), seconds)
+    timing = time_steps(config, index, Path(shards), runtime, seconds)
     if rank == 0:
         (Path(folder) / "rate").write_text(json.dumps(timing.images_per_second))
     if world > 1:

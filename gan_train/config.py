@@ -108,7 +108,7 @@ class EvaluateConfig(Strict):
     )
     weights: str | None = harmless(None, "Path or URL of the extractor's weights; empty: bundled.")
     sha256: str | None = harmless(None, "Expected digest of the weights.", pattern="^[0-9a-f]{64}$")
-    images: int = harmless(2000, "N: images on each side of the comparison.", ge=2)
+    images: int = harmless(2000, "N: images on each side of the comparison.", ge=4)
     metrics: tuple[Literal["frechet", "kid", "precision_recall", "diversity"], ...] = harmless(
         ("frechet", "kid", "precision_recall", "diversity"), "What is computed."
     )

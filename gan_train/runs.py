@@ -55,9 +55,9 @@ def find(config: Config, run: str) -> Path:
     )
 
 
-def configuration(run_dir: Path, overrides: Sequence[str] = ()) -> Config:
+def configuration(run_dir: Path | str, overrides: Sequence[str] = ()) -> Config:
     """The configuration that a run was started with."""
-    return recipes.load(str(run_dir / CONFIG), overrides)
+    return recipes.load(str(Path(run_dir) / CONFIG), overrides)
 
 
 def configuration_of(target: str, overrides: Sequence[str] = ()) -> Config:

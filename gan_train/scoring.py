@@ -71,7 +71,7 @@ class Scorer:
         device, shape = self.runtime.device, self.adversary.shape
         columns, rows = grid_size(shape.resolution)
         if self.adversary.conditional:
-            columns = min(columns, len(shape.classes))
+            columns = max(1, min(len(shape.classes), 2560 // shape.resolution, 26))
         positions = torch.arange(columns * rows, device=device)
         z = BatchRandom(self.config.seed, "grid", positions).normal(self.adversary.z_dim)
         label = positions % columns if self.adversary.conditional else None

@@ -115,7 +115,9 @@ def _parser() -> argparse.ArgumentParser:
         "  gan-train generate demo --version 3 --class A --out a.png\n"
         "  gan-train generate runs/train/.../checkpoints/000000108000 --seeds 1,2,5 --out images/",
     )
-    generate.add_argument("model", help="a checkpoint's folder, or a recipe's registered model")
+    generate.add_argument(
+        "model", help="a checkpoint's folder, or a run or recipe whose registered model is meant"
+    )
     generate.add_argument(
         "--version", default="champion", help="of the registered model: a number or an alias"
     )
@@ -285,13 +287,15 @@ def _evaluate(given: argparse.Namespace) -> int:
 
 
 def _generate(given: argparse.Namespace) -> int:
-    from gan_train import recipes
+    from gan_train import recipes, runs
     from gan_train.generate import generate
 
     numbers = seeds(given.seeds)
     folder = Path(given.model)
-    if not folder.is_dir():
-        config = recipes.anchored(recipes.load(given.model, given.overrides))
+    if not (folder / "generator.json").is_file():
+        is_run = (folder / runs.CONFIG).is_file()
+        load = runs.configuration if is_run else recipes.load
+        config = recipes.anchored(load(given.model, given.overrides))
         from pipelines import registry
 
         folder = registry.download(config, given.version)

@@ -12,6 +12,7 @@ import math
 import os
 from collections.abc import Iterator
 from contextlib import contextmanager
+from typing import Any
 
 from gan_train.config import ClusterConfig
 from gan_train.errors import UserError
@@ -56,7 +57,7 @@ def connected(cluster: ClusterConfig) -> Iterator[None]:
         yield
         return
     wanted = math.ceil(cluster.workers * cluster.cpus_per_worker)
-    options = {"log_to_driver": False, "logging_level": logging.ERROR}
+    options: dict[str, Any] = {"log_to_driver": False, "logging_level": logging.ERROR}
     try:
         if local:
             # logical CPUs: more workers than cores is slow, not wrong

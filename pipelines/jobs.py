@@ -33,7 +33,7 @@ _LOG_TAIL = 3000  # characters
 
 def connect(address: str) -> JobSubmissionClient:
     """A client of a cluster's dashboard. Raises UserError when nobody answers."""
-    os.environ.update(environment(local=False))
+    os.environ.update(environment(local="RAY_ADDRESS" not in os.environ))
     from ray.job_submission import JobSubmissionClient
 
     # these would win over the address asked for

@@ -54,22 +54,28 @@ def run_summary(config: Config, run_dir: Path, registration: Registration) -> st
     """The last words of `gan-train run`."""
     grid = runs.newest_grid(run_dir)
     rows = runs.score_table(run_dir)
-    more = [f"(the last {_COLUMNS} of {len(rows)}; all: gan-train evaluate {run_dir})"]
+    more = [f"(the last {_COLUMNS} of {len(rows)}; all: gan-train evaluate {_near(run_dir)})"]
     return "\n".join(
         [
             "",
             table(rows[-_COLUMNS:]),
             *(more if len(rows) > _COLUMNS else []),
             "",
-            f"samples     {grid or 'none'}",
-            f"run         {run_dir}",
+            f"samples     {_near(grid) if grid else 'none'}",
+            f"run         {_near(run_dir)}",
             f"registered  {registration.model} version {registration.version}, "
             f"{registration.alias}: {registration.reason}",
-            f"images      gan-train generate {config.name} --version {registration.version} "
+            f"images      gan-train generate {_near(run_dir)} --version {registration.version} "
             "--seeds 0-63 --out grid.png",
             *uis(config, registration.ui),
         ]
     )
+
+
+def _near(path: Path) -> str:
+    """The path as it is shortest to type from here."""
+    here = Path.cwd()
+    return str(path.relative_to(here) if path.is_relative_to(here) else path)
 
 
 def uis(config: Config, mlflow_page: str) -> list[str]:

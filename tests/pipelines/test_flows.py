@@ -153,7 +153,7 @@ def test_cancelling_saves_a_checkpoint_and_resuming_goes_on(
     assert runs.read_events(run_dir)[-1]["nimg"] == reached, "all that was trained is saved"
 
     # Go on to an end that is near
-    near = copy.deepcopy(config).model_copy(
+    near = config.model_copy(
         update={
             "train": config.train.model_copy(
                 update={

@@ -6,6 +6,8 @@ import os
 import signal
 import socket
 import struct
+import subprocess
+import sys
 import threading
 import time
 from collections.abc import Iterator
@@ -50,8 +52,8 @@ def prepared(source: Path, workspace: Path, **changes: object) -> tuple[Config, 
     return config, shards, runs.new(config, shards)
 
 
-def descendants() -> dict[int, str]:
-    """Command lines of all processes that this one has started, by pid."""
+def descendants(ancestor: int) -> dict[int, str]:
+    """Command lines of all processes that a process has started, by pid."""
     parents, commands = {}, {}
     for entry in Path("/proc").iterdir():
         if entry.name.isdigit():
@@ -61,10 +63,10 @@ def descendants() -> dict[int, str]:
             except (FileNotFoundError, ProcessLookupError):  # it has just ended
                 continue
             parents[int(entry.name)] = int(status.rpartition(")")[2].split()[1])
-    found = {os.getpid()}
+    found = {ancestor}
     while more := {pid for pid, parent in parents.items() if parent in found} - found:
         found |= more
-    return {pid: commands[pid] for pid in found - {os.getpid()}}
+    return {pid: commands[pid] for pid in found - {ancestor}}
 
 
 def addresses_listened_on(pids: set[int]) -> set[str]:
@@ -96,11 +98,26 @@ def wait_for_checkpoint(run_dir: Path, training: threading.Thread) -> None:
         time.sleep(0.05)
 
 
+HOLD = """
+import sys
+from gan_train.config import ClusterConfig
+from pipelines.cluster import connected
+with connected(ClusterConfig()):
+    print("up", flush=True)
+    sys.stdin.read()
+"""
+
+
 def test_ray_listens_on_loopback_alone() -> None:
     """By default GCS, raylet and agents listen on all interfaces."""
-    pids = set(descendants())
-    assert any("gcs_server" in command for command in descendants().values())
-    listening = addresses_listened_on(pids)
+    with subprocess.Popen(
+        [sys.executable, "-c", HOLD], stdin=subprocess.PIPE, stdout=subprocess.PIPE, text=True
+    ) as holder:
+        assert holder.stdout is not None and holder.stdout.readline() == "up\n"
+        started = descendants(holder.pid)
+        assert any("gcs_server" in command for command in started.values())
+        listening = addresses_listened_on(set(started))
+        holder.communicate("")
     assert listening and listening <= {"127.0.0.1", "::ffff:127.0.0.1", "::1"}
 
 
@@ -150,7 +167,9 @@ def test_training_survives_the_kill_of_a_worker_bit_for_bit(
     def kill() -> None:
         while not candidates(disturbed):
             time.sleep(0.02)
-        workers = [pid for pid, command in descendants().items() if "RayTrainWorker" in command]
+        workers = [
+            pid for pid, command in descendants(os.getpid()).items() if "RayTrainWorker" in command
+        ]
         killed.append(max(workers))
         os.kill(killed[0], signal.SIGKILL)
 
