@@ -41,8 +41,8 @@ def check(config: Config, shape: ImageShape, world_size: int) -> tuple[Stage, ..
     """
     if shape.resolution != config.data.resolution:
         raise UserError(
-            f"the shards hold {shape.resolution} px images, data.resolution is "
-            f"{config.data.resolution}: shard again"
+            f"data.resolution={config.data.resolution}: the shards hold {shape.resolution} px "
+            "images; shard again"
         )
     adversary = config.family.build(shape, config.train.batch)
     for stage in adversary.stages():

@@ -9,8 +9,9 @@ from __future__ import annotations
 import os
 import shutil
 import tempfile
-from collections.abc import Callable, Iterator
+from collections.abc import Iterator
 from pathlib import Path
+from statistics import median
 
 from gan_train import bench, checkpoint, recipes, runs
 from gan_train.adversary import Clock
@@ -20,12 +21,13 @@ from gan_train.data.sharding import shard
 from gan_train.runtime import PlainRuntime
 from gan_train.trainer import Trainer
 
-_ROUNDS = 3
-"""The machine's speed drifts, so bare loop and pipeline alternate; the median pair counts."""
 
+def measure(config: Config, seconds: float, rounds: int) -> Iterator[str]:
+    """The lines of the report, each as soon as it is known. `seconds` go into each timing.
 
-def measure(config: Config, seconds: float) -> Iterator[str]:
-    """The lines of the report, each as soon as it is known. `seconds` go into each timing."""
+    The machine's speed drifts, so one worker, several, and the pipeline take turns for `rounds`
+    rounds; ratios are medians over the rounds.
+    """
     config = recipes.anchored(config)
     with tempfile.TemporaryDirectory() as folder:
         config = config.model_copy(update={"workspace": Path(folder)})
@@ -40,30 +42,28 @@ def measure(config: Config, seconds: float) -> Iterator[str]:
         for name, timing in bench.time_loader(config, index, shards).items():
             yield _row(name, timing)
         yield _row("scoring", bench.time_scoring(config, index, shards))
-        yield from _steps(config, shards, index, seconds)
+        yield from _steps(config, shards, index, seconds, rounds)
 
 
-def _steps(config: Config, shards: Path, index: Index, seconds: float) -> Iterator[str]:
+def _steps(
+    config: Config, shards: Path, index: Index, seconds: float, rounds: int
+) -> Iterator[str]:
     """Training: one worker, several, and several inside the pipeline."""
     workers = config.cluster.workers
     share = config.train.model_copy(update={"batch": config.train.batch // workers})
     each = config.model_copy(update={"train": share})  # what one worker of several gets
     pairs = []
-    for _ in range(_ROUNDS):
+    for _ in range(rounds):
         one = bench.time_workers(each, shards, 1, seconds)
         bare = bench.time_workers(config, shards, workers, seconds)
         whole = _pipeline(config, shards, index, bare * seconds)
         pairs.append((one, bare, whole))
-    one, bare, whole = (sorted(p[i] for p in pairs)[_ROUNDS // 2] for i in range(3))
-    scaling = _median([p[1] / p[0] for p in pairs])
-    overhead = _median([p[1] / p[2] - 1 for p in pairs])
+    one, bare, whole = (median([p[i] for p in pairs]) for i in range(3))
+    scaling = median([p[1] / p[0] for p in pairs])
+    overhead = median([p[1] / p[2] - 1 for p in pairs])
     yield f"{'step, 1 worker on 1 core':32}{one:10.0f} images/s"
     yield f"{f'step, {workers} workers':32}{bare:10.0f} images/s   {scaling:.2f} times one worker"
     yield f"{'whole pipeline':32}{whole:10.0f} images/s   overhead {100 * overhead:+.1f}%"
-
-
-def _median(values: list[float]) -> float:
-    return sorted(values)[len(values) // 2]
 
 
 def _row(name: str, timing: bench.Timing) -> str:
@@ -87,9 +87,7 @@ def _pipeline(config: Config, shards: Path, index: Index, images: float) -> floa
         update={
             "train": config.train.model_copy(update={"total_kimg": total_kimg}),
             # scoring is timed on its own
-            "evaluate": config.evaluate.model_copy(
-                update={"metrics": ("diversity",), "images": 8}
-            ),
+            "evaluate": config.evaluate.model_copy(update={"metrics": ("diversity",), "images": 8}),
         }
     )
     flows.train_flow(config, run_dir.name)
@@ -111,9 +109,3 @@ def _begin_in_last_stage(config: Config, shards: Path, index: Index, run_dir: Pa
         checkpoint.write_json(saved / checkpoint.SCORES, {"scores": {}, "protocol": {}})
         shutil.copytree(saved, run_dir / checkpoint.FOLDER / saved.name)
     return trainer.clock.nimg
-
-
-def report(config: Config, seconds: float, say: Callable[[str], None] = print) -> None:
-    """Measure and say it."""
-    for line in measure(config, seconds):
-        say(line)

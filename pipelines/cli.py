@@ -144,6 +144,18 @@ def _parser() -> argparse.ArgumentParser:
         "--force", action="store_true", help="also where the scores are not comparable"
     )
 
+    bench = _command(
+        commands,
+        "bench",
+        _bench,
+        "time sharding, loader, scoring, training step and the whole pipeline",
+        "Ratios are the figures to compare: of several workers to one, of the pipeline to the bare "
+        "loop.\nLeave the machine alone meanwhile; with the demo it takes about five minutes.",
+    )
+    _recipe(bench)
+    bench.add_argument("--seconds", type=float, default=15, help="for each timing of the step")
+    bench.add_argument("--rounds", type=int, default=3, help="of which the median ratio counts")
+
     config = _command(commands, "config", _config, "show the resolved configuration")
     config.add_argument("recipe", nargs="?", help=_RECIPE)
     config.add_argument("--schema", action="store_true", help="print the JSON Schema of recipes")
@@ -312,6 +324,18 @@ def _promote(given: argparse.Namespace) -> int:
         f"{registration.model} version {registration.version} is {registration.alias}: "
         f"{registration.reason}\n{registration.ui}"
     )
+    return 0
+
+
+def _bench(given: argparse.Namespace) -> int:
+    config = _load(given)
+    from pipelines import plan
+
+    plan.precheck(config)
+    from pipelines.bench import measure
+
+    for line in measure(config, given.seconds, given.rounds):
+        print(line, flush=True)
     return 0
 
 

@@ -44,15 +44,15 @@ def check_split(*, lanes: int, grain: int, world_size: int, batch: int | None = 
     if lanes % world_size:
         allowed = ", ".join(str(n) for n in range(1, lanes + 1) if lanes % n == 0)
         raise UserError(
-            f"{world_size} workers cannot share data.lanes={lanes}; the number of workers must "
-            f"divide the lanes: {allowed}"
+            f"cluster.workers={world_size}: {world_size} workers cannot share "
+            f"data.lanes={lanes}; the number of workers must divide the lanes: {allowed}"
         )
     unit = grain * world_size
     if batch is not None and batch % unit:
         lower = batch // unit * unit
         nearest = f"{lower} or {lower + unit}" if lower else f"{unit}"
         raise UserError(
-            f"a global batch of {batch} cannot be split over {world_size} workers in groups of "
+            f"train.batch={batch}: a global batch of {batch} cannot be split over {world_size} workers in groups of "
             f"{grain}; it must be a multiple of {unit}, such as {nearest}"
         )
 
