@@ -52,8 +52,8 @@ def check_split(*, lanes: int, grain: int, world_size: int, batch: int | None = 
         lower = batch // unit * unit
         nearest = f"{lower} or {lower + unit}" if lower else f"{unit}"
         raise UserError(
-            f"train.batch={batch}: a global batch of {batch} cannot be split over {world_size} workers in groups of "
-            f"{grain}; it must be a multiple of {unit}, such as {nearest}"
+            f"train.batch={batch}: a global batch of {batch} cannot be split over {world_size} "
+            f"workers in groups of {grain}; it must be a multiple of {unit}, such as {nearest}"
         )
 
 
