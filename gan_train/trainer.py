@@ -177,10 +177,8 @@ class Trainer:
     def micro_batches(self, loaded: LoadedBatch) -> Iterator[tuple[Batch, Tensor]]:
         """This worker's share, cut for accumulation: tensors on the device, and their positions."""
         parts = self.config.train.accumulate
-        images = loaded.images.to(self.device, non_blocking=True).to(self.dtype)
-        images = (images / 127.5 - 1).contiguous(
-            memory_format=self.layout
-        )  # [N, C, H, W] in [-1, 1]
+        images = loaded.images.to(self.device, non_blocking=True).to(self.dtype) / 127.5 - 1
+        images = images.contiguous(memory_format=self.layout)  # [N, C, H, W]
         labels = None if loaded.labels is None else loaded.labels.to(self.device).chunk(parts)
         positions = loaded.positions.to(self.device).chunk(parts)
         for i, part in enumerate(images.chunk(parts)):
