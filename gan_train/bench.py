@@ -142,6 +142,7 @@ def _worker(
     if rank == 0:
         (Path(folder) / "rate").write_text(json.dumps(timing.images_per_second))
     if world > 1:
+        torch.distributed.barrier()  # nobody leaves while another still receives
         torch.distributed.destroy_process_group()
 
 

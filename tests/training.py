@@ -74,6 +74,7 @@ def _worker(
         "gloo", init_method=f"file://{port_file}", rank=rank, world_size=world
     )
     function(*args)
+    torch.distributed.barrier()  # nobody leaves while another still receives
     torch.distributed.destroy_process_group()
 
 

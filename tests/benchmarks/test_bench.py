@@ -13,6 +13,10 @@ from tests.training import tiny_config
 
 @pytest.mark.slow
 @pytest.mark.timeout(600)
+# the code of Ray, MLflow and Prefect uses what they have deprecated
+@pytest.mark.filterwarnings("ignore::DeprecationWarning")
+@pytest.mark.filterwarnings("ignore::FutureWarning")
+@pytest.mark.filterwarnings("ignore::ResourceWarning")
 def test_every_part_is_timed(tiny_source: Path, tmp_path: Path) -> None:
     config = tiny_config(tiny_source, tmp_path, cluster__workers=2)
     lines = list(measure(config, seconds=0.5, rounds=1))

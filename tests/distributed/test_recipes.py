@@ -25,9 +25,10 @@ RECIPES = sorted(path.stem for path in recipes.SHIPPED.glob("*.yaml"))
 
 @pytest.fixture(params=RECIPES)
 def recipe(request: pytest.FixtureRequest, tmp_path: Path) -> Config:
-    """The recipe as shipped, on a few smooth pictures of its size, for two steps."""
+    """The recipe on a few smooth pictures, for two steps. Of the high resolutions 64 pixels are
+    enough: the first steps are at the lowest level, and all levels up to there are built."""
     config = recipes.load(request.param)
-    size = config.data.resolution
+    size = min(config.data.resolution, 64)
     y, x = np.mgrid[:size, :size] / size
     for number in range(12):
         folder = tmp_path / "source" / "ab"[number % 2]
@@ -41,8 +42,10 @@ def recipe(request: pytest.FixtureRequest, tmp_path: Path) -> Config:
             [
                 f"workspace={tmp_path}",
                 f"data.source={tmp_path / 'source'}",
+                f"data.resolution={size}",
                 "data.only_classes=[]",
                 "data.loader_workers=0",
+                "data.cache_mb=512",
                 "evaluate.images=8",
                 "evaluate.metrics=[diversity]",
                 *NARROW[config.family.name],
