@@ -8,6 +8,7 @@ from typing import Any
 
 import pytest
 import torch
+from pydantic import ValidationError
 from torch import Tensor
 
 from gan_train.config import DataConfig, EvaluateConfig
@@ -178,8 +179,12 @@ def test_a_small_data_set_lowers_n_and_says_so(
     assert "N is 100" in caplog.text
     protocol = _evaluator(few, tmp_path, images=60).protocol()
     assert (protocol["images"], protocol["null_images"]) == (60, 50)
-    with pytest.raises(UserError, match=r"evaluate\.images is 3"):
-        _evaluator(few, tmp_path, images=3)
+    index, shards = few
+    seven = index.model_copy(update={"samples": 7})
+    with pytest.raises(UserError, match=r"the data set has 7 images; .* at least 4 and 8"):
+        _evaluator((seven, shards), tmp_path)
+    with pytest.raises(ValidationError, match="greater than or equal to 4"):
+        EvaluateConfig(images=3)
 
 
 def test_null_value_of_a_small_data_set(glyphs: Path, tmp_path: Path) -> None:
