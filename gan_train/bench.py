@@ -128,9 +128,6 @@ def _worker(
     rank: int, world: int, folder: str, config: Config, shards: str, seconds: float
 ) -> None:
     torch.set_num_threads(1)
-    if hasattr(os, "sched_setaffinity"):  # one core a worker
-        cores = sorted(os.sched_getaffinity(0))
-        os.sched_setaffinity(0, {cores[rank % len(cores)]})
     os.environ |= {"RANK": str(rank), "WORLD_SIZE": str(world), "LOCAL_RANK": str(rank)}
     if world > 1:
         torch.distributed.init_process_group(
@@ -147,7 +144,7 @@ def _worker(
 
 
 def time_workers(config: Config, shards: Path, world: int, seconds: float) -> float:
-    """Images/s of the bare loop in `world` processes of one core and one thread each."""
+    """Images/s of the bare loop in `world` processes of one thread each."""
     with tempfile.TemporaryDirectory() as folder:
         arguments = (world, folder, config, str(shards), seconds)
         spawn(_worker, arguments, nprocs=world)

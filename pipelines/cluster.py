@@ -19,8 +19,6 @@ from gan_train.errors import UserError
 
 QUIET = {
     "RAY_USAGE_STATS_ENABLED": "0",
-    # a report is taken up within milliseconds and a lost worker noticed at once, not after 2 s
-    "RAY_TRAIN_HEALTH_CHECK_INTERVAL_S": "0.2",
     # every side says it: `ray job submit` sends no token otherwise
     "RAY_AUTH_MODE": "token",
 }

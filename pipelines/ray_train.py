@@ -61,13 +61,19 @@ class RayRuntime:
         self.device: torch.device = ray.train.torch.get_device()
 
     def report(self, metrics: dict[str, float], checkpoint: Path | None) -> None:
-        """Hand rank 0's metrics, and a reference to its checkpoint, to Ray; a barrier."""
+        """Hand rank 0's metrics, and a reference to its checkpoint, to Ray; a barrier.
+
+        Only with a checkpoint: Ray keeps no other reports, the event log has the curves, and each
+        report costs the workers a wait for the controller.
+        """
+        if checkpoint is None:
+            return
         import ray.train
 
-        given = checkpoint is not None and self.rank == 0
+        given = ray.train.Checkpoint.from_directory(str(checkpoint)) if self.rank == 0 else None
         ray.train.report(
             metrics,
-            checkpoint=ray.train.Checkpoint.from_directory(str(checkpoint)) if given else None,
+            checkpoint=given,
             checkpoint_upload_mode=ray.train.CheckpointUploadMode.NO_UPLOAD,
         )
 
