@@ -7,6 +7,8 @@ from pathlib import Path
 from PIL import Image
 from torch import Tensor
 
+_PAGE_WIDTH = 900  # pixels
+
 
 def make_grid(images: Tensor, columns: int) -> Image.Image:
     """A picture of uint8 images [N, C, H, W], `columns` a row; missing ones stay black."""
@@ -22,11 +24,11 @@ def make_grid(images: Tensor, columns: int) -> Image.Image:
 def save_grid(images: Tensor, columns: int, path: Path) -> Path:
     """Write `make_grid` as a PNG, aside and renamed; small images are enlarged to be seen."""
     picture = make_grid(images, columns)
-    if images.shape[-1] < 64:
-        factor = 64 // images.shape[-1]
-        picture = picture.resize(
-            (picture.width * factor, picture.height * factor), Image.Resampling.NEAREST
-        )
+    # small images are enlarged, as far as the picture still fits into a page
+    factor = min(64 // images.shape[-1], _PAGE_WIDTH // picture.width)
+    if factor > 1:
+        size = (picture.width * factor, picture.height * factor)
+        picture = picture.resize(size, Image.Resampling.NEAREST)
     path.parent.mkdir(parents=True, exist_ok=True)
     aside = path.with_name(path.name + ".tmp")
     picture.save(aside, format="PNG")
