@@ -10,7 +10,7 @@ from __future__ import annotations
 
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass, field
-from typing import Literal
+from typing import Literal, Protocol, runtime_checkable
 
 from torch import Tensor, nn
 
@@ -122,9 +122,37 @@ class Adversary(nn.Module):
         """What to log beside the losses: resolution, alpha, the strength of an augmentation."""
         return {}
 
+    def running_buffers(self) -> list[Tensor]:
+        """Statistics that training keeps in buffers: averaged over the workers after every step."""
+        return [b for b in self.buffers() if b.is_floating_point()]
+
     def sample(self, z: Tensor, label: Tensor | None, truncation: float = 1.0) -> Tensor:
         """Images [N, C, H, W] in [-1, 1] from latents [N, z_dim] ~ N(0, 1) and labels int64 [N].
 
         `truncation` in (0, 1] trades variety for typicality; 1 leaves the distribution as it is.
         """
         raise NotImplementedError
+
+
+Noise = Literal["const", "none"] | BatchRandom
+"""What per-pixel noise a generator adds: its stored maps, none, or fresh maps for every image."""
+
+
+@runtime_checkable
+class StyleSpace(Protocol):
+    """What an adversary offers whose latents z become styles w, one of them for every layer:
+    truncation by layer, mixing, interpolation in w, projection, path lengths."""
+
+    z_dim: int
+    w_dim: int
+    num_ws: int
+
+    def styles(self, z: Tensor, label: Tensor | None) -> Tensor:
+        """w [N, w_dim] of latents [N, z_dim] and, if conditional, classes int64 [N]; untruncated."""
+
+    def truncated(self, ws: Tensor, psi: float, cutoff: int | None = None) -> Tensor:
+        """ws [N, num_ws, w_dim] drawn to the mean w: mean + psi (w - mean), in the first `cutoff`
+        layers, or in all."""
+
+    def synthesise(self, ws: Tensor, noise: Noise) -> Tensor:
+        """Images [N, C, H, W], about [-1, 1], of ws [N, num_ws, w_dim]."""

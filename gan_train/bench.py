@@ -24,6 +24,7 @@ from gan_train.config import Config
 from gan_train.data.index import Index
 from gan_train.data.loader import Loader
 from gan_train.data.sharding import shard
+from gan_train.distributed import gloo_store, leave
 from gan_train.runtime import PlainRuntime
 from gan_train.scoring import Scorer
 from gan_train.trainer import Trainer
@@ -129,18 +130,16 @@ def _worker(
 ) -> None:
     torch.set_num_threads(1)
     os.environ |= {"RANK": str(rank), "WORLD_SIZE": str(world), "LOCAL_RANK": str(rank)}
+    store = gloo_store(Path(folder) / "rendezvous", world)
     if world > 1:
-        torch.distributed.init_process_group(
-            "gloo", init_method=f"file://{folder}/rendezvous", rank=rank, world_size=world
-        )
+        torch.distributed.init_process_group("gloo", store=store, rank=rank, world_size=world)
     index = Index.load(Path(shards))
     runtime = PlainRuntime(Path(folder))
     timing = time_steps(config, index, Path(shards), runtime, seconds)
     if rank == 0:
         (Path(folder) / "rate").write_text(json.dumps(timing.images_per_second))
     if world > 1:
-        torch.distributed.barrier()  # nobody leaves while another still receives
-        torch.distributed.destroy_process_group()
+        leave(store, world)
 
 
 def time_workers(config: Config, shards: Path, world: int, seconds: float) -> float:

@@ -2,7 +2,10 @@
 
 from __future__ import annotations
 
+import time
 from collections.abc import Iterable, Sequence
+from pathlib import Path
+from typing import Any
 
 import torch
 import torch.distributed as dist
@@ -38,13 +41,14 @@ def average_gradients(parameters: Iterable[Tensor]) -> None:
 
 
 def average_buffers(buffers: Sequence[Tensor]) -> None:
-    """Replace floating buffers (running statistics) by their mean over the workers."""
-    if not active():
+    """Replace floating buffers (running statistics) by their mean over the workers, in place."""
+    if not active() or not buffers:
         return
-    for b in buffers:
-        if b.is_floating_point():
-            dist.all_reduce(b)
-            b /= dist.get_world_size()
+    flat = torch.cat([b.flatten() for b in buffers])
+    dist.all_reduce(flat)
+    flat /= dist.get_world_size()
+    for buffer, mean in zip(buffers, flat.split([b.numel() for b in buffers]), strict=True):
+        buffer.copy_(mean.view_as(buffer))
 
 
 def all_sum(values: Tensor) -> Tensor:
@@ -69,14 +73,29 @@ def barrier() -> None:
         dist.barrier()
 
 
+def gloo_store(path: Path, world: int) -> Any:
+    """Where the workers of one machine meet, for `init_process_group` and `leave`."""
+    return dist.FileStore(str(path), world)  # type: ignore[attr-defined]
+
+
+def leave(store: Any, world: int) -> None:
+    """End the process group once all have come here: gloo aborts a worker whose peer has left
+    while it still receives, and a barrier is a message of gloo's too."""
+    store.add("left", 1)
+    while store.add("left", 0) < world:
+        time.sleep(0.01)
+    dist.destroy_process_group()
+
+
 def fingerprint(tensors: Iterable[Tensor]) -> Tensor:
     """int64 [2]: a sum of the raw bits, and one weighted by place, so that swaps show."""
     total = torch.zeros(2, dtype=torch.int64)
     for t in tensors:
-        bits = t.detach().contiguous().view(-1).view(torch.uint8).to(torch.int64)
-        place = torch.arange(1, len(bits) + 1, device=bits.device)
-        total[0] += int(bits.sum())
-        total[1] = total[1] * 31 + int((bits * place).sum())
+        raw = t.detach().contiguous().view(-1)
+        words = raw.view(torch.int32 if raw.element_size() >= 4 else torch.int16).to(torch.int64)
+        place = torch.arange(1, len(words) + 1, device=words.device)
+        total[0] += int(words.sum())
+        total[1] = total[1] * 31 + int((words * place).sum())
     return total
 
 

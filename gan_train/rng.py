@@ -66,6 +66,18 @@ class BatchRandom:
     def __len__(self) -> int:
         return len(self.positions)
 
+    def only(self, chosen: Tensor) -> BatchRandom:
+        """Draws for some of the samples, by a mask or places, from a stream of their own."""
+        self._calls += 1
+        return BatchRandom(self._seed, f"{self._stream}/{self._calls}", self.positions[chosen])
+
+    def repeated(self, times: int) -> BatchRandom:
+        """Draws for this many batches one after the other, no two of them alike."""
+        self._calls += 1
+        offsets = torch.arange(times, device=self.positions.device) << 48  # beyond any position
+        positions = (offsets[:, None] + self.positions).flatten()  # [times * N]
+        return BatchRandom(self._seed, f"{self._stream}/{self._calls}", positions)
+
     def _bits(self, count: int) -> Tensor:
         """[N, count] uniformly distributed int64."""
         key = derive(self._seed, self._stream, self._calls)

@@ -153,7 +153,7 @@ class Trainer:
             optimizer.zero_grad(set_to_none=True)
 
         # Running statistics, clock, moving average
-        average_buffers(list(self.adversary.buffers()))
+        average_buffers(self.adversary.running_buffers())
         self.trained = self.clock
         self.clock = Clock(self.clock.step + 1, self.clock.nimg + stage.batch)
         t = self.config.train

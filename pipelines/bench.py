@@ -48,22 +48,31 @@ def measure(config: Config, seconds: float, rounds: int) -> Iterator[str]:
 def _steps(
     config: Config, shards: Path, index: Index, seconds: float, rounds: int
 ) -> Iterator[str]:
-    """Training: one worker, several, and several inside the pipeline."""
+    """Training on one worker and on several, each by itself and inside the pipeline.
+
+    With fewer workers than cores the engines have a core of their own; with as many, what they
+    take is taken from training.
+    """
     workers = config.cluster.workers
-    share = config.train.model_copy(update={"batch": config.train.batch // workers})
-    each = config.model_copy(update={"train": share})  # what one worker of several gets
-    pairs = []
+    share = config.train.model_copy(update={"batch": config.train.batch // workers, "threads": 1})
+    single = config.cluster.model_copy(update={"workers": 1})
+    alone = config.model_copy(update={"train": share, "cluster": single})  # one worker of several
+    rounds_of = []
     for _ in range(rounds):
-        one = bench.time_workers(each, shards, 1, seconds)
+        one = bench.time_workers(alone, shards, 1, seconds)
+        one_whole = _pipeline(alone, shards, index, 4 * one * seconds)
         bare = bench.time_workers(config, shards, workers, seconds)
         whole = _pipeline(config, shards, index, 4 * bare * seconds)
-        pairs.append((one, bare, whole))
-    one, bare, whole = (median([p[i] for p in pairs]) for i in range(3))
-    scaling = median([p[1] / p[0] for p in pairs])
-    overhead = median([p[1] / p[2] - 1 for p in pairs])
-    yield f"{'step, 1 worker on 1 core':32}{one:10.0f} images/s"
-    yield f"{f'step, {workers} workers':32}{bare:10.0f} images/s   {scaling:.2f} times one worker"
-    yield f"{'whole pipeline':32}{whole:10.0f} images/s   overhead {100 * overhead:+.1f}%"
+        rounds_of.append((one, one_whole, bare, whole))
+    one, one_whole, bare, whole = (median(column) for column in zip(*rounds_of, strict=True))
+    scaling = median(r[2] / r[0] for r in rounds_of)
+    overheads = [median(r[i] / r[i + 1] - 1 for r in rounds_of) for i in (0, 2)]
+    names = "1 worker", f"{workers} workers"
+    yield f"{f'step, {names[0]} on 1 core':32}{one:10.0f} images/s"
+    yield f"{f'step, {names[1]}':32}{bare:10.0f} images/s   {scaling:.2f} times one worker"
+    for name, rate, overhead in zip(names, (one_whole, whole), overheads, strict=True):
+        row = f"whole pipeline, {name}"
+        yield f"{row:32}{rate:10.0f} images/s   overhead {100 * overhead:+.1f}%"
 
 
 def _row(name: str, timing: bench.Timing) -> str:

@@ -26,6 +26,11 @@ LOOPBACK = {
     # single-node Ray, whose GCS, raylet, agents and workers then listen on 127.0.0.1 alone
     "RAY_ENABLE_WINDOWS_OR_OSX_CLUSTER": "0",
     "GLOO_SOCKET_IFNAME": "lo",
+    # nobody reads the metrics of a private instance, and no cloud takes this machine away: every
+    # helper process wakes some 150 times a second, which workers on all cores pay for
+    "RAY_enable_metrics_collection": "0",
+    "RAY_TRAIN_METRICS_ENABLED": "0",
+    "RAY_TRAIN_ENABLE_PREEMPTION_WATCHER": "0",
 }
 
 

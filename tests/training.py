@@ -14,6 +14,7 @@ from safetensors.torch import load_file
 from gan_train.config import Config
 from gan_train.data.index import Index
 from gan_train.data.sharding import shard
+from gan_train.distributed import gloo_store, leave
 from gan_train.runtime import PlainRuntime
 from gan_train.trainer import train
 
@@ -65,17 +66,13 @@ def run(config: Config, run_dir: Path, runtime: PlainRuntime | None = None) -> P
     return run_dir
 
 
-def _worker(
-    rank: int, world: int, port_file: str, function: Callable[..., None], args: Any
-) -> None:
+def _worker(rank: int, world: int, meeting: str, function: Callable[..., None], args: Any) -> None:
     torch.set_num_threads(1)
     os.environ |= {"RANK": str(rank), "WORLD_SIZE": str(world)}
-    torch.distributed.init_process_group(
-        "gloo", init_method=f"file://{port_file}", rank=rank, world_size=world
-    )
+    store = gloo_store(Path(meeting), world)
+    torch.distributed.init_process_group("gloo", store=store, rank=rank, world_size=world)
     function(*args)
-    torch.distributed.barrier()  # nobody leaves while another still receives
-    torch.distributed.destroy_process_group()
+    leave(store, world)
 
 
 def run_workers(world: int, scratch: Path, function: Callable[..., None], *args: Any) -> None:
