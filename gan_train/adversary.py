@@ -148,7 +148,7 @@ class StyleSpace(Protocol):
     num_ws: int
 
     def styles(self, z: Tensor, label: Tensor | None) -> Tensor:
-        """w [N, w_dim] of latents [N, z_dim] and, if conditional, classes int64 [N]; untruncated."""
+        """w [N, w_dim] of latents [N, z_dim] and, if conditional, classes int64 [N]."""
 
     def truncated(self, ws: Tensor, psi: float, cutoff: int | None = None) -> Tensor:
         """ws [N, num_ws, w_dim] drawn to the mean w: mean + psi (w - mean), in the first `cutoff`

@@ -80,14 +80,19 @@ def anchored(config: Config) -> Config:
     def absolute(path: str) -> str:
         return path if "://" in path else str(Path(path).expanduser().absolute())
 
-    weights = config.evaluate.weights
+    files = {
+        key: absolute(path)
+        for key in ("weights", "perceptual_weights")
+        if (path := getattr(config.evaluate, key))
+    }
+    start = config.train.start_from
+    train = {"start_from": Path(absolute(str(start)))} if start else {}
     return config.model_copy(
         update={
             "workspace": Path(absolute(str(config.workspace))),
             "data": config.data.model_copy(update={"source": absolute(config.data.source)}),
-            "evaluate": config.evaluate.model_copy(
-                update={"weights": absolute(weights) if weights else None}
-            ),
+            "train": config.train.model_copy(update=train),
+            "evaluate": config.evaluate.model_copy(update=files),
         }
     )
 
@@ -141,17 +146,29 @@ def _override(tree: dict[str, Any], override: str) -> None:
 
 def _explain(error: ErrorDetails, tree: dict[str, Any]) -> str:
     """One line on one problem: key=value, what is allowed, the nearest valid key."""
-    path = _path(error["loc"], tree)
+    path, fields = _path(error["loc"], tree), _fields(_family(tree))
     key, value = ".".join(path), error["input"]
+    if error["type"] in ("union_tag_invalid", "union_tag_not_found"):
+        names = _names()
+        key, name = f"{key}.name", value.get("name")
+        shown = key if name is None else f"{key}={_show(name)}"
+        return f"{shown}: allowed: {', '.join(names)}{_nearest(str(name), names)}"
     shown = key if isinstance(value, dict) else f"{key}={_show(value)}"
     if error["type"] == "extra_forbidden":
-        return f"{shown}: unknown key{_suggest(path)}"
+        return f"{shown}: unknown key{_suggest(path, fields)}"
     if error["type"] == "missing":
-        return f"{key}: missing; allowed: {_allowed(path)}"
+        return f"{key}: missing; allowed: {_allowed(path, fields)}"
     if error["type"] == "value_error":  # our own validators say what is allowed
         message = error["msg"].removeprefix("Value error, ")
         return f"{shown}: {message}" if path and not isinstance(value, dict) else message
-    return f"{shown}: allowed: {_allowed(path)}{_nearest(str(value), _choices(path))}"
+    nearest = _nearest(str(value), _choices(path, fields))
+    return f"{shown}: allowed: {_allowed(path, fields)}{nearest}"
+
+
+def _family(tree: dict[str, Any]) -> str:
+    """The name that the tree gives its family; empty where it gives none."""
+    family = tree.get("family")
+    return str(family.get("name", "")) if isinstance(family, dict) else ""
 
 
 def _path(loc: tuple[int | str, ...], tree: Any) -> list[str]:
@@ -171,42 +188,57 @@ def _show(value: Any) -> str:
     return str(value) if isinstance(value, str | int | float | bool) else repr(value)
 
 
+Fields = dict[str, dict[str, Any]]
+"""JSON Schema of every key, groups included, by dotted path."""
+
+
 @cache
-def _fields() -> dict[str, dict[str, Any]]:
-    """JSON Schema of every key, groups included, by dotted path."""
+def _fields(family: str) -> Fields:
+    """Of a tree with this family; the keys of all families where the name is none of theirs."""
     schema = Config.model_json_schema()
-    return dict(_walk(schema, schema.get("$defs", {}), ""))
+    return dict(_walk(schema, schema.get("$defs", {}), "", family))
+
+
+@cache
+def _names() -> list[str]:
+    """The names of the families."""
+    schema = Config.model_json_schema()
+    return sorted(schema["properties"]["family"]["discriminator"]["mapping"])
 
 
 def _walk(
-    node: dict[str, Any], definitions: dict[str, Any], prefix: str
+    node: dict[str, Any], definitions: dict[str, Any], prefix: str, family: str
 ) -> Iterator[tuple[str, dict[str, Any]]]:
     if "$ref" in node:
         node = definitions[node["$ref"].rsplit("/", 1)[-1]]
-    for member in node.get("oneOf", node.get("anyOf", [])):
-        yield from _walk(member, definitions, prefix)
+    members = node.get("oneOf", node.get("anyOf", []))
+    of_name = node.get("discriminator", {}).get("mapping", {})
+    if family in of_name:
+        members = [{"$ref": of_name[family]}]
+    for member in members:
+        yield from _walk(member, definitions, prefix, family)
     for name, field in node.get("properties", {}).items():
         yield prefix + name, field
-        yield from _walk(field, definitions, f"{prefix}{name}.")
+        yield from _walk(field, definitions, f"{prefix}{name}.", family)
 
 
-def _suggest(path: list[str]) -> str:
+def _suggest(path: list[str], fields: Fields) -> str:
     """The valid key that an unknown one was most likely meant to be."""
     *group, name = path
     prefix = "".join(f"{part}." for part in group)
     siblings = {
         key.removeprefix(prefix): key
-        for key in _fields()
+        for key in fields
         if key.startswith(prefix) and "." not in key.removeprefix(prefix)
     }
     close = difflib.get_close_matches(name, siblings, 1)
     if close:
         return f"; did you mean {siblings[close[0]]}?"
     # the right name in the wrong group
-    names = {key.rsplit(".", 1)[-1] for key in _fields()}
+    names = {key.rsplit(".", 1)[-1] for key in fields}
     close = difflib.get_close_matches(name, sorted(names), 1, cutoff=0.8)
     if close:
-        meant = [key for key in _fields() if key.rsplit(".", 1)[-1] == close[0]]
+        meant = [key for key in fields if key.rsplit(".", 1)[-1] == close[0]]
         return f"; did you mean {' or '.join(meant)}?"
     return f"; allowed here: {', '.join(sorted(siblings))}"
 
@@ -216,24 +248,24 @@ def _nearest(name: str, known: Sequence[str]) -> str:
     return f"; did you mean {close[0]}?" if close else ""
 
 
-def _allowed(path: list[str]) -> str:
+def _allowed(path: list[str], fields: Fields) -> str:
     """What the schema allows at a key, in words."""
-    field = _field(path)
+    field = _field(path, fields)
     description = field.get("description", "")
     return _words(field) + (f" ({description.rstrip('.')})" if description else "")
 
 
-def _choices(path: list[str]) -> list[str]:
+def _choices(path: list[str], fields: Fields) -> list[str]:
     """The values that may stand at a key, where they are a short list."""
-    field = _field(path)
+    field = _field(path, fields)
     return [str(choice) for choice in field.get("items", field).get("enum", [])]
 
 
-def _field(path: list[str]) -> dict[str, Any]:
+def _field(path: list[str], fields: Fields) -> dict[str, Any]:
     """The schema of a key, or of the list that holds an element."""
-    while path and ".".join(path) not in _fields():
+    while path and ".".join(path) not in fields:
         path = path[:-1]
-    return _fields().get(".".join(path), {})
+    return fields.get(".".join(path), {})
 
 
 _TYPES = {

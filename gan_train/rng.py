@@ -9,6 +9,7 @@ arithmetic, which is the same on every device.
 
 from __future__ import annotations
 
+import functools
 import math
 import zlib
 
@@ -49,6 +50,13 @@ def derive(*keys: int | str) -> int:
         state = ((state ^ (state >> 27)) * 0x94D049BB133111EB) & ((1 << 64) - 1)
         state ^= state >> 31
     return state >> 1
+
+
+@functools.cache
+def _quantiles(device: torch.device) -> Tensor:
+    """float32 [65536]: the standard normal's quantiles at the middles of equal probabilities."""
+    middles = (torch.arange(2**16, dtype=torch.float64) + 0.5) / 2**16
+    return torch.special.ndtri(middles).float().to(device)
 
 
 class BatchRandom:
@@ -101,6 +109,16 @@ class BatchRandom:
         angle = 2.0 * math.pi * unit[:, half:]
         pair = torch.cat([radius * torch.cos(angle), radius * torch.sin(angle)], dim=1)
         return pair[:, :count].to(torch.float32).reshape(len(self), *shape)
+
+    def noise(self, *shape: int) -> Tensor:
+        """float32 [N, *shape] ~ N(0, 1) in 65,536 steps, within +-4.4: for maps of noise.
+
+        A tenth of the cost of `normal`: four quantiles of the distribution from each 64-bit draw,
+        looked up, so that a number has the same bits wherever in a batch it stands.
+        """
+        count = math.prod(shape)
+        words = self._bits((count + 3) // 4).view(torch.int16)[:, :count].to(torch.int32) + 2**15
+        return _quantiles(words.device).index_select(0, words.flatten()).view(len(self), *shape)
 
     def integers(self, high: int) -> Tensor:
         """int64 [N] in [0, high)."""

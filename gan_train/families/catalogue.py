@@ -2,6 +2,11 @@
 
 from __future__ import annotations
 
-from gan_train.families.progan import ProGANConfig
+from typing import Annotated
 
-FamilyConfig = ProGANConfig
+from pydantic import Field
+
+from gan_train.families.progan import ProGANConfig
+from gan_train.families.stylegan.config import StyleGANConfig
+
+FamilyConfig = Annotated[ProGANConfig | StyleGANConfig, Field(discriminator="name")]

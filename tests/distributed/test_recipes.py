@@ -17,7 +17,10 @@ from gan_train.runtime import PlainRuntime
 from tests.training import assert_same_bits, newest, run, run_workers, weights
 
 pytestmark = pytest.mark.slow
-NARROW = {"progan": ["family.fmap_max=16", "family.mbstd_group=2"]}
+NARROW = {
+    "progan": ["family.fmap_max=16", "family.mbstd_group=2"],
+    "stylegan": ["family.channel_max=16", "family.channels={}", "family.mbstd_group=2"],
+}
 """Overrides that make a family's widest networks small and its smallest batch divisible: layout,
 losses and schedule stay."""
 RECIPES = sorted(path.stem for path in recipes.SHIPPED.glob("*.yaml"))

@@ -52,7 +52,9 @@ def test_no_and_off_are_words_not_false() -> None:
         ("data.crop=center", "did you mean centre?"),
         ("evaluate.metrics=[kid, fid]", "evaluate.metrics.1=fid: allowed: a list of frechet, kid"),
         ("data.resolution=24", "data.resolution is 24; allowed: a power of two"),
-        ("family.name=dcgan", "family.name=dcgan: allowed: progan"),
+        ("family.name=dcgan", "family.name=dcgan: allowed: progan, stylegan"),
+        ("family.name=stylgan", "did you mean stylegan?"),
+        ("family.generation=2", "family.generation=2: unknown key; allowed here: batch, betas"),
         ("train.batch", "expected key=value"),
         ("name.x=1", "name is a value ('demo')"),
         ("train.batch={a: 1, a: 2}", "`a` is given twice"),
@@ -65,6 +67,12 @@ def test_a_mistake_is_named_with_the_remedy(override: str, message: str) -> None
 def test_all_mistakes_come_at_once() -> None:
     text = refusal("train.bacth=64", "data.crop=zoom")
     assert "2 mistakes" in text and "train.bacth" in text and "data.crop" in text
+
+
+def test_a_family_needs_a_name() -> None:
+    tree = {"name": "x", "data": {"source": "x", "resolution": 8}, "family": {"lr": 1}}
+    with pytest.raises(UserError, match=r"family\.name: allowed: progan, stylegan"):
+        recipes.check(tree)
 
 
 def test_a_missing_key_is_named() -> None:
@@ -96,6 +104,10 @@ def test_anchoring_makes_paths_absolute_and_nothing_else() -> None:
     assert anchored.workspace.is_absolute() and Path(anchored.data.source).is_absolute()
     assert anchored.evaluate == config.evaluate
     assert recipes.anchored(anchored) == anchored
+    local = recipes.load("demo", ["evaluate.weights=w.pt", "evaluate.perceptual_weights=v.pt"])
+    found = recipes.anchored(local).evaluate
+    assert found.weights == str(Path("w.pt").absolute())
+    assert found.perceptual_weights == str(Path("v.pt").absolute())
 
 
 @pytest.mark.parametrize("path", sorted(recipes.SHIPPED.glob("*.yaml")), ids=lambda path: path.stem)

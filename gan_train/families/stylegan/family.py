@@ -1,0 +1,291 @@
+"""StyleGAN and StyleGAN2: what is trained on what, and the statistics that training keeps.
+
+Karras et al. 2018 (arXiv 1812.04958), Karras et al. 2019 (1912.04958), ADA: Karras et al. 2020
+(2006.06676). The networks of the two generations are in files of their own; losses, style mixing,
+truncation and augmentation are the same for both and stand here.
+"""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Mapping
+
+import torch
+from torch import Tensor, nn
+
+from gan_train import losses
+from gan_train.adversary import (
+    Adversary,
+    Batch,
+    Clock,
+    ImageShape,
+    Losses,
+    Noise,
+    OptimizerSpec,
+    Phase,
+    Stage,
+)
+from gan_train.augment import augment, next_strength
+from gan_train.errors import UserError
+from gan_train.families.stylegan import synthesis
+from gan_train.families.stylegan.config import StyleGANConfig
+from gan_train.families.stylegan.discriminator import Discriminator
+from gan_train.rng import BatchRandom
+
+
+class Pending(nn.Module):
+    """What the losses of one step have measured, until `advance` takes it into a running value.
+
+    The trainer averages `total` and `count` over the workers, so that the running value depends on
+    the global batch alone, however it was split into workers and micro-batches.
+    """
+
+    total: Tensor
+    count: Tensor
+
+    def __init__(self, *shape: int):
+        super().__init__()
+        self.register_buffer("total", torch.zeros(shape))
+        self.register_buffer("count", torch.zeros([]))
+
+    @torch.no_grad()
+    def add(self, mean: Tensor) -> None:
+        """Add the mean over one micro-batch."""
+        self.total += mean.detach().to(self.total.dtype)
+        self.count += 1
+
+    @torch.no_grad()
+    def mean(self) -> tuple[Tensor, Tensor]:
+        """The mean, and whether anything was added; leaves it empty."""
+        mean, some = self.total / self.count.clamp(min=1), self.count > 0
+        self.clear()
+        return mean, some
+
+    def clear(self) -> None:
+        """Forget what was added."""
+        self.total.zero_()
+        self.count.zero_()
+
+
+def path_lengths(image: Tensor, noise: Tensor, ws: Tensor) -> Tensor:
+    """|J^T y| per image: arXiv 1912.04958, section 3.2, by back-propagation of y.
+
+    image [N, C, H, W] made from ws [N, num_ws, w_dim]; noise of the image's shape is y, normal with
+    the deviation 1 / sqrt(H W). The mean square over the layers is taken. -> [N], differentiable.
+    """
+    (gradient,) = torch.autograd.grad((image * noise).sum(), ws, create_graph=True)
+    return gradient.square().sum(dim=2).mean(dim=1).sqrt()
+
+
+class StyleGAN(Adversary):
+    """The family, on generation 2's networks; `growing.py` has what generation 1 differs in."""
+
+    averaged = ("generator",)
+    generator: nn.Module
+    discriminator: nn.Module
+    num_ws: int
+    path_length_mean: Tensor
+    augment_p: Tensor
+    augment_nimg: Tensor
+
+    def __init__(self, config: StyleGANConfig, shape: ImageShape, batch: int):
+        super().__init__()
+        if config.conditional and not shape.classes:
+            raise UserError(
+                "family.conditional is true but the data has no classes; "
+                "set data.classes to `folder` or family.conditional to false"
+            )
+        self.config, self.shape, self.default_batch = config, shape, batch
+        self.z_dim, self.w_dim = config.z_dim, config.w_dim
+        self.conditional = config.conditional
+        self.grain = math.lcm(config.mbstd_group, config.path_length_shrink)
+        self.build_networks()
+        # Running statistics, beside the generator's mean w
+        self.register_buffer("path_length_mean", torch.zeros([]))
+        self.register_buffer("augment_p", torch.tensor(config.augment_p))
+        self.register_buffer("augment_nimg", torch.zeros([], dtype=torch.int64))
+        self.pending_w = Pending(config.w_dim)
+        self.pending_length = Pending()
+        self.pending_sign = Pending()
+
+    def build_networks(self) -> None:
+        """Generator and discriminator of this generation."""
+        generator = synthesis.Generator(self.config, self.shape)
+        self.generator, self.num_ws = generator, generator.num_ws
+        self.discriminator = Discriminator(self.config, self.shape)
+
+    # ---- schedule ------------------------------------------------------------------------------
+
+    def lazy_ratio(self, optimizer: str) -> float:
+        """k / (k + 1) for a regulariser every k steps: arXiv 1912.04958, appendix B. Its own steps
+        come on top of the main ones; rate and betas make up for them."""
+        c = self.config
+        if optimizer == "G":
+            k = c.path_length_every if c.generation == 2 and c.path_length_weight else 0
+        else:
+            k = c.r1_every if c.r1_gamma else 0
+        return k / (k + 1) if k > 1 else 1.0
+
+    def optimizers(self) -> Mapping[str, OptimizerSpec]:
+        c = self.config
+        nets = {"G": ("generator",), "D": ("discriminator",)}
+        specs = {}
+        for name, of in nets.items():
+            ratio = self.lazy_ratio(name)
+            betas = (c.betas[0] ** ratio, c.betas[1] ** ratio)
+            specs[name] = OptimizerSpec(of, lr=c.lr * ratio, betas=betas)
+        return specs
+
+    def learning_rate(self, optimizer: str, stage: Stage, clock: Clock) -> float:
+        lr = self.config.lr_by_resolution.get(stage.resolution, self.config.lr)
+        return lr * self.lazy_ratio(optimizer)
+
+    def phases(self) -> tuple[Phase, ...]:
+        """What every step does: each network's loss, and its regulariser every few steps."""
+        c = self.config
+        phases = [Phase("G", "G", self.loss_g)]
+        if c.generation == 2 and c.path_length_weight:
+            phases.append(Phase("G_path", "G", self.loss_path, every=c.path_length_every))
+        phases.append(Phase("D", "D", self.loss_d))
+        if c.r1_gamma:
+            phases.append(Phase("D_r1", "D", self.loss_r1, every=c.r1_every))
+        return tuple(phases)
+
+    def stages(self) -> tuple[Stage, ...]:
+        c, r = self.config, self.shape.resolution
+        batch = c.batch.get(r, self.default_batch)
+        return (Stage(f"{r}", round(c.kimg * 1000), r, batch, self.phases(), milestone=True),)
+
+    @torch.no_grad()
+    def advance(self, clock: Clock) -> None:
+        """Take what the last step measured into the running values; set the augmentation."""
+        c = self.config
+        mean_w: Tensor = self.generator.mapping.w_avg  # type: ignore[union-attr,assignment]
+        mean, some = self.pending_w.mean()
+        mean_w.lerp_(mean, some * (1 - c.w_mean_decay))
+        mean, some = self.pending_length.mean()
+        self.path_length_mean.lerp_(mean, some * c.path_length_decay)
+        if c.augment == "ada" and clock.step % c.augment_every == 0:
+            p, signs = self.augment_p, self.pending_sign
+            images = clock.nimg - self.augment_nimg
+            target, kimg = c.augment_target, c.augment_kimg
+            p.copy_(next_strength(p, signs.total, signs.count, images, target, kimg))
+            signs.clear()
+            self.augment_nimg.fill_(clock.nimg)
+
+    def running_buffers(self) -> list[Tensor]:
+        parts = (self.pending_w, self.pending_length, self.pending_sign)
+        return [b for part in parts for b in part.buffers()]
+
+    def status(self) -> dict[str, float]:
+        found = {"resolution": float(self.shape.resolution)}
+        if self.training:  # the averaged copy keeps no statistics
+            if self.config.generation == 2 and self.config.path_length_weight:
+                found["path_length_mean"] = float(self.path_length_mean)
+            if self.config.augment != "none":
+                found["augment_p"] = float(self.augment_p)
+        return found
+
+    # ---- from latents to images ----------------------------------------------------------------
+
+    def styles(self, z: Tensor, label: Tensor | None) -> Tensor:
+        """w [N, w_dim] of z [N, z_dim] and, if conditional, classes int64 [N]."""
+        w: Tensor = self.generator.mapping(z, label)  # type: ignore[operator]
+        return w
+
+    def truncated(self, ws: Tensor, psi: float, cutoff: int | None = None) -> Tensor:
+        """arXiv 1812.04958, appendix B: mean + psi (w - mean), in the first `cutoff` layers."""
+        mean: Tensor = self.generator.mapping.w_avg  # type: ignore[union-attr,assignment]
+        drawn = torch.lerp(mean.to(ws), ws, psi)
+        return drawn if cutoff is None else torch.cat([drawn[:, :cutoff], ws[:, cutoff:]], dim=1)
+
+    def synthesise(self, ws: Tensor, noise: Noise) -> Tensor:
+        """Images [N, C, R, R] of ws [N, num_ws, w_dim]."""
+        image: Tensor = self.generator(ws, noise)
+        return image
+
+    def sample(self, z: Tensor, label: Tensor | None, truncation: float = 1.0) -> Tensor:
+        """The stored noise maps: an image is a function of its latent, class and truncation."""
+        w = self.styles(z, label)  # [N, w_dim]
+        if truncation != 1:
+            w = self.truncated(w[:, None], truncation)[:, 0]
+        return self.synthesise(w[:, None].expand(-1, self.num_ws, -1), "const")
+
+    def mixed_styles(self, label: Tensor | None, rng: BatchRandom) -> Tensor:
+        """ws [N, num_ws, w_dim]; a share `mixing` of the images takes its later layers from a
+        second latent: arXiv 1812.04958, section 3.1."""
+        z = rng.normal(self.z_dim)
+        if not self.config.mixing:
+            return self.styles(z, label)[:, None].expand(-1, self.num_ws, -1)
+        both = None if label is None else torch.cat([label, label])
+        w, other = self.styles(torch.cat([z, rng.normal(self.z_dim)]), both).chunk(2)
+        crossover = 1 + rng.integers(self.num_ws - 1)  # [N] in 1 ... num_ws - 1
+        crossover = torch.where(rng.uniform() < self.config.mixing, crossover, self.num_ws)
+        layers = torch.arange(self.num_ws, device=w.device)
+        own = (layers < crossover[:, None])[:, :, None]  # [N, num_ws, 1]
+        return torch.where(own, w[:, None], other[:, None])
+
+    # ---- losses --------------------------------------------------------------------------------
+
+    def seen(self, image: Tensor) -> Tensor:
+        """What D gets to see of real images, before augmentation."""
+        return image
+
+    def logits(self, image: Tensor, label: Tensor | None, rng: BatchRandom) -> Tensor:
+        """D's logits [N] of augmented images."""
+        c = self.config
+        if c.augment != "none":
+            image = augment(image, self.augment_p, rng, c.augment_groups)
+        return self.judged(image, label)
+
+    def judged(self, image: Tensor, label: Tensor | None) -> Tensor:
+        """D's logits [N]."""
+        logits: Tensor = self.discriminator(image, label)
+        return logits
+
+    def loss_g(self, batch: Batch, rng: BatchRandom, clock: Clock) -> Losses:
+        """G moves its fakes towards what D calls real."""
+        label = batch.get("label")
+        ws = self.mixed_styles(label, rng)
+        self.pending_w.add(ws[:, 0].mean(dim=0))
+        logit = self.logits(self.synthesise(ws, rng), label, rng)
+        return Losses({"G": losses.nonsaturating_g(logit)})
+
+    def loss_path(self, batch: Batch, rng: BatchRandom, clock: Clock) -> Losses:
+        """Path-length regularisation, on a part of the batch: arXiv 1912.04958, section 3.2."""
+        c, label = self.config, batch.get("label")
+        chosen = rng.positions % c.path_length_shrink == 0
+        rng = rng.only(chosen)
+        ws = self.mixed_styles(None if label is None else label[chosen], rng)
+        image = self.synthesise(ws, rng)
+        noise = rng.normal(*image.shape[1:]).to(image) / math.sqrt(image[0, 0].numel())
+        lengths = path_lengths(image, noise, ws)  # [N / shrink]
+        self.pending_length.add(lengths.mean())
+        deviation = (lengths - self.path_length_mean).square().mean()
+        weight = c.path_length_weight * c.path_length_every
+        return Losses({"path": weight * deviation}, {"path_length": lengths.detach().mean()})
+
+    def loss_d(self, batch: Batch, rng: BatchRandom, clock: Clock) -> Losses:
+        """D tells reals from fakes of the same classes."""
+        label = batch.get("label")
+        real = self.seen(batch["image"])
+        with torch.no_grad():
+            fake = self.synthesise(self.mixed_styles(label, rng), rng).to(real.dtype)
+        both = None if label is None else torch.cat([label, label])
+        logits = self.logits(torch.cat([real, fake]), both, rng.repeated(2))
+        real_logit, fake_logit = logits.chunk(2)
+        self.pending_sign.add(real_logit.sign().mean())
+        metrics = {
+            "logit/real": real_logit.detach().mean(),
+            "logit/fake": fake_logit.detach().mean(),
+            "logit/real_sign": real_logit.detach().sign().mean(),
+        }
+        return Losses({"D": losses.logistic_d(real_logit, fake_logit)}, metrics)
+
+    def loss_r1(self, batch: Batch, rng: BatchRandom, clock: Clock) -> Losses:
+        """R1 on its own, every few steps, weighted by the interval."""
+        c = self.config
+        penalty = losses.r1_penalty(
+            lambda x: self.logits(x, batch.get("label"), rng), self.seen(batch["image"])
+        )
+        return Losses({"r1": c.r1_gamma * c.r1_every * penalty})

@@ -1,0 +1,72 @@
+"""The mapping network of both generations: from latents z and classes to styles w.
+
+Karras et al. 2018 (arXiv 1812.04948), section 2; names of parameters as published.
+"""
+
+from __future__ import annotations
+
+import math
+
+import torch
+import torch.nn.functional as F
+from torch import Tensor, nn
+
+
+class Dense(nn.Module):
+    """Linear layer with equalised learning rate, times `lr`, and LeakyReLU where asked for.
+
+    The weights are N(0, 1) / lr and scaled by lr / sqrt(inputs) at run time. A LeakyReLU(0.2) is
+    followed by sqrt(2), He's gain, which keeps the variance. [N, inputs] -> [N, outputs].
+    """
+
+    def __init__(
+        self, inputs: int, outputs: int, *, lr: float = 1.0, bias: float = 0.0, rectify: bool = True
+    ):
+        super().__init__()
+        self.weight = nn.Parameter(torch.randn(outputs, inputs) / lr)
+        self.bias = nn.Parameter(torch.full((outputs,), bias / lr))
+        self.scale, self.lr, self.rectify = lr / math.sqrt(inputs), lr, rectify
+
+    def forward(self, x: Tensor) -> Tensor:
+        # the gain goes into the operands: LeakyReLU(c x) = c LeakyReLU(x) for positive c
+        gain = math.sqrt(2) if self.rectify else 1.0
+        bias = self.bias if self.lr * gain == 1 else self.bias * (self.lr * gain)
+        with torch.autocast(x.device.type, enabled=False):  # small, and exact where it matters
+            y = F.linear(x.to(self.weight.dtype), self.weight * (self.scale * gain), bias)
+        return F.leaky_relu(y, 0.2) if self.rectify else y
+
+
+def unit_mean_square(x: Tensor) -> Tensor:
+    """Scale each vector [N, D] to a mean square of one."""
+    return x * torch.rsqrt(x.square().mean(dim=1, keepdim=True) + 1e-8)
+
+
+class Mapping(nn.Module):
+    """f: Z -> W. Latents [N, z_dim], classes int64 [N] where there are any, to w [N, w_dim].
+
+    With `z_dim` 0 it maps classes alone (StyleGAN2's projection discriminator). Normalised class
+    embeddings are appended to the normalised latent.
+    """
+
+    def __init__(self, z_dim: int, w_dim: int, layers: int, lr: float, classes: int):
+        super().__init__()
+        self.layers, self.classes = layers, classes
+        if classes:
+            self.embed = Dense(classes, w_dim, rectify=False)
+        inputs = z_dim + (w_dim if classes else 0)
+        for i in range(layers):
+            setattr(self, f"fc{i}", Dense(inputs if i == 0 else w_dim, w_dim, lr=lr))
+
+    def forward(self, z: Tensor | None, label: Tensor | None) -> Tensor:
+        dtype = next(self.parameters()).dtype
+        parts = []
+        if z is not None:
+            parts.append(unit_mean_square(z.to(dtype)))
+        if self.classes:
+            assert label is not None, "a conditional network needs labels"
+            one_hot = F.one_hot(label, self.classes).to(dtype)  # [N, classes]
+            parts.append(unit_mean_square(self.embed(one_hot)))
+        w = torch.cat(parts, dim=1)
+        for i in range(self.layers):
+            w = self.get_submodule(f"fc{i}")(w)
+        return w

@@ -1,0 +1,106 @@
+"""Changes of size with the binomial filter [1, 3, 3, 1], differentiable to every order.
+
+StyleGAN2 filters wherever it doubles or halves (Karras et al. 2019, arXiv 1912.04958, appendix B;
+Zhang 2019, arXiv 1904.11486). Outside of the picture is zero. `plain.py` has the literal form.
+
+The three maps are linear and the derivative of one is another of them, so each derivative is
+written down as such: PyTorch's own derivative of a strided depthwise convolution takes up to ten
+times as long on a CPU (bfloat16).
+"""
+
+from __future__ import annotations
+
+from typing import Any
+
+import torch
+import torch.nn.functional as F
+from torch import Tensor
+
+Taps = tuple[float, ...]
+TAPS: Taps = (1.0, 3.0, 3.0, 1.0)
+BLUR: Taps = (1.0, 2.0, 1.0)
+"""The first StyleGAN's filter: bilinear interpolation of what nearest-neighbour doubling gave."""
+
+
+def _kernel(x: Tensor, gain: float, of: Taps = TAPS) -> Tensor:
+    """[C, 1, k, k] with the sum `gain`, one copy for every channel of x."""
+    taps = torch.tensor(of, device=x.device, dtype=x.dtype)
+    kernel = torch.outer(taps, taps) * (gain / sum(of) ** 2)
+    return kernel.expand(x.shape[1], 1, len(of), len(of))
+
+
+def _by_channel(x: Tensor, kernel: Tensor, stride: int, padding: int) -> Tensor:
+    """Each channel of x [N, C, H, W] with the filter [C, 1, k, k]; autocast leaves it alone."""
+    with torch.autocast(x.device.type, enabled=False):
+        if x.dtype == torch.float64:  # for verification: depthwise convolutions are very slow
+            y = F.conv2d(x.flatten(0, 1)[:, None], kernel[:1], stride=stride, padding=padding)
+            return y.view(*x.shape[:2], *y.shape[2:])
+        return F.conv2d(x, kernel, stride=stride, padding=padding, groups=x.shape[1])
+
+
+class _Filtered(torch.autograd.Function):
+    @staticmethod
+    def forward(ctx: Any, x: Tensor, padding: int, gain: float, taps: Taps) -> Tensor:
+        ctx.padding, ctx.gain, ctx.taps = padding, gain, taps
+        return _by_channel(x, _kernel(x, gain, taps), 1, padding)
+
+    @staticmethod
+    def backward(ctx: Any, *gradients: Any) -> Any:
+        # the filter is symmetric; what was cut off is padded, and the reverse
+        padding = len(ctx.taps) - 1 - ctx.padding
+        return filtered(gradients[0], padding, ctx.gain, ctx.taps), None, None, None
+
+
+class _Halved(torch.autograd.Function):
+    @staticmethod
+    def forward(ctx: Any, x: Tensor) -> Tensor:
+        return _by_channel(x, _kernel(x, 1.0), 2, 1)
+
+    @staticmethod
+    def backward(ctx: Any, *gradients: Any) -> Any:
+        return doubled(gradients[0]) * 0.25
+
+
+class _Doubled(torch.autograd.Function):
+    @staticmethod
+    def forward(ctx: Any, x: Tensor) -> Tensor:
+        # The filter's halves [1, 3] / 4 and [3, 1] / 4 are the weights of bilinear interpolation,
+        # which differs at the border alone: a border of zeros, cut off again, makes them the same.
+        y = F.interpolate(F.pad(x, (1, 1, 1, 1)), scale_factor=2.0, mode="bilinear")
+        return y[:, :, 2:-2, 2:-2]
+
+    @staticmethod
+    def backward(ctx: Any, *gradients: Any) -> Any:
+        return halved(gradients[0]) * 4
+
+
+def filtered(x: Tensor, padding: int, gain: float = 1.0, taps: Taps = TAPS) -> Tensor:
+    """The filter of k taps, times `gain`, everywhere in x, which grows by 2 padding - k + 1."""
+    y: Tensor = _Filtered.apply(x, padding, gain, taps)  # type: ignore[no-untyped-call]
+    return y
+
+
+def halved(x: Tensor) -> Tensor:
+    """Filter, then keep every second place. [N, C, 2H, 2W] -> [N, C, H, W]."""
+    y: Tensor = _Halved.apply(x)  # type: ignore[no-untyped-call]
+    return y
+
+
+def doubled(x: Tensor) -> Tensor:
+    """Zeros between the places, then the filter times 4. [N, C, H, W] -> [N, C, 2H, 2W]."""
+    y: Tensor = _Doubled.apply(x)  # type: ignore[no-untyped-call]
+    return y
+
+
+def convolved_and_halved(x: Tensor, weight: Tensor, bias: Tensor | None = None) -> Tensor:
+    """Filter, then a convolution of stride 2. [N, I, 2H, 2W], [O, I, 3, 3] -> [N, O, H, W]."""
+    return F.conv2d(filtered(x, padding=2), weight, bias, stride=2)
+
+
+def doubled_and_convolved(x: Tensor, weight: Tensor) -> Tensor:
+    """A convolution of the zero-stuffed x, then the filter. [N, I, H, W] -> [N, O, 2H, 2W].
+
+    weight [O, I, 3, 3] enters unflipped, as published: every tap spreads forward.
+    """
+    y = F.conv_transpose2d(x, weight.transpose(0, 1), stride=2)  # [N, O, 2H+1, 2W+1]
+    return filtered(y, padding=1, gain=4.0)

@@ -1,0 +1,208 @@
+"""StyleGAN2's synthesis network: modulated convolutions, noise, and RGB summed over resolutions.
+
+Karras et al. 2019 (arXiv 1912.04958), section 2 and figure 7; parameters and buffers are named as
+published. The convolution runs on the scaled input with one weight for all images, and demodulation
+scales its output: the same function as a weight of its own for every image (equation 3), but one
+large convolution instead of N small ones, and N x O numbers from a matrix product. `plain.py` has
+the literal form, which tests compare with this one.
+"""
+
+from __future__ import annotations
+
+import math
+from itertools import pairwise
+
+import torch
+import torch.nn.functional as F
+from torch import Tensor, nn
+
+from gan_train.adversary import ImageShape, Noise
+from gan_train.families.stylegan import resampling
+from gan_train.families.stylegan.config import StyleGANConfig
+from gan_train.families.stylegan.mapping import Dense, Mapping
+from gan_train.rng import BatchRandom
+
+
+def working_type(x: Tensor) -> torch.dtype:
+    """What convolutions run in: bfloat16 under autocast, else the type of x."""
+    if torch.is_autocast_enabled(x.device.type):
+        return torch.get_autocast_dtype(x.device.type)
+    return x.dtype
+
+
+def clamped(x: Tensor, bound: float | None) -> Tensor:
+    """x within +-bound, where there is one."""
+    return x if bound is None else x.clamp(-bound, bound)
+
+
+def modulated_conv(
+    x: Tensor, weight: Tensor, style: Tensor, bias: Tensor, *, gain: float, up: bool
+) -> Tensor:
+    """`gain` times the modulated, demodulated convolution (equations 1 to 3), plus bias [O].
+
+    x [N, I, H, W], weight [O, I, 3, 3], style [N, I] -> [N, O, H, W], or [N, O, 2H, 2W] with `up`.
+    """
+    style = style.to(x.dtype)
+    squares = weight.square().sum(dim=(2, 3))  # [O, I]
+    scale = torch.rsqrt(style.square().to(weight.dtype) @ squares.T + 1e-8) * gain  # [N, O]
+    modulated = x * style[:, :, None, None]
+    weight = weight.to(working_type(x))
+    y = (
+        resampling.doubled_and_convolved(modulated, weight)
+        if up
+        else F.conv2d(modulated, weight, padding=1)
+    )
+    scale = scale.to(y.dtype)[:, :, None, None]
+    return torch.addcmul(bias.to(y.dtype)[:, None, None], y, scale)
+
+
+class StyledConv(nn.Module):
+    """Modulated 3x3 convolution, noise, bias, LeakyReLU. [N, I, H, W], w [N, D] -> [N, O, r, r].
+
+    `noise` is a map of standard normal numbers, [N, 1, r, r] or [r, r].
+    """
+
+    def __init__(
+        self,
+        inputs: int,
+        outputs: int,
+        w_dim: int,
+        resolution: int,
+        *,
+        up: bool = False,
+        clamp: float | None = None,
+    ):
+        super().__init__()
+        self.up, self.clamp = up, clamp
+        self.affine = Dense(w_dim, inputs, bias=1.0, rectify=False)
+        self.weight = nn.Parameter(torch.randn(outputs, inputs, 3, 3))
+        self.bias = nn.Parameter(torch.zeros(outputs))
+        self.noise_strength = nn.Parameter(torch.zeros([]))
+        self.noise_const: Tensor
+        self.register_buffer("noise_const", torch.randn(resolution, resolution))
+
+    def forward(self, x: Tensor, w: Tensor, noise: Tensor | None) -> Tensor:
+        # the gain of the LeakyReLU is folded into everything before it
+        gain = math.sqrt(2)
+        style, bias = self.affine(w), self.bias * gain
+        y = modulated_conv(x, self.weight, style, bias, gain=gain, up=self.up)
+        if noise is not None:
+            y = y.add_((noise * (self.noise_strength * gain)).to(y.dtype))
+        y = F.leaky_relu_(y, 0.2)
+        return clamped(y, None if self.clamp is None else self.clamp * gain)
+
+
+class ToImage(nn.Module):
+    """Modulated 1x1 convolution without demodulation. [N, I, H, W], w [N, D] -> [N, C, H, W]."""
+
+    def __init__(self, inputs: int, channels: int, w_dim: int, clamp: float | None = None):
+        super().__init__()
+        self.clamp, self.scale = clamp, 1 / math.sqrt(inputs)
+        self.affine = Dense(w_dim, inputs, bias=1.0, rectify=False)
+        self.weight = nn.Parameter(torch.randn(channels, inputs, 1, 1))
+        self.bias = nn.Parameter(torch.zeros(channels))
+
+    def forward(self, x: Tensor, w: Tensor) -> Tensor:
+        style = self.affine(w) * self.scale  # [N, I]
+        # a weight for every image is small here: N matrix products [C, I] x [I, H W]
+        kind = working_type(x)
+        weight = (self.weight[None, :, :, 0, 0] * style[:, None]).to(kind)  # [N, C, I]
+        y = torch.einsum("nci,nihw->nchw", weight, x.to(kind))
+        y = y + self.bias.to(y.dtype)[:, None, None]
+        return clamped(y, self.clamp)
+
+
+class SynthesisBlock(nn.Module):
+    """One resolution: doubling convolution, convolution, and what is added to the image."""
+
+    def __init__(self, config: StyleGANConfig, inputs: int, resolution: int, channels: int):
+        super().__init__()
+        width, clamp = config.width(resolution), config.clamp
+        self.first = inputs == 0
+        if self.first:
+            self.const = nn.Parameter(torch.randn(width, resolution, resolution))
+        else:
+            self.conv0 = StyledConv(inputs, width, config.w_dim, resolution, up=True, clamp=clamp)
+        self.conv1 = StyledConv(width, width, config.w_dim, resolution, clamp=clamp)
+        self.torgb = ToImage(width, channels, config.w_dim, clamp)
+
+    def forward(
+        self,
+        x: Tensor | None,
+        image: Tensor | None,
+        ws: list[Tensor],
+        noise: list[Tensor | None],
+    ) -> tuple[Tensor, Tensor]:
+        """`ws`: the styles of conv0 (not in the first block), conv1 and torgb; `noise`: the maps
+        of conv0 and conv1."""
+        if x is None:
+            x = self.const.expand(len(ws[0]), -1, -1, -1)
+            x = x.to(working_type(x)).contiguous(memory_format=layout_of(self.conv1.weight))
+        else:
+            x = self.conv0(x, ws[0], noise[0])
+        x = self.conv1(x, ws[-2], noise[-1])
+        added = self.torgb(x, ws[-1]).to(self.torgb.weight.dtype)  # images are summed in full
+        return x, added if image is None else resampling.doubled(image) + added
+
+
+def layout_of(weight: Tensor) -> torch.memory_format:
+    """The memory layout that the network's filters have, which activations should share."""
+    last = weight.is_contiguous(memory_format=torch.channels_last) and not weight.is_contiguous()
+    return torch.channels_last if last else torch.contiguous_format
+
+
+class Synthesis(nn.Module):
+    """g: styles [N, num_ws, w_dim] to images [N, C, R, R]."""
+
+    def __init__(self, config: StyleGANConfig, shape: ImageShape):
+        super().__init__()
+        self.resolutions = [2**k for k in range(2, shape.resolution.bit_length())]
+        self.num_ws = 2 * len(self.resolutions)
+        for below, resolution in pairwise([0, *self.resolutions]):
+            inputs = config.width(below) if below else 0
+            block = SynthesisBlock(config, inputs, resolution, shape.channels)
+            setattr(self, f"b{resolution}", block)
+
+    def forward(self, ws: Tensor, noise: Noise) -> Tensor:
+        assert ws.shape[1] == self.num_ws, tuple(ws.shape)
+        maps = self.noise_maps(noise)
+        x = image = None
+        at = 0
+        for resolution in self.resolutions:
+            # torgb shares its style with the next block's first convolution
+            count = 2 if resolution == self.resolutions[0] else 3
+            styles = list(ws[:, at : at + count].unbind(dim=1))
+            block = self.get_submodule(f"b{resolution}")
+            x, image = block(x, image, styles, maps[at : at + count - 1])
+            at += count - 1
+        assert image is not None
+        return image
+
+    def noise_maps(self, noise: Noise) -> list[Tensor | None]:
+        """One map for every convolution, in order: [N, 1, r, r] random ones, [r, r] stored ones."""
+        convolutions = [m for m in self.modules() if isinstance(m, StyledConv)]
+        if isinstance(noise, BatchRandom):
+            # one draw for all of them
+            sides = [conv.noise_const.shape[0] for conv in convolutions]
+            flat = noise.noise(sum(side * side for side in sides))
+            parts = flat.to(convolutions[0].noise_const).split([side * side for side in sides], 1)
+            return [p.reshape(-1, 1, s, s) for p, s in zip(parts, sides, strict=True)]
+        return [conv.noise_const if noise == "const" else None for conv in convolutions]
+
+
+class Generator(nn.Module):
+    """Mapping and synthesis, with the mean style that truncation draws to."""
+
+    def __init__(self, config: StyleGANConfig, shape: ImageShape):
+        super().__init__()
+        classes = len(shape.classes) if config.conditional else 0
+        self.mapping = Mapping(
+            config.z_dim, config.w_dim, config.mapping_layers, config.mapping_lr, classes
+        )
+        self.mapping.register_buffer("w_avg", torch.zeros(config.w_dim))
+        self.synthesis = Synthesis(config, shape)
+        self.num_ws, self.tanh = self.synthesis.num_ws, config.output == "tanh"
+
+    def forward(self, ws: Tensor, noise: Noise) -> Tensor:
+        image: Tensor = self.synthesis(ws, noise)
+        return torch.tanh(image) if self.tanh else image
