@@ -14,6 +14,8 @@ from pydantic import BaseModel, ConfigDict, Field, model_validator
 from gan_train.families.catalogue import FamilyConfig
 
 Resize = Literal["box", "bilinear", "bicubic", "lanczos"]
+Metric = Literal["frechet", "kid", "precision_recall", "diversity", "path_length"]
+PathLength = Literal["w_end", "w_full", "z_end", "z_full"]
 
 
 class Strict(BaseModel):
@@ -78,6 +80,11 @@ class TrainConfig(Strict):
     total_kimg: float | None = harmless(
         None, "Thousands of real images shown; empty follows the family's schedule.", gt=0
     )
+    start_from: Path | None = Field(
+        None,
+        description="Folder of a checkpoint or import whose networks a new run begins with; its "
+        "averaged ones last only where `ema_ramp` is empty.",
+    )
     ema_kimg: float = Field(10.0, ge=0, description="Half-life of the averaged weights, in kimg.")
     ema_ramp: float | None = Field(
         0.05, gt=0, description="Half-life is at most this fraction of the images seen so far."
@@ -109,10 +116,25 @@ class EvaluateConfig(Strict):
     weights: str | None = harmless(None, "Path or URL of the extractor's weights; empty: bundled.")
     sha256: str | None = harmless(None, "Expected digest of the weights.", pattern="^[0-9a-f]{64}$")
     images: int = harmless(2000, "N: images on each side of the comparison.", ge=4)
-    metrics: tuple[Literal["frechet", "kid", "precision_recall", "diversity"], ...] = harmless(
+    metrics: tuple[Metric, ...] = harmless(
         ("frechet", "kid", "precision_recall", "diversity"), "What is computed."
     )
     batch: int = harmless(50, "Images per forward pass of the extractor.", ge=1)
+    perceptual: Literal["efficientnet_lite0", "lpips_vgg16"] = harmless(
+        "efficientnet_lite0", "The distance that path lengths are measured in."
+    )
+    perceptual_weights: str | None = harmless(
+        None, "lpips_vgg16: path or URL of `vgg16.pt` as published with stylegan2-ada-pytorch."
+    )
+    perceptual_sha256: str | None = harmless(
+        None, "lpips_vgg16: expected digest of that file.", pattern="^[0-9a-f]{64}$"
+    )
+    path_lengths: tuple[PathLength, ...] = harmless(
+        ("w_end",),
+        "Which paths: between styles w or latents z; at their ends or all along.",
+        min_length=1,
+    )
+    path_length_images: int = harmless(2000, "Paths measured; two images each.", ge=2)
 
 
 class RegistryConfig(Strict):

@@ -16,7 +16,10 @@ from gan_train.data.index import Index
 from gan_train.errors import UserError
 from gan_train.grid import save_grid
 from gan_train.inference import Generator, to_uint8
+from gan_train.metrics.collect import draw_classes
 from gan_train.metrics.evaluator import Evaluator
+from gan_train.metrics.path_length import PathLengths
+from gan_train.metrics.real import Share
 from gan_train.rng import BatchRandom
 from gan_train.runtime import Runtime
 
@@ -38,15 +41,15 @@ class Scorer:
     ) -> None:
         self.config, self.runtime, self.adversary = config, runtime, adversary
         self.class_counts = torch.tensor(index.class_counts, device=runtime.device)
-        self.evaluator = Evaluator(
-            config.evaluate,
-            index,
-            shards,
-            config.workspace / "statistics",
-            runtime.device,
-            runtime.rank,
-            runtime.world_size,
-        )
+        evaluate, cache = config.evaluate, config.workspace / "statistics"
+        device, rank, world_size = runtime.device, runtime.rank, runtime.world_size
+        self.evaluator = Evaluator(evaluate, index, shards, cache, device, rank, world_size)
+        self.path_lengths: PathLengths | None = None
+        if "path_length" in evaluate.metrics:
+            share = Share(rank, world_size, device, evaluate.batch)
+            self.path_lengths = PathLengths(
+                evaluate, adversary, self.class_counts, cache, config.seed, share
+            )
 
     @torch.inference_mode()
     def generate(self, positions: Tensor) -> tuple[Tensor, Tensor | None]:
@@ -57,8 +60,7 @@ class Scorer:
         rng = BatchRandom(self.config.seed, "evaluate", positions.to(self.runtime.device))
         z, label = rng.normal(self.adversary.z_dim), None
         if self.adversary.conditional:
-            place = rng.integers(int(self.class_counts.sum()))
-            label = torch.searchsorted(self.class_counts.cumsum(0), place, right=True)
+            label = draw_classes(rng, self.class_counts)
         return to_uint8(self.adversary.sample(z, label), self.adversary.shape.resolution), label
 
     @torch.inference_mode()
@@ -89,13 +91,21 @@ class Scorer:
             scored: dict[str, Any] = checkpoint.read_json(path)
             return scored
         self.adversary.advance(Clock(**checkpoint.read_json(folder / "generator.json")["clock"]))
-        scored = {
-            "scores": self.evaluator.score(self.generate),
-            "protocol": self.evaluator.protocol(),
-        }
+        scored = self.measure()
         if self.runtime.rank == 0:
             checkpoint.write_json(path, scored)
         return scored
+
+    def measure(self) -> dict[str, Any]:
+        """`{"scores": ..., "protocol": ...}` of the weights as they are. Collective."""
+        scores: dict[str, float] = {}
+        protocol = self.evaluator.protocol()
+        if set(self.config.evaluate.metrics) != {"path_length"}:  # which needs no other images
+            scores |= self.evaluator.score(self.generate)
+        if self.path_lengths is not None:
+            scores |= self.path_lengths.measure()
+            protocol |= self.path_lengths.protocol()
+        return {"scores": scores, "protocol": protocol}
 
     def best(self, run_dir: Path) -> Path | None:
         """The checkpoint with the lowest Fréchet distance among those scored by this protocol."""
@@ -122,8 +132,4 @@ def evaluate_checkpoint(
             f"{folder} makes {generator.shape}, the shards hold {index.image_shape}: scores across "
             "data sets are not comparable"
         )
-    scorer = Scorer(config, index, shards, runtime, generator.adversary)
-    return {
-        "scores": scorer.evaluator.score(scorer.generate),
-        "protocol": scorer.evaluator.protocol(),
-    }
+    return Scorer(config, index, shards, runtime, generator.adversary).measure()

@@ -16,6 +16,7 @@ from torch import Tensor
 
 from gan_train.metrics.diversity import GROUP, pixel_distances
 from gan_train.metrics.frechet import Moments
+from gan_train.rng import BatchRandom
 
 KEPT = 10_000
 """Features kept for the measures that need more than moments: those of the first images."""
@@ -56,6 +57,12 @@ def own_positions(count: int, rank: int, world_size: int, batch: int) -> Iterato
     groups = torch.arange(count).split(GROUP)[rank::world_size]
     if groups:
         yield from torch.cat(groups).split(batch)
+
+
+def draw_classes(random: BatchRandom, class_counts: Tensor) -> Tensor:
+    """int64 [n]: classes drawn as often as the data has them, class_counts int64 [K]."""
+    place = random.integers(int(class_counts.sum()))
+    return torch.searchsorted(class_counts.cumsum(0), place, right=True)
 
 
 class FeatureSet:

@@ -1,4 +1,4 @@
-"""EfficientNet-Lite0, the feature network behind the offline default metric. Inference only.
+"""EfficientNet-Lite0, the feature network behind the offline default metrics. Never trained.
 
 Tan and Le 2019, "EfficientNet: Rethinking Model Scaling for Convolutional Neural Networks", table
 1, in the Lite form for mobile devices: ReLU6 for Swish, no squeeze-and-excitation, fixed stem and
@@ -98,6 +98,7 @@ class EfficientNetLite0(nn.Module):
                 blocks.append(block)
         self.blocks = nn.ModuleList(blocks)
         self.head = _convolution(weights, "_conv_head", "_bn1")
+        self.eval()
 
     def forward(self, images: Tensor) -> tuple[Tensor, Tensor]:
         assert images.shape[1:] == (3, 224, 224)
@@ -109,3 +110,19 @@ class EfficientNetLite0(nn.Module):
                 layout = F.adaptive_avg_pool2d(x, _LAYOUT_GRID).flatten(1)
         x = F.relu6(self.head(x), inplace=True)  # [N, 1280, 7, 7]
         return torch.mean(x, (2, 3)), layout
+
+    def maps(self, images: Tensor) -> list[Tensor]:
+        """The last map of each size, [N, C, s, s] for s = R/2, R/4 ... R/32, mirrored.
+
+        Images [N, 3, R, R] are scaled as for `forward`; R is a multiple of 32. Differentiable.
+        """
+        assert images.shape[1] == 3 and images.shape[2] == images.shape[3]
+        assert images.shape[2] % 32 == 0, "an odd side would be padded at the wrong end"
+        x = F.relu6(self.stem(images.flip(2, 3)), inplace=True)
+        found = []
+        for block in self.blocks:
+            y = block(x)
+            if y.shape[2] < x.shape[2]:
+                found.append(x)
+            x = y
+        return [*found, x]

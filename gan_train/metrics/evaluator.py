@@ -14,6 +14,8 @@ is measured of the real images. A score has, as `config.metrics` asks:
     class_accuracy                       share of samples predicted to be of the class asked for;
                                          `_real`: of real images that the classifier has not seen
 
+`path_length` is measured elsewhere, of pairs of images made for it (`path_length.py`).
+
 The last three show collapse, which a distance alone does not. The classifier is at hand when the
 data has classes and features are computed; with `diversity` as the only metric no feature network
 is loaded, and pixels alone are measured. Features beyond the first 10,000 images count for the
@@ -79,7 +81,7 @@ class Evaluator:
         self._identity = identify(config)
         self.metric = self._identity.frechet_name
         """Name of the Fréchet distance, which decides which checkpoint is best."""
-        pixels_alone = set(config.metrics) == {"diversity"}
+        pixels_alone = set(config.metrics) <= {"diversity", "path_length"}
         self._extractor = None if pixels_alone else build_extractor(config, cache, device)
         kind = "pixels" if pixels_alone else f"{self._identity.name}-{self._identity.resize}"
         self._folder = cache / index.content_hash[:16] / f"{kind}-n{self.images}"

@@ -8,7 +8,6 @@ Inception-v3 of 2015-12-05 yields a number called FID.
 from __future__ import annotations
 
 import io
-import warnings
 from dataclasses import dataclass
 from importlib.util import find_spec
 from pathlib import Path
@@ -21,7 +20,7 @@ from torch import Tensor
 from gan_train.config import EvaluateConfig
 from gan_train.errors import UserError
 from gan_train.metrics.efficientnet import EfficientNetLite0
-from gan_train.metrics.weights import fetch, read_checked
+from gan_train.metrics.weights import fetch, load_script, read_checked
 
 INCEPTION_SHA256 = "f58cb9b6ec323ed63459aa4fb441fe750cfe39fafad6da5cb504a16f19e958f4"
 """`inception-2015-12-05.pt`, 95,607,719 bytes, as published with stylegan2-ada-pytorch."""
@@ -82,9 +81,7 @@ class EfficientNetExtractor:
 
         Raises UserError when it is missing or is not the published one.
         """
-        data = read_checked(weights or _bundled_weights(), self.identity.weights_sha256)
-        state = torch.load(io.BytesIO(data), map_location="cpu", weights_only=True)
-        self._network = EfficientNetLite0(state).eval().to(device)
+        self._network = load_efficientnet(weights).to(device)
         self._device = device
 
     def features(self, images: Tensor) -> Tensor:
@@ -121,11 +118,7 @@ class InceptionExtractor:
         self, location: str, sha256: str, cache: Path, device: torch.device, dims: int = 2048
     ) -> None:
         """`location`: path or URL; a URL is downloaded to `cache` once. Raises UserError."""
-        data = fetch(location, sha256, cache)
-        with warnings.catch_warnings():
-            # deprecated by PyTorch, but the form in which the file was published
-            warnings.filterwarnings("ignore", ".*torch.jit.load.*", DeprecationWarning)
-            self._model = torch.jit.load(io.BytesIO(data), map_location=device).eval()
+        self._model = load_script(fetch(location, sha256, cache), device)
         self._device = device
         self.identity = inception_identity(sha256)
         self.dims = self.layout_dims = dims
@@ -193,6 +186,15 @@ def build_extractor(config: EvaluateConfig, cache: Path, device: torch.device) -
         return EfficientNetExtractor(device, Path(config.weights) if config.weights else None)
     assert config.weights is not None
     return InceptionExtractor(config.weights, identity.weights_sha256, cache, device)
+
+
+def load_efficientnet(weights: Path | None = None) -> EfficientNetLite0:
+    """The network on its published weights: this copy of them, or the installed package's.
+
+    Raises UserError when the file is missing or is not the published one.
+    """
+    data = read_checked(weights or _bundled_weights(), EFFICIENTNET.weights_sha256)
+    return EfficientNetLite0(torch.load(io.BytesIO(data), map_location="cpu", weights_only=True))
 
 
 def _bundled_weights() -> Path:

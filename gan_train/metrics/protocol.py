@@ -12,7 +12,9 @@ from gan_train.errors import UserError
 
 Protocol = dict[str, str | int]
 """`data`: content hash of the shards; `extractor`, `weights` (SHA-256), `resize`; `images`: N;
-`reference`: which real images; `null_images`: how many stand on each side of the null value."""
+`reference`: which real images; `null_images`: how many stand on each side of the null value.
+Path lengths, which real images do not enter, add their own: `path_length_images`,
+`path_length_epsilon`, `perceptual`, `perceptual_resize` and `perceptual_weights` (SHA-256)."""
 
 _DIFFERENCES = {
     "data": "data sets",

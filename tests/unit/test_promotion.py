@@ -181,12 +181,40 @@ def test_null_stands_beside_its_distance() -> None:
     ]
 
 
+PATHS = {
+    "path_length_images": 50_000,
+    "path_length_epsilon": "0.0001",
+    "perceptual": "efficientnet_lite0",
+    "perceptual_resize": "bilinear128",
+    "perceptual_weights": "ef" * 32,
+}
+
+
+def test_path_lengths_stand_beside_the_score_and_decide_nothing(tmp_path: Path) -> None:
+    name = "ppl_w_end_efficientnet_lite0"
+    text = model_card(
+        settings(tmp_path), DATA, facts(scores={name: 123.45, METRIC: 80.0}, protocol=FD | PATHS)
+    )
+    assert f"| {name} &nbsp;&nbsp; | 123.5 &nbsp;&nbsp; | – |" in text
+    for told in (
+        "path_length_images 50000",
+        "perceptual_resize bilinear128",
+        f"`{METRIC}` decides",
+    ):
+        assert told in text
+    assert headline({name: 1.0, METRIC: 80.0}) == METRIC
+    assert decide(score(39.0, FD | PATHS), score(40.0)).alias == "champion"
+    other = FD | PATHS | {"perceptual": "lpips_vgg16", "path_length_images": 2000}
+    assert decide(score(39.0, FD | PATHS), score(40.0, other)).alias == "champion"
+
+
 def test_card_fits_the_database(tmp_path: Path) -> None:
     many = DATA.model_copy(update={"classes": tuple(f"{i}" * 200 for i in range(1000))})
     scores = {METRIC: 1.0} | {f"measure_number_{i:03d}": 0.5 for i in range(100)}
     long = settings(tmp_path)
     data = long.data.model_copy(update={"source": "x" * 500, "licence": "y" * 5000})
-    text = model_card(long.model_copy(update={"data": data}), many, facts(scores=scores))
+    long = long.model_copy(update={"data": data})
+    text = model_card(long, many, facts(scores=scores, protocol=FD | PATHS))
     assert len(text) <= LIMIT
 
 

@@ -42,8 +42,9 @@ def _same_padding(x: Tensor, weight: Tensor, stride: int, groups: int = 1) -> Te
     return F.conv2d(F.pad(x, (before, after) * 2), weight, stride=stride, groups=groups)
 
 
-def _textbook(weights: dict[str, Tensor], x: Tensor) -> Tensor:
-    """EfficientNet-Lite0 in float64: SAME padding, then batch normalisation, then ReLU6."""
+def textbook_maps(weights: dict[str, Tensor], x: Tensor) -> list[Tensor]:
+    """What each block of EfficientNet-Lite0 gives, and last its head, before pooling: SAME padding,
+    then batch normalisation, then ReLU6."""
 
     def layer(x: Tensor, conv: str, norm: str, stride: int = 1, depthwise: bool = False) -> Tensor:
         weight = weights[f"{conv}.weight"]
@@ -53,6 +54,7 @@ def _textbook(weights: dict[str, Tensor], x: Tensor) -> Tensor:
             x, *statistics, weights[f"{norm}.weight"], weights[f"{norm}.bias"], eps=1e-3
         )
 
+    maps = []
     x = F.relu6(layer(x, "_conv_stem", "_bn0", 2))
     for block in range(16):
         name, y = f"_blocks.{block}", x
@@ -62,14 +64,20 @@ def _textbook(weights: dict[str, Tensor], x: Tensor) -> Tensor:
         y = F.relu6(layer(y, f"{name}._depthwise_conv", f"{name}._bn1", stride, True))
         y = layer(y, f"{name}._project_conv", f"{name}._bn2")
         x = x + y if x.shape == y.shape else y
-    return F.relu6(layer(x, "_conv_head", "_bn1")).mean((2, 3))
+        maps.append(x)
+    return [*maps, F.relu6(layer(x, "_conv_head", "_bn1"))]
+
+
+def published_weights() -> dict[str, Tensor]:
+    """The state dict as published, in float64."""
+    state = torch.load(_bundled_weights(), weights_only=True)
+    return {name: value.double() for name, value in state.items()}
 
 
 def test_features_are_those_of_the_textbook_network(extractor: EfficientNetExtractor) -> None:
-    state = torch.load(_bundled_weights(), weights_only=True)
-    weights = {name: value.double() for name, value in state.items()}
     images = _images(3, 3, 224)
-    expected = _textbook(weights, (images.double() - 127) / 128)
+    *_, head = textbook_maps(published_weights(), (images.double() - 127) / 128)
+    expected = head.mean((2, 3))
     features = extractor.features(images)
     assert features.dtype == torch.float32 and features.shape == (3, 1280)
     torch.testing.assert_close(features.double(), expected, rtol=1e-4, atol=1e-4)

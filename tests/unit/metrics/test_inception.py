@@ -156,7 +156,9 @@ def test_a_redirection_cannot_leave_the_allowed_schemes(
     """Plain HTTP stands in for HTTPS, as the scheme of the first request alone."""
     allowed = weights._allowed_scheme
     monkeypatch.setattr(
-        weights, "_allowed_scheme", lambda url: None if url == redirect else allowed(url)
+        weights,
+        "_allowed_scheme",
+        lambda url, setting: None if url == redirect else allowed(url, setting),
     )
     with pytest.raises(UserError, match="elsewhere has the scheme 'http'"):
         fetch(redirect, "0" * 64, tmp_path)

@@ -1,0 +1,43 @@
+"""One worker or several: the same path lengths, bit for bit."""
+
+from __future__ import annotations
+
+import json
+from pathlib import Path
+
+import torch
+
+from gan_train.adversary import Clock, ImageShape
+from gan_train.config import EvaluateConfig
+from gan_train.families.progan import ProGANConfig
+from gan_train.metrics.path_length import PathLengths
+from gan_train.metrics.real import Share
+from tests.training import run_workers
+
+PATHS = 40  # a group and a part of one: nothing for a third worker
+
+
+def _measure(results: Path) -> None:
+    rank, world = 0, 1
+    if torch.distributed.is_initialized():
+        rank, world = torch.distributed.get_rank(), torch.distributed.get_world_size()
+    torch.manual_seed(0)
+    shape = ImageShape(1, 8, ("A", "B"))
+    family = ProGANConfig(conditional=True, z_dim=8, fmap_base=64, fmap_max=16)
+    adversary = family.build(shape, 16).eval().requires_grad_(False)
+    adversary.advance(Clock(10**9, 10**9))  # fully grown
+    config = EvaluateConfig(path_lengths=("z_full", "z_end"), path_length_images=PATHS)
+    share = Share(rank, world, torch.device("cpu"), batch=30)
+    meter = PathLengths(config, adversary, torch.tensor([3, 1]), results, 0, share)
+    found = [meter._lengths("z_full").tolist(), meter.measure()]
+    results.mkdir(exist_ok=True)
+    (results / f"{rank}.json").write_text(json.dumps(found))
+
+
+def test_path_lengths_are_the_same_for_any_number_of_workers(tmp_path: Path) -> None:
+    _measure(tmp_path / "one")
+    run_workers(3, tmp_path, _measure, tmp_path / "three")
+    (one,) = (json.loads(path.read_text()) for path in (tmp_path / "one").iterdir())
+    three = [json.loads(path.read_text()) for path in (tmp_path / "three").iterdir()]
+    assert len(set(one[0])) == PATHS and min(one[0]) > 1
+    assert three == [one] * 3
