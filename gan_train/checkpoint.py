@@ -140,14 +140,40 @@ def save(
             "data": data_hash,
         },
     )
-    write_json(aside / MANIFEST, {p.name: _sha256(p) for p in sorted(aside.iterdir())})
-    for path in aside.iterdir():
-        _sync(path)
+    _seal(aside)
     if folder.exists():  # a damaged one of the same clock, passed over on resume
         shutil.rmtree(folder)
     aside.replace(folder)
     _sync(folder.parent)
     return folder
+
+
+def save_start(
+    folder: Path, adversary: Adversary, averaged: Mapping[str, Tensor], config: Config
+) -> Path:
+    """Write networks that were not trained here: a checkpoint without progress and optimizers.
+
+    It can be generated from, registered, and trained on (`train.start_from`), not resumed. Raises
+    UserError when there is something at `folder` already.
+    """
+    if folder.exists():
+        raise UserError(f"{folder} is there already: name another folder, or delete it")
+    aside = folder.with_name(folder.name + ".tmp")
+    shutil.rmtree(aside, ignore_errors=True)
+    aside.mkdir(parents=True)
+    _save_tensors(adversary.state_dict(), aside / "networks.safetensors")
+    save_generator(aside, averaged, config, adversary.shape, Clock())
+    _seal(aside)
+    aside.replace(folder)
+    _sync(folder.absolute().parent)
+    return folder
+
+
+def _seal(folder: Path) -> None:
+    """Write down the files' checksums, and force all to the disk."""
+    write_json(folder / MANIFEST, {p.name: _sha256(p) for p in sorted(folder.iterdir())})
+    for path in folder.iterdir():
+        _sync(path)
 
 
 def damage(folder: Path) -> str | None:

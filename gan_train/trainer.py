@@ -31,6 +31,7 @@ from gan_train.rng import BatchRandom, derive
 from gan_train.runtime import Runtime
 from gan_train.schedule import check, crossed, schedule_end, stage_at
 from gan_train.scoring import Scorer
+from gan_train.starting import start_from
 
 log = logging.getLogger(__name__)
 
@@ -200,9 +201,14 @@ class Trainer:
         self.stage_name = stage.name
 
     def resume(self) -> None:
-        """Take up the newest valid checkpoint; score it if the last attempt died before that."""
+        """Take up the newest valid checkpoint; score it if the last attempt died before that.
+
+        A run that has none begins with fresh networks, or with those of `train.start_from`.
+        """
         folder = checkpoint.newest_valid(self.runtime.run_dir)
         if folder is None:
+            if self.config.train.start_from is not None:
+                start_from(self.config.train.start_from, self.adversary, self.averaged)
             return
         self.clock, self.stage_name, averaged = checkpoint.load(
             folder, self.adversary, self.optimizers, self.config, self.index.content_hash

@@ -145,7 +145,6 @@ def deliver(
     the model stands without them, marked as failed, and still carries its scores.
     """
     from mlflow.entities import LoggedModelOutput, LoggedModelStatus
-    from mlflow.models import Model
 
     name = name_of(event)
     found = find(client, experiment_id, run_id, name) or client.create_logged_model(
@@ -163,6 +162,38 @@ def deliver(
         return model_id
 
     source = run_dir / event["path"]
+    try:
+        _send(client, found, source, run_id)
+    except (FileNotFoundError, UserError):
+        if (source / FILES[0]).exists():
+            raise
+        log.warning("%s was deleted before it could be sent: scores alone in MLflow", source)
+        client.finalize_logged_model(model_id, LoggedModelStatus.FAILED)
+    return model_id
+
+
+def deliver_import(client: MlflowClient, run_id: str, name: str, source: Path) -> LoggedModel:
+    """Bring a generator that was not trained here to MLflow; returns its logged model."""
+    from mlflow.entities import LoggedModelOutput
+
+    made = client.create_logged_model(
+        client.get_run(run_id).info.experiment_id,
+        name=name,
+        source_run_id=run_id,
+        model_type="generator",
+        params={"images_seen": "0"},
+    )
+    client.log_outputs(run_id, [LoggedModelOutput(made.model_id, step=0)])
+    _send(client, made, source, run_id)
+    return client.get_logged_model(made.model_id)
+
+
+def _send(client: MlflowClient, found: LoggedModel, source: Path, run_id: str) -> None:
+    """Upload the files of a logged model that has none yet, and say what they are."""
+    from mlflow.entities import LoggedModelStatus
+    from mlflow.models import Model
+
+    model_id = str(found.model_id)
     with tempfile.TemporaryDirectory() as folder:
         target = Path(folder, "model")
         model = Model(
@@ -171,14 +202,7 @@ def deliver(
             run_id=run_id,
             model_id=model_id,
         )
-        try:
-            generator = save(source, target, model)
-        except (FileNotFoundError, UserError):
-            if (source / FILES[0]).exists():
-                raise
-            log.warning("%s was deleted before it could be sent: scores alone in MLflow", source)
-            client.finalize_logged_model(model_id, LoggedModelStatus.FAILED)
-            return model_id
+        generator = save(source, target, model)
         tags = {
             WEIGHTS_TAG: sha256_of(target / "artifacts" / "generator" / FILES[1]),
             "family": generator.family,
@@ -188,4 +212,3 @@ def deliver(
         client.set_logged_model_tags(model_id, tags)
         client.log_model_artifacts(model_id, str(target))
     client.finalize_logged_model(model_id, LoggedModelStatus.READY)
-    return model_id

@@ -35,7 +35,7 @@ from pipelines.promotion import (
 )
 from pipelines.shipping import Delivery, Shipper, ship
 from pipelines.spool import locked, read_events
-from pipelines.tracking import connect, failures, flatten, tracking_uri
+from pipelines.tracking import connect, experiment_of, failures, flatten, tracking_uri
 
 if TYPE_CHECKING:
     from mlflow import MlflowClient
@@ -50,6 +50,7 @@ __all__ = [
     "model_name",
     "promote",
     "register_best",
+    "register_import",
     "ship",
 ]
 
@@ -108,6 +109,48 @@ def register_best(
             return _appoint(client, config, version)
     except failures() as error:
         raise _unreachable(config, error) from error
+
+
+def register_import(config: Config, folder: Path, origin: str, digest: str) -> tuple[int, str]:
+    """Make a generator that no run of ours has trained a version of the registered model.
+
+    It has no score, so it gets no alias: the champion stays. `origin` and `digest` are the imported
+    file's name and SHA-256. Returns the version and where it is seen. Raises UserError when the
+    tracking server is away.
+    """
+    name = model_name(config)
+    try:
+        client = connect(config)
+        with locked(config.workspace / "registry.lock"):
+            _ensure_model(client, config, name)
+            label = f"import-{digest[:12]}"
+            run_id = client.create_run(experiment_of(client, config), run_name=label).info.run_id
+            model = logged_model.deliver_import(client, run_id, label, folder)
+            client.set_terminated(run_id)
+            tags = {
+                "logged_model": model.model_id,
+                "family": config.family.name,
+                "recipe": config.name,
+                "resolution": str(config.data.resolution),
+                "images_seen": "0",
+                "imported_from": origin,
+                "imported_sha256": digest,
+                logged_model.WEIGHTS_TAG: model.tags[logged_model.WEIGHTS_TAG],
+            }
+            version = client.create_model_version(
+                name,
+                source=model.artifact_location,
+                run_id=run_id,
+                model_id=model.model_id,
+                tags=tags,
+                description=f"Imported from `{origin}` (SHA-256 {digest}), not trained or scored "
+                "here. Its terms of use are those of whoever published it.",
+            )
+            link = json.dumps([{"name": name, "version": version.version}])
+            client.set_logged_model_tags(model.model_id, {"mlflow.modelVersions": link})
+    except failures() as error:
+        raise _unreachable(config, error) from error
+    return int(version.version), _page(config, name, int(version.version))
 
 
 def promote(config: Config, version: int, force: bool = False) -> Registration:

@@ -121,7 +121,7 @@ def dataset_name(config: Config) -> str:
     return Path(config.data.source).name
 
 
-def _experiment(client: MlflowClient, config: Config) -> str:
+def experiment_of(client: MlflowClient, config: Config) -> str:
     """Id of the experiment; made when missing. Local artifacts live in the workspace."""
     from mlflow.exceptions import MlflowException
 
@@ -173,7 +173,7 @@ class Tracking:
         self.status = status
 
     def _find(self, key: str) -> Run | None:
-        experiment = _experiment(self.client, self.config)
+        experiment = experiment_of(self.client, self.config)
         runs = self.client.search_runs([experiment], f"tags.`{KEY_TAG}` = '{key}'", max_results=1)
         return runs[0] if runs else None
 
@@ -187,7 +187,7 @@ class Tracking:
             "data_hash": self.index.content_hash,
             **git_commit(),
         }
-        experiment = _experiment(self.client, self.config)
+        experiment = experiment_of(self.client, self.config)
         first = next(read_events(self.run_dir), None)  # a log may be older than its run in MLflow
         return self.client.create_run(
             experiment,
