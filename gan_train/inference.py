@@ -50,6 +50,11 @@ class Generator:
         adversary.advance(Clock(**about["clock"]))
         return cls(adversary.to(device), about["family"]["name"])
 
+    @property
+    def device(self) -> torch.device:
+        """Where the networks are."""
+        return next(self.adversary.parameters()).device
+
     def latents(self, seeds: Sequence[int]) -> Tensor:
         """[N, z_dim] ~ N(0, 1): one latent per seed, the same on every machine."""
         positions = torch.tensor(list(seeds), dtype=torch.int64)
@@ -67,7 +72,6 @@ class Generator:
                 self.shape.classes
             ):
                 raise UserError(f"labels go from 0 to {len(self.shape.classes) - 1}")
-        device = next(self.adversary.parameters()).device
-        label = label.to(device) if label is not None and self.conditional else None
-        image = self.adversary.sample(z.to(device), label, truncation)
+        label = label.to(self.device) if label is not None and self.conditional else None
+        image = self.adversary.sample(z.to(self.device), label, truncation)
         return to_uint8(image, self.shape.resolution).cpu()

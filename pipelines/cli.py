@@ -10,8 +10,10 @@ import json
 import logging
 import sys
 from collections.abc import Callable
-from pathlib import Path
 from typing import TYPE_CHECKING, Any
+
+from pipelines import cli_sampling, importing
+from pipelines.cli_arguments import add_command, add_overrides
 
 if TYPE_CHECKING:
     from gan_train.config import Config
@@ -26,6 +28,7 @@ Train GANs from a folder of images to a registered, scored generator.
   gan-train run cifar10-32 --set train.batch=64 --set cluster.workers=4
   gan-train run demo --resume demo-20260131-120000
   gan-train generate demo --seeds 0-63 --class A --out a.png
+  gan-train interpolate demo --seeds 0-3 --class A --loop --out walk.gif
   gan-train config demo                       every setting, with its value
 """
 _RECIPE = "a YAML file, or the name of one in configs/"
@@ -68,15 +71,15 @@ def _parser() -> argparse.ArgumentParser:
     )
     commands = parser.add_subparsers(title="commands", required=True, metavar="COMMAND")
 
-    run = _command(commands, "run", _run, "shard, train, score and register")
+    run = add_command(commands, "run", _run, "shard, train, score and register")
     _recipe(run)
     run.add_argument("--dry-run", action="store_true", help="show the plan and start nothing")
     run.add_argument("--resume", metavar="RUN", help="go on with this run")
 
-    shard = _command(commands, "shard", _shard, "turn images into verified WebDataset shards")
+    shard = add_command(commands, "shard", _shard, "turn images into verified WebDataset shards")
     _recipe(shard)
 
-    train = _command(
+    train = add_command(
         commands,
         "train",
         _train,
@@ -91,7 +94,7 @@ def _parser() -> argparse.ArgumentParser:
         "--plain", action="store_true", help="in this process, without Ray, Prefect and MLflow"
     )
 
-    evaluate = _command(
+    evaluate = add_command(
         commands,
         "evaluate",
         _evaluate,
@@ -104,36 +107,12 @@ def _parser() -> argparse.ArgumentParser:
     evaluate.add_argument(
         "--recipe", help="the data and protocol to score with; default: those of the run"
     )
-    _overrides(evaluate)
+    add_overrides(evaluate)
 
-    generate = _command(
-        commands,
-        "generate",
-        _generate,
-        "draw images from a trained generator",
-        "  gan-train generate demo --seeds 0-63 --out grid.png          the champion\n"
-        "  gan-train generate demo --version 3 --class A --out a.png\n"
-        "  gan-train generate runs/train/.../checkpoints/000000108000 --seeds 1,2,5 --out images/",
-    )
-    generate.add_argument(
-        "model", help="a checkpoint's folder, or a run or recipe whose registered model is meant"
-    )
-    generate.add_argument(
-        "--version", default="champion", help="of the registered model: a number or an alias"
-    )
-    generate.add_argument("--seeds", default="0-63", help="one image each, such as 0-63 or 1,2,5")
-    generate.add_argument(
-        "--class", dest="label", metavar="NAME", help="default: all classes in turn"
-    )
-    generate.add_argument(
-        "--truncation", type=float, default=1.0, help="in (0, 1]: less variety, more typical"
-    )
-    generate.add_argument(
-        "--out", type=Path, default=Path("grid.png"), help="a PNG for a grid, or a folder"
-    )
-    _overrides(generate)
+    cli_sampling.add(commands)
+    importing.add(commands)
 
-    promote = _command(
+    promote = add_command(
         commands, "promote", _promote, "register the best of a run, or choose the champion by hand"
     )
     _recipe(promote)
@@ -144,7 +123,7 @@ def _parser() -> argparse.ArgumentParser:
         "--force", action="store_true", help="also where the scores are not comparable"
     )
 
-    bench = _command(
+    bench = add_command(
         commands,
         "bench",
         _bench,
@@ -156,60 +135,16 @@ def _parser() -> argparse.ArgumentParser:
     bench.add_argument("--seconds", type=float, default=15, help="for each timing of the step")
     bench.add_argument("--rounds", type=int, default=3, help="of which the median ratio counts")
 
-    config = _command(commands, "config", _config, "show the resolved configuration")
+    config = add_command(commands, "config", _config, "show the resolved configuration")
     config.add_argument("recipe", nargs="?", help=_RECIPE)
     config.add_argument("--schema", action="store_true", help="print the JSON Schema of recipes")
-    _overrides(config)
-    return parser
-
-
-def _command(
-    commands: Any,
-    name: str,
-    function: Callable[[argparse.Namespace], int],
-    summary: str,
-    examples: str = "",
-) -> argparse.ArgumentParser:
-    parser: argparse.ArgumentParser = commands.add_parser(
-        name,
-        help=summary,
-        description=summary[0].upper() + summary[1:] + ".",
-        epilog=examples,
-        formatter_class=argparse.RawDescriptionHelpFormatter,
-    )
-    parser.set_defaults(command=function)
+    add_overrides(config)
     return parser
 
 
 def _recipe(parser: argparse.ArgumentParser) -> None:
     parser.add_argument("recipe", help=_RECIPE)
-    _overrides(parser)
-
-
-def _overrides(parser: argparse.ArgumentParser) -> None:
-    parser.add_argument(
-        "--set",
-        action="append",
-        default=[],
-        metavar="KEY=VALUE",
-        dest="overrides",
-        help="change a setting, such as train.batch=64; may be repeated",
-    )
-
-
-def seeds(text: str) -> list[int]:
-    """`0-63` or `1,2,5` or both. Raises UserError for anything else."""
-    from gan_train.errors import UserError
-
-    found: list[int] = []
-    for part in text.split(","):
-        first, dash, last = part.partition("-")
-        if not first.isdecimal() or (dash and not last.isdecimal()):
-            raise UserError(f"--seeds {text}: allowed: numbers and ranges, such as 0-63 or 1,2,5")
-        found += range(int(first), int(last if dash else first) + 1)
-    if not found:
-        raise UserError(f"--seeds {text}: holds no number")
-    return found
+    add_overrides(parser)
 
 
 # ---- commands ----------------------------------------------------------------------------------
@@ -295,23 +230,6 @@ def _evaluate(given: argparse.Namespace) -> int:
     if rows is None:
         return STOPPED
     print(summary.table(rows))
-    return 0
-
-
-def _generate(given: argparse.Namespace) -> int:
-    from gan_train import recipes, runs
-    from gan_train.generate import generate
-
-    numbers = seeds(given.seeds)
-    folder = Path(given.model)
-    if not (folder / "generator.json").is_file():
-        is_run = (folder / runs.CONFIG).is_file()
-        load = runs.configuration if is_run else recipes.load
-        config = recipes.anchored(load(given.model, given.overrides))
-        from pipelines import registry
-
-        folder = registry.download(config, given.version)
-    print(generate(folder, numbers, given.label, given.truncation, given.out))
     return 0
 
 

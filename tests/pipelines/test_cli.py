@@ -10,11 +10,9 @@ from pathlib import Path
 
 import pytest
 import yaml
-from PIL import Image
 
 from gan_train import recipes, runs
 from gan_train.config import Config
-from gan_train.errors import UserError
 from pipelines import cli
 from tests.training import run, tiny_config
 
@@ -55,7 +53,7 @@ def test_help_names_every_command_and_shows_examples(capsys: pytest.CaptureFixtu
     text = capsys.readouterr().out
     assert end.value.code == 0
     assert "gan-train run demo --dry-run" in text
-    for name in ("run", "shard", "train", "evaluate", "generate", "promote", "config"):
+    for name in ("run", "shard", "train", "evaluate", "promote", "config"):
         assert f"\n    {name} " in text
 
 
@@ -67,7 +65,6 @@ def test_help_names_every_command_and_shows_examples(capsys: pytest.CaptureFixtu
         (["run", "demo", "--set", "data.source=/nowhere"], "data.source: /nowhere"),
         (["run", "demo", "--set", "cluster.workers=5"], "5"),
         (["run", "demo", "--set", "train.batch=30"], "must be a multiple of 8"),
-        (["generate", "demo", "--seeds", "1-x"], "--seeds 1-x: allowed: numbers and ranges"),
         (["evaluate", "nothing"], "nothing: no run in runs/train"),
         (["config"], "name a recipe"),
     ],
@@ -142,48 +139,6 @@ def test_config_shows_every_setting_and_reads_back(capsys: pytest.CaptureFixture
     assert cli.main(["config", "--schema"]) == 0
     schema = json.loads(capsys.readouterr().out)
     assert schema["properties"].keys() == Config.model_fields.keys()
-
-
-def test_seeds() -> None:
-    assert cli.seeds("0-3,7,9-9") == [0, 1, 2, 3, 7, 9]
-    with pytest.raises(UserError, match="holds no number"):
-        cli.seeds("5-3")
-
-
-@pytest.fixture
-def trained(tiny_source: Path, tmp_path: Path) -> Path:
-    """A checkpoint of a tiny conditional generator."""
-    config = tiny_config(tiny_source, tmp_path / "workspace")
-    run_dir = run(config, tmp_path / "workspace" / "train" / "tiny-1")
-    (run_dir / runs.CONFIG).write_text(recipes.dump(config), encoding="utf-8")
-    return sorted((run_dir / "checkpoints").iterdir())[-1]
-
-
-def test_generate_writes_a_grid_or_single_images(trained: Path, tmp_path: Path) -> None:
-    grid, folder = tmp_path / "grid.png", tmp_path / "images"
-    assert cli.main(["generate", str(trained), "--seeds", "0-3", "--out", str(grid)]) == 0
-    with Image.open(grid) as picture:
-        assert picture.size == (128, 128)  # 2 x 2 of 8 px, enlarged to 64
-    command = ["generate", str(trained), "--class", "red", "--seeds", "5,6", "--out", str(folder)]
-    assert cli.main(command) == 0
-    assert sorted(path.name for path in folder.iterdir()) == ["5.png", "6.png"]
-    first = (folder / "5.png").read_bytes()
-    assert cli.main(command) == 0 and (folder / "5.png").read_bytes() == first
-
-
-@pytest.mark.parametrize(
-    ("arguments", "message"),
-    [
-        (["--class", "pink"], "--class pink: allowed: blue, green, red"),
-        (["--truncation", "0"], "allowed: above 0"),
-        (["--out", "grid.jpg"], "allowed: a name ending in .png"),
-    ],
-)
-def test_generate_refuses(
-    arguments: list[str], message: str, trained: Path, capsys: pytest.CaptureFixture[str]
-) -> None:
-    assert cli.main(["generate", str(trained), *arguments]) == 2
-    assert message in capsys.readouterr().err
 
 
 @pytest.mark.slow

@@ -1,0 +1,131 @@
+"""Frames as a folder of PNGs, an animated GIF, or an MP4 by way of the program `ffmpeg`."""
+
+from __future__ import annotations
+
+import shutil
+import subprocess
+import tempfile
+from collections.abc import Iterable, Iterator
+from contextlib import contextmanager
+from itertools import chain
+from pathlib import Path
+
+from PIL import Image
+from torch import Tensor
+
+from gan_train.errors import UserError
+from gan_train.grid import make_grid
+
+_SIDE = 256  # pixels; smaller films are enlarged to be seen
+_GIF_RATE = 50.0  # viewers slow down what is faster
+
+
+def check(out: Path, frames: int, rate: float) -> None:
+    """Raise UserError for what `write` could not do: another kind of file, a rate (frames per
+    second) out of range, no ffmpeg, or a folder in which later frames of another film stand."""
+    kind = out.suffix.lower()
+    if kind not in ("", ".gif", ".mp4"):
+        raise UserError(f"--out {out}: allowed: a name ending in .gif or .mp4, or a folder")
+    limit = _GIF_RATE if kind == ".gif" else 240.0
+    if not 1 <= rate <= limit:
+        raise UserError(f"--fps {rate:g}: allowed: 1 to {limit:g}")
+    if kind == ".mp4":
+        _ffmpeg(out)
+    if not kind:
+        ours = {_frame_name(number) for number in range(frames)}
+        others = sorted(p.name for p in out.glob("frame-*.png") if p.name not in ours)
+        if others:
+            raise UserError(
+                f"--out {out} holds frames of a longer film ({others[0]} and on): delete them, or "
+                "name another folder"
+            )
+
+
+def write(frames: Iterable[Tensor], out: Path, rate: float, loop: bool) -> Path:
+    """Write frames uint8 [C, R, R], C 1 or 3, `rate` of them a second; returns `out`.
+
+    A GIF repeats for ever with `loop`, else it plays once; it has 256 colours a frame, and shows
+    each for a whole number of hundredths of a second.
+    """
+    pictures = (make_grid(frame[None], 1) for frame in frames)
+    if not out.suffix:
+        out.mkdir(parents=True, exist_ok=True)
+        for number, picture in enumerate(pictures):
+            picture.save(out / _frame_name(number))
+        return out
+    out.parent.mkdir(parents=True, exist_ok=True)
+    large = map(_enlarged, pictures)
+    with _aside(out) as aside:
+        if out.suffix.lower() == ".gif":
+            repeat = {"loop": 0} if loop else {}
+            first = next(large)
+            first.save(
+                aside,
+                format="GIF",
+                save_all=True,
+                append_images=large,
+                duration=round(1000 / rate),
+                **repeat,
+            )
+        else:
+            _write_video(large, aside, _ffmpeg(out), rate)
+    return out
+
+
+def _frame_name(number: int) -> str:
+    return f"frame-{number:05d}.png"
+
+
+def _enlarged(picture: Image.Image) -> Image.Image:
+    factor = max(1, _SIDE // picture.width)
+    size = (factor * picture.width, factor * picture.height)
+    return picture.resize(size, Image.Resampling.NEAREST)
+
+
+@contextmanager
+def _aside(out: Path) -> Iterator[Path]:
+    """A file that becomes `out` when the block ends without an error, and else is gone."""
+    path = out.with_name(out.name + ".tmp")
+    try:
+        yield path
+        path.replace(out)
+    finally:
+        path.unlink(missing_ok=True)
+
+
+def _ffmpeg(out: Path) -> str:
+    program = shutil.which("ffmpeg")
+    if program is None:
+        raise UserError(
+            f"--out {out} needs the program ffmpeg, which is not on the PATH: install it, or name "
+            "a .gif or a folder of frames"
+        )
+    return program
+
+
+def _write_video(pictures: Iterator[Image.Image], path: Path, program: str, rate: float) -> None:
+    """Feed raw pixels to ffmpeg. Raises UserError with its last words if it fails."""
+    first = next(pictures)
+    command = [program, "-loglevel", "error", "-y"]
+    command += ["-f", "rawvideo", "-pixel_format", "gray" if first.mode == "L" else "rgb24"]
+    command += ["-video_size", f"{first.width}x{first.height}", "-framerate", f"{rate:g}"]
+    command += ["-i", "pipe:0", "-pix_fmt", "yuv420p"]  # the form that every player knows
+    command += ["-movflags", "+faststart", "-f", "mp4", str(path.absolute())]
+    taken = True
+    with tempfile.TemporaryFile() as said:
+        try:
+            with subprocess.Popen(
+                command, stdin=subprocess.PIPE, stdout=subprocess.DEVNULL, stderr=said
+            ) as process:
+                assert process.stdin is not None
+                for picture in chain([first], pictures):
+                    process.stdin.write(picture.tobytes())
+        except BrokenPipeError:  # it ended early, and says why
+            taken = False
+        if process.returncode != 0 or not taken:
+            said.seek(0)
+            words = said.read().decode(errors="replace").strip().splitlines()[-3:]
+            raise UserError(
+                f"ffmpeg failed with status {process.returncode}: {' / '.join(words)}; name a .gif "
+                "or a folder of frames instead"
+            )

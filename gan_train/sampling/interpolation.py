@@ -1,0 +1,141 @@
+"""Walks from image to image: through latents on the sphere, or through styles on a smooth curve.
+
+A walk passes its key frames exactly. What lies between two of them depends on them alone, and in w
+on the key before and the key after too.
+"""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from itertools import cycle, islice
+from pathlib import Path
+from typing import Literal
+
+import torch
+from torch import Tensor
+
+from gan_train.errors import UserError
+from gan_train.inference import Generator
+from gan_train.sampling import film
+from gan_train.sampling.painter import Look, Painter, class_number
+
+
+@dataclass(frozen=True)
+class Walk:
+    """Which keys in which space, and how finely.
+
+    `seeds` and `classes` (names) go in turn, the shorter list again from its start, until both are
+    used up: they make the keys. `space` None is w where the family has styles, else z. `frames`
+    are counted from one key to the next. `loop` goes back to the first key.
+    """
+
+    seeds: tuple[int, ...]
+    classes: tuple[str, ...] = ()
+    space: Literal["z", "w"] | None = None
+    frames: int = 30
+    loop: bool = False
+
+    @property
+    def keys(self) -> int:
+        """How many images are passed."""
+        return max(len(self.seeds), len(self.classes))
+
+    @property
+    def length(self) -> int:
+        """Frames in all. A walk that does not loop ends with its last key."""
+        return self.keys * self.frames if self.loop else (self.keys - 1) * self.frames + 1
+
+    def times(self) -> Tensor:
+        """float64 [length]: where each frame stands; key k is passed at k."""
+        return torch.arange(self.length, dtype=torch.float64) / self.frames
+
+
+def interpolate(
+    generator: Generator, walk: Walk, look: Look, out: Path, frames_per_second: float
+) -> Path:
+    """Draw a walk as a folder of PNGs, a .gif or an .mp4, by the name of `out`; returns `out`.
+
+    In z the class stays the same, in w it may differ between keys. All frames have the same noise.
+    Raises UserError for a walk, a look or a file that cannot be had.
+    """
+    film.check(out, walk.length, frames_per_second)
+    if walk.keys < 2:
+        raise UserError("--seeds: name at least two, or one seed and two classes: --class A,B")
+    if walk.frames < 1:
+        raise UserError(f"--frames {walk.frames}: allowed: 1 or more")
+    painter = Painter(generator, look)
+    space = walk.space or ("w" if painter.has_styles else "z")
+    z = generator.latents(list(islice(cycle(walk.seeds), walk.keys)))  # [keys, z_dim]
+    classes = _classes(generator, walk, space)
+    places = [0] * walk.length  # of the noise
+    if space == "w":
+        ws = painter.styles(z, classes, "--space w")  # [keys, num_ws, w_dim]
+        w = smooth(ws[:, 0], walk.times(), walk.loop)  # [length, w_dim]
+        images = painter.from_styles(w[:, None].expand(-1, ws.shape[1], -1), places)
+    else:
+        same = None if classes is None else classes[:1].expand(walk.length)
+        images = painter.from_latents(spherical(z, walk.times(), walk.loop), same, places)
+    return film.write(images, out, frames_per_second, walk.loop)
+
+
+def spherical(keys: Tensor, times: Tensor, loop: bool) -> Tensor:
+    """Great circles from key to key: [T, D] at times float64 [T] in [0, K], of keys [K, D].
+
+    Shoemake 1985, "Animating rotation with quaternion curves"; for latents White 2016 (arXiv
+    1609.04468): normal latents lie near a sphere, which a straight line would leave. Lengths that
+    differ go over into each other. Keys of the same or of opposite directions have no single great
+    circle between them: there the line is straight.
+    """
+    x = keys.double()
+    begin = times.floor().long()
+    end = (begin + 1) % len(keys) if loop else (begin + 1).clamp(max=len(keys) - 1)
+    t = (times - begin)[:, None]  # [T, 1] in [0, 1)
+    a, b = x[begin], x[end]  # [T, D]
+    cosine = torch.cosine_similarity(a, b, dim=1)[:, None]
+    angle = cosine.clamp(-1, 1).acos()
+    straight = angle.sin() < 1e-6
+    sine = torch.where(straight, 1.0, angle.sin())
+    from_a = torch.where(straight, 1 - t, ((1 - t) * angle).sin() / sine)
+    from_b = torch.where(straight, t, (t * angle).sin() / sine)
+    return (from_a * a + from_b * b).to(keys.dtype)
+
+
+def smooth(keys: Tensor, times: Tensor, loop: bool) -> Tensor:
+    """A curve without corners: [T, ...] at times float64 [T] in [0, K], of keys [K, ...].
+
+    The cubic of Catmull and Rom 1974, "A class of local interpolating splines": at a key it heads
+    from the key before to the one after; an open curve leaves and arrives straight. Two keys are
+    joined by a straight line.
+    """
+    x = keys.double()
+    if loop:
+        padded = torch.cat([x[-1:], x, x[:2]])
+    else:
+        first, last = 2 * x[0] - x[1], 2 * x[-1] - x[-2]
+        padded = torch.cat([first[None], x, last[None], last[None]])
+    begin = times.floor().long()
+    t = times - begin  # [T] in [0, 1)
+    weights = (
+        (-t + 2 * t**2 - t**3) / 2,
+        (2 - 5 * t**2 + 3 * t**3) / 2,
+        (t + 4 * t**2 - 3 * t**3) / 2,
+        (t**3 - t**2) / 2,
+    )
+    shape = (-1, *[1] * (keys.ndim - 1))
+    parts = [w.view(shape) * padded[begin + i] for i, w in enumerate(weights)]
+    return torch.stack(parts).sum(dim=0).to(keys.dtype)
+
+
+def _classes(generator: Generator, walk: Walk, space: str) -> Tensor | None:
+    """int64 [keys], or None where the generator knows no classes."""
+    numbers = [class_number(generator, name) for name in walk.classes]
+    if not generator.conditional:
+        return None
+    if not numbers:
+        raise UserError(f"--class: name one of {', '.join(generator.shape.classes)}")
+    if space == "z" and len(set(numbers)) > 1:
+        raise UserError(
+            f"--class {','.join(walk.classes)}: from class to class goes in w alone; name one "
+            "class, or use a family with styles and --space w"
+        )
+    return torch.tensor(list(islice(cycle(numbers), walk.keys)))

@@ -1,0 +1,146 @@
+"""From latents or styles to 8-bit images, some at a time: what every sampling command shares."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator, Sequence
+from dataclasses import dataclass
+from typing import Literal, get_args
+
+import torch
+from torch import Tensor
+from tqdm import tqdm
+
+from gan_train.adversary import Noise, StyleSpace
+from gan_train.errors import UserError
+from gan_train.inference import Generator, to_uint8
+from gan_train.rng import BatchRandom
+
+NoiseName = Literal["const", "none", "random"]
+NOISES: tuple[NoiseName, ...] = get_args(NoiseName)
+
+_AT_ONCE = 64
+_PIXELS_AT_ONCE = 2**22
+_QUIET_S = 3.0  # shorter work shows no progress bar
+
+
+@dataclass(frozen=True)
+class Look:
+    """How styles become images.
+
+    `truncation` is psi in (0, 1] (Karras et al. 2018, arXiv 1812.04948, appendix B), applied to the
+    first `cutoff` layers, or to all. `noise`: the stored maps ("const", also where nothing is
+    said), none, or new ones for every seed.
+    """
+
+    truncation: float = 1.0
+    cutoff: int | None = None
+    noise: NoiseName | None = None
+
+
+class Painter:
+    """A generator and the look of its images."""
+
+    def __init__(self, generator: Generator, look: Look) -> None:
+        """Raises UserError for a look that this generator cannot have."""
+        self.generator, self.look = generator, look
+        adversary = generator.adversary
+        self._space: StyleSpace | None = adversary if isinstance(adversary, StyleSpace) else None
+        side = generator.shape.resolution
+        self._at_once = max(1, min(_AT_ONCE, _PIXELS_AT_ONCE // side**2))
+        if not 0 < look.truncation <= 1:
+            raise UserError(f"--truncation {look.truncation:g}: allowed: above 0, at most 1")
+        if look.noise is not None:
+            self.space(f"--noise {look.noise}")
+        if look.cutoff is not None:
+            layers = self.space(f"--cutoff {look.cutoff}").num_ws
+            if not 1 <= look.cutoff <= layers:
+                raise UserError(f"--cutoff {look.cutoff}: allowed: 1 to {layers}, its layers")
+            if look.truncation == 1:
+                raise UserError(
+                    f"--cutoff {look.cutoff} says how far --truncation reaches: give one below 1"
+                )
+
+    @property
+    def has_styles(self) -> bool:
+        """Whether the family maps latents to styles w."""
+        return self._space is not None
+
+    def space(self, wish: str) -> StyleSpace:
+        """The style space. Raises UserError, saying what it was wished for, if there is none."""
+        if self._space is None:
+            raise UserError(
+                f"{wish} needs a family with styles, such as stylegan; this generator is "
+                f"{self.generator.family}"
+            )
+        return self._space
+
+    @torch.inference_mode()
+    def styles(self, z: Tensor, label: Tensor | None, wish: str) -> Tensor:
+        """ws [N, num_ws, w_dim], the same w in every layer, of latents [N, z_dim] and classes
+        int64 [N]; untruncated."""
+        space, device = self.space(wish), self.generator.device
+        label = None if label is None else label.to(device)
+        w = space.styles(z.to(device), label)  # [N, w_dim]
+        return w[:, None].expand(-1, space.num_ws, -1)
+
+    def from_latents(
+        self, z: Tensor, label: Tensor | None, places: Sequence[int]
+    ) -> Iterator[Tensor]:
+        """Images uint8 [C, R, R], one after the other, of z [N, z_dim] and classes int64 [N].
+
+        New noise is a function of an image's place in `places` (its seed) alone.
+        """
+        for part in self._parts(len(z)):
+            some = None if label is None else label[part]
+            if self.has_styles:
+                yield from self._paint(self.styles(z[part], some, "styles"), places[part])
+            else:
+                yield from self.generator.images(z[part], some, self.look.truncation)
+
+    def from_styles(self, ws: Tensor, places: Sequence[int]) -> Iterator[Tensor]:
+        """Images uint8 [C, R, R], one after the other, of untruncated ws [N, num_ws, w_dim]."""
+        for part in self._parts(len(ws)):
+            yield from self._paint(ws[part], places[part])
+
+    @torch.inference_mode()
+    def _paint(self, ws: Tensor, places: Sequence[int]) -> Tensor:
+        """uint8 [n, C, R, R]"""
+        space, look = self.space("styles"), self.look
+        ws = ws.to(self.generator.device)
+        if look.truncation != 1:
+            ws = space.truncated(ws, look.truncation, look.cutoff)
+        image = space.synthesise(ws, self._noise(places))
+        return to_uint8(image, self.generator.shape.resolution).cpu()
+
+    def _noise(self, places: Sequence[int]) -> Noise:
+        if self.look.noise != "random":
+            return self.look.noise or "const"
+        positions = torch.tensor(list(places), dtype=torch.int64, device=self.generator.device)
+        return BatchRandom(0, "generate/noise", positions)
+
+    def _parts(self, count: int) -> Iterator[slice]:
+        """Runs of neighbours that are drawn at once; a bar on a terminal if it takes long."""
+        with tqdm(total=count, unit="img", desc="drawing", disable=None, delay=_QUIET_S) as bar:
+            for at in range(0, count, self._at_once):
+                yield slice(at, at + self._at_once)
+                bar.update(min(self._at_once, count - at))
+
+
+def class_number(generator: Generator, name: str) -> int:
+    """The place of a class. Raises UserError when there is none of that name."""
+    if not generator.conditional:
+        raise UserError(f"--class {name}: this generator was trained without classes")
+    classes = generator.shape.classes
+    if name not in classes:
+        raise UserError(f"--class {name}: allowed: {', '.join(classes)}")
+    return classes.index(name)
+
+
+def labels(generator: Generator, name: str | None, count: int) -> Tensor | None:
+    """int64 [count]: one class for all images, or, without a name, all classes in turn; None where
+    the generator knows no classes. Raises UserError for an unknown class."""
+    if name is not None:
+        return torch.full((count,), class_number(generator, name))
+    if not generator.conditional:
+        return None
+    return torch.arange(count) % len(generator.shape.classes)
