@@ -150,9 +150,11 @@ class StyleSpace(Protocol):
     def styles(self, z: Tensor, label: Tensor | None) -> Tensor:
         """w [N, w_dim] of latents [N, z_dim] and, if conditional, classes int64 [N]."""
 
-    def truncated(self, ws: Tensor, psi: float, cutoff: int | None = None) -> Tensor:
-        """ws [N, num_ws, w_dim] drawn to the mean w: mean + psi (w - mean), in the first `cutoff`
-        layers, or in all."""
+    def truncated(
+        self, ws: Tensor, psi: float, cutoff: int | None = None, label: Tensor | None = None
+    ) -> Tensor:
+        """ws [N, num_ws, w_dim] drawn to the mean w, or to that of their classes int64 [N]:
+        mean + psi (w - mean), in the first `cutoff` layers, or in all."""
 
     def synthesise(self, ws: Tensor, noise: Noise) -> Tensor:
         """Images [N, C, H, W], about [-1, 1], of ws [N, num_ws, w_dim]."""

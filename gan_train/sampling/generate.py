@@ -37,7 +37,7 @@ def regenerate(generator: Generator, file: Path, look: Look, out: Path) -> Path:
     """Draw the styles in `file` (see `read_styles`), numbered from 0; returns `out`."""
     _check(out)
     painter = Painter(generator, look)
-    ws = read_styles(file, painter)
+    ws = painter.truncated(read_styles(file, painter).to(generator.device))
     numbers = range(len(ws))
     return _write(painter.from_styles(ws, numbers), numbers, out)
 

@@ -70,8 +70,8 @@ def interpolate(
     places = [0] * walk.length  # of the noise
     if space == "w":
         ws = painter.styles(z, classes, "--space w")  # [keys, num_ws, w_dim]
-        w = smooth(ws[:, 0], walk.times(), walk.loop)  # [length, w_dim]
-        images = painter.from_styles(w[:, None].expand(-1, ws.shape[1], -1), places)
+        on_the_way = smooth(ws, walk.times(), walk.loop)  # [length, num_ws, w_dim]
+        images = painter.from_styles(on_the_way, places)
     else:
         same = None if classes is None else classes[:1].expand(walk.length)
         images = painter.from_latents(spherical(z, walk.times(), walk.loop), same, places)

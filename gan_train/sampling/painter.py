@@ -76,12 +76,20 @@ class Painter:
 
     @torch.inference_mode()
     def styles(self, z: Tensor, label: Tensor | None, wish: str) -> Tensor:
-        """ws [N, num_ws, w_dim], the same w in every layer, of latents [N, z_dim] and classes
-        int64 [N]; untruncated."""
+        """ws [N, num_ws, w_dim] of latents [N, z_dim] and classes int64 [N]: the same w in every
+        layer, but for the truncation, which is to the mean of the class."""
         space, device = self.space(wish), self.generator.device
         label = None if label is None else label.to(device)
         w = space.styles(z.to(device), label)  # [N, w_dim]
-        return w[:, None].expand(-1, space.num_ws, -1)
+        return self.truncated(w[:, None].expand(-1, space.num_ws, -1), label)
+
+    @torch.inference_mode()
+    def truncated(self, ws: Tensor, label: Tensor | None = None) -> Tensor:
+        """ws [N, num_ws, w_dim] under the look's truncation, of classes int64 [N] if known."""
+        if self.look.truncation == 1:
+            return ws
+        space = self.space("--truncation")
+        return space.truncated(ws, self.look.truncation, self.look.cutoff, label)
 
     def from_latents(
         self, z: Tensor, label: Tensor | None, places: Sequence[int]
@@ -98,18 +106,16 @@ class Painter:
                 yield from self.generator.images(z[part], some, self.look.truncation)
 
     def from_styles(self, ws: Tensor, places: Sequence[int]) -> Iterator[Tensor]:
-        """Images uint8 [C, R, R], one after the other, of untruncated ws [N, num_ws, w_dim]."""
+        """Images uint8 [C, R, R], one after the other, of ws [N, num_ws, w_dim] as they
+        are."""
         for part in self._parts(len(ws)):
             yield from self._paint(ws[part], places[part])
 
     @torch.inference_mode()
     def _paint(self, ws: Tensor, places: Sequence[int]) -> Tensor:
         """uint8 [n, C, R, R]"""
-        space, look = self.space("styles"), self.look
         ws = ws.to(self.generator.device)
-        if look.truncation != 1:
-            ws = space.truncated(ws, look.truncation, look.cutoff)
-        image = space.synthesise(ws, self._noise(places))
+        image = self.space("styles").synthesise(ws, self._noise(places))
         return to_uint8(image, self.generator.shape.resolution).cpu()
 
     def _noise(self, places: Sequence[int]) -> Noise:

@@ -89,7 +89,9 @@ class _Styled(_Plain):
             w = w + 1000 * label[:, None]
         return w
 
-    def truncated(self, ws: Tensor, psi: float, cutoff: int | None = None) -> Tensor:
+    def truncated(
+        self, ws: Tensor, psi: float, cutoff: int | None = None, label: Tensor | None = None
+    ) -> Tensor:
         raise AssertionError("path lengths are measured without truncation")
 
     def synthesise(self, ws: Tensor, noise: Noise) -> Tensor:

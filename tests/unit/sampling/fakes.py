@@ -32,9 +32,12 @@ class LinearStyles(Adversary):
         w = self.mean + z @ self.mixer
         return w if label is None else w + self.classes[label]
 
-    def truncated(self, ws: Tensor, psi: float, cutoff: int | None = None) -> Tensor:
+    def truncated(
+        self, ws: Tensor, psi: float, cutoff: int | None = None, label: Tensor | None = None
+    ) -> Tensor:
+        mean = self.mean if label is None else (self.mean + self.classes[label])[:, None]
         drawn = ws.clone()
-        drawn[:, :cutoff] = self.mean + psi * (ws[:, :cutoff] - self.mean)
+        drawn[:, :cutoff] = mean + psi * (ws[:, :cutoff] - mean)
         return drawn
 
     def synthesise(self, ws: Tensor, noise: Noise) -> Tensor:
@@ -51,7 +54,7 @@ class LinearStyles(Adversary):
 
     def sample(self, z: Tensor, label: Tensor | None, truncation: float = 1.0) -> Tensor:
         ws = self.styles(z, label)[:, None].expand(-1, self.num_ws, -1)
-        return self.synthesise(self.truncated(ws, truncation), "const")
+        return self.synthesise(self.truncated(ws, truncation, label=label), "const")
 
 
 class NoStyles(Adversary):
