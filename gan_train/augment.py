@@ -123,7 +123,10 @@ class _Draws:
     """What a batch draws: all of it in three calls, whatever p and the groups are."""
 
     def __init__(self, rng: BatchRandom, p: Tensor | float):
-        gates, uniform, normal = rng.uniform(len(_TRANSFORMATIONS)), rng.uniform(8), rng.normal(7)
+        # Maps are computed in float64: the last bit of a float32 function may depend on where in a
+        # batch an image stands, which would show between one worker and two.
+        gates, uniform = rng.uniform(len(_TRANSFORMATIONS)), rng.uniform(8).double()
+        normal = rng.normal(7).double()
         p = torch.as_tensor(p, dtype=torch.float32, device=gates.device).detach().clamp(max=1)
         p_rotate = 1 - torch.sqrt(1 - p)  # so that one of two rotations happens with p
         self._gates = {

@@ -15,8 +15,40 @@ from gan_train.config import Config
 from gan_train.data.index import Index
 from gan_train.data.sharding import shard
 from gan_train.distributed import gloo_store, leave
+from gan_train.families.stylegan.config import OF_ONE_GENERATION
 from gan_train.runtime import PlainRuntime
 from gan_train.trainer import train
+
+_STYLEGAN: dict[str, Any] = {
+    "name": "stylegan",
+    "conditional": True,
+    "z_dim": 8,
+    "w_dim": 8,
+    "mapping_layers": 2,
+    "class_mapping_layers": 2,
+    "channel_max": 6,
+    "mbstd_group": 2,
+    "r1_every": 3,
+    "r1_gamma": 0.5,
+    "path_length_every": 2,
+    "path_length_decay": 0.1,
+    "augment": "ada",
+    "augment_p": 0.5,
+    "augment_kimg": 1,
+    "augment_every": 3,
+    "w_mean_decay": 0.9,
+    "lr": 0.01,
+    "kimg": 0.192,
+    "fade_kimg": 0.064,
+    "stable_kimg": 0.064,
+}
+
+
+def stylegan(generation: int) -> dict[str, Any]:
+    """A small conditional StyleGAN with all switched on that keeps state or draws numbers."""
+    other = OF_ONE_GENERATION[3 - generation]
+    settings = {name: value for name, value in _STYLEGAN.items() if name not in other}
+    return settings | {"generation": generation}
 
 
 def tiny_config(source: Path, workspace: Path, **changes: Any) -> Config:

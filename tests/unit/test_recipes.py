@@ -54,6 +54,7 @@ def test_no_and_off_are_words_not_false() -> None:
         ("data.resolution=24", "data.resolution is 24; allowed: a power of two"),
         ("family.name=dcgan", "family.name=dcgan: allowed: progan, stylegan"),
         ("family.name=stylgan", "did you mean stylegan?"),
+        ("family.name=stylegan", "unknown key"),
         ("family.generation=2", "family.generation=2: unknown key; allowed here: batch, betas"),
         ("train.batch", "expected key=value"),
         ("name.x=1", "name is a value ('demo')"),

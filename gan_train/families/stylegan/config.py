@@ -4,12 +4,22 @@ from __future__ import annotations
 
 from typing import TYPE_CHECKING, Literal
 
-from pydantic import BaseModel, ConfigDict, Field
+from pydantic import BaseModel, ConfigDict, Field, model_validator
 
 from gan_train.adversary import ImageShape
 
 if TYPE_CHECKING:
     from gan_train.families.stylegan.family import StyleGAN
+
+
+OF_ONE_GENERATION: dict[int, tuple[str, ...]] = {
+    1: ("start_resolution", "fade_kimg", "stable_kimg"),
+    2: (
+        *("clamp", "discriminator", "kimg"),
+        *("path_length_weight", "path_length_every", "path_length_decay", "path_length_shrink"),
+    ),
+}
+"""Settings that the other generation has no use for."""
 
 
 class StyleGANConfig(BaseModel):
@@ -75,6 +85,16 @@ class StyleGANConfig(BaseModel):
         "geometry",
         "colour",
     )
+
+    @model_validator(mode="after")
+    def _of_this_generation(self) -> StyleGANConfig:
+        for name in OF_ONE_GENERATION[3 - self.generation]:
+            if getattr(self, name) != type(self).model_fields[name].default:
+                raise ValueError(
+                    f"family.{name} belongs to generation {3 - self.generation}; "
+                    f"family.generation is {self.generation}: leave it out"
+                )
+        return self
 
     def build(self, shape: ImageShape, batch: int) -> StyleGAN:
         """The networks for images of this shape; `batch` where no level says otherwise."""

@@ -32,6 +32,8 @@ from gan_train.families.stylegan.config import StyleGANConfig
 from gan_train.families.stylegan.discriminator import Discriminator
 from gan_train.rng import BatchRandom
 
+CLASS_MEAN_LATENTS = 1000
+
 
 class Pending(nn.Module):
     """What the losses of one step have measured, until `advance` takes it into a running value.
@@ -193,9 +195,17 @@ class StyleGAN(Adversary):
         w: Tensor = self.generator.mapping(z, label)  # type: ignore[operator]
         return w
 
-    def truncated(self, ws: Tensor, psi: float, cutoff: int | None = None) -> Tensor:
-        """arXiv 1812.04958, appendix B: mean + psi (w - mean), in the first `cutoff` layers."""
+    def truncated(
+        self, ws: Tensor, psi: float, cutoff: int | None = None, label: Tensor | None = None
+    ) -> Tensor:
+        """arXiv 1812.04958, appendix B: mean + psi (w - mean), in the first `cutoff` layers.
+
+        With classes int64 [N] the mean is their own: the tracked one lies between all classes, and
+        an S drawn to it becomes an 8.
+        """
         mean: Tensor = self.generator.mapping.w_avg  # type: ignore[union-attr,assignment]
+        if label is not None:
+            mean = self.class_means(label)[:, None]  # [N, 1, w_dim]
         drawn = torch.lerp(mean.to(ws), ws, psi)
         return drawn if cutoff is None else torch.cat([drawn[:, :cutoff], ws[:, cutoff:]], dim=1)
 
@@ -206,10 +216,23 @@ class StyleGAN(Adversary):
 
     def sample(self, z: Tensor, label: Tensor | None, truncation: float = 1.0) -> Tensor:
         """The stored noise maps: an image is a function of its latent, class and truncation."""
-        w = self.styles(z, label)  # [N, w_dim]
+        ws = self.styles(z, label)[:, None].expand(-1, self.num_ws, -1)
         if truncation != 1:
-            w = self.truncated(w[:, None], truncation)[:, 0]
-        return self.synthesise(w[:, None].expand(-1, self.num_ws, -1), "const")
+            ws = self.truncated(ws, truncation, label=label)
+        return self.synthesise(ws, "const")
+
+    @torch.no_grad()
+    def class_means(self, label: Tensor) -> Tensor:
+        """Mean w [N, w_dim] of each one's class, int64 [N]: over the same latents every time."""
+        places = torch.arange(CLASS_MEAN_LATENTS, device=label.device)
+        z = BatchRandom(0, "class mean", places).normal(self.z_dim)
+        classes, of = label.unique(return_inverse=True)
+        means = [self.styles(z, c.expand(len(z))).mean(dim=0) for c in classes]
+        return torch.stack(means)[of]
+
+    def layers_in_use(self) -> int:
+        """How many of the styles reach the image now."""
+        return self.num_ws
 
     def mixed_styles(self, label: Tensor | None, rng: BatchRandom) -> Tensor:
         """ws [N, num_ws, w_dim]; a share `mixing` of the images takes its later layers from a
@@ -219,7 +242,7 @@ class StyleGAN(Adversary):
             return self.styles(z, label)[:, None].expand(-1, self.num_ws, -1)
         both = None if label is None else torch.cat([label, label])
         w, other = self.styles(torch.cat([z, rng.normal(self.z_dim)]), both).chunk(2)
-        crossover = 1 + rng.integers(self.num_ws - 1)  # [N] in 1 ... num_ws - 1
+        crossover = 1 + rng.integers(self.layers_in_use() - 1)  # [N] from 1, below their number
         crossover = torch.where(rng.uniform() < self.config.mixing, crossover, self.num_ws)
         layers = torch.arange(self.num_ws, device=w.device)
         own = (layers < crossover[:, None])[:, :, None]  # [N, num_ws, 1]

@@ -208,6 +208,9 @@ class GrowingStyleGAN(StyleGAN):
         image: Tensor = self.generator(ws, noise, self.progress)
         return image
 
+    def layers_in_use(self) -> int:
+        return 2 * (self.progress.resolution.bit_length() - 2)
+
     def seen(self, image: Tensor) -> Tensor:
         """Reals lose the detail that fakes cannot have yet."""
         if self.progress.alpha == 1:
