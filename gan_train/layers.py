@@ -8,6 +8,8 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
+from gan_train.convolution import convolved, transposed_convolved, working_type
+
 
 class EqualizedLinear(nn.Module):
     """Linear layer whose weights are N(0, 1) and scaled by He's constant at run time.
@@ -51,16 +53,17 @@ class EqualizedConv2d(nn.Module):
         self.resample = resample
 
     def forward(self, x: Tensor) -> Tensor:
-        weight = self.weight * self.scale
+        kind = working_type(x)
+        x, bias, weight = x.to(kind), self.bias.to(kind), (self.weight * self.scale).to(kind)
         if self.resample is None:
-            return F.conv2d(x, weight, self.bias, padding=weight.shape[-1] // 2)
+            return convolved(x, weight, bias, padding=weight.shape[-1] // 2)
         w = F.pad(weight, (1, 1, 1, 1))
         w = w[..., 1:, 1:] + w[..., 1:, :-1] + w[..., :-1, 1:] + w[..., :-1, :-1]  # [O, I, 4, 4]
         if self.resample == "down":
-            return F.conv2d(x, w * 0.25, self.bias, stride=2, padding=1)
+            return convolved(x, w * 0.25, bias, stride=2, padding=1)
         # a transposed convolution correlates with the flipped kernel
         w = w.flip(2, 3).transpose(0, 1)  # [I, O, 4, 4]
-        return F.conv_transpose2d(x, w, self.bias, stride=2, padding=1)
+        return transposed_convolved(x, w, bias, stride=2, padding=1)
 
 
 def pixel_norm(x: Tensor) -> Tensor:

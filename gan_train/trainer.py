@@ -26,6 +26,7 @@ from gan_train.distributed import (
 )
 from gan_train.ema import AveragedWeights, decay
 from gan_train.events import EventLog
+from gan_train.memory import keep_freed_memory
 from gan_train.optim import build_optimizer, parameters_of
 from gan_train.rng import BatchRandom, derive
 from gan_train.runtime import Runtime
@@ -56,6 +57,8 @@ class Trainer:
         self.device = runtime.device
         if config.train.threads:
             torch.set_num_threads(config.train.threads)
+        if self.device.type == "cpu":
+            keep_freed_memory()
         torch.backends.cudnn.deterministic = True  # resume is bit-exact on a GPU too
 
         # Networks: the same random start on every worker

@@ -12,6 +12,7 @@ import sys
 from collections.abc import Callable
 from typing import TYPE_CHECKING, Any
 
+from gan_train import bench_options
 from pipelines import cli_sampling, importing
 from pipelines.cli_arguments import add_command, add_overrides
 
@@ -135,6 +136,12 @@ def _parser() -> argparse.ArgumentParser:
     bench.add_argument("--seconds", type=float, default=15, help="for each timing of the step")
     bench.add_argument("--rounds", type=int, default=3, help="of which the median ratio counts")
 
+    bench_step = add_command(
+        commands, "bench-step", _bench_step, bench_options.SUMMARY, bench_options.EXAMPLE
+    )
+    _recipe(bench_step)
+    bench_options.add_arguments(bench_step)
+
     config = add_command(commands, "config", _config, "show the resolved configuration")
     config.add_argument("recipe", nargs="?", help=_RECIPE)
     config.add_argument("--schema", action="store_true", help="print the JSON Schema of recipes")
@@ -253,6 +260,15 @@ def _bench(given: argparse.Namespace) -> int:
     from pipelines.bench import measure
 
     for line in measure(config, given.seconds, given.rounds):
+        print(line, flush=True)
+    return 0
+
+
+def _bench_step(given: argparse.Namespace) -> int:
+    from gan_train.bench_step import measure
+
+    options = {key: value for key, value in vars(given).items() if key != "command"}
+    for line in measure(**options):
         print(line, flush=True)
     return 0
 

@@ -12,10 +12,11 @@ import torch.nn.functional as F
 from torch import Tensor, nn
 
 from gan_train.adversary import ImageShape
+from gan_train.convolution import convolved, working_type
 from gan_train.families.stylegan import resampling
 from gan_train.families.stylegan.config import StyleGANConfig
 from gan_train.families.stylegan.mapping import Dense, Mapping
-from gan_train.families.stylegan.synthesis import clamped, working_type
+from gan_train.families.stylegan.synthesis import clamped
 from gan_train.layers import minibatch_stddev
 
 
@@ -52,9 +53,9 @@ class Conv(nn.Module):
         bias = None if self.bias is None else (self.bias * self.gain).to(kind)
         x = x.to(kind)
         if not self.down:
-            y = F.conv2d(x, weight, bias, padding=weight.shape[-1] // 2)
+            y = convolved(x, weight, bias, padding=weight.shape[-1] // 2)
         elif weight.shape[-1] == 1:
-            y = F.conv2d(resampling.halved(x), weight, bias)
+            y = convolved(resampling.halved(x), weight, bias)
         else:
             y = resampling.convolved_and_halved(x, weight, bias)
         if self.rectify:

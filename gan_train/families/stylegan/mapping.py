@@ -32,7 +32,8 @@ class Dense(nn.Module):
         gain = math.sqrt(2) if self.rectify else 1.0
         bias = self.bias if self.lr * gain == 1 else self.bias * (self.lr * gain)
         with torch.autocast(x.device.type, enabled=False):  # small, and exact where it matters
-            y = F.linear(x.to(self.weight.dtype), self.weight * (self.scale * gain), bias)
+            # x is smaller than the weight
+            y = F.linear(x.to(self.weight.dtype) * (self.scale * gain), self.weight, bias)
         return F.leaky_relu(y, 0.2) if self.rectify else y
 
 

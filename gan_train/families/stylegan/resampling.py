@@ -10,11 +10,14 @@ times as long on a CPU (bfloat16).
 
 from __future__ import annotations
 
+import functools
 from typing import Any
 
 import torch
 import torch.nn.functional as F
 from torch import Tensor
+
+from gan_train.convolution import convolved, transposed_convolved
 
 Taps = tuple[float, ...]
 TAPS: Taps = (1.0, 3.0, 3.0, 1.0)
@@ -24,9 +27,14 @@ BLUR: Taps = (1.0, 2.0, 1.0)
 
 def _kernel(x: Tensor, gain: float, of: Taps = TAPS) -> Tensor:
     """[C, 1, k, k] with the sum `gain`, one copy for every channel of x."""
-    taps = torch.tensor(of, device=x.device, dtype=x.dtype)
-    kernel = torch.outer(taps, taps) * (gain / sum(of) ** 2)
-    return kernel.expand(x.shape[1], 1, len(of), len(of))
+    return _kernel_of(of, gain, x.device, x.dtype).expand(x.shape[1], 1, len(of), len(of))
+
+
+@functools.cache
+@torch.inference_mode(False)
+def _kernel_of(of: Taps, gain: float, device: torch.device, dtype: torch.dtype) -> Tensor:
+    taps = torch.tensor(of, device=device, dtype=dtype)
+    return torch.outer(taps, taps) * (gain / sum(of) ** 2)
 
 
 def _by_channel(x: Tensor, kernel: Tensor, stride: int, padding: int) -> Tensor:
@@ -58,20 +66,22 @@ class _Halved(torch.autograd.Function):
 
     @staticmethod
     def backward(ctx: Any, *gradients: Any) -> Any:
-        return doubled(gradients[0]) * 0.25
+        return doubled(gradients[0] * 0.25)
 
 
 class _Doubled(torch.autograd.Function):
     @staticmethod
     def forward(ctx: Any, x: Tensor) -> Tensor:
         # The filter's halves [1, 3] / 4 and [3, 1] / 4 are the weights of bilinear interpolation,
-        # which differs at the border alone: a border of zeros, cut off again, makes them the same.
-        y = F.interpolate(F.pad(x, (1, 1, 1, 1)), scale_factor=2.0, mode="bilinear")
-        return y[:, :, 2:-2, 2:-2]
+        # which differs at the border alone: there it repeats x where the filter meets zeros.
+        y = F.interpolate(x, scale_factor=2.0, mode="bilinear")
+        for edge in (y[:, :, 0], y[:, :, -1], y[:, :, :, 0], y[:, :, :, -1]):
+            edge.mul_(0.75)
+        return y
 
     @staticmethod
     def backward(ctx: Any, *gradients: Any) -> Any:
-        return halved(gradients[0]) * 4
+        return halved(gradients[0]) * 4  # what is small is scaled
 
 
 def filtered(x: Tensor, padding: int, gain: float = 1.0, taps: Taps = TAPS) -> Tensor:
@@ -94,7 +104,7 @@ def doubled(x: Tensor) -> Tensor:
 
 def convolved_and_halved(x: Tensor, weight: Tensor, bias: Tensor | None = None) -> Tensor:
     """Filter, then a convolution of stride 2. [N, I, 2H, 2W], [O, I, 3, 3] -> [N, O, H, W]."""
-    return F.conv2d(filtered(x, padding=2), weight, bias, stride=2)
+    return convolved(filtered(x, padding=2), weight, bias, stride=2)
 
 
 def doubled_and_convolved(x: Tensor, weight: Tensor) -> Tensor:
@@ -102,5 +112,5 @@ def doubled_and_convolved(x: Tensor, weight: Tensor) -> Tensor:
 
     weight [O, I, 3, 3] enters unflipped, as published: every tap spreads forward.
     """
-    y = F.conv_transpose2d(x, weight.transpose(0, 1), stride=2)  # [N, O, 2H+1, 2W+1]
+    y = transposed_convolved(x, weight.transpose(0, 1), stride=2)  # [N, O, 2H+1, 2W+1]
     return filtered(y, padding=1, gain=4.0)

@@ -17,17 +17,11 @@ import torch.nn.functional as F
 from torch import Tensor, nn
 
 from gan_train.adversary import ImageShape, Noise
+from gan_train.convolution import convolved, working_type
 from gan_train.families.stylegan import resampling
 from gan_train.families.stylegan.config import StyleGANConfig
 from gan_train.families.stylegan.mapping import Dense, Mapping
 from gan_train.rng import BatchRandom
-
-
-def working_type(x: Tensor) -> torch.dtype:
-    """What convolutions run in: bfloat16 under autocast, else the type of x."""
-    if torch.is_autocast_enabled(x.device.type):
-        return torch.get_autocast_dtype(x.device.type)
-    return x.dtype
 
 
 def clamped(x: Tensor, bound: float | None) -> Tensor:
@@ -44,13 +38,15 @@ def modulated_conv(
     """
     style = style.to(x.dtype)
     squares = weight.square().sum(dim=(2, 3))  # [O, I]
-    scale = torch.rsqrt(style.square().to(weight.dtype) @ squares.T + 1e-8) * gain  # [N, O]
+    with torch.autocast(x.device.type, enabled=False):  # small
+        variance = style.to(weight.dtype).square() @ squares.T  # [N, O]
+    scale = torch.rsqrt(variance + 1e-8) * gain
     modulated = x * style[:, :, None, None]
     weight = weight.to(working_type(x))
     y = (
         resampling.doubled_and_convolved(modulated, weight)
         if up
-        else F.conv2d(modulated, weight, padding=1)
+        else convolved(modulated, weight, padding=1)
     )
     scale = scale.to(y.dtype)[:, :, None, None]
     return torch.addcmul(bias.to(y.dtype)[:, None, None], y, scale)
@@ -89,7 +85,7 @@ class StyledConv(nn.Module):
         if noise is not None:
             y = y.add_((noise * (self.noise_strength * gain)).to(y.dtype))
         y = F.leaky_relu_(y, 0.2)
-        return clamped(y, None if self.clamp is None else self.clamp * gain)
+        return clamped(y, self.clamp)
 
 
 class ToImage(nn.Module):
@@ -104,10 +100,12 @@ class ToImage(nn.Module):
 
     def forward(self, x: Tensor, w: Tensor) -> Tensor:
         style = self.affine(w) * self.scale  # [N, I]
-        # a weight for every image is small here: N matrix products [C, I] x [I, H W]
+        # a weight for every image is small here: N matrix products [H W, I] x [I, C], which leave
+        # the gradient of x in channels_last
         kind = working_type(x)
-        weight = (self.weight[None, :, :, 0, 0] * style[:, None]).to(kind)  # [N, C, I]
-        y = torch.einsum("nci,nihw->nchw", weight, x.to(kind))
+        weight = (self.weight[:, :, 0, 0].T * style[:, :, None]).to(kind)  # [N, I, C]
+        pixels = x.to(kind).flatten(2).transpose(1, 2)  # [N, H W, I]
+        y = (pixels @ weight).transpose(1, 2).unflatten(2, x.shape[2:])  # [N, C, H, W]
         y = y + self.bias.to(y.dtype)[:, None, None]
         return clamped(y, self.clamp)
 

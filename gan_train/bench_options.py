@@ -1,0 +1,58 @@
+"""The arguments of `gan-train bench-step` and `python -m gan_train.bench_step`.
+
+Standard library alone, so that help answers at once.
+"""
+
+from __future__ import annotations
+
+import argparse
+from collections.abc import Callable
+
+SUMMARY = "time the training step, whole and by phase, and its share of the machine's peak"
+EXAMPLE = """\
+The reference, StyleGAN2 at 32 and 64 pixels:
+  gan-train bench-step stylegan2-emoji-64 --resolutions 32,64 --batch 16 \\
+    --precisions float32,bf16 --layouts channels_last --plain \\
+    --set family.z_dim=512 --set family.w_dim=512 --set family.channel_base=1024 \\
+    --set family.channel_max=64 --set family.path_length_every=4 --set family.augment=none"""
+
+
+def add_arguments(parser: argparse.ArgumentParser) -> None:
+    """What is measured; the recipe and its overrides are added elsewhere."""
+    parser.add_argument(
+        "--resolutions",
+        type=lambda text: tuple(int(part) for part in text.split(",")),
+        metavar="N,N",
+        help="sides of the pictures, such as 32,64; default: the recipe's",
+    )
+    parser.add_argument(
+        "--batch", type=int, metavar="N", help="global batch; default: the recipe's"
+    )
+    parser.add_argument(
+        "--precisions",
+        type=_choices("float32", "bf16", "float64"),
+        metavar="P,P",
+        help="float32, bf16, float64; default: the recipe's",
+    )
+    parser.add_argument(
+        "--layouts",
+        type=_choices("channels_last", "contiguous"),
+        metavar="L,L",
+        help="channels_last, contiguous; default: the recipe's",
+    )
+    parser.add_argument(
+        "--plain",
+        action="store_true",
+        help="StyleGAN2: also its literal form, a weight of its own for every image",
+    )
+    parser.add_argument("--rounds", type=int, default=5, help="the forms take turns; medians count")
+
+
+def _choices(*allowed: str) -> Callable[[str], tuple[str, ...]]:
+    def parts(text: str) -> tuple[str, ...]:
+        found = tuple(text.split(","))
+        if wrong := [part for part in found if part not in allowed]:
+            raise argparse.ArgumentTypeError(f"{wrong[0]}: allowed are {', '.join(allowed)}")
+        return found
+
+    return parts

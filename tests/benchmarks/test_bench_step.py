@@ -1,0 +1,221 @@
+"""The benchmark of a step runs the code of a run, in every form. Figures are not tested."""
+
+from __future__ import annotations
+
+import re
+import subprocess
+import sys
+from collections.abc import Callable
+from pathlib import Path
+
+import pytest
+import torch
+import torch.nn.functional as F
+
+from gan_train import recipes
+from gan_train.adversary import Clock, ImageShape, Losses
+from gan_train.arithmetic import Arithmetic, attainable
+from gan_train.bench_step import REPEATS, measure
+from gan_train.errors import UserError
+from gan_train.families.stylegan import plain, resampling, synthesis
+from gan_train.families.stylegan.config import StyleGANConfig
+from gan_train.families.stylegan.family import StyleGAN
+from gan_train.rng import BatchRandom
+from tests.training import tiny_config
+
+CPU = torch.device("cpu")
+STYLEGAN2 = {
+    "name": "stylegan",
+    "z_dim": 8,
+    "w_dim": 8,
+    "mapping_layers": 1,
+    "channel_base": 64,
+    "channel_max": 8,
+    "r1_every": 2,
+    "path_length_every": 2,
+}
+OPTIONS = {
+    "resolutions": None,
+    "batch": None,
+    "precisions": None,
+    "layouts": None,
+    "plain": False,
+    "rounds": 1,
+}
+
+
+def recipe(folder: Path, **changes: object) -> str:
+    path = folder / "recipe.yaml"
+    path.write_text(recipes.dump(tiny_config(folder / "not needed", folder, **changes)))
+    return str(path)
+
+
+def stylegan2(folder: Path) -> str:
+    return recipe(folder, family=STYLEGAN2)
+
+
+@pytest.mark.slow
+def test_every_form_of_stylegan2_is_timed_at_every_size(tmp_path: Path) -> None:
+    lines = list(
+        measure(
+            stylegan2(tmp_path),
+            ["data.classes=none"],
+            resolutions=(8, 16),
+            batch=8,
+            precisions=("float32", "bf16"),
+            layouts=("channels_last", "contiguous"),
+            plain=True,
+            rounds=1,
+        )
+    )
+    forms = [
+        f"{precision} {layout}"
+        for layouts in (("channels_last", "contiguous"), ("plain",))
+        for precision in ("float32", "bf16")
+        for layout in layouts
+    ]
+    text = "\n".join(lines)
+    for size in (8, 16):
+        assert f"tiny at {size} px, batch 8; CPU" in text
+    for form in forms:
+        rows = [line for line in lines if line.startswith(f"{form}  ")]
+        assert len(rows) == 4  # two tables for each size
+        whole, phases = rows[0], rows[1]
+        step, spread, rate, gflop, share = (float(word.rstrip("%")) for word in whole[26:].split())
+        assert step > 0 and spread >= 0 and gflop >= 0 and 0 <= share < 100
+        assert rate == pytest.approx(8000 / step, rel=0.02)
+        assert len(phases[26:].split()) == 5
+    assert len(re.findall("times as long as", text)) == 8
+    assert "G_path /2" in text and "D_r1 /2" in text
+    assert not list(tmp_path.glob("shards*")), "works in a folder of its own"
+
+
+@pytest.mark.slow
+def test_another_family_by_its_recipe_alone_without_engines(tmp_path: Path) -> None:
+    program = (
+        "import sys, runpy\n"
+        "for name in ('ray', 'mlflow', 'prefect', 'pandas', 'pipelines'):\n"
+        "    sys.modules[name] = None\n"
+        "sys.argv[0] = 'bench_step'\n"
+        "runpy.run_module('gan_train.bench_step', run_name='__main__')\n"
+    )
+    command = [sys.executable, "-c", program, recipe(tmp_path), "--rounds", "1"]
+    done = subprocess.run(command, capture_output=True, text=True, timeout=200)
+    assert (done.returncode, done.stderr) == (0, "")
+    assert "tiny at 8 px, batch 16" in done.stdout and "D_r1 /3" in done.stdout
+
+
+def test_a_plain_form_is_of_stylegan2_alone(tmp_path: Path) -> None:
+    with pytest.raises(UserError, match="no StyleGAN2"):
+        list(measure(recipe(tmp_path), [], **OPTIONS | {"plain": True}))
+
+
+def test_a_batch_that_cannot_be_split_is_refused(tmp_path: Path) -> None:
+    with pytest.raises(UserError, match="multiple of 4"):
+        list(measure(stylegan2(tmp_path), ["data.classes=none"], **OPTIONS | {"batch": 6}))
+
+
+def test_the_literal_form_is_put_back() -> None:
+    before = synthesis.modulated_conv, resampling.doubled, resampling.halved
+    with pytest.raises(ZeroDivisionError), plain.literal():
+        assert synthesis.modulated_conv is not before[0]
+        assert resampling.doubled is not before[1] and resampling.halved is not before[2]
+        raise ZeroDivisionError
+    assert (synthesis.modulated_conv, resampling.doubled, resampling.halved) == before
+
+
+def test_the_literal_form_is_the_same_function() -> None:
+    """A whole regulariser: path lengths go through the generator twice, R1 through D."""
+    config = StyleGANConfig.model_validate(STYLEGAN2)
+    torch.manual_seed(0)
+    adversary = config.build(ImageShape(3, 16), 8).double()
+    batch = {"image": torch.rand(8, 3, 16, 16, dtype=torch.float64) * 2 - 1}
+
+    def computed() -> list[torch.Tensor]:
+        found = []
+        for phase in adversary.stages()[0].phases:
+            adversary.zero_grad()
+            random = BatchRandom(0, phase.name, torch.arange(8))
+            loss = torch.stack(list(phase.loss(batch, random, Clock()).terms.values())).sum()
+            loss.backward()
+            found += [
+                loss.detach(),
+                *(p.grad for p in adversary.parameters() if p.grad is not None),
+            ]
+        return found
+
+    fast = computed()
+    with plain.literal():
+        slow = computed()
+    for a, b in zip(fast, slow, strict=True):
+        torch.testing.assert_close(a, b, rtol=1e-9, atol=1e-11)
+    assert not torch.equal(fast[1], slow[1]), "the literal form did not run"
+
+
+def test_a_round_is_a_cycle_and_each_phase_by_itself(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    calls = dict.fromkeys(("loss_g", "loss_path", "loss_d", "loss_r1"), 0)
+
+    def counting(name: str) -> Callable[..., Losses]:
+        loss = getattr(StyleGAN, name)
+
+        def counted(*arguments: object) -> Losses:
+            calls[name] += 1
+            return loss(*arguments)
+
+        return counted
+
+    for name in calls:
+        monkeypatch.setattr(StyleGAN, name, counting(name))
+    family = STYLEGAN2 | {"r1_every": 4}
+    overrides = ["data.classes=none", "data.resolution=8"]
+    list(measure(recipe(tmp_path, family=family), overrides, **OPTIONS))
+    # cycles of 4 steps: to warm up, to count, to time; then each phase alone
+    assert calls == {
+        "loss_g": 12 + REPEATS,
+        "loss_path": 6 + REPEATS,
+        "loss_d": 12 + REPEATS,
+        "loss_r1": 3 + REPEATS,
+    }
+
+
+@pytest.mark.parametrize("transposed", [False, True])
+@pytest.mark.parametrize("groups", [1, 2])
+def test_operations_of_a_convolution_and_its_backward(transposed: bool, groups: int) -> None:
+    """Two for each product of a number of the input with a number of the filter."""
+    x = torch.randn(3, 4, 9, 7, requires_grad=True)
+    if transposed:
+        weight = torch.randn(4, 6 // groups, 3, 3, requires_grad=True)
+        once = 2 * (3 * 4 * 9 * 7) * (6 // groups) * 9
+    else:
+        weight = torch.randn(6, 4 // groups, 3, 3, requires_grad=True)
+        once = 2 * (3 * 6 * 4 * 3) * (4 // groups) * 9
+    convolve = F.conv_transpose2d if transposed else F.conv2d
+    with Arithmetic(CPU) as forward:
+        y = convolve(x, weight, stride=2, groups=groups)
+    assert forward.operations == once
+    with Arithmetic(CPU) as backward:
+        (gradient,) = torch.autograd.grad(y.square().sum(), x, create_graph=True)
+    assert backward.operations == once  # x alone was asked for
+    with Arithmetic(CPU) as twice:
+        gradient.square().sum().backward()
+    assert twice.operations >= 3 * once
+    assert twice.seconds > 0
+
+
+def test_operations_of_matrix_products() -> None:
+    a, b, bias = torch.randn(5, 3), torch.randn(3, 4), torch.randn(4)
+    with Arithmetic(CPU) as counted:
+        a @ b
+        F.linear(a, b.T.contiguous(), bias)
+        torch.bmm(a.expand(2, 5, 3), b.expand(2, 3, 4))
+        a + 1
+    assert counted.operations == 2 * 5 * 3 * 4 * (1 + 1 + 2)
+
+
+@pytest.mark.slow
+def test_the_peak_is_a_rate() -> None:
+    found = attainable(CPU, torch.float32)
+    assert set(found) == {"matrix product", "convolution"}
+    assert all(rate > 1e8 for rate in found.values()), found
