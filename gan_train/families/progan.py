@@ -8,7 +8,6 @@ never changes the state dict: levels not yet reached have no gradient and do not
 from __future__ import annotations
 
 from collections.abc import Mapping
-from dataclasses import dataclass
 from itertools import pairwise
 from typing import Literal
 
@@ -17,7 +16,7 @@ import torch.nn.functional as F
 from pydantic import BaseModel, ConfigDict, Field
 from torch import Tensor, nn
 
-from gan_train import losses
+from gan_train import growth, losses
 from gan_train.adversary import (
     Adversary,
     Batch,
@@ -61,8 +60,8 @@ class ProGANConfig(BaseModel):
     r1_gamma: float = Field(10.0, ge=0, description="Gamma of R1, used with logistic-r1.")
     r1_every: int = Field(16, ge=1, description="Steps between R1 updates (lazy regularisation).")
     mbstd_group: int = Field(4, ge=1, description="Samples per minibatch standard deviation.")
-    fade_kimg: float | dict[int, float] = Field(600.0, description="Images of a fade, in kimg.")
-    stable_kimg: float | dict[int, float] = Field(600.0, description="Images after it, in kimg.")
+    fade_kimg: growth.Kimg = Field(600.0, description="Images of a fade, in kimg.")
+    stable_kimg: growth.Kimg = Field(600.0, description="Images after it, in kimg.")
     batch: dict[int, int] = Field({}, description="Global batch by resolution; else train.batch.")
     lr: float = Field(0.001, gt=0)
     lr_by_resolution: dict[int, float] = Field({}, description="Overrides lr at a resolution.")
@@ -75,23 +74,6 @@ class ProGANConfig(BaseModel):
     def width(self, resolution: int) -> int:
         """Channels of the feature maps at a resolution."""
         return self.channels.get(resolution, min(2 * self.fmap_base // resolution, self.fmap_max))
-
-
-def _kimg(value: float | dict[int, float], resolution: int) -> int:
-    """Images of a span, which may be given by resolution."""
-    if isinstance(value, dict):
-        if resolution not in value:
-            raise UserError(f"family: no kimg given for resolution {resolution} in {value}")
-        value = value[resolution]
-    return round(value * 1000)
-
-
-@dataclass
-class Progress:
-    """Where growth stands: images of `resolution`, whose newest level counts for `alpha`."""
-
-    resolution: int
-    alpha: float
 
 
 class GeneratorBlock(nn.Module):
@@ -131,7 +113,7 @@ class Generator(nn.Module):
             self.blocks[str(level)] = GeneratorBlock(config.width(below), config.width(level))
             self.to_rgb[str(level)] = EqualizedConv2d(config.width(level), shape.channels, 1, 1.0)
 
-    def forward(self, z: Tensor, label: Tensor | None, progress: Progress) -> Tensor:
+    def forward(self, z: Tensor, label: Tensor | None, progress: growth.Progress) -> Tensor:
         z = pixel_norm(z.to(self.dense.weight.dtype))
         if self.embed is not None:
             assert label is not None, "a conditional generator needs labels"
@@ -186,7 +168,7 @@ class Discriminator(nn.Module):
         # projection discriminator: Miyato and Koyama 2018, arXiv 1802.05637, equation 3
         self.embed = nn.Embedding(len(shape.classes), last) if config.conditional else None
 
-    def forward(self, image: Tensor, label: Tensor | None, progress: Progress) -> Tensor:
+    def forward(self, image: Tensor, label: Tensor | None, progress: growth.Progress) -> Tensor:
         r = progress.resolution
         x = F.leaky_relu(self.from_rgb[str(r)](image), 0.2)
         for level in reversed(self.levels[1:]):
@@ -212,12 +194,7 @@ class ProGAN(Adversary):
 
     def __init__(self, config: ProGANConfig, shape: ImageShape, batch: int):
         super().__init__()
-        start = config.start_resolution
-        if start & (start - 1) or start > shape.resolution:
-            raise UserError(
-                f"family.start_resolution is {start}; allowed: a power of two from 4 to "
-                f"data.resolution ({shape.resolution})"
-            )
+        self.levels = growth.levels(config.start_resolution, shape.resolution)
         if config.conditional and not shape.classes:
             raise UserError(
                 "family.conditional is true but the data has no classes; "
@@ -226,10 +203,9 @@ class ProGAN(Adversary):
         self.config, self.shape, self.z_dim = config, shape, config.z_dim
         self.conditional, self.grain = config.conditional, config.mbstd_group
         self.default_batch = batch
-        self.levels = [r for r in (2**k for k in range(2, 11)) if start <= r <= shape.resolution]
         self.generator = Generator(config, shape, self.levels)
         self.discriminator = Discriminator(config, shape, self.levels)
-        self.progress = Progress(self.levels[0], 1.0)
+        self.progress = growth.Progress(self.levels[0], 1.0)
 
     def optimizers(self) -> Mapping[str, OptimizerSpec]:
         c = self.config
@@ -243,41 +219,18 @@ class ProGAN(Adversary):
         phases = [Phase("D", "D", self.loss_d), Phase("G", "G", self.loss_g)]
         if c.loss == "logistic-r1":
             phases.insert(1, Phase("D_r1", "D", self.loss_r1, every=c.r1_every))
-        stages = []
-        for level in self.levels:
-            batch = c.batch.get(level, self.default_batch)
-            if level > self.levels[0]:
-                fade = _kimg(c.fade_kimg, level)
-                stages.append(
-                    Stage(f"{level}-fade", fade, level, batch, tuple(phases), fresh_optimizers=True)
-                )
-            stable = _kimg(c.stable_kimg, level)
-            stages.append(Stage(f"{level}", stable, level, batch, tuple(phases), milestone=True))
-        return tuple(stages)
+        return growth.growth_stages(
+            self.levels, c.fade_kimg, c.stable_kimg, c.batch, self.default_batch, tuple(phases)
+        )
 
     def learning_rate(self, optimizer: str, stage: Stage, clock: Clock) -> float:
         return self.config.lr_by_resolution.get(stage.resolution, self.config.lr)
 
     def advance(self, clock: Clock) -> None:
-        """Resolution and alpha from the images seen: alpha rises linearly through a fade."""
-        start = 0
-        for stage in self.stages():
-            fading = stage.name.endswith("-fade")
-            if clock.nimg < start + stage.nimg:
-                alpha = (clock.nimg - start) / stage.nimg if fading else 1.0
-                self.progress = Progress(stage.resolution, alpha)
-                return
-            start += stage.nimg
-        self.progress = Progress(self.levels[-1], 1.0)
+        self.progress = growth.progress_at(self.stages(), clock.nimg)
 
     def status(self) -> dict[str, float]:
         return {"resolution": float(self.progress.resolution), "alpha": self.progress.alpha}
-
-    def _fade(self, image: Tensor) -> Tensor:
-        """Reals lose the detail that fakes cannot have yet (section 2, figure 2)."""
-        if self.progress.alpha == 1:
-            return image
-        return torch.lerp(upsample(downsample(image)), image, self.progress.alpha)
 
     def _fakes(self, batch: Batch, rng: BatchRandom) -> Tensor:
         fake: Tensor = self.generator(rng.normal(self.z_dim), batch.get("label"), self.progress)
@@ -286,7 +239,7 @@ class ProGAN(Adversary):
     def loss_d(self, batch: Batch, rng: BatchRandom, clock: Clock) -> Losses:
         """D tells reals from fakes of the same classes."""
         c, label = self.config, batch.get("label")
-        real = self._fade(batch["image"])
+        real = growth.faded(batch["image"], self.progress.alpha)
         with torch.no_grad():
             fake = self._fakes(batch, rng).to(real.dtype)
         both = None if label is None else torch.cat([label, label])
@@ -316,7 +269,7 @@ class ProGAN(Adversary):
         c = self.config
         penalty = losses.r1_penalty(
             lambda x: self.discriminator(x, batch.get("label"), self.progress),
-            self._fade(batch["image"]),
+            growth.faded(batch["image"], self.progress.alpha),
         )
         return Losses({"r1": c.r1_gamma * c.r1_every * penalty})
 

@@ -25,7 +25,16 @@ MLFLOW_FILES = {
 }
 RAY_TRAIN_FILES = {"pipelines/ray_train.py"}
 # What a family may use of gan_train. Shared code goes to layers.py and losses.py.
-FAMILY_MAY_IMPORT = {"adversary", "augment", "convolution", "errors", "layers", "losses", "rng"}
+FAMILY_MAY_IMPORT = {
+    "adversary",
+    "augment",
+    "convolution",
+    "errors",
+    "growth",
+    "layers",
+    "losses",
+    "rng",
+}
 UNPICKLERS = {"pickle", "cPickle", "cloudpickle", "dill", "joblib", "marshal", "shelve"}
 
 Rule = Callable[[str, ast.Module], Iterator[str]]

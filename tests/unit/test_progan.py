@@ -7,7 +7,8 @@ import torch
 
 from gan_train.adversary import Clock, ImageShape
 from gan_train.errors import UserError
-from gan_train.families.progan import ProGAN, ProGANConfig, Progress
+from gan_train.families.progan import ProGAN, ProGANConfig
+from gan_train.growth import Progress, faded
 from gan_train.layers import downsample, upsample
 from gan_train.rng import BatchRandom
 
@@ -65,7 +66,7 @@ def test_fades_blend_both_levels() -> None:
     family.progress = Progress(16, 0.25)
     image = torch.randn(4, 1, 16, 16)
     expected = 0.75 * upsample(downsample(image)) + 0.25 * image
-    torch.testing.assert_close(family._fade(image), expected)
+    torch.testing.assert_close(faded(image, family.progress.alpha), expected)
 
 
 def test_levels_not_reached_get_no_gradient() -> None:

@@ -7,19 +7,20 @@ level is faded in. All levels exist from the start, so that growth never changes
 
 from __future__ import annotations
 
-from dataclasses import dataclass
 from itertools import pairwise
 
 import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
+from gan_train import growth
 from gan_train.adversary import Clock, ImageShape, Noise, Stage
-from gan_train.errors import UserError
 from gan_train.families.stylegan.config import StyleGANConfig
 from gan_train.families.stylegan.family import StyleGAN
-from gan_train.families.stylegan.mapping import Dense, Mapping
+from gan_train.families.stylegan.mapping import Dense, mapping_of
+from gan_train.families.stylegan.noise import noise_maps
 from gan_train.families.stylegan.resampling import BLUR, filtered
+from gan_train.growth import Progress
 from gan_train.layers import (
     EqualizedConv2d,
     EqualizedLinear,
@@ -27,15 +28,6 @@ from gan_train.layers import (
     minibatch_stddev,
     upsample,
 )
-from gan_train.rng import BatchRandom
-
-
-@dataclass
-class Progress:
-    """Where growth stands: images of `resolution`, whose newest level counts for `alpha`."""
-
-    resolution: int
-    alpha: float
 
 
 class StyledLayer(nn.Module):
@@ -66,11 +58,7 @@ class Generator(nn.Module):
 
     def __init__(self, config: StyleGANConfig, shape: ImageShape):
         super().__init__()
-        classes = len(shape.classes) if config.conditional else 0
-        self.mapping = Mapping(
-            config.z_dim, config.w_dim, config.mapping_layers, config.mapping_lr, classes
-        )
-        self.mapping.register_buffer("w_avg", torch.zeros(config.w_dim))
+        self.mapping = mapping_of(config, shape)
         self.levels = [2**k for k in range(2, shape.resolution.bit_length())]
         self.num_ws, self.tanh = 2 * len(self.levels), config.output == "tanh"
         # the paper starts with ones, whose deviation AdaIN would divide by: 0 / 0 but for rounding
@@ -89,7 +77,10 @@ class Generator(nn.Module):
             self.to_rgb[f"{level}"] = EqualizedConv2d(width, shape.channels, 1, 1.0)
 
     def forward(self, ws: Tensor, noise: Noise, progress: Progress) -> Tensor:
-        maps = self.noise_maps(noise, progress.resolution)
+        layers = self.styled.values()  # two of each level, in order
+        stored = [layer.noise_const for layer in layers if isinstance(layer, StyledLayer)]
+        used = sum(2 for level in self.levels if level <= progress.resolution)
+        maps = noise_maps(noise, stored[:used])
         x = self.const.expand(len(ws), -1, -1, -1)
         below = x
         for i, level in enumerate(r for r in self.levels if r <= progress.resolution):
@@ -104,17 +95,6 @@ class Generator(nn.Module):
             old = upsample(self.to_rgb[f"{progress.resolution // 2}"](below))
             image = torch.lerp(old, image, progress.alpha)
         return torch.tanh(image) if self.tanh else image
-
-    def noise_maps(self, noise: Noise, resolution: int) -> list[Tensor | None]:
-        """One map for every layer up to a resolution: [N, 1, r, r] random, [r, r] stored."""
-        sides = [r for r in self.levels if r <= resolution for _ in range(2)]
-        if isinstance(noise, BatchRandom):
-            parts = noise.noise(sum(r * r for r in sides)).split([r * r for r in sides], dim=1)
-            return [p.reshape(-1, 1, r, r) for p, r in zip(parts, sides, strict=True)]
-        if noise == "none":
-            return [None] * len(sides)
-        layers = [m for m in self.styled.values() if isinstance(m, StyledLayer)]
-        return [layer.noise_const for layer in layers[: len(sides)]]
 
 
 class Discriminator(nn.Module):
@@ -162,43 +142,22 @@ class GrowingStyleGAN(StyleGAN):
     """StyleGAN of 2018: the family's losses on networks that grow, reals faded like fakes."""
 
     def build_networks(self) -> None:
-        config, start = self.config, self.config.start_resolution
-        if start & (start - 1) or start > self.shape.resolution:
-            raise UserError(
-                f"family.start_resolution is {start}; allowed: a power of two from 4 to "
-                f"data.resolution ({self.shape.resolution})"
-            )
+        config = self.config
+        self.levels = growth.levels(config.start_resolution, self.shape.resolution)
         generator = Generator(config, self.shape)
         self.generator, self.num_ws = generator, generator.num_ws
         self.discriminator = Discriminator(config, self.shape)
-        self.levels = [r for r in generator.levels if r >= start]
-        self.progress = Progress(self.levels[0], 1.0)
+        self.progress = growth.Progress(self.levels[0], 1.0)
 
     def stages(self) -> tuple[Stage, ...]:
-        c, stages = self.config, []
-        for level in self.levels:
-            batch = c.batch.get(level, self.default_batch)
-            if level > self.levels[0]:
-                fade = images_of(c.fade_kimg, level)
-                stages.append(
-                    Stage(f"{level}-fade", fade, level, batch, self.phases(), fresh_optimizers=True)
-                )
-            stable = images_of(c.stable_kimg, level)
-            stages.append(Stage(f"{level}", stable, level, batch, self.phases(), milestone=True))
-        return tuple(stages)
+        c = self.config
+        return growth.growth_stages(
+            self.levels, c.fade_kimg, c.stable_kimg, c.batch, self.default_batch, self.phases()
+        )
 
     def advance(self, clock: Clock) -> None:
-        """Resolution and alpha from the images seen: alpha rises linearly through a fade."""
         super().advance(clock)
-        start = 0
-        self.progress = Progress(self.levels[-1], 1.0)
-        for stage in self.stages():
-            if clock.nimg < start + stage.nimg:
-                fading = stage.name.endswith("-fade")
-                alpha = (clock.nimg - start) / stage.nimg if fading else 1.0
-                self.progress = Progress(stage.resolution, alpha)
-                return
-            start += stage.nimg
+        self.progress = growth.progress_at(self.stages(), clock.nimg)
 
     def status(self) -> dict[str, float]:
         now = {"resolution": float(self.progress.resolution), "alpha": self.progress.alpha}
@@ -212,20 +171,8 @@ class GrowingStyleGAN(StyleGAN):
         return 2 * (self.progress.resolution.bit_length() - 2)
 
     def seen(self, image: Tensor) -> Tensor:
-        """Reals lose the detail that fakes cannot have yet."""
-        if self.progress.alpha == 1:
-            return image
-        return torch.lerp(upsample(downsample(image)), image, self.progress.alpha)
+        return growth.faded(image, self.progress.alpha)
 
     def judged(self, image: Tensor, label: Tensor | None) -> Tensor:
         logits: Tensor = self.discriminator(image, label, self.progress)
         return logits
-
-
-def images_of(kimg: float | dict[int, float], resolution: int) -> int:
-    """Images of a span, which may be given by resolution."""
-    if isinstance(kimg, dict):
-        if resolution not in kimg:
-            raise UserError(f"family: no kimg given for resolution {resolution} in {kimg}")
-        kimg = kimg[resolution]
-    return round(kimg * 1000)

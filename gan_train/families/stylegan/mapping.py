@@ -11,6 +11,9 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
+from gan_train.adversary import ImageShape
+from gan_train.families.stylegan.config import StyleGANConfig
+
 
 class Dense(nn.Module):
     """Linear layer with equalised learning rate, times `lr`, and LeakyReLU where asked for.
@@ -71,3 +74,11 @@ class Mapping(nn.Module):
         for i in range(self.layers):
             w = self.get_submodule(f"fc{i}")(w)
         return w
+
+
+def mapping_of(config: StyleGANConfig, shape: ImageShape) -> Mapping:
+    """A generator's mapping, with the mean style that truncation draws to."""
+    classes = len(shape.classes) if config.conditional else 0
+    mapping = Mapping(config.z_dim, config.w_dim, config.mapping_layers, config.mapping_lr, classes)
+    mapping.register_buffer("w_avg", torch.zeros(config.w_dim))
+    return mapping

@@ -20,8 +20,8 @@ from gan_train.adversary import ImageShape, Noise
 from gan_train.convolution import convolved, working_type
 from gan_train.families.stylegan import resampling
 from gan_train.families.stylegan.config import StyleGANConfig
-from gan_train.families.stylegan.mapping import Dense, Mapping
-from gan_train.rng import BatchRandom
+from gan_train.families.stylegan.mapping import Dense, mapping_of
+from gan_train.families.stylegan.noise import noise_maps
 
 
 def clamped(x: Tensor, bound: float | None) -> Tensor:
@@ -163,7 +163,8 @@ class Synthesis(nn.Module):
 
     def forward(self, ws: Tensor, noise: Noise) -> Tensor:
         assert ws.shape[1] == self.num_ws, tuple(ws.shape)
-        maps = self.noise_maps(noise)
+        stored = [m.noise_const for m in self.modules() if isinstance(m, StyledConv)]
+        maps = noise_maps(noise, stored)
         x = image = None
         at = 0
         for resolution in self.resolutions:
@@ -176,28 +177,13 @@ class Synthesis(nn.Module):
         assert image is not None
         return image
 
-    def noise_maps(self, noise: Noise) -> list[Tensor | None]:
-        """One map for every convolution, in order: [N, 1, r, r] random ones, [r, r] stored ones."""
-        convolutions = [m for m in self.modules() if isinstance(m, StyledConv)]
-        if isinstance(noise, BatchRandom):
-            # one draw for all of them
-            sides = [conv.noise_const.shape[0] for conv in convolutions]
-            flat = noise.noise(sum(side * side for side in sides))
-            parts = flat.to(convolutions[0].noise_const).split([side * side for side in sides], 1)
-            return [p.reshape(-1, 1, s, s) for p, s in zip(parts, sides, strict=True)]
-        return [conv.noise_const if noise == "const" else None for conv in convolutions]
-
 
 class Generator(nn.Module):
     """Mapping and synthesis, with the mean style that truncation draws to."""
 
     def __init__(self, config: StyleGANConfig, shape: ImageShape):
         super().__init__()
-        classes = len(shape.classes) if config.conditional else 0
-        self.mapping = Mapping(
-            config.z_dim, config.w_dim, config.mapping_layers, config.mapping_lr, classes
-        )
-        self.mapping.register_buffer("w_avg", torch.zeros(config.w_dim))
+        self.mapping = mapping_of(config, shape)
         self.synthesis = Synthesis(config, shape)
         self.num_ws, self.tanh = self.synthesis.num_ws, config.output == "tanh"
 

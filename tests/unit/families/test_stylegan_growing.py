@@ -14,10 +14,9 @@ from gan_train.errors import UserError
 from gan_train.families.stylegan.config import StyleGANConfig
 from gan_train.families.stylegan.growing import (
     GrowingStyleGAN,
-    Progress,
     StyledLayer,
-    images_of,
 )
+from gan_train.growth import Progress, images_of
 from gan_train.layers import EqualizedConv2d, downsample, upsample
 from tests.unit.families.small import batch_of, draws, lived, normal, small
 

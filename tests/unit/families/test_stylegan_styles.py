@@ -10,7 +10,7 @@ from gan_train.adversary import ImageShape, StyleSpace
 from gan_train.errors import UserError
 from gan_train.families.stylegan.config import StyleGANConfig
 from gan_train.families.stylegan.family import StyleGAN
-from gan_train.families.stylegan.growing import Progress
+from gan_train.growth import Progress
 from tests.unit.families.small import draws, normal, small
 
 close = torch.testing.assert_close

@@ -12,8 +12,10 @@ from torch import Tensor
 
 from gan_train.adversary import Batch, Clock, ImageShape, Losses
 from gan_train.augment import augment
+from gan_train.families.stylegan import synthesis
 from gan_train.families.stylegan.config import StyleGANConfig
 from gan_train.families.stylegan.family import StyleGAN
+from gan_train.families.stylegan.noise import noise_maps
 from gan_train.rng import BatchRandom
 from tests.unit.families.small import batch_of, draws, halves, small
 
@@ -118,7 +120,7 @@ def test_r1_is_weighted_by_its_interval(changes: dict[str, object]) -> None:
     close(found, {"r1": expected})
 
 
-def test_path_lengths_are_those_of_the_jacobian() -> None:
+def test_path_lengths_are_those_of_the_jacobian(monkeypatch: pytest.MonkeyPatch) -> None:
     """weight x interval x mean (|J^T y| - a)^2 over every second image, J and y written out; the
     square is a mean over the layers' styles."""
     family = small(GREY8, path_length_weight=5.0, path_length_every=3)
@@ -128,17 +130,19 @@ def test_path_lengths_are_those_of_the_jacobian() -> None:
     chosen = torch.arange(8) % 2 == 0
     part = rng.only(chosen)
     ws = family.mixed_styles(batch["label"][chosen], part).detach()
-    maps = family.generator.synthesis.noise_maps(part)
+    convolutions = [m for m in family.generator.modules() if isinstance(m, synthesis.StyledConv)]
+    maps = noise_maps(part, [m.noise_const for m in convolutions])
     y = part.normal(1, 8, 8).double() / 8  # 1 / sqrt(H W)
     lengths = []
     for i in range(4):
-        family.generator.synthesis.noise_maps = lambda noise, i=i: [m[i : i + 1] for m in maps]
-        jacobian = torch.autograd.functional.jacobian(
-            lambda w: family.synthesise(w[None], "none").flatten(), ws[i]
-        )  # [H W, num_ws, w_dim]
+        own = [m[i : i + 1] for m in maps]
+        with monkeypatch.context() as patch:
+            patch.setattr(synthesis, "noise_maps", lambda noise, stored, own=own: own)
+            jacobian = torch.autograd.functional.jacobian(
+                lambda w: family.synthesise(w[None], "none").flatten(), ws[i]
+            )  # [H W, num_ws, w_dim]
         product = torch.einsum("p,pld->ld", y[i].flatten(), jacobian)
         lengths.append(product.square().sum(dim=1).mean().sqrt())
-    del family.generator.synthesis.noise_maps
     found = family.loss_path(batch, draws(8), Clock())
     expected = 5.0 * 3 * (torch.stack(lengths) - 0.7).square().mean()
     close(found.terms, {"path": expected})
