@@ -18,7 +18,13 @@ from gan_train.rng import BatchRandom
 
 Batch = dict[str, Tensor]
 """One rank's share of a global batch: `image` float [N, C, H, W] in [-1, 1], `label` int64 [N].
+Super-resolution has `low`, the image shrunk by `scale`; translation has `other`, images of part B.
 A loss may add keys for a later phase of the same step (CycleGAN's fakes)."""
+
+Task = Literal["generate", "upscale", "translate"]
+"""What the networks make: images of latents; larger images of images; images of another kind."""
+Domain = Literal["A", "B"]
+DOMAINS: tuple[Domain, Domain] = ("A", "B")
 
 
 @dataclass(frozen=True)
@@ -94,7 +100,14 @@ class Adversary(nn.Module):
     """A GAN family. Subclasses register their networks as submodules and override what follows."""
 
     shape: ImageShape
-    z_dim: int
+    task: Task = "generate"
+    paired: bool = False
+    """True when `other` must be the true partner of `image`."""
+    scale: int = 1
+    """How much larger the images get that `upscale` makes."""
+    reach: int = 0
+    """How far a pixel of `upscale`'s output looks, in pixels of its input."""
+    z_dim: int = 0
     conditional: bool = False
     """True when `sample` needs a class per image."""
     averaged: tuple[str, ...] = ("generator",)
@@ -131,6 +144,14 @@ class Adversary(nn.Module):
 
         `truncation` in (0, 1] trades variety for typicality; 1 leaves the distribution as it is.
         """
+        raise NotImplementedError
+
+    def upscale(self, low: Tensor) -> Tensor:
+        """Images [N, C, scale H, scale W] of images [N, C, H, W], both in [-1, 1], of any size."""
+        raise NotImplementedError
+
+    def translate(self, image: Tensor, to: Domain) -> Tensor:
+        """Images [N, C, H, W] of the domain `to` from images of the other one, in [-1, 1]."""
         raise NotImplementedError
 
 

@@ -21,8 +21,8 @@ from torch.multiprocessing.spawn import spawn
 
 from gan_train.adversary import Clock, Stage
 from gan_train.config import Config
+from gan_train.data.feed import Feed
 from gan_train.data.index import Index
-from gan_train.data.loader import Loader
 from gan_train.data.sharding import shard
 from gan_train.distributed import gloo_store, leave
 from gan_train.runtime import PlainRuntime
@@ -81,19 +81,9 @@ def time_steps(
 def time_loader(config: Config, index: Index, shards: Path) -> dict[str, Timing]:
     """One epoch of decoding, then one out of memory, as rank 0 of 1 would read them."""
     stage = last_stage(config, index)
-    grain = config.family.build(index.image_shape, config.train.batch).grain
-    d = config.data
-    loader = Loader(
-        index,
-        shards,
-        seed=config.seed,
-        lanes=d.lanes,
-        block=d.block,
-        grain=grain,
-        mirror=d.mirror,
-        workers=0,
-        cache_mb=d.cache_mb,
-    )
+    adversary = config.family.build(index.image_shape, config.train.batch)
+    here = config.data.model_copy(update={"loader_workers": 0})
+    loader = Feed(here, config.seed, index, shards, adversary, rank=0, world_size=1)
     count = max(index.samples // stage.batch, 1)
     stream = loader.batches(0, stage.batch, stage.resolution)
 
@@ -116,10 +106,10 @@ def time_scoring(config: Config, index: Index, shards: Path) -> Timing:
         family = config.family.build(index.image_shape, config.train.batch)
         family.advance(Clock(0, sum(s.nimg for s in family.stages())))
         scorer = Scorer(config, index, shards, runtime, family)
-        scorer.evaluator.prepare()
+        scorer.measure()  # the real side is cached after this
 
         def score() -> int:
-            scorer.evaluator.score(scorer.generate)
+            scorer.measure()
             return config.evaluate.images
 
         return timed(score)

@@ -14,7 +14,7 @@ from pydantic import BaseModel, ConfigDict, Field, model_validator
 from gan_train.families.catalogue import FamilyConfig
 
 Resize = Literal["box", "bilinear", "bicubic", "lanczos"]
-Metric = Literal["frechet", "kid", "precision_recall", "diversity", "path_length"]
+Metric = Literal["frechet", "kid", "precision_recall", "conditional", "diversity", "path_length"]
 PathLength = Literal["w_end", "w_full", "z_end", "z_full"]
 
 
@@ -28,6 +28,21 @@ def harmless(default: Any, description: str, **limits: Any) -> Any:
     """A field that may change on resume without changing what is trained."""
     return Field(
         default, description=description, json_schema_extra={"resume": "harmless"}, **limits
+    )
+
+
+class SecondSource(Strict):
+    """Domain B of a translation; the first source is domain A."""
+
+    source: str | None = harmless(None, "A folder, zip or tar of images; empty: the first source.")
+    only_classes: tuple[str, ...] = Field(
+        (), description="Keep these classes alone; empty keeps all."
+    )
+    pairs: Literal["none", "names", "training"] = Field(
+        "none",
+        description="`names`: files of one name in both sources are pairs; those held out are the "
+        "truth that scores compare with, the rest is split so that training shows no pair. "
+        "`training`: pairs are shown as pairs.",
     )
 
 
@@ -53,6 +68,16 @@ class DataConfig(Strict):
     background: Literal["black", "white"] = Field(
         "black", description="What transparent pixels and letterbox bars show."
     )
+    second: SecondSource | None = Field(
+        None, description="A second, unpaired set of images, for translation."
+    )
+    held_out: float = Field(
+        0.0,
+        ge=0,
+        lt=1,
+        description="Share of the images that training never sees: super-resolution and "
+        "translation are scored on it.",
+    )
     licence: str | None = harmless(None, "Licence of the images, told in the model card.")
     shard_images: int = Field(1000, ge=1, description="Images per tar.")
     max_pixels: int = Field(100_000_000, ge=1, description="Larger pictures are quarantined.")
@@ -70,6 +95,15 @@ class DataConfig(Strict):
     cache_mb: int = harmless(
         512, "Keep decoded images in memory when the whole data set fits, in MiB.", ge=0
     )
+
+    @model_validator(mode="after")
+    def _parts_have_no_classes(self) -> DataConfig:
+        if self.classes == "folder" and (self.second is not None or self.held_out):
+            raise ValueError(
+                "data.classes is `folder`: with data.second or data.held_out, allowed: none "
+                "(data.only_classes still chooses folders)"
+            )
+        return self
 
 
 class TrainConfig(Strict):
@@ -117,11 +151,20 @@ class EvaluateConfig(Strict):
     sha256: str | None = harmless(None, "Expected digest of the weights.", pattern="^[0-9a-f]{64}$")
     images: int = harmless(2000, "N: images on each side of the comparison.", ge=4)
     metrics: tuple[Metric, ...] = harmless(
-        ("frechet", "kid", "precision_recall", "diversity"), "What is computed."
+        ("frechet", "kid", "precision_recall", "conditional", "diversity"),
+        "What is computed. `conditional` adds nothing without classes.",
     )
     batch: int = harmless(50, "Images per forward pass of the extractor.", ge=1)
+    pictures: str | None = harmless(
+        None,
+        "Super-resolution: folder, zip or tar of whole test pictures; those in folders `HR` may "
+        "have small partners in `LRx2` or `LRx4` beside; empty: `data.held_out` images.",
+    )
+    picture_sets: tuple[str, ...] = harmless(
+        (), "Score these folders of `pictures` alone; empty takes all."
+    )
     perceptual: Literal["efficientnet_lite0", "lpips_vgg16"] = harmless(
-        "efficientnet_lite0", "The distance that path lengths are measured in."
+        "efficientnet_lite0", "What path lengths and the distance to a known truth are measured in."
     )
     perceptual_weights: str | None = harmless(
         None, "lpips_vgg16: path or URL of `vgg16.pt` as published with stylegan2-ada-pytorch."
@@ -145,7 +188,7 @@ class RegistryConfig(Strict):
     )
     experiment: str = harmless("gan-train", "Experiment that the run belongs to.")
     model: str | None = harmless(
-        None, "Registered model; empty: `<family>-<recipe>`.", pattern=r"^[^/:'\"]+$"
+        None, "Registered model; empty: recipe, beginning with the family.", pattern=r"^[^/:'\"]+$"
     )
 
 

@@ -58,6 +58,16 @@ def all_sum(values: Tensor) -> Tensor:
     return values
 
 
+def gather(values: Tensor) -> Tensor:
+    """The workers' tensors [n, ...] of one shape and type, those of rank 0 first, on every worker:
+    [n * workers, ...]."""
+    if not active():
+        return values
+    gathered = values.new_empty(dist.get_world_size() * len(values), *values.shape[1:])
+    dist.all_gather_into_tensor(gathered, values.contiguous())
+    return gathered
+
+
 def any_worker(flag: bool, device: torch.device) -> bool:
     """True on every worker when it is true on one."""
     if not active():

@@ -30,6 +30,7 @@ class EventLog:
     def __init__(self, run_dir: Path) -> None:
         self.path = run_dir / LOG_NAME
         self._last: dict[str, int] = {}  # kind -> nimg of the newest event of that kind
+        self._status: str | None = None  # of the newest end
         if self.path.exists():
             good = 0
             with self.path.open("rb") as file:
@@ -38,14 +39,20 @@ class EventLog:
                         break
                     event = json.loads(line)
                     self._last[event["kind"]] = event["nimg"]
+                    self._status = event.get("status", self._status)
                     good += len(line)
             os.truncate(self.path, good)
 
     def append(self, kind: str, nimg: int, **fields: Any) -> None:
-        """Write one event unless the log already reached `nimg` for this kind."""
-        if nimg <= self._last.get(kind, -1):
+        """Write one event unless the log already reached `nimg` for this kind.
+
+        A run that was stopped, and whose schedule now ends where it stands, may say so.
+        """
+        last = self._last.get(kind, -1)
+        ends_otherwise = kind == "end" and nimg == last and fields["status"] != self._status
+        if nimg <= last and not ends_otherwise:
             return
-        self._last[kind] = nimg
+        self._last[kind], self._status = nimg, fields.get("status", self._status)
         event = {"kind": kind, "nimg": nimg, "time_ms": time.time_ns() // 1_000_000, **fields}
         with self.path.open("a", encoding="utf-8") as file:
             file.write(json.dumps(event) + "\n")

@@ -11,11 +11,12 @@ from pydantic import TypeAdapter
 from safetensors.torch import load_file
 from torch import Tensor
 
-from gan_train.adversary import Adversary, Clock, ImageShape
+from gan_train.adversary import DOMAINS, Adversary, Clock, Domain, ImageShape
 from gan_train.checkpoint import read_json
 from gan_train.errors import UserError
 from gan_train.families.catalogue import FamilyConfig
 from gan_train.rng import BatchRandom
+from gan_train.sampling.tiles import upscale_picture
 
 
 def to_uint8(image: Tensor, resolution: int) -> Tensor:
@@ -33,6 +34,7 @@ class Generator:
         self.adversary = adversary.eval().requires_grad_(False)
         self.family, self.shape, self.z_dim = family, adversary.shape, adversary.z_dim
         self.conditional = adversary.conditional  # a class must be asked for
+        self.task = adversary.task
 
     @classmethod
     def load(cls, directory: Path, device: str = "cpu") -> Generator:
@@ -63,6 +65,8 @@ class Generator:
     @torch.inference_mode()
     def images(self, z: Tensor, label: Tensor | None = None, truncation: float = 1.0) -> Tensor:
         """uint8 [N, C, H, W] from latents [N, z_dim] and, if conditional, classes int64 [N]."""
+        if self.task != "generate":
+            raise UserError(f"{self.family} makes pictures of pictures: use gan-train {self.task}")
         if z.ndim != 2 or z.shape[1] != self.z_dim:
             raise UserError(f"z has shape {list(z.shape)}; expected [N, {self.z_dim}]")
         if self.conditional:
@@ -75,3 +79,26 @@ class Generator:
         label = label.to(self.device) if label is not None and self.conditional else None
         image = self.adversary.sample(z.to(self.device), label, truncation)
         return to_uint8(image, self.shape.resolution).cpu()
+
+    @torch.inference_mode()
+    def converted(self, picture: Tensor, to: str | None = None) -> Tensor:
+        """uint8 [C, H', W'] of a picture uint8 [C, H, W] of any size: enlarged, or translated to
+        the domain A or B.
+
+        Raises UserError for a generator that takes latents, and for a domain where there is none
+        or one where it is missing.
+        """
+        if self.task == "generate":
+            raise UserError(f"{self.family} makes images of latents: use gan-train generate")
+        picture = picture.to(self.device)
+        if self.task == "upscale":
+            if to is not None:
+                raise UserError(f"to={to}: this model enlarges, it has no domains; leave it out")
+            upscaler = self.adversary
+            scale, overlap = upscaler.scale, upscaler.reach
+            return upscale_picture(upscaler.upscale, picture, scale, overlap=overlap).cpu()
+        if to not in DOMAINS:
+            raise UserError(f"to={to}: allowed: {', '.join(DOMAINS)}")
+        domain: Domain = "A" if to == "A" else "B"
+        image = self.adversary.translate(picture[None].float() / 127.5 - 1, domain)
+        return to_uint8(image, image.shape[-1])[0].cpu()

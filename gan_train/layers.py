@@ -9,6 +9,7 @@ import torch.nn.functional as F
 from torch import Tensor, nn
 
 from gan_train.convolution import convolved, transposed_convolved, working_type
+from gan_train.rng import BatchRandom
 
 
 class EqualizedLinear(nn.Module):
@@ -64,6 +65,44 @@ class EqualizedConv2d(nn.Module):
         # a transposed convolution correlates with the flipped kernel
         w = w.flip(2, 3).transpose(0, 1)  # [I, O, 4, 4]
         return transposed_convolved(x, w, bias, stride=2, padding=1)
+
+
+class Maxout(nn.Module):
+    """Each unit is the largest of several linear functions. [N, inputs] -> [N, units].
+
+    Goodfellow et al. 2013, arXiv 1302.4389, section 2.
+    """
+
+    def __init__(self, inputs: int, units: int, pieces: int):
+        super().__init__()
+        self.linear = nn.Linear(inputs, units * pieces)
+        self.pieces = pieces
+
+    def forward(self, x: Tensor) -> Tensor:
+        return self.linear(x).unflatten(1, (-1, self.pieces)).amax(dim=2)
+
+
+def he_start(module: nn.Module) -> None:
+    """Give a linear layer weights ~ N(0, 2 / inputs) and biases 0; for `Module.apply`.
+
+    He et al. 2015 (arXiv 1502.01852), equation 10: rectifiers then keep the size of a signal. From
+    smaller weights a generator's images hardly depend on z, and collapse.
+    """
+    if isinstance(module, nn.Linear):
+        nn.init.kaiming_normal_(module.weight, nonlinearity="relu")
+        nn.init.zeros_(module.bias)
+
+
+def dropout(x: Tensor, rate: float, random: BatchRandom) -> Tensor:
+    """x [N, D] with a share `rate` of the values at zero and the others divided by 1 - rate.
+
+    Srivastava et al. 2014, JMLR 15. Which ones is drawn by sample, so that it depends on neither
+    the number of workers nor the micro-batches.
+    """
+    if rate == 0:
+        return x
+    kept = random.uniform(x.shape[1]) >= rate
+    return x * kept.to(x.dtype) / (1 - rate)
 
 
 def pixel_norm(x: Tensor) -> Tensor:

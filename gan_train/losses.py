@@ -13,6 +13,14 @@ import torch.nn.functional as F
 from torch import Tensor
 
 
+def minimax_g(fake: Tensor) -> Tensor:
+    """Goodfellow et al. 2014 (arXiv 1406.2661), equation 1, G's side: log(1 - D(G(z))).
+
+    Its gradient vanishes where D is sure of the fakes; see `nonsaturating_g`.
+    """
+    return -F.softplus(fake).mean()  # log(1 - sigmoid(fake))
+
+
 def nonsaturating_g(fake: Tensor) -> Tensor:
     """Goodfellow et al. 2014 (arXiv 1406.2661), section 3: G maximises log D(G(z))."""
     return F.softplus(-fake).mean()  # -log(sigmoid(fake))
@@ -22,6 +30,17 @@ def logistic_d(real: Tensor, fake: Tensor) -> Tensor:
     """Goodfellow et al. 2014, equation 1: D maximises log D(x) + log(1 - D(G(z)))."""
     # -log(sigmoid(real)) - log(1 - sigmoid(fake))
     return F.softplus(-real).mean() + F.softplus(fake).mean()
+
+
+def least_squares_g(fake: Tensor) -> Tensor:
+    """LSGAN: Mao et al. 2016 (arXiv 1611.04076), equation 9, G's side, twice: E[(D(G(z)) - 1)^2],
+    the form of CycleGAN (Zhu et al. 2017, arXiv 1703.10593, section 4)."""
+    return (fake - 1).square().mean()
+
+
+def least_squares_d(real: Tensor, fake: Tensor) -> Tensor:
+    """LSGAN, equation 9, D's side, twice: E[(D(x) - 1)^2] + E[D(G(z))^2]."""
+    return (real - 1).square().mean() + fake.square().mean()
 
 
 def wasserstein_g(fake: Tensor) -> Tensor:

@@ -82,15 +82,26 @@ def anchored(config: Config) -> Config:
 
     files = {
         key: absolute(path)
-        for key in ("weights", "perceptual_weights")
+        for key in ("weights", "perceptual_weights", "pictures")
         if (path := getattr(config.evaluate, key))
+    }
+    sources: dict[str, Any] = {"source": absolute(config.data.source)}
+    second = config.data.second
+    if second is not None and second.source is not None:
+        other = {"source": absolute(second.source)}
+        sources["second"] = second.model_copy(update=other)
+    weights = {
+        name: absolute(path)
+        for name, field in type(config.family).model_fields.items()
+        if field.json_schema_extra == {"path": True} and (path := getattr(config.family, name))
     }
     start = config.train.start_from
     train = {"start_from": Path(absolute(str(start)))} if start else {}
     return config.model_copy(
         update={
             "workspace": Path(absolute(str(config.workspace))),
-            "data": config.data.model_copy(update={"source": absolute(config.data.source)}),
+            "data": config.data.model_copy(update=sources),
+            "family": config.family.model_copy(update=weights),
             "train": config.train.model_copy(update=train),
             "evaluate": config.evaluate.model_copy(update=files),
         }

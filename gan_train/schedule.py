@@ -4,8 +4,10 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 
-from gan_train.adversary import ImageShape, Stage
+from gan_train.adversary import Adversary, ImageShape, Stage
+from gan_train.batchnorm import BatchNorm
 from gan_train.config import Config
+from gan_train.data.feed import check_data
 from gan_train.data.order import check_split
 from gan_train.errors import UserError
 
@@ -45,6 +47,8 @@ def check(config: Config, shape: ImageShape, world_size: int) -> tuple[Stage, ..
             "images; shard again"
         )
     adversary = config.family.build(shape, config.train.batch)
+    check_data(config.data, adversary)
+    check_average(config, adversary)
     for stage in adversary.stages():
         check_split(
             lanes=config.data.lanes,
@@ -53,3 +57,14 @@ def check(config: Config, shape: ImageShape, world_size: int) -> tuple[Stage, ..
             batch=stage.batch,
         )
     return adversary.stages()
+
+
+def check_average(config: Config, adversary: Adversary) -> None:
+    """Raise UserError where averaged weights would be normalised by statistics of other weights."""
+    layers = (m for name in adversary.averaged for m in getattr(adversary, name).modules())
+    if config.train.ema_kimg > 0 and any(isinstance(layer, BatchNorm) for layer in layers):
+        raise UserError(
+            f"train.ema_kimg={config.train.ema_kimg:g}: {config.family.name} normalises by running "
+            "statistics, which fit the weights as trained and no average of them; set "
+            "train.ema_kimg to 0"
+        )

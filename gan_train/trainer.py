@@ -15,8 +15,9 @@ from gan_train import checkpoint
 from gan_train.adversary import Batch, Clock, Stage
 from gan_train.config import Config
 from gan_train.curves import Curves, peak_memory_gib
+from gan_train.data.feed import Feed
 from gan_train.data.index import Index
-from gan_train.data.loader import LoadedBatch, Loader
+from gan_train.data.loader import LoadedBatch
 from gan_train.distributed import (
     any_worker,
     assert_identical,
@@ -80,19 +81,8 @@ class Trainer:
         self.stage_name = ""  # the stage that the optimizers' moments belong to
 
         # Data: this worker's share of an order that is the same for any number of workers
-        self.loader = Loader(
-            index,
-            shards,
-            seed=config.seed,
-            lanes=config.data.lanes,
-            block=config.data.block,
-            grain=self.adversary.grain,
-            mirror=config.data.mirror,
-            workers=config.data.loader_workers,
-            cache_mb=config.data.cache_mb,
-            rank=runtime.rank,
-            world_size=runtime.world_size,
-        )
+        ranks = runtime.rank, runtime.world_size
+        self.loader = Feed(config.data, config.seed, index, shards, self.adversary, *ranks)
         self.curves = Curves(self.device)
         self.scorer = Scorer(config, index, shards, runtime, self.averaged.adversary)
         self.events = EventLog(runtime.run_dir) if runtime.rank == 0 else None
@@ -181,15 +171,15 @@ class Trainer:
     def micro_batches(self, loaded: LoadedBatch) -> Iterator[tuple[Batch, Tensor]]:
         """This worker's share, cut for accumulation: tensors on the device, and their positions."""
         parts = self.config.train.accumulate
-        images = loaded.images.to(self.device, non_blocking=True).to(self.dtype) / 127.5 - 1
-        images = images.contiguous(memory_format=self.layout)  # [N, C, H, W]
-        labels = None if loaded.labels is None else loaded.labels.to(self.device).chunk(parts)
-        positions = loaded.positions.to(self.device).chunk(parts)
-        for i, part in enumerate(images.chunk(parts)):
-            batch = {"image": part}
-            if labels is not None:
-                batch["label"] = labels[i]
-            yield batch, positions[i]
+        whole: Batch = {}
+        for name, pixels in {"image": loaded.images, **loaded.beside}.items():
+            image = pixels.to(self.device, non_blocking=True).to(self.dtype) / 127.5 - 1
+            whole[name] = image.contiguous(memory_format=self.layout)  # [N, C, H, W]
+        if loaded.labels is not None:
+            whole["label"] = loaded.labels.to(self.device)
+        cut = {name: tensor.chunk(parts) for name, tensor in whole.items()}
+        for i, positions in enumerate(loaded.positions.to(self.device).chunk(parts)):
+            yield {name: tensors[i] for name, tensors in cut.items()}, positions
 
     def autocast(self) -> contextlib.AbstractContextManager[object]:
         """bf16 for the matrix products where asked for; master weights stay float32."""

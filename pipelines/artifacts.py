@@ -78,10 +78,12 @@ def sample_grid(path: Path, description: str) -> None:
         buffer = io.BytesIO()
         picture.save(buffer, format="PNG", optimize=True)
     url = "data:image/png;base64," + base64.b64encode(buffer.getvalue()).decode()
-    _shown(
-        "the sample grid",
-        lambda: create_image_artifact(image_url=url, key="samples", description=description),
-    )
+    image("samples", url, description)
+
+
+def image(key: str, url: str, description: str) -> None:
+    """A picture by its URL, which may hold the picture itself (`data:`)."""
+    _shown(key, lambda: create_image_artifact(image_url=url, key=key, description=description))
 
 
 def note(key: str, text: str) -> None:

@@ -13,7 +13,7 @@ from collections.abc import Callable
 from typing import TYPE_CHECKING, Any
 
 from gan_train import bench_options
-from pipelines import cli_sampling, importing
+from pipelines import cli_compare, cli_pictures, cli_sampling, importing
 from pipelines.cli_arguments import add_command, add_overrides
 
 if TYPE_CHECKING:
@@ -29,7 +29,9 @@ Train GANs from a folder of images to a registered, scored generator.
   gan-train run cifar10-32 --set train.batch=64 --set cluster.workers=4
   gan-train run demo --resume demo-20260131-120000
   gan-train generate demo --seeds 0-63 --class A --out a.png
+  gan-train upscale holiday/*.jpg --model srgan-photos-x4
   gan-train interpolate demo --seeds 0-3 --class A --loop --out walk.gif
+  gan-train compare demo stylegan2-glyphs --minutes 4 --out compare.html
   gan-train config demo                       every setting, with its value
 """
 _RECIPE = "a YAML file, or the name of one in configs/"
@@ -111,7 +113,9 @@ def _parser() -> argparse.ArgumentParser:
     add_overrides(evaluate)
 
     cli_sampling.add(commands)
+    cli_pictures.add(commands)
     importing.add(commands)
+    cli_compare.add(commands)
 
     promote = add_command(
         commands, "promote", _promote, "register the best of a run, or choose the champion by hand"

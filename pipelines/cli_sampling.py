@@ -34,7 +34,7 @@ def add(commands: Any) -> None:
         "  gan-train generate runs/train/.../checkpoints/000000108000 --seeds 1,2,5 --out images/\n"
         "  gan-train generate faces --w projected.safetensors --out again.png",
     )
-    _model(generate)
+    add_model(generate)
     generate.add_argument("--seeds", help=f"one image each, as 0-63 or 1,2,5; default: {_SEEDS}")
     generate.add_argument(
         "--w", type=Path, metavar="FILE", help="styles instead of seeds, as `project` writes them"
@@ -56,7 +56,7 @@ def add(commands: Any) -> None:
         "image of its row, but in --layers it has the styles of its column: coarse layers (4 and\n"
         "8 pixels) hold pose and shape, middle ones (16 and 32) features, fine ones colours.",
     )
-    _model(mix)
+    add_model(mix)
     mix.add_argument("--rows", default="0-3", help="seeds, as 0-3 or 1,2,5; default: %(default)s")
     mix.add_argument("--columns", default="4-9", help="seeds; default: %(default)s")
     mix.add_argument(
@@ -79,7 +79,7 @@ def add(commands: Any) -> None:
         "Every seed's image is passed. The way goes over the sphere of latents z, or along a\n"
         "smooth curve through the styles w, where it may also go from class to class.",
     )
-    _model(interpolate)
+    add_model(interpolate)
     interpolate.add_argument("--seeds", default="0-3", help="to pass; default: %(default)s")
     interpolate.add_argument(
         "--class", dest="label", metavar="NAME[,NAME]", help="one, or, in w, one for each seed"
@@ -110,7 +110,7 @@ def add(commands: Any) -> None:
         "me.safetensors, for `gan-train generate --w`. The picture is cropped and resized as the\n"
         "recipe's `data` settings say, and compared by `evaluate.perceptual`.",
     )
-    _model(project)
+    add_model(project)
     project.add_argument("picture", type=Path, help="an image file")
     project.add_argument(
         "--class", dest="label", metavar="NAME", help="start at its mean; default: that of all"
@@ -121,9 +121,12 @@ def add(commands: Any) -> None:
     add_overrides(project)
 
 
-def _model(parser: argparse.ArgumentParser) -> None:
+def add_model(parser: argparse.ArgumentParser, name: str = "model") -> None:
+    """Which generator is meant."""
     parser.add_argument(
-        "model", help="a checkpoint's folder, or a run or recipe whose registered model is meant"
+        name,
+        help="a checkpoint's folder, or a run or recipe whose registered model is meant",
+        **({"required": True} if name.startswith("-") else {}),
     )
     parser.add_argument(
         "--version", help=f"of the registered model: a number or an alias; default: {_CHAMPION}"
@@ -203,9 +206,18 @@ def _generator(given: argparse.Namespace, takes_settings: bool = False) -> Gener
     `takes_settings`: `--set` means something to the command itself. Raises UserError when there
     is no such generator, and for options that a checkpoint's folder has no use for.
     """
+    import torch
+
+    from gan_train.inference import Generator
+
+    folder = folder_of(given, takes_settings)
+    return Generator.load(folder, "cuda" if torch.cuda.is_available() else "cpu")
+
+
+def folder_of(given: argparse.Namespace, takes_settings: bool = False) -> Path:
+    """The folder of the generator that is meant; see `_generator`."""
     from gan_train.errors import UserError
 
-    folder = Path(given.model)
     if _is_checkpoint(given.model):
         idle = ["--version"] if given.version else []
         idle += ["--set"] if given.overrides and not takes_settings else []
@@ -214,16 +226,11 @@ def _generator(given: argparse.Namespace, takes_settings: bool = False) -> Gener
                 f"{' and '.join(idle)}: of use for a registered model alone, and {given.model} is "
                 "the folder of a generator: leave it out"
             )
-    else:
-        config = _configuration(given)
-        from pipelines import registry
+        return Path(given.model)
+    config = _configuration(given)
+    from pipelines import registry
 
-        folder = registry.download(config, given.version or _CHAMPION)
-    import torch
-
-    from gan_train.inference import Generator
-
-    return Generator.load(folder, "cuda" if torch.cuda.is_available() else "cpu")
+    return registry.download(config, given.version or _CHAMPION)
 
 
 def _look_of(given: argparse.Namespace) -> Look:

@@ -1,7 +1,8 @@
 """A checkpoint's generator as an MLflow model: files, signature, input example; no pickle.
 
 The model carries its weights (safetensors), the code that reads them (`gan_train` as it was) and
-`served_model.py`. Everything may be repeated: a model is looked up before it is made.
+the file that serves it (`model_interface.py`). Everything may be repeated: a model is looked up
+before it is made.
 """
 
 from __future__ import annotations
@@ -19,55 +20,22 @@ import gan_train
 from gan_train.data.files import sha256_of
 from gan_train.errors import UserError
 from gan_train.inference import Generator
+from pipelines.model_interface import interface_of
 
 if TYPE_CHECKING:
     from mlflow import MlflowClient
     from mlflow.entities import LoggedModel
-    from mlflow.models import ModelSignature
 
 log = logging.getLogger(__name__)
 
 FILES = ("generator.json", "generator.safetensors")
 WEIGHTS_TAG = "weights_sha256"
-_PACKAGES = ("mlflow", "torch", "numpy", "pydantic", "safetensors")
+_PACKAGES = ("mlflow", "torch", "numpy", "pillow", "pydantic", "safetensors")
 
 
 def requirements() -> list[str]:
     """What a process that loads the model must have, as it is installed here."""
     return [f"{name}=={version(name).partition('+')[0]}" for name in _PACKAGES]
-
-
-def signature(generator: Generator) -> ModelSignature:
-    """Latents, class and truncation to images.
-
-    MLflow derives the types of the inputs from `served_model.Request`, and checks requests by it;
-    this says the same as columns, which its UI shows as a table, and adds the images' shape.
-    """
-    import numpy as np
-    from mlflow.models import ModelSignature
-    from mlflow.types.schema import Array, ColSpec, DataType, Schema, TensorSpec
-
-    inputs = Schema(
-        [
-            ColSpec(Array(DataType.double), "z", required=False),  # or `seed`
-            ColSpec(DataType.long, "seed", required=False),
-            ColSpec(DataType.string, "label", required=False),  # a class's name or position
-            ColSpec(DataType.double, "truncation", required=False),
-        ]
-    )
-    side, channels = generator.shape.resolution, generator.shape.channels
-    images = TensorSpec(np.dtype("uint8"), (-1, side, side, channels), "images")
-    found = ModelSignature(inputs=inputs, outputs=Schema([images]))
-    found._is_signature_from_type_hint = True
-    return found
-
-
-def input_example(generator: Generator) -> list[dict[str, Any]]:
-    """One request, for the first class if there are classes."""
-    request: dict[str, Any] = {"z": generator.latents([0])[0].tolist(), "truncation": 1.0}
-    if generator.conditional:
-        request["label"] = generator.shape.classes[0]
-    return [request]
 
 
 def save(source: Path, target: Path, model: Any) -> Generator:
@@ -79,12 +47,14 @@ def save(source: Path, target: Path, model: Any) -> Generator:
     import mlflow.pyfunc
 
     generator = Generator.load(source)
+    interface = interface_of(generator)
     weights = target.with_name("generator")
     weights.mkdir()
     for name in FILES:
         shutil.copy2(source / name, weights / name)
     model.metadata = {
         "family": generator.family,
+        "task": generator.task,
         "z_dim": generator.z_dim,
         "classes": list(generator.shape.classes),
     }
@@ -92,13 +62,13 @@ def save(source: Path, target: Path, model: Any) -> Generator:
         mlflow.pyfunc.save_model(
             target,
             mlflow_model=model,
-            python_model=str(Path(__file__).with_name("served_model.py")),
+            python_model=str(interface.file),
             artifacts={"generator": str(weights)},
             code_paths=[str(Path(gan_train.__file__).parent)],
-            input_example=input_example(generator),
+            input_example=[interface.example(generator)],
             pip_requirements=requirements(),
         )
-    model.signature = signature(generator)
+    model.signature = interface.signature(generator)
     model.save(str(target / "MLmodel"))
     for cache in target.rglob("__pycache__"):
         shutil.rmtree(cache)
@@ -206,6 +176,7 @@ def _send(client: MlflowClient, found: LoggedModel, source: Path, run_id: str) -
         tags = {
             WEIGHTS_TAG: sha256_of(target / "artifacts" / "generator" / FILES[1]),
             "family": generator.family,
+            "task": generator.task,
             "z_dim": generator.z_dim,
             "conditional": generator.conditional,
         }

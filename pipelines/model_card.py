@@ -7,14 +7,14 @@ pictures inside the text (`data:`) are dropped. The database holds 5,000 charact
 from __future__ import annotations
 
 import math
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any
 from urllib.parse import urlencode
 
 from gan_train.config import Config
 from gan_train.data.index import Index
-from pipelines.promotion import OF_REAL_IMAGES
+from pipelines.promotion import REFERENCES
 
 LIMIT = 5000
 _CLASSES_SHOWN = 40
@@ -31,6 +31,7 @@ class CardFacts:
     scores: Mapping[str, Any]
     protocol: Mapping[str, Any]
     metric: str
+    task: str
     z_dim: int
     conditional: bool
     run_id: str
@@ -49,7 +50,7 @@ def model_card(config: Config, index: Index, facts: CardFacts) -> str:
             _scores(facts),
             _data(config, index),
             _training(config, facts),
-            _use(index, facts),
+            _use(config, index, facts),
         )
         if part
     )
@@ -74,6 +75,12 @@ def _cut(text: str, limit: int) -> str:
 def _what(config: Config, index: Index, facts: CardFacts) -> str:
     side = index.resolution
     asked = f" of {len(index.classes)} classes on request" if facts.conditional else ""
+    if facts.task != "generate":
+        makes = _PICTURES_OF_PICTURES[facts.task]
+        return (
+            f"A **{config.family.name}** generator: {makes}, {_colour(index.channels)}. Trained "
+            f"from scratch on *{_cut(_source(config), 80)}* at {side}x{side} pixels."
+        )
     return (
         f"A **{config.family.name}** generator: latents to {_colour(index.channels)} images of "
         f"{side}x{side} pixels{asked}. Trained from scratch on *{_cut(_source(config), 80)}*; "
@@ -82,7 +89,18 @@ def _what(config: Config, index: Index, facts: CardFacts) -> str:
 
 
 def _source(config: Config) -> str:
-    return config.data.source.rstrip("/").rsplit("/", 1)[-1]
+    """The name of the source, or of both; domain A comes first."""
+    first = _ending(config.data.source, config.data.only_classes)
+    second = config.data.second
+    if second is None:
+        return first
+    other = _ending(second.source or config.data.source, second.only_classes)
+    return f"{first} (A) and {other} (B)"
+
+
+def _ending(path: str, classes: Sequence[str]) -> str:
+    name = path.rstrip("/").rsplit("/", 1)[-1]
+    return f"{name} {', '.join(classes)}" if classes and len(classes) < 4 else name
 
 
 def _picture(facts: CardFacts) -> str:
@@ -100,14 +118,21 @@ def number(value: Any) -> str:
 
 
 def score_rows(scores: Mapping[str, Any], metric: str) -> list[tuple[str, str, str]]:
-    """Rows (measure, of this version, of real images), the one that decides first."""
-    names = [name for name in scores if not name.endswith(OF_REAL_IMAGES)]
+    """Rows (measure, of this version, of its reference), the one that decides first."""
+    names = [name for name in scores if not name.endswith(REFERENCES)]
     names.sort(key=lambda name: name != metric)
 
-    def real(name: str) -> Any:
-        return next((scores[name + end] for end in OF_REAL_IMAGES if name + end in scores), None)
+    def reference(name: str) -> Any:
+        return next((scores[name + end] for end in REFERENCES if name + end in scores), None)
 
-    return [(name, number(scores[name]), number(real(name))) for name in names[:_ROWS]]
+    return [(name, number(scores[name]), number(reference(name))) for name in names[:_ROWS]]
+
+
+_REFERENCES = {
+    "generate": "real images (null)",
+    "upscale": "bicubic",
+    "translate": "untranslated, or null",
+}
 
 
 def _scores(facts: CardFacts) -> str:
@@ -122,17 +147,21 @@ def _scores(facts: CardFacts) -> str:
     )
     halves = facts.protocol.get("null_images")
     size = f", {halves} on each side" if halves else ""
+    null = (
+        "*Real images* have no distance from themselves: theirs is the null value, one half of "
+        f"them against another{size}, which is what a perfect generator gets. "
+        if facts.task == "generate"
+        else ""
+    )
     return "\n".join(
         [
             "### Scores",
             "",
-            f"| measure {_GAP} | this version {_GAP} | real images (null) |",
+            f"| measure {_GAP} | this version {_GAP} | {_REFERENCES[facts.task]} |",
             "|---|---|---|",
             *rows,
             "",
-            f"`{facts.metric}` decides, and lower is better. *Real images* have no distance from "
-            f"themselves: theirs is the null value, one half of them against another{size}, which "
-            f"is what a perfect generator gets. Measured with: {how}.",
+            f"`{facts.metric}` decides, and lower is better. {null}Measured with: {how}.",
         ]
     )
 
@@ -155,10 +184,29 @@ def _training(config: Config, facts: CardFacts) -> str:
     )
 
 
-def _use(index: Index, facts: CardFacts) -> str:
+_PICTURES_OF_PICTURES = {
+    "upscale": "small pictures of any size to larger ones",
+    "translate": "pictures of one domain to such of the other, both ways",
+}
+
+
+def _use_of_pictures(config: Config, facts: CardFacts, alias: str) -> str:
+    to = ', "to": "B"' if facts.task == "translate" else ""
+    return (
+        f"### Use\n\n```\ngan-train {facts.task} picture.jpg"
+        f"{' --to B' if to else ''} --model {config.name}\n```\n\n"
+        f"Served by `mlflow models serve --env-manager local -m models:/{facts.model}@{alias}`, it "
+        f'answers `{{"inputs": [{{"image": "<a picture file in base64>"{to}}}]}}` with PNG files '
+        "in base64. Weights are safetensors; nothing is pickled."
+    )
+
+
+def _use(config: Config, index: Index, facts: CardFacts) -> str:
     label = f', "label": "{_cut(index.classes[0], 40)}"' if facts.conditional else ""
     request = f'{{"seed": 1{label}}}'
     alias = "champion"
+    if facts.task != "generate":
+        return _use_of_pictures(config, facts, alias)
     return (
         f"### Use\n\n```\nimport mlflow.pyfunc\n"
         f'model = mlflow.pyfunc.load_model("models:/{facts.model}@{alias}")\n'

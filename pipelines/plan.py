@@ -42,6 +42,7 @@ def describe(config: Config) -> str:
     shards = plan.expected_bytes
     disk = shards + kept * checkpoint
     cluster = config.cluster
+    sources = " and ".join(map(str, dict.fromkeys(plan.sources)))
     finished = (plan.directory / "index.json").exists()
     older = sorted(path.name for path in runs.folder(config).glob(f"{config.name}-*"))
     parameters = sum(p.numel() for p in adversary.parameters())
@@ -49,7 +50,8 @@ def describe(config: Config) -> str:
         f"{config.name}: {config.family.name}, {parameters / 1e6:.2f} M parameters",
         "",
         f"images      {plan.images} of {shape.resolution} px, {config.data.colour}, "
-        f"{len(shape.classes) or 'no'} classes, from {plan.source}",
+        f"{len(shape.classes) or 'no'} classes, from {sources}",
+        *_parts(plan),
         f"shards      {plan.shards} in {plan.directory}",
         f"            {_state(plan, finished)}",
         f"workers     {cluster.workers} x {cluster.cpus_per_worker:g} CPU, GPU: {cluster.gpu}, "
@@ -64,6 +66,13 @@ def describe(config: Config) -> str:
         *_stage_table(stages, end),
     ]
     return "\n".join(lines)
+
+
+def _parts(plan: ShardPlan) -> list[str]:
+    """What is translated and what is held out, where the data has more than one part."""
+    if len(plan.parts) == 1:
+        return []
+    return ["            " + ", ".join(f"{len(i)} in {part}" for part, i in plan.parts.items())]
 
 
 def _state(plan: ShardPlan, finished: bool) -> str:

@@ -6,12 +6,14 @@ import math
 import re
 import sys
 import time
+from collections.abc import Iterable
 from pathlib import Path
 from typing import TextIO
 
 from tqdm import tqdm
 
 from gan_train.runs import Event
+from pipelines.promotion import OF_BASELINES, REFERENCES
 
 _SHOWN = 4  # measures in a line
 
@@ -108,19 +110,27 @@ def describe(values: dict[str, float]) -> str:
 
 
 def paired(scores: dict[str, float]) -> dict[str, tuple[float, float | None]]:
-    """Each measure with its reference: the null value, or what real images get, if there is one."""
+    """Each measure with its reference, if there is one: what a baseline gets, the null value, or
+    what real images get."""
     return {
-        name: (value, scores.get(f"{name}_null", scores.get(f"{name}_real")))
+        name: (value, next((scores[name + e] for e in REFERENCES if name + e in scores), None))
         for name, value in scores.items()
-        if not name.endswith(("_null", "_real"))
+        if not name.endswith(REFERENCES)
     }
+
+
+def reference_word(scores: Iterable[str]) -> str:
+    """What the references are, in a word: `bicubic`, `identity`, or `real`."""
+    return next((e[1:] for name in scores for e in OF_BASELINES if name.endswith(e)), "real")
 
 
 def score_line(event: Event) -> str:
     """The first few measures of a checkpoint's event in one line, their references beside them."""
+    scores = event.get("scores", {})
+    word = reference_word(scores)
     shown = [
-        f"{name} {value:.4g}" + ("" if reference is None else f" (real {reference:.4g})")
-        for name, (value, reference) in list(paired(event.get("scores", {})).items())[:_SHOWN]
+        f"{name} {value:.4g}" + ("" if reference is None else f" ({word} {reference:.4g})")
+        for name, (value, reference) in list(paired(scores).items())[:_SHOWN]
     ]
     level = f"{event['resolution']:.0f}px  " if "resolution" in event else ""
     return level + ("  ".join(shown) or "not scored")

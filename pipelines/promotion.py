@@ -16,6 +16,11 @@ from gan_train.metrics.protocol import comparable
 OF_REAL_IMAGES = ("_null", "_real")
 """Endings of what real images get: `fid_null` is half of them against half."""
 
+OF_BASELINES = ("_bicubic", "_identity")
+"""Endings of what pictures get without any network."""
+REFERENCES = (*OF_BASELINES, *OF_REAL_IMAGES)
+"""What stands beside a measure, the first that there is."""
+
 Alias = Literal["champion", "challenger"]
 CHAMPION: Alias = "champion"
 CHALLENGER: Alias = "challenger"
@@ -41,11 +46,13 @@ class Decision:
 
 def headline(scores: Mapping[str, Any]) -> str | None:
     """The metric that decides: `fid` where there is one, else the Fréchet distance `fd_...` of
-    another extractor; None when there is neither."""
-    names = [name for name in sorted(scores) if not name.endswith(OF_REAL_IMAGES)]
-    if "fid" in names:
-        return "fid"
-    return next((name for name in names if name.startswith("fd_")), None)
+    another extractor, else the perceptual distance to true pictures; None when there is none. Of
+    one kind the shortest name counts, which is the mean of those with a direction or a set."""
+    names = [name for name in scores if not name.endswith(REFERENCES)]
+    for kind in ("fid", "fd_", "perceptual"):
+        if found := [name for name in names if name.startswith(kind)]:
+            return min(found, key=lambda name: (len(name), name))
+    return None
 
 
 def incomparable(a: Score, b: Score) -> str | None:

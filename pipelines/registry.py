@@ -71,8 +71,9 @@ class Registration:
 
 
 def model_name(config: Config) -> str:
-    """The registered model of a recipe."""
-    return config.registry.model or f"{config.family.name}-{config.name}"
+    """The registered model of a recipe: `progan-demo`, `srgan-photos-x4`."""
+    family, name = config.family.name, config.name
+    return config.registry.model or (name if name.startswith(family) else f"{family}-{name}")
 
 
 def config_hash(config: Config) -> str:
@@ -260,6 +261,7 @@ def _version_of(
         scores=event["scores"],
         protocol=event["protocol"],
         metric=score.metric,
+        task=about.get("task", "generate"),
         z_dim=int(about["z_dim"]),
         conditional=about["conditional"] == "True",
         run_id=run_id,

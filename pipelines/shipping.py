@@ -92,9 +92,11 @@ class Delivery:
                 cursor = replace(cursor, status=status)
                 save_cursor(self.run_dir, cursor)
             if self.tracking is None:
-                self.tracking = Tracking(
-                    self.config, self.run_dir, self.index, self.ids, cursor.key, cursor.run_id
-                )
+                # runs that begin together would make the same data set in MLflow twice
+                with locked(self.config.workspace / "tracking.lock"):
+                    self.tracking = Tracking(
+                        self.config, self.run_dir, self.index, self.ids, cursor.key, cursor.run_id
+                    )
             if cursor.run_id is None:
                 cursor = replace(cursor, run_id=self.tracking.run_id)
                 save_cursor(self.run_dir, cursor)

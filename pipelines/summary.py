@@ -7,6 +7,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from gan_train import runs
+from gan_train.adversary import ImageShape
 from gan_train.config import Config
 from pipelines import progress
 
@@ -15,15 +16,19 @@ if TYPE_CHECKING:
 
 _COLUMNS = 8  # checkpoints in the summary's table
 
+_ANY = ImageShape(3, 32, ("a", "b"))  # for what does not depend on it
+
 Row = dict[str, Any]
 
 
 def table(rows: Sequence[Row]) -> str:
     """Scores as text: a line per measure, a column per checkpoint, and last what real images get
-    (for a distance: the null value, half of them against the other half)."""
+    (for a distance: the null value, half of them against the other half) or what a baseline gets
+    that has no network (bicubic enlargement, the untranslated pictures)."""
     paired = [progress.paired({k: v for k, v in row.items() if k not in _PLACE}) for row in rows]
     measures = list(dict.fromkeys(name for row in paired for name in row))
-    head = ["", *(_place(row) for row in rows), "real"]
+    word = progress.reference_word([name for row in rows for name in row])
+    head = ["", *(_place(row) for row in rows), word]
     lines = [head]
     for name in measures:
         references = [row[name][1] for row in paired if name in row]
@@ -65,11 +70,21 @@ def run_summary(config: Config, run_dir: Path, registration: Registration) -> st
             f"run         {_near(run_dir)}",
             f"registered  {registration.model} version {registration.version}, "
             f"{registration.alias}: {registration.reason}",
-            f"images      gan-train generate {_near(run_dir)} --version {registration.version} "
-            "--seeds 0-63 --out grid.png",
+            f"images      {_command(config, run_dir, registration.version)}",
             *uis(config, registration.ui),
         ]
     )
+
+
+def _command(config: Config, run_dir: Path, version: int) -> str:
+    """What makes pictures with the registered version."""
+    task = config.family.build(_ANY, config.train.batch).task
+    model = f"{_near(run_dir)} --version {version}"
+    return {
+        "generate": f"gan-train generate {model} --seeds 0-63 --out grid.png",
+        "upscale": f"gan-train upscale PICTURE... --model {model}",
+        "translate": f"gan-train translate PICTURE... --to B --model {model}",
+    }[task]
 
 
 def _near(path: Path) -> str:

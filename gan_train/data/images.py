@@ -11,12 +11,16 @@ import io
 import struct
 import warnings
 import zlib
+from collections.abc import Iterator
+from contextlib import contextmanager
 from dataclasses import dataclass
 from typing import Literal
 
 import numpy as np
+import torch
 from numpy.typing import NDArray
 from PIL import Image, ImageOps, UnidentifiedImageError
+from torch import Tensor
 
 from gan_train.config import DataConfig, Resize
 
@@ -30,7 +34,7 @@ _FILTERS: dict[Resize, Image.Resampling] = {
     "bicubic": Image.Resampling.BICUBIC,
     "lanczos": Image.Resampling.LANCZOS,
 }
-_DAMAGE = (
+DAMAGE = (
     *(OSError, SyntaxError, ValueError, EOFError, LookupError, TypeError, OverflowError),
     *(struct.error, zlib.error, RuntimeError),  # the last from AVIF
 )
@@ -85,24 +89,10 @@ def load_image(data: bytes, transform: Transform) -> tuple[bytes, str]:
     image, larger than `max_pixels` (before it is decoded), truncated or damaged, and for numbers
     without a defined white (float, or integers beyond 16 bits).
     """
-    if not data:
-        raise BadImage("empty file")
-    with warnings.catch_warnings():
-        warnings.simplefilter("ignore")  # size is checked below, the rest is cosmetic metadata
-        try:
-            image = Image.open(io.BytesIO(data), formats=FORMATS)
-            if image.width * image.height > transform.max_pixels:
-                size = f"{image.width}x{image.height}"
-                raise BadImage(f"{size} pixels, allowed are {transform.max_pixels}")
-            image.load()
-            kept = _kept_as_it_is(image, transform)
-            square = None if kept else _square(_flat(image, transform), transform)
-        except UnidentifiedImageError as error:
-            raise BadImage("not an image") from error
-        except Image.DecompressionBombError as error:
-            raise BadImage(str(error)) from error
-        except _DAMAGE as error:
-            raise BadImage(f"damaged: {error}") from error
+    with _damage_named():
+        image = _opened(data, transform)
+        kept = _kept_as_it_is(image, transform)
+        square = None if kept else _square(_flat(image, transform), transform)
     if kept:
         return data, kept
     assert square is not None and square.size == (transform.resolution,) * 2
@@ -116,7 +106,7 @@ def decode(data: bytes, channels: int, resolution: int) -> NDArray[np.uint8]:
     try:
         with Image.open(io.BytesIO(data), formats=tuple(_STORED)) as image:
             pixels = np.asarray(image)
-    except _DAMAGE as error:
+    except DAMAGE as error:
         raise BadImage(f"damaged: {error}") from error
     expected = (resolution, resolution) if channels == 1 else (resolution, resolution, channels)
     if pixels.shape != expected or pixels.dtype != np.uint8:
@@ -135,6 +125,51 @@ def _kept_as_it_is(image: Image.Image, transform: Transform) -> str | None:
         and image.getexif().get(_ORIENTATION, _UPRIGHT) == _UPRIGHT
     )
     return _STORED[image.format] if fits and image.format else None
+
+
+def open_picture(
+    data: bytes,
+    channels: int,
+    background: Literal["black", "white"] = "white",
+    max_pixels: int = 100_000_000,
+) -> Tensor:
+    """uint8 [C, H, W] of a picture file at its own size: upright, opaque, grey or RGB.
+
+    Raises `BadImage` for what is no picture, damaged, or larger than `max_pixels`.
+    """
+    colour: Literal["grey", "rgb"] = "grey" if channels == 1 else "rgb"
+    transform = Transform(1, colour, "lanczos", "centre", background, max_pixels)
+    with _damage_named():
+        pixels = np.asarray(_flat(_opened(data, transform), transform))
+    planes = pixels[None] if channels == 1 else pixels.transpose(2, 0, 1)
+    return torch.from_numpy(np.array(planes, order="C"))  # a copy: Pillow's memory is read-only
+
+
+@contextmanager
+def _damage_named() -> Iterator[None]:
+    """Whatever a decoder raises becomes a `BadImage` that says what is wrong."""
+    with warnings.catch_warnings():
+        warnings.simplefilter("ignore")  # size is checked, the rest is cosmetic metadata
+        try:
+            yield
+        except UnidentifiedImageError as error:
+            raise BadImage("not an image") from error
+        except Image.DecompressionBombError as error:
+            raise BadImage(str(error)) from error
+        except DAMAGE as error:
+            raise BadImage(f"damaged: {error}") from error
+
+
+def _opened(data: bytes, transform: Transform) -> Image.Image:
+    """Decoded, unless it is too large."""
+    if not data:
+        raise BadImage("empty file")
+    image = Image.open(io.BytesIO(data), formats=FORMATS)
+    if image.width * image.height > transform.max_pixels:
+        size = f"{image.width}x{image.height}"
+        raise BadImage(f"{size} pixels, allowed are {transform.max_pixels}")
+    image.load()
+    return image
 
 
 def _flat(image: Image.Image, transform: Transform) -> Image.Image:

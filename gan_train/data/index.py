@@ -44,6 +44,10 @@ class DamagedShard(UserError):
         super().__init__(message if message.endswith(_REMEDY) else f"{message}; {_REMEDY}")
 
 
+Part = Literal["A", "B", "A_held_out", "B_held_out"]
+"""A data set has part A alone, unless a second source (B) or held-out images were asked for."""
+
+
 class ShardInfo(BaseModel):
     """One tar: `offsets[i]` is the byte at which sample i's first tar header begins."""
 
@@ -54,6 +58,7 @@ class ShardInfo(BaseModel):
     bytes: int = Field(ge=1024)
     sha256: str = Field(pattern="^[0-9a-f]{64}$")
     offsets: tuple[int, ...]
+    part: Part = "A"
 
     @property
     def number(self) -> int:
@@ -111,6 +116,20 @@ class Index(BaseModel):
     def image_shape(self) -> ImageShape:
         """What the data set fixes for the networks."""
         return ImageShape(self.channels, self.resolution, self.classes)
+
+    def part(self, name: Part) -> Index | None:
+        """The shards of one part as a data set of its own; None if there are none."""
+        shards = tuple(shard for shard in self.shards if shard.part == name)
+        if shards == self.shards:
+            return self
+        if not shards:
+            return None
+        changes = {
+            "shards": shards,
+            "samples": sum(shard.samples for shard in shards),
+            "content_hash": content_hash(shards, self.transform),
+        }
+        return self.model_copy(update=changes)
 
     @staticmethod
     def load(directory: Path) -> Index:

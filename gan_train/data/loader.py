@@ -9,7 +9,7 @@ from __future__ import annotations
 import multiprocessing
 from collections.abc import Generator, Iterator
 from concurrent.futures import ThreadPoolExecutor
-from dataclasses import KW_ONLY, dataclass
+from dataclasses import KW_ONLY, dataclass, field
 from itertools import count
 from pathlib import Path
 from typing import Any, TypeAlias
@@ -38,12 +38,14 @@ class LoadedBatch:
     """One rank's share of a global batch, in ascending position.
 
     `images` uint8 [n, C, R, R]; `labels` int64 [n], None for unlabelled data; `positions` int64
-    [n], the images' places since the start of training.
+    [n], the images' places since the start of training; `beside` uint8 [n, C, r, r], pictures that
+    belong to them, by name.
     """
 
     images: Tensor
     labels: Tensor | None
     positions: Tensor
+    beside: dict[str, Tensor] = field(default_factory=dict)
 
 
 class Loader:

@@ -16,13 +16,12 @@ from __future__ import annotations
 import hashlib
 import json
 import logging
-import re
 from collections import Counter
 from collections.abc import Callable, Iterable, Sequence
 from contextlib import suppress
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from functools import partial
-from pathlib import Path, PurePosixPath
+from pathlib import Path
 from typing import Any, Literal, NamedTuple
 
 from pydantic import BaseModel, ConfigDict, ValidationError
@@ -35,21 +34,20 @@ from gan_train.data.index import (
     INDEX_NAME,
     DamagedShard,
     Index,
+    Part,
     ShardInfo,
     content_hash,
     sample_key,
     shard_name,
 )
-from gan_train.data.order import permutation
+from gan_train.data.selection import FORMAT, BadFile, arrange, choose
 from gan_train.data.sources import Source, SourceFile, UnreadableFile, open_source, plain_source
 from gan_train.errors import UserError
 
 MANIFEST_NAME, QUARANTINE_NAME = "manifest.jsonl", "quarantine.json"
-_FORMAT = 1
-"""Raise when the same source and configuration shall give other shards than before."""
-_IMAGE_NAME = re.compile(r"\.(png|jpe?g|webp|bmp|gif|tiff?|p[bgpn]m|jp2|avif)$", re.IGNORECASE)
 _OWNER = "gan-train"
 _PROBES = 8
+_PIXELS = {"resolution", "colour", "resize", "crop", "background", "classes", "only_classes"}
 
 log = logging.getLogger(__name__)
 
@@ -59,29 +57,24 @@ class PlannedImage(NamedTuple):
 
     file: SourceFile
     label: int
-
-
-class BadFile(NamedTuple):
-    """A line of the quarantine report."""
-
-    path: str
-    reason: str
+    second: bool = False  # lies in the second source
 
 
 @dataclass(frozen=True)
 class ShardPlan:
     """What goes where. Made by `plan_shards`; pickles small, and nothing in it is open.
 
-    `entries` are the images, in their final order; shard n holds the `shard_images` from
-    n * shard_images on. `rejected` files are no images by their name or place. `done` are the
-    shards that have a receipt (not yet verified); `expected_bytes` is extrapolated from a few
-    images.
+    `parts` are the images of each part, in their final order, cut into shards of `shard_images`.
+    `matched` parts have their partners at the same places of another one. `rejected` files are no
+    images by their name or place. `done` are the shards that have a receipt (not yet verified);
+    `expected_bytes` is extrapolated from a few images.
     """
 
-    source: Path
+    sources: tuple[Path, ...]
     directory: Path
     fingerprint: str
-    entries: tuple[PlannedImage, ...]
+    parts: dict[Part, tuple[PlannedImage, ...]]
+    matched: tuple[Part, ...]
     rejected: tuple[BadFile, ...]
     classes: tuple[str, ...]
     transform: Transform
@@ -94,16 +87,29 @@ class ShardPlan:
     @property
     def images(self) -> int:
         """Files that are stored unless they turn out to be bad."""
-        return len(self.entries)
+        return sum(map(len, self.parts.values()))
 
     @property
     def shards(self) -> int:
         """Number of calls of `write_shard`: 0 to shards-1."""
-        return -(-self.images // self.shard_images)
+        return len(self._places())
+
+    def _places(self) -> list[tuple[Part, int]]:
+        """The part of every shard, and where in it the shard begins."""
+        return [
+            (part, begin)
+            for part, images in self.parts.items()
+            for begin in range(0, len(images), self.shard_images)
+        ]
+
+    def part_of(self, number: int) -> Part:
+        """The part that the shard belongs to."""
+        return self._places()[number][0]
 
     def entries_of(self, number: int) -> tuple[PlannedImage, ...]:
         """The images of that shard."""
-        return self.entries[number * self.shard_images : (number + 1) * self.shard_images]
+        part, begin = self._places()[number]
+        return self.parts[part][begin : begin + self.shard_images]
 
 
 class ShardReceipt(BaseModel):
@@ -128,112 +134,87 @@ def plan_shards(config: DataConfig, directory: Path | None, workspace: Path) -> 
     the class of an image is the name of its folder, and an image outside of the class folders is
     rejected. Raises UserError for a source that is missing, unsafe or holds no such images.
     """
-    source = plain_source(Path(config.source), workspace / "sources")
-    files = open_source(source).files()
-    images, rejected = _select(files, config)
-    classes = tuple(sorted({name for _, name in images if name is not None}))
+    origins = [(config.source, config.only_classes)]
+    if config.second is not None:
+        origins.append((config.second.source or config.source, config.second.only_classes))
+    sources, chosen, rejected, listed = [], [], list[BadFile](), []
+    for place, only_classes in origins:
+        sources.append(plain_source(Path(place), workspace / "sources"))
+        listed.append(open_source(sources[-1]).files())
+        images, bad = choose(listed[-1], place, config.classes, only_classes)
+        chosen.append(images)
+        rejected += [file for file in bad if file not in rejected]
+    classes = tuple(sorted({name for _, name in chosen[0] if name is not None}))
     labels = {name: label for label, name in enumerate(classes)}
+    parts: dict[Part, tuple[PlannedImage, ...]] = {
+        part: tuple(
+            PlannedImage(file, labels.get(name or "", 0), part.startswith("B"))
+            for file, name in images
+        )
+        for part, images in arrange(config, chosen[0], chosen[1] if config.second else None).items()
+    }
 
     transform = Transform.of(config)
-    pixels = {"resolution", "colour", "resize", "crop", "background", "classes", "only_classes"}
-    identity = config.model_dump(mode="json", include=pixels)
-    recipe = [_FORMAT, identity, config.shard_images, config.max_pixels]
+    identity = config.model_dump(mode="json", include=_PIXELS)
+    if len(sources) > 1 or config.held_out:
+        identity |= config.model_dump(
+            mode="json", include={"held_out": True, "second": {"only_classes", "pairs"}}
+        )
+    recipe = [FORMAT, identity, config.shard_images, config.max_pixels]
     fingerprint = hashlib.sha256(json.dumps(recipe, sort_keys=True).encode())
-    for file in files:  # by content, not by place: a zip and its tar give the same shards
-        fingerprint.update(json.dumps([file.path, file.size, file.crc]).encode())
+    for files in listed:
+        for file in files:  # by content, not by place: a zip and its tar give the same shards
+            fingerprint.update(json.dumps([file.path, file.size, file.crc]).encode())
     name = fingerprint.hexdigest()[:16]
     if directory is None:
         directory = workspace / "shards" / name
-    directory = directory.resolve()
-
-    turns = permutation(len(images), "gan-train shards", _FORMAT)  # every shard a mix of classes
-    entries = tuple(
-        PlannedImage(images[turn][0], labels.get(images[turn][1] or "", 0)) for turn in turns
-    )
-    return ShardPlan(
-        source=source,
-        directory=directory,
+    plan = ShardPlan(
+        sources=tuple(sources),
+        directory=directory.resolve(),
         fingerprint=name,
-        entries=entries,
+        parts=parts,
+        matched=_matched(config, parts),
         rejected=tuple(rejected),
         classes=classes,
         transform=transform,
         identity=identity,
         shard_images=config.shard_images,
         max_bad_fraction=config.max_bad_fraction,
-        expected_bytes=_expected_bytes(source, entries, transform, labelled=bool(classes)),
-        done=tuple(
-            number
-            for number in range(-(-len(entries) // config.shard_images))
-            if _receipt_path(directory, number).exists()
-        ),
+        expected_bytes=_expected_bytes(sources, parts, transform, labelled=bool(classes)),
+        done=(),
+    )
+    done = (n for n in range(plan.shards) if _receipt_path(plan.directory, n).exists())
+    return replace(plan, done=tuple(done))
+
+
+def _matched(config: DataConfig, parts: Iterable[Part]) -> tuple[Part, ...]:
+    """The parts whose images have partners at the same places."""
+    pairs = config.second.pairs if config.second is not None else "none"
+    return tuple(
+        part
+        for part in parts
+        if pairs == "training" or (pairs == "names" and part.endswith("held_out"))
     )
 
 
-def _select(
-    files: Sequence[SourceFile], config: DataConfig
-) -> tuple[list[tuple[SourceFile, str | None]], list[BadFile]]:
-    """The files to store with their class (None: unlabelled), and those that are none."""
-    images, rejected = [], []
-    for file in files:
-        if _IMAGE_NAME.search(file.path):
-            images.append(file)
-        else:
-            rejected.append(BadFile(file.path, "not an image by its name"))
-    if not images:
-        raise UserError(
-            f"data.source: {config.source} holds no images (files named .png, .jpg, .jpeg, .webp, "
-            ".bmp, .gif, .tif, .tiff, .pbm, .pgm, .ppm, .pnm, .jp2 or .avif)"
-        )
-    if config.classes == "none" and not config.only_classes:
-        return [(file, None) for file in images], rejected
-
-    # A folder that holds all others (the top folder of most archives) is no class.
-    parents = {file.path: PurePosixPath(file.path).parent for file in images}
-    folders = set(parents.values())
-    common = _common(folders) if len(folders) > 1 else PurePosixPath(".")
-    names = {path: parent.name for path, parent in parents.items() if parent != common}
-    if not names:
-        raise UserError(
-            f"data.classes is 'folder', but {config.source} has no class folders; use 'none', or "
-            "put the images of every class into a folder of its own"
-        )
-    if unknown := sorted(set(config.only_classes) - set(names.values())):
-        raise UserError(
-            f"data.only_classes names {', '.join(unknown)}, which {config.source} has not; "
-            f"it has {', '.join(sorted(set(names.values())))}"
-        )
-    wanted = set(config.only_classes) or set(names.values())
-    selected = [(file, names[file.path]) for file in images if names.get(file.path) in wanted]
-    if config.classes == "none":
-        return [(file, None) for file, _ in selected], rejected
-    for file in images:
-        if file.path not in names:
-            rejected.append(BadFile(file.path, "lies in no class folder"))
-    return list(selected), rejected
-
-
 def _expected_bytes(
-    source: Path, entries: Sequence[PlannedImage], transform: Transform, *, labelled: bool
+    sources: Sequence[Path],
+    parts: dict[Part, tuple[PlannedImage, ...]],
+    transform: Transform,
+    *,
+    labelled: bool,
 ) -> int:
     """Size of all tars, from that of a few images (the entries are in random order)."""
-    opened, sizes = open_source(source), []
-    for entry in entries[:_PROBES]:
-        with suppress(BadImage, UnreadableFile):
-            sizes.append(_in_tar(len(_stored_image(opened, entry.file, transform)[0])))
-    each = sum(sizes) / max(len(sizes), 1) + labelled * _in_tar(1)
-    return round(each * len(entries))
-
-
-def _common(folders: Iterable[PurePosixPath]) -> PurePosixPath:
-    """The deepest folder that all of these lie in, or are."""
-    chains = [(*folder.parts,) for folder in folders]
-    shared = []
-    for level in zip(*chains, strict=False):
-        if len(set(level)) > 1:
-            break
-        shared.append(level[0])
-    return PurePosixPath(*shared)
+    total = 0
+    for entries in parts.values():
+        sizes = []
+        for entry in entries[:_PROBES]:
+            with suppress(BadImage, UnreadableFile):
+                opened = open_source(sources[entry.second])
+                sizes.append(_in_tar(len(_stored_image(opened, entry.file, transform)[0])))
+        each = sum(sizes) / max(len(sizes), 1) + labelled * _in_tar(1)
+        total += round(each * len(entries))
+    return total
 
 
 def write_shard(plan: ShardPlan, number: int) -> ShardReceipt:
@@ -249,12 +230,12 @@ def write_shard(plan: ShardPlan, number: int) -> ShardReceipt:
     offsets: list[int] = []
     end = 0
     tar = plan.directory / shard_name(number)
-    source = open_source(plan.source)
+    sources = [open_source(path) for path in plan.sources]
     with aside(tar) as file:
         writer = TarWriter(file, user=_OWNER, group=_OWNER, mtime=0, encoder=False)
         for entry in plan.entries_of(number):
             try:
-                image, extension = _stored_image(source, entry.file, plan.transform)
+                image, extension = _stored_image(sources[entry.second], entry.file, plan.transform)
             except (BadImage, UnreadableFile) as error:
                 bad.append(BadFile(entry.file.path, str(error)))
                 continue
@@ -273,6 +254,7 @@ def write_shard(plan: ShardPlan, number: int) -> ShardReceipt:
             bytes=tar.stat().st_size,
             sha256=sha256_of(tar),
             offsets=tuple(offsets),
+            part=plan.part_of(number),
         )
     else:  # all were bad
         tar.unlink()
@@ -314,6 +296,10 @@ def finish_shards(plan: ShardPlan, receipts: Iterable[ShardReceipt]) -> Index:
     report_path = plan.directory / QUARANTINE_NAME
     write_aside(report_path, json.dumps(report, indent=1).encode() + b"\n")
     _check_quarantine(plan, len(bad), samples)
+    for receipt in receipts:
+        if receipt.bad and plan.part_of(receipt.number) in plan.matched:
+            path, reason = receipt.bad[0]
+            raise UserError(f"{path} ({reason}) has a partner: mend it, or remove both of the pair")
 
     manifest = [
         json.dumps({"key": sample_key(receipt.number, place), "path": path}) + "\n"
@@ -322,7 +308,7 @@ def finish_shards(plan: ShardPlan, receipts: Iterable[ShardReceipt]) -> Index:
     ]
     write_aside(plan.directory / MANIFEST_NAME, "".join(manifest).encode())
     shards = tuple(receipt.info for receipt in receipts if receipt.info is not None)
-    label_of = {entry.file.path: entry.label for entry in plan.entries}
+    label_of = {entry.file.path: entry.label for part in plan.parts.values() for entry in part}
     labels = Counter(label_of[path] for receipt in receipts for path in receipt.paths)
     index = Index(
         content_hash=content_hash(shards, plan.identity),

@@ -74,7 +74,7 @@ def open_source(path: Path) -> Source:
     return _open(path, status.st_mtime_ns, status.st_size, os.getpid())
 
 
-@lru_cache(maxsize=1)
+@lru_cache(maxsize=3)  # two sources of a translation, and test pictures
 def _open(path: Path, mtime_ns: int, size: int, process: int) -> Source:
     if path.is_dir():
         return _Folder(path)

@@ -6,7 +6,23 @@ from typing import Annotated
 
 from pydantic import Field
 
+from gan_train.families.cgan import CGANConfig
+from gan_train.families.cyclegan.config import CycleGANConfig
+from gan_train.families.dcgan import DCGANConfig
+from gan_train.families.lapgan import LAPGANConfig
 from gan_train.families.progan import ProGANConfig
+from gan_train.families.srgan import SRGANConfig
 from gan_train.families.stylegan.config import StyleGANConfig
+from gan_train.families.vanilla import VanillaConfig
 
-FamilyConfig = Annotated[ProGANConfig | StyleGANConfig, Field(discriminator="name")]
+FamilyConfig = Annotated[
+    CGANConfig
+    | CycleGANConfig
+    | DCGANConfig
+    | LAPGANConfig
+    | ProGANConfig
+    | SRGANConfig
+    | StyleGANConfig
+    | VanillaConfig,
+    Field(discriminator="name"),
+]

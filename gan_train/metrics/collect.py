@@ -65,26 +65,55 @@ def draw_classes(random: BatchRandom, class_counts: Tensor) -> Tensor:
     return torch.searchsorted(class_counts.cumsum(0), place, right=True)
 
 
+class Labels:
+    """Classes of a sequence of images, which may have none."""
+
+    def __init__(self, count: int, device: torch.device) -> None:
+        self._plus_one = torch.zeros(count, dtype=torch.int64, device=device)  # 0: none
+
+    def update(self, places: Tensor, labels: Tensor) -> None:
+        """Set the labels int64 [n] at these places of the sequence."""
+        self._plus_one[places.to(self._plus_one.device)] = labels.to(self._plus_one.device) + 1
+
+    def all_reduce(self) -> None:
+        """Sum over all ranks: each place is filled on one rank and zero on the others."""
+        all_sum(self._plus_one)
+
+    def known(self) -> Tensor | None:
+        """int64 [count], or None when the images have none."""
+        return self._plus_one - 1 if bool(self._plus_one.all()) else None
+
+
 class FeatureSet:
-    """Features at the places start to stop - 1: moments of all, and the first `KEPT` themselves."""
+    """Features at the places start to stop - 1: moments of all, and the first `KEPT` themselves,
+    with their labels if there are any."""
 
     def __init__(self, start: int, stop: int, dims: int, device: torch.device) -> None:
         self.start, self.stop = start, stop
         self.moments = Moments(dims, device)
         self.features = torch.zeros(min(stop - start, KEPT), dims, device=device)  # [m, D]
+        self._labels = Labels(len(self.features), device)
 
-    def update(self, positions: Tensor, features: Tensor) -> None:
-        """Take from features [n, D] those whose places lie in the span."""
+    def update(self, positions: Tensor, features: Tensor, labels: Tensor | None) -> None:
+        """Take from features [n, D] and labels int64 [n] those whose places lie in the span."""
         places = positions.to(features.device) - self.start
         self.moments.update(features[(places >= 0) & (places < self.stop - self.start)])
         kept = (places >= 0) & (places < len(self.features))
         self.features[places[kept]] = features[kept]
+        if labels is not None:
+            self._labels.update(places[kept], labels.to(places)[kept])
 
     def all_reduce(self) -> None:
         """Sum over all ranks: each place is filled on one rank and zero on the others."""
         self.moments.all_reduce()
         all_sum(self.features)
+        self._labels.all_reduce()
         assert int(self.moments.count) == self.stop - self.start
+
+    @property
+    def labels(self) -> Tensor | None:
+        """int64 [m] of the features kept, or None when they have none."""
+        return self._labels.known()
 
 
 class PixelPairs:
@@ -93,15 +122,14 @@ class PixelPairs:
     def __init__(self, count: int, device: torch.device) -> None:
         groups = -(-count // GROUP)
         self.distances = torch.zeros(groups, GROUP, GROUP, dtype=torch.float64, device=device)
-        self._label_plus_one = torch.zeros(count, dtype=torch.int64, device=device)  # 0: none
+        self._labels = Labels(count, device)
         self._count = count
         self._waiting: list[Tensor] = []  # images of the group that is not yet complete
 
     def update(self, positions: Tensor, images: Tensor, labels: Tensor | None) -> None:
         """Add images uint8 [n, C, R, R]; a group is measured as soon as its last image is here."""
         if labels is not None:
-            places = positions.to(self._label_plus_one.device)
-            self._label_plus_one[places] = labels.to(places) + 1
+            self._labels.update(positions, labels)
         for position, image in zip(positions.tolist(), images, strict=True):
             if position % GROUP == 0:
                 self._waiting = []
@@ -113,12 +141,13 @@ class PixelPairs:
 
     def all_reduce(self) -> None:
         """Sum over all ranks."""
-        all_sum(self.distances, self._label_plus_one)
+        all_sum(self.distances)
+        self._labels.all_reduce()
 
     @property
     def labels(self) -> Tensor | None:
         """int64 [count], or None when the images have none."""
-        return self._label_plus_one - 1 if bool(self._label_plus_one.all()) else None
+        return self._labels.known()
 
     def medians(self) -> tuple[float | None, float | None]:
         """Median distance of all pairs, and of those within a class; None without such pairs."""

@@ -5,6 +5,9 @@ is measured of the real images. A score has, as `config.metrics` asks:
 
     fd_efficientnet_lite0 (or fid)       Fréchet distance; lower is better
     kid_..., precision_..., recall_...   other measures of the same features
+    kid_within_class_...                 the kernel distance of real images and samples of one
+                                         class, averaged over the classes: large when a generator
+                                         ignores the class asked for. Absent without classes
     ..._null                             the measure between two parts of the real images, of
                                          `null_images` each: what a perfect generator gets. Where
                                          that is fewer than N, a distance's null is too large
@@ -137,7 +140,7 @@ class Evaluator:
             pixels.update(positions, images, labels)
             if self._extractor is not None and features is not None:
                 pooled, layout = self._extractor.features_and_layout(images)
-                features.update(positions, pooled)
+                features.update(positions, pooled, labels)
                 if "weights" in real.tensors:
                     guess = classify(layout, real.tensors["weights"], real.tensors["bias"])
                     predicted[positions.to(device)] = guess

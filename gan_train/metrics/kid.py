@@ -34,3 +34,27 @@ def kernel_distance(features1: Tensor, features2: Tensor) -> float:
     within_x = (_kernel_sum(x, x) - diagonal_x) / (n * (n - 1))
     within_y = (_kernel_sum(y, y) - diagonal_y) / (m * (m - 1))
     return float(within_x + within_y - 2 * _kernel_sum(x, y) / (n * m))
+
+
+def shared_classes(labels1: Tensor, labels2: Tensor) -> list[int]:
+    """The classes that occur at least twice in both, int64 [n] and [m], in ascending order."""
+    several = []
+    for labels in (labels1, labels2):
+        values, counts = labels.unique(return_counts=True)
+        several.append(set(values[counts >= 2].tolist()))
+    return sorted(several[0] & several[1])
+
+
+def kernel_distance_within_classes(
+    features1: Tensor, labels1: Tensor, features2: Tensor, labels2: Tensor
+) -> float:
+    """`kernel_distance` between the samples of one class, averaged over the shared classes.
+
+    Features [n, D] and [m, D] of classes int64 [n] and [m]. Classes of few samples can be compared
+    because the estimate is unbiased. Zero in expectation when the classes look alike one by one;
+    samples of the right look and the wrong class make it large, which no measure of all shows.
+    """
+    classes = shared_classes(labels1, labels2)
+    assert classes, "no class occurs twice on both sides"
+    distances = [kernel_distance(features1[labels1 == k], features2[labels2 == k]) for k in classes]
+    return sum(distances) / len(distances)

@@ -21,7 +21,11 @@ from gan_train.metrics.collect import (
 from gan_train.metrics.diversity import LinearDiscriminant, class_entropy, classify
 from gan_train.metrics.extractors import Extractor, ExtractorIdentity
 from gan_train.metrics.frechet import frechet_distance, frechet_distance_of_few
-from gan_train.metrics.kid import kernel_distance
+from gan_train.metrics.kid import (
+    kernel_distance,
+    kernel_distance_within_classes,
+    shared_classes,
+)
 from gan_train.metrics.precision_recall import neighbour_distances, precision_recall
 from gan_train.metrics.real_cache import RealStatistics
 
@@ -52,7 +56,8 @@ def feature_jobs(
 ) -> dict[str, Job]:
     """By metric: names and computation of the measures between real features and others.
 
-    `real` has `mean`, `covariance`, `features` and `radii`, as `reference_tensors` gives them.
+    `real` has `mean`, `covariance`, `features`, `radii` and, with classes, `labels`, as
+    `reference_tensors` gives them.
     """
     suffix = identity.suffix
 
@@ -69,7 +74,7 @@ def feature_jobs(
         )
         return precision, recall, float(near[:, 0].median())
 
-    return {
+    jobs: dict[str, Job] = {
         "frechet": ((identity.frechet_name,), frechet),
         "kid": ((f"kid{suffix}",), lambda: (kernel_distance(real["features"], fake.features),)),
         "precision_recall": (
@@ -77,13 +82,22 @@ def feature_jobs(
             neighbours,
         ),
     }
+    labels = fake.labels
+    if labels is not None and "labels" in real and shared_classes(real["labels"], labels):
+        sides = real["features"], real["labels"], fake.features, labels
+        jobs["conditional"] = (
+            (f"kid_within_class{suffix}",),
+            lambda: (kernel_distance_within_classes(*sides),),
+        )
+    return jobs
 
 
 def reference_tensors(features: FeatureSet) -> dict[str, Tensor]:
     """What `feature_jobs` needs of the real side."""
     mean, covariance = features.moments.mean_and_covariance()
     radii = neighbour_distances(features.features)[:, -1]
-    return {"mean": mean, "covariance": covariance, "features": features.features, "radii": radii}
+    found = {"mean": mean, "covariance": covariance, "features": features.features, "radii": radii}
+    return found if features.labels is None else found | {"labels": features.labels}
 
 
 def pair_distances(pixels: PixelPairs, ending: str = "") -> dict[str, float]:
@@ -127,7 +141,7 @@ def measure_real(
         pixels.update(positions[inside], batch[inside], None if labels is None else labels[inside])
         features, layout = extractor.features_and_layout(batch)
         for part in sets:
-            part.update(positions, features)
+            part.update(positions, features, labels)
         if classifier is not None and labels is not None:
             classifier.update(positions.to(device), layout, labels.to(device))
     pixels.all_reduce()

@@ -24,7 +24,7 @@ from gan_train.data.files import write_aside
 
 log = logging.getLogger(__name__)
 
-VERSION = 1
+VERSION = 2
 """Raised when what is stored changes its meaning: older files are then computed anew."""
 TENSORS, RECORD = "statistics.safetensors", "statistics.json"
 Identity = Mapping[str, str | int]
@@ -32,8 +32,9 @@ Identity = Mapping[str, str | int]
 
 @dataclass(frozen=True)
 class RealStatistics:
-    """Tensors by name (`mean`, `covariance`, `features`, `radii`; `weights` and `bias` of the
-    classifier), and values by the name under which a score shows them (null values, `..._real`)."""
+    """Tensors by name (`mean`, `covariance`, `features`, `radii`, `labels`; `weights` and `bias` of
+    the classifier), and values by the name under which a score shows them (null values,
+    `..._real`)."""
 
     tensors: dict[str, Tensor]
     values: dict[str, float]

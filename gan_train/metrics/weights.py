@@ -22,7 +22,7 @@ from gan_train.data.files import aside
 from gan_train.errors import UserError
 
 _SCHEMES = ("https", "file")
-_LIMIT = 512 * 2**20  # bytes; the published Inception-v3 has 95.6 million
+_LIMIT = 2**30  # bytes; the published Inception-v3 has 95.6 million, VGG19 575 million
 _CHUNK = 2**20
 _TIMEOUT_S = 60.0
 _SETTING = "evaluate."

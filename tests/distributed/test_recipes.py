@@ -1,29 +1,60 @@
-"""What every recipe gets by existing: two steps, an exact resume, one against two workers."""
+"""What every recipe gets by existing: two steps, an exact resume, one against two workers, and the
+way into the registry and out of it."""
 
 from __future__ import annotations
 
+import base64
+import io
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 import pytest
 import torch
+from numpy.typing import NDArray
 from PIL import Image
 
 from gan_train import recipes
 from gan_train.adversary import ImageShape
 from gan_train.config import Config
+from gan_train.data.images import open_picture
 from gan_train.inference import Generator
 from gan_train.runtime import PlainRuntime
+from pipelines import logged_model
+from pipelines.model_interface import interface_of
 from tests.training import assert_same_bits, newest, run, run_workers, weights
 
-pytestmark = pytest.mark.slow
+pytestmark = [
+    pytest.mark.slow,
+    pytest.mark.filterwarnings("ignore:.*Any type hint is inferred:UserWarning"),  # MLflow's own
+]
 NARROW = {
+    "cgan": ["family.joint_width=20", "family.image_units=8", "family.class_units=8"],
+    "cyclegan": [
+        *("family.width=4", "family.blocks=2", "family.discriminator_width=4"),
+        *("family.pool_size=3", "train.batch=4"),  # small enough that fakes are exchanged
+    ],
+    "dcgan": ["family.channels=4"],
+    "vanilla": ["family.generator_widths=[20, 30]", "family.discriminator_widths=[20, 8]"],
+    "srgan": [
+        *("family.blocks=2", "family.width=8", "family.high_width=4", "family.kernel=3"),
+        *("family.discriminator_width=2", "data.held_out=0.25"),
+        "family.pretrain_kimg=0.016",  # the first step alone: the second one is against D
+    ],
     "progan": ["family.fmap_max=16", "family.mbstd_group=2"],
     "stylegan": ["family.channel_max=16", "family.channels={}", "family.mbstd_group=2"],
 }
 """Overrides that make a family's widest networks small and its smallest batch divisible: layout,
 losses and schedule stay."""
-SIDE = {"progan": 64, "stylegan": 32}
+SIDE = {
+    "cgan": 32,
+    "cyclegan": 32,
+    "dcgan": 32,
+    "progan": 64,
+    "srgan": 32,
+    "stylegan": 32,
+    "vanilla": 32,
+}
 RECIPES = sorted(path.stem for path in recipes.SHIPPED.glob("*.yaml"))
 
 
@@ -34,16 +65,19 @@ def recipe(request: pytest.FixtureRequest, tmp_path: Path) -> Config:
     config = recipes.load(request.param)
     size = min(config.data.resolution, SIDE[config.family.name])
     y, x = np.mgrid[:size, :size] / size
-    for number in range(12):
+    for number in range(24):
         folder = tmp_path / "source" / "ab"[number % 2]
         folder.mkdir(parents=True, exist_ok=True)
         waves = [np.sin(6 * (x * (number + 1) + y * c)) for c in range(3)]
         pixels = np.stack(waves, axis=-1) * 127 + 128
         Image.fromarray(pixels.astype(np.uint8)).save(folder / f"{number}.png", compress_level=1)
+    second = config.data.second
+    domains = [f"data.second.source={tmp_path / 'source'}", "data.second.only_classes=[]"]
     return steps(
         recipes.load(
             request.param,
             [
+                *(domains if second is not None else []),
                 f"workspace={tmp_path}",
                 f"data.source={tmp_path / 'source'}",
                 f"data.resolution={size}",
@@ -90,7 +124,29 @@ def test_recipe(recipe: Config, tmp_path: Path) -> None:
     for name, value in weights(tmp_path / "two").items():
         torch.testing.assert_close(value, one[name], rtol=0, atol=1e-10, msg=name)
 
-    # what was saved makes images
+    # what was saved makes pictures, and the same ones once the registry has it
     generator = Generator.load(newest(whole))
-    label = torch.tensor([0, 1]) if generator.conditional else None
-    assert generator.images(generator.latents([0, 1]), label).shape[0] == 2
+    import mlflow.pyfunc
+    from mlflow.models import Model
+
+    logged_model.save(newest(whole), tmp_path / "model", Model())
+    example = interface_of(generator).example(generator)
+    served = mlflow.pyfunc.load_model(str(tmp_path / "model")).predict([example])
+    assert np.array_equal(picture(served[0]), made(generator, example))
+
+
+def made(generator: Generator, request: dict[str, Any]) -> NDArray[np.uint8]:
+    """[H, W, C], of latents and the first class, or of a picture."""
+    if generator.task == "generate":
+        label = torch.tensor([0]) if generator.conditional else None
+        images = generator.images(torch.tensor([request["z"]]), label)
+        return images[0].permute(1, 2, 0).numpy()
+    shown = open_picture(base64.b64decode(request["image"]), generator.shape.channels)
+    return generator.converted(shown, request.get("to")).permute(1, 2, 0).numpy()
+
+
+def picture(served: Any) -> NDArray[np.uint8]:
+    """[H, W, C] of what MLflow answers."""
+    if isinstance(served, str):
+        served = np.asarray(Image.open(io.BytesIO(base64.b64decode(served))))
+    return served if served.ndim == 3 else served[:, :, None]

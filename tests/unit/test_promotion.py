@@ -130,6 +130,7 @@ def facts(**changes: Any) -> CardFacts:
             "scores": {"precision": 0.5, METRIC: 83.61, f"{METRIC}_null": 5.4},
             "protocol": FD,
             "metric": METRIC,
+            "task": "generate",
             "z_dim": 8,
             "conditional": True,
             "run_id": "run7",
@@ -224,3 +225,33 @@ def test_card_fits_the_database(tmp_path: Path) -> None:
 )
 def test_numbers(value: float | None, text: str) -> None:
     assert number(value) == text
+
+
+@pytest.mark.parametrize(
+    ("task", "told"),
+    [
+        ("upscale", ["small pictures of any size", "| bicubic |", "gan-train upscale picture.jpg"]),
+        ("translate", ["one domain to such of the other", '"to": "B"', "--to B"]),
+    ],
+)
+def test_card_of_a_family_that_takes_pictures(tmp_path: Path, task: str, told: list[str]) -> None:
+    scores = {"perceptual": 0.2, "perceptual_bicubic": 0.4}
+    text = model_card(
+        settings(tmp_path), DATA, facts(task=task, scores=scores, metric="perceptual")
+    )
+    for words in [*told, "| 0.2 &nbsp;&nbsp; | 0.4 |"]:
+        assert words in text
+    assert "latents" not in text and "null value" not in text
+
+
+@pytest.mark.parametrize(
+    ("names", "decides"),
+    [
+        (["fd_x_to_A", "fd_x", "fd_x_to_B", "fd_x_null"], "fd_x"),
+        (["fid_to_A", "fid", "fd_x"], "fid"),
+        (["perceptual_x_bicubic", "psnr_y", "perceptual_x", "perceptual_x_Set5"], "perceptual_x"),
+        (["psnr_y", "perceptual_bicubic"], None),
+    ],
+)
+def test_what_decides_for_every_task(names: list[str], decides: str | None) -> None:
+    assert headline(dict.fromkeys(names, 1.0)) == decides

@@ -52,7 +52,7 @@ def test_no_and_off_are_words_not_false() -> None:
         ("data.crop=center", "did you mean centre?"),
         ("evaluate.metrics=[kid, fid]", "evaluate.metrics.1=fid: allowed: a list of frechet, kid"),
         ("data.resolution=24", "data.resolution is 24; allowed: a power of two"),
-        ("family.name=dcgan", "family.name=dcgan: allowed: progan, stylegan"),
+        ("family.name=biggan", "family.name=biggan: allowed: cgan, cyclegan, dcgan, "),
         ("family.name=stylgan", "did you mean stylegan?"),
         ("family.name=stylegan", "unknown key"),
         ("family.generation=2", "family.generation=2: unknown key; allowed here: batch, betas"),
@@ -72,7 +72,7 @@ def test_all_mistakes_come_at_once() -> None:
 
 def test_a_family_needs_a_name() -> None:
     tree = {"name": "x", "data": {"source": "x", "resolution": 8}, "family": {"lr": 1}}
-    with pytest.raises(UserError, match=r"family\.name: allowed: progan, stylegan"):
+    with pytest.raises(UserError, match=r"family\.name: allowed: cgan, cyclegan, dcgan, "):
         recipes.check(tree)
 
 
@@ -109,6 +109,17 @@ def test_anchoring_makes_paths_absolute_and_nothing_else() -> None:
     found = recipes.anchored(local).evaluate
     assert found.weights == str(Path("w.pt").absolute())
     assert found.perceptual_weights == str(Path("v.pt").absolute())
+
+
+def test_anchoring_reaches_every_path_of_pictures() -> None:
+    more = ["family.content=vgg19", "family.content_weights=vgg.pth", "evaluate.pictures=Set5"]
+    upscales = recipes.anchored(recipes.load("srgan-photos-x4", more))
+    assert upscales.family.content_weights == str(Path("vgg.pth").absolute())
+    assert upscales.evaluate.pictures == str(Path("Set5").absolute())
+    second = recipes.anchored(recipes.load("cyclegan-emoji-32")).data.second
+    assert second is not None and Path(str(second.source)).is_absolute()
+    one_source = recipes.load("cyclegan-horse2zebra-128")
+    assert recipes.anchored(one_source).data.second == one_source.data.second
 
 
 @pytest.mark.parametrize("path", sorted(recipes.SHIPPED.glob("*.yaml")), ids=lambda path: path.stem)

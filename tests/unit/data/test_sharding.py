@@ -280,7 +280,7 @@ def test_too_many_bad_files_fail_with_a_report(tmp_path: Path) -> None:
 def test_shards_whose_files_are_all_bad(tmp_path: Path) -> None:
     files = class_files(9)
     plan = plan_shards(config(write_zip(tmp_path / "a.zip", files)), None, tmp_path)
-    for entry in plan.entries[3:6]:
+    for entry in plan.parts["A"][3:6]:
         files[entry.file.path] = b"bad"
     source = config(write_zip(tmp_path / "b.zip", files), shard_images=3, max_bad_fraction=0.5)
     directory = shard(source, tmp_path)
@@ -310,7 +310,7 @@ def test_class_of_an_image_is_its_folder(
     files = {name: encoded(noise(number)) for number, name in enumerate(names)}
     plan = plan_shards(config(write_zip(tmp_path / "a.zip", files)), None, tmp_path)
     assert plan.classes == classes
-    for entry in plan.entries:
+    for entry in plan.parts["A"]:
         assert entry.file.path.split("/")[-2] == classes[entry.label]
 
 
@@ -320,7 +320,7 @@ def test_only_classes(tmp_path: Path) -> None:
     assert plan.classes == ("a", "c") and plan.images == 20
     unlabelled = config(source, only_classes=("b",), classes="none")
     plan = plan_shards(unlabelled, None, tmp_path)
-    assert plan.classes == () and {entry.file.path[4] for entry in plan.entries} == {"b"}
+    assert plan.classes == () and {entry.file.path[4] for entry in plan.parts["A"]} == {"b"}
     with pytest.raises(UserError, match=r"only_classes names z, which .* has not; it has a, b, c"):
         plan_shards(config(source, only_classes=("a", "z")), None, tmp_path)
 
@@ -354,7 +354,7 @@ def test_plan_writes_nothing_and_knows_what_to_expect(tmp_path: Path) -> None:
 def test_a_source_that_changed_since_the_plan_is_refused(tmp_path: Path) -> None:
     root = write_folder(tmp_path / "f", class_files(12))
     plan = plan_shards(config(root), None, tmp_path)
-    (root / plan.entries[0].file.path).write_bytes(encoded(noise(500)))
+    (root / plan.parts["A"][0].file.path).write_bytes(encoded(noise(500)))
     with pytest.raises(UserError, match="changed while it was read"):
         write_shard(plan, 0)
     assert not list(plan.directory.glob("*"))

@@ -58,7 +58,7 @@ def _real(stored: Stored, start: int) -> Generate:
 def test_real_images_get_the_null_values(letters: Stored, cache: Path) -> None:
     """The second half of the real images, offered as samples, is what the null value is of."""
     scores = _evaluator(letters, cache).score(_real(letters, 24))
-    for name in ("fd", "kid", "precision", "recall"):
+    for name in ("fd", "kid", "kid_within_class", "precision", "recall"):
         name = f"{name}_efficientnet_lite0"
         assert scores[name] == pytest.approx(scores[f"{name}_null"], rel=1e-9), name
     assert scores["fd_efficientnet_lite0"] > 1
@@ -73,6 +73,8 @@ def test_real_images_get_the_null_values(letters: Stored, cache: Path) -> None:
         "recall_efficientnet_lite0_null",
         "nearest_distance_efficientnet_lite0",
         "nearest_distance_efficientnet_lite0_real",
+        "kid_within_class_efficientnet_lite0",
+        "kid_within_class_efficientnet_lite0_null",
         "pair_distance",
         "pair_distance_real",
         "pair_distance_within_class",
@@ -144,7 +146,24 @@ def test_samples_without_labels_have_classes_all_the_same(letters: Stored, cache
 
     scores = _evaluator(letters, cache).score(unconditional)
     assert 0.5 < scores["class_entropy"] <= 1
-    assert "class_accuracy" not in scores and "pair_distance_within_class" not in scores
+    assert "class_accuracy" not in scores
+    assert not [name for name in scores if "within_class" in name]
+
+
+def test_ignored_classes_show_within_classes(letters: Stored, cache: Path) -> None:
+    """Real images, of the class asked for or of the next one: nothing else changes."""
+
+    def other_class(positions: Tensor) -> tuple[Tensor, Tensor]:
+        images, labels = read_places(*letters, positions + 60)
+        assert labels is not None
+        return images, (labels + 1) % 3
+
+    evaluator = _evaluator(letters, cache, images=60, metrics=("kid", "conditional"))
+    right, wrong = evaluator.score(_real(letters, 60)), evaluator.score(other_class)
+    name = "kid_within_class_efficientnet_lite0"
+    assert right[name] == pytest.approx(right[f"{name}_null"], rel=1e-9)
+    assert wrong[name] > 10 * abs(right[name])
+    assert wrong["kid_efficientnet_lite0"] == right["kid_efficientnet_lite0"]
 
 
 def test_only_what_is_asked_for_is_scored(letters: Stored, cache: Path) -> None:

@@ -7,7 +7,11 @@ import torch
 from torch import Tensor
 
 from gan_train.metrics import kid, precision_recall
-from gan_train.metrics.kid import kernel_distance
+from gan_train.metrics.kid import (
+    kernel_distance,
+    kernel_distance_within_classes,
+    shared_classes,
+)
 from gan_train.metrics.precision_recall import neighbour_distances
 
 
@@ -36,6 +40,27 @@ def test_kid_is_the_unbiased_double_sum(monkeypatch: pytest.MonkeyPatch) -> None
     expected = mean_kernel(x, x, False) + mean_kernel(y, y, False) - 2 * mean_kernel(x, y, True)
     assert kernel_distance(x, y) == pytest.approx(expected, rel=1e-10)
     assert kernel_distance(y, x) == pytest.approx(expected, rel=1e-10)
+
+
+def test_kid_within_classes_is_the_mean_over_those_that_occur_twice() -> None:
+    x, y = _normal(9, 5, 1), _normal(8, 5, 2) + 0.5
+    in_x, in_y = torch.tensor([0, 1, 0, 1, 2, 3, 2, 1, 4]), torch.tensor([1, 1, 0, 3, 0, 3, 1, 2])
+    assert shared_classes(in_x, in_y) == [0, 1]  # one of 2 there, one of 3 here, none of 4 there
+    expected = (
+        kernel_distance(x[[0, 2]], y[[2, 4]]) + kernel_distance(x[[1, 3, 7]], y[[0, 1, 6]])
+    ) / 2
+    found = kernel_distance_within_classes(x, in_x, y, in_y)
+    assert found == pytest.approx(expected, rel=1e-12)
+
+
+def test_swapped_classes_show_within_classes_alone() -> None:
+    """Two classes two apart, and the same samples under the other's label."""
+    labels = torch.arange(200) % 2
+    x = _normal(200, 5, 1) + 2 * labels[:, None]
+    y = _normal(200, 5, 2) + 2 * labels[:, None]
+    right = kernel_distance_within_classes(x, labels, y, labels)
+    swapped = kernel_distance_within_classes(x, labels, y, 1 - labels)
+    assert abs(kernel_distance(x, y)) < 1 and abs(right) < 1 < 20 < swapped
 
 
 def test_kid_has_no_bias_with_few_samples() -> None:

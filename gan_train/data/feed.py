@@ -1,0 +1,96 @@
+"""What a step is fed: the batches of part A, and beside them what the family's task needs.
+
+Super-resolution gets every image shrunk (`low`), translation images of part B (`other`): its own
+order, epochs as long as B is large, unless the parts hold pairs, which then stay together. All of
+it is a function of the position, as the order itself is.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Generator
+from contextlib import closing
+from dataclasses import replace
+from pathlib import Path
+from typing import Any
+
+from gan_train.adversary import Adversary
+from gan_train.config import DataConfig
+from gan_train.data.index import Index
+from gan_train.data.loader import LoadedBatch, Loader
+from gan_train.errors import UserError
+from gan_train.resize import bicubic_shrink
+from gan_train.rng import derive
+
+
+def check_data(config: DataConfig, adversary: Adversary) -> None:
+    """Raise UserError unless the data have the parts that the task needs, and no others."""
+    translates = adversary.task == "translate"
+    if translates and config.second is None:
+        raise UserError(
+            "data.second is empty, but this family translates between two sets of images: name a "
+            "second source, or other classes of the first: --set data.second.only_classes=[...]"
+        )
+    if adversary.paired and config.second is not None and config.second.pairs != "training":
+        raise UserError(
+            f"data.second.pairs is `{config.second.pairs}`, but a loss compares with the true "
+            "partner; allowed: training (or leave the loss out: family.paired_weight=0)"
+        )
+    if config.second is not None and not translates:
+        raise UserError("data.second is for families that translate; leave it out")
+    if config.held_out and adversary.task == "generate":
+        raise UserError(
+            f"data.held_out={config.held_out}: this family is scored by comparing distributions, "
+            "not picture by picture; allowed: 0"
+        )
+
+
+class Feed:
+    """The batches of one rank, from any position on."""
+
+    def __init__(
+        self,
+        config: DataConfig,
+        seed: int,
+        index: Index,
+        directory: Path,
+        adversary: Adversary,
+        rank: int,
+        world_size: int,
+    ) -> None:
+        """Raises UserError when the world size does not divide the lanes."""
+        common: dict[str, Any] = {
+            "lanes": config.lanes,
+            "block": config.block,
+            "grain": adversary.grain,
+            "mirror": config.mirror,
+            "workers": config.loader_workers,
+            "cache_mb": config.cache_mb,
+            "rank": rank,
+            "world_size": world_size,
+        }
+        first, second = index.part("A"), index.part("B")
+        assert first is not None
+        self._first = Loader(first, directory, seed=seed, **common)
+        self._second: Loader | None = None
+        if second is not None:
+            paired = config.second is not None and config.second.pairs == "training"
+            own = seed if paired else derive(seed, "second")  # same sizes and seed: same order
+            self._second = Loader(second, directory, seed=own, **common)
+        self._scale = adversary.scale if adversary.task == "upscale" else 1
+
+    def batches(self, start: int, batch: int, resolution: int) -> Generator[LoadedBatch]:
+        """Batches from position `start` on; see `Loader.batches`."""
+        firsts = self._first.batches(start, batch, resolution)
+        if self._second is None:
+            with closing(firsts):
+                for loaded in firsts:
+                    yield self._with_low(loaded)
+            return
+        with closing(firsts), closing(self._second.batches(start, batch, resolution)) as seconds:
+            for loaded, other in zip(firsts, seconds, strict=True):
+                yield replace(loaded, beside={"other": other.images})
+
+    def _with_low(self, loaded: LoadedBatch) -> LoadedBatch:
+        if self._scale == 1:
+            return loaded
+        return replace(loaded, beside={"low": bicubic_shrink(loaded.images, self._scale)})

@@ -1,0 +1,124 @@
+"""Whole test pictures of super-resolution: true ones, and small ones where they are published.
+
+Set5/HR/img_001_SRF_4_HR.png   Set5/LRx4/img_001_SRF_4_LR.png     a published pair
+test/Dune.png                                                     shrunk here, bicubically
+"""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from pathlib import Path, PurePosixPath
+
+from torch import Tensor
+
+from gan_train.config import Config, EvaluateConfig
+from gan_train.data.images import BadImage, open_picture
+from gan_train.data.sources import Source, SourceFile, open_source, plain_source
+from gan_train.errors import UserError
+from gan_train.resize import bicubic_shrink
+
+_ENDINGS = (".png", ".jpg", ".jpeg", ".webp", ".bmp", ".tif", ".tiff", ".gif")
+
+
+@dataclass(frozen=True)
+class TestPicture:
+    """`high` uint8 [C, scale h, scale w] is the truth of `low` uint8 [C, h, w]; `set` is the folder
+    that it is scored with."""
+
+    __test__ = False  # no test, for pytest
+
+    set: str
+    name: str
+    high: Tensor
+    low: Tensor
+
+
+class TestPictures:
+    """The pictures of a source, read one at a time."""
+
+    __test__ = False
+
+    def __init__(self, config: Config, scale: int, unpacked: Path) -> None:
+        """Raises UserError for a source without the pictures asked for."""
+        evaluate = config.evaluate
+        assert evaluate.pictures is not None
+        self._path = plain_source(Path(evaluate.pictures), unpacked)
+        self._channels, self._scale = 1 if config.data.colour == "grey" else 3, scale
+        files = {
+            file.path: file
+            for file in open_source(self._path).files()
+            if file.path.lower().endswith(_ENDINGS)
+        }
+        folder = f"LRx{scale}"
+        small = {_key(path): file for path, file in files.items() if _parent(path) == folder}
+        listed = [
+            (_set(path), file, small.get(_key(path)))
+            for path, file in sorted(files.items())
+            if not _parent(path).startswith("LR")
+        ]
+        self._check(evaluate, {name for name, _, _ in listed})
+        wanted = set(evaluate.picture_sets)
+        self._listed = [entry for entry in listed if not wanted or entry[0] in wanted]
+
+    def _check(self, evaluate: EvaluateConfig, known: set[str]) -> None:
+        if unknown := sorted(set(evaluate.picture_sets) - known):
+            raise UserError(
+                f"evaluate.picture_sets names {', '.join(unknown)}, which {evaluate.pictures} has "
+                f"not; it has {', '.join(sorted(known)) or 'no pictures'}"
+            )
+        if not known:
+            raise UserError(f"evaluate.pictures: {evaluate.pictures} holds no pictures")
+
+    def __len__(self) -> int:
+        return len(self._listed)
+
+    @property
+    def sets(self) -> list[str]:
+        """The folders that are scored by themselves."""
+        return sorted({name for name, _, _ in self._listed})
+
+    @property
+    def identity(self) -> str:
+        """Names and checksums of all files: what scores depend on."""
+        return ";".join(
+            f"{name}/{file.path}:{file.crc}:{small.crc if small else ''}"
+            for name, file, small in self._listed
+        )
+
+    def __getitem__(self, place: int) -> TestPicture:
+        name, file, small = self._listed[place]
+        source = open_source(self._path)
+        high, scale = self._read(source, file), self._scale
+        height, width = (side - side % scale for side in high.shape[1:])
+        high = high[:, :height, :width]
+        low = bicubic_shrink(high, scale) if small is None else self._read(source, small)
+        if low.shape[1:] != (height // scale, width // scale):
+            raise UserError(
+                f"evaluate.pictures: {file.path} is {width}x{height}, but its partner "
+                f"{low.shape[2]}x{low.shape[1]}, which is not 1/{scale} of it"
+            )
+        return TestPicture(name, PurePosixPath(file.path).stem, high, low)
+
+    def _read(self, source: Source, file: SourceFile) -> Tensor:
+        """uint8 [C, H, W], upright and opaque, in the colours that are trained on."""
+        try:
+            return open_picture(source.read(file), self._channels)
+        except BadImage as error:
+            raise UserError(f"evaluate.pictures: {file.path} is no picture: {error}") from error
+
+
+def _parent(path: str) -> str:
+    return PurePosixPath(path).parent.name
+
+
+def _set(path: str) -> str:
+    """The folder of a picture; of one in `HR` the folder above."""
+    parent = PurePosixPath(path).parent
+    return (parent.parent if parent.name == "HR" else parent).name or "pictures"
+
+
+def _key(path: str) -> tuple[str, str]:
+    """What a picture and its small partner have in common."""
+    file = PurePosixPath(path)
+    stem = file.stem.removesuffix("_HR").removesuffix("_LR")
+    return str(file.parent.parent), stem

@@ -1,0 +1,185 @@
+"""Conditional GAN: Mirza and Osindero 2014, arXiv 1411.1784.
+
+The class enters both networks: in each, one branch reads the class and another the latent or the
+image, and a joint layer follows (the paper's section 4.1). All are multilayer perceptrons.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from typing import Literal
+
+import torch
+import torch.nn.functional as F
+from pydantic import BaseModel, ConfigDict, Field, model_validator
+from torch import Tensor, nn
+
+from gan_train import losses
+from gan_train.adversary import (
+    Adversary,
+    Batch,
+    Clock,
+    ImageShape,
+    Losses,
+    OptimizerSpec,
+    Phase,
+    Stage,
+)
+from gan_train.errors import UserError
+from gan_train.layers import Maxout, dropout, he_start
+from gan_train.rng import BatchRandom
+
+
+class CGANConfig(BaseModel):
+    """Defaults are the paper's for MNIST. Its momentum rises from .5 to .7 during training; here
+    it stays as it is. Its dropout in G is left out: an image is a function of z and class alone.
+    `optimizer: adam` is what has become usual since."""
+
+    model_config = ConfigDict(extra="forbid", frozen=True, validate_default=True)
+
+    name: Literal["cgan"] = "cgan"
+    z_dim: int = Field(100, ge=1)
+    latent_width: int = Field(200, ge=1, description="G: ReLUs of the branch that reads z.")
+    class_width: int = Field(1000, ge=1, description="G: ReLUs of the branch that reads the class.")
+    joint_width: int = Field(1200, ge=1, description="G: ReLUs that read both branches.")
+    image_units: int = Field(240, ge=1, description="D: maxout units that read the image ...")
+    image_pieces: int = Field(5, ge=1, description="... of so many linear functions each.")
+    class_units: int = Field(50, ge=1, description="D: maxout units that read the class ...")
+    class_pieces: int = Field(5, ge=1, description="... of so many linear functions each.")
+    joint_units: int = Field(240, ge=1, description="D: maxout units that read both ...")
+    joint_pieces: int = Field(4, ge=1, description="... of so many linear functions each.")
+    dropout: float = Field(0.5, ge=0, lt=1, description="Share of D's hidden units left out.")
+    optimizer: Literal["sgd", "adam"] = "sgd"
+    lr: float | None = Field(None, gt=0, description="Empty: 0.1 with sgd, 0.0002 with adam.")
+    lr_decay: float = Field(1.00004, ge=1, description="sgd: lr is divided by it at every update.")
+    lr_floor: float = Field(1e-6, gt=0, description="sgd: lr falls no lower than this.")
+    momentum: float = Field(0.5, ge=0, lt=1, description="Of sgd.")
+    betas: tuple[float, float] = Field((0.5, 0.999), description="Of adam.")
+    kimg: float = Field(1000.0, gt=0, description="Length of training.")
+
+    @model_validator(mode="after")
+    def _of_this_optimizer(self) -> CGANConfig:
+        unused = {"sgd": ("betas",), "adam": ("momentum", "lr_decay", "lr_floor")}
+        for name in unused[self.optimizer]:
+            if getattr(self, name) != type(self).model_fields[name].default:
+                raise ValueError(
+                    f"family.{name} does not belong to family.optimizer={self.optimizer}: "
+                    "leave it out"
+                )
+        return self
+
+    def build(self, shape: ImageShape, batch: int) -> CGAN:
+        """The networks for images of this shape, trained with this global batch."""
+        return CGAN(self, shape, batch)
+
+
+class Generator(nn.Module):
+    """Latents [N, z_dim] and classes [N] to images [N, C, R, R] in (-1, 1)."""
+
+    def __init__(self, config: CGANConfig, shape: ImageShape):
+        super().__init__()
+        self.classes = len(shape.classes)
+        self.image_shape = (shape.channels, shape.resolution, shape.resolution)
+        self.of_latent = nn.Linear(config.z_dim, config.latent_width)
+        self.of_class = nn.Linear(self.classes, config.class_width)
+        branches = config.latent_width + config.class_width
+        self.joint = nn.Linear(branches, config.joint_width)
+        self.out = nn.Linear(config.joint_width, shape.channels * shape.resolution**2)
+        self.apply(he_start)
+
+    def forward(self, z: Tensor, label: Tensor) -> Tensor:
+        kind = self.out.weight.dtype
+        y = F.one_hot(label, self.classes).to(kind)  # [N, K]
+        branches = torch.cat([self.of_latent(z.to(kind)), self.of_class(y)], dim=1)
+        x = F.relu(self.joint(F.relu(branches)))
+        # the paper's sigmoid, for pixels from -1 to 1
+        return torch.tanh(self.out(x)).unflatten(1, self.image_shape)
+
+
+class Discriminator(nn.Module):
+    """Images [N, C, R, R] and classes [N] to logits [N]."""
+
+    def __init__(self, config: CGANConfig, shape: ImageShape):
+        super().__init__()
+        self.classes, self.dropout = len(shape.classes), config.dropout
+        pixels = shape.channels * shape.resolution**2
+        self.of_image = Maxout(pixels, config.image_units, config.image_pieces)
+        self.of_class = Maxout(self.classes, config.class_units, config.class_pieces)
+        branches = config.image_units + config.class_units
+        self.joint = Maxout(branches, config.joint_units, config.joint_pieces)
+        self.out = nn.Linear(config.joint_units, 1)
+
+    def forward(self, image: Tensor, label: Tensor, rng: BatchRandom) -> Tensor:
+        y = F.one_hot(label, self.classes).to(image.dtype)  # [N, K]
+        branches = torch.cat([self.of_image(image.flatten(1)), self.of_class(y)], dim=1)
+        x = self.joint(dropout(branches, self.dropout, rng))
+        logit: Tensor = self.out(dropout(x, self.dropout, rng)).squeeze(1)  # [N]
+        return logit
+
+
+class CGAN(Adversary):
+    """The family: one stage, in which D and G take turns over the classes of the real images."""
+
+    conditional = True
+
+    def __init__(self, config: CGANConfig, shape: ImageShape, batch: int):
+        super().__init__()
+        if not shape.classes:
+            raise UserError(
+                "cgan needs classes and the data has none; set data.classes to `folder`, or "
+                "family.name to `vanilla`"
+            )
+        self.config, self.shape, self.batch = config, shape, batch
+        self.z_dim = config.z_dim
+        self.generator = Generator(config, shape)
+        self.discriminator = Discriminator(config, shape)
+
+    def optimizers(self) -> Mapping[str, OptimizerSpec]:
+        c = self.config
+        lr = c.lr or {"sgd": 0.1, "adam": 2e-4}[c.optimizer]
+        networks = {"D": "discriminator", "G": "generator"}
+        return {
+            name: OptimizerSpec((network,), c.optimizer, lr=lr, betas=c.betas, momentum=c.momentum)
+            for name, network in networks.items()
+        }
+
+    def learning_rate(self, optimizer: str, stage: Stage, clock: Clock) -> float:
+        """With sgd, exponentially falling by the update, down to a floor."""
+        c, lr = self.config, self.optimizers()[optimizer].lr
+        if c.optimizer == "adam":
+            return lr
+        decayed: float = lr * c.lr_decay**-clock.step
+        return max(decayed, c.lr_floor)
+
+    def stages(self) -> tuple[Stage, ...]:
+        phases = (Phase("D", "D", self.loss_d), Phase("G", "G", self.loss_g))
+        images, side = round(self.config.kimg * 1000), self.shape.resolution
+        return (Stage("adversarial", images, side, self.batch, phases, milestone=True),)
+
+    def loss_d(self, batch: Batch, rng: BatchRandom, clock: Clock) -> Losses:
+        """D tells reals from fakes of the same classes."""
+        label = batch["label"]
+        with torch.no_grad():
+            fake = self.generator(rng.normal(self.z_dim), label)
+        real_logit = self.discriminator(batch["image"], label, rng)
+        fake_logit = self.discriminator(fake, label, rng)
+        metrics = {
+            "logit/real": real_logit.detach().mean(),
+            "logit/fake": fake_logit.detach().mean(),
+            "probability/real": real_logit.detach().sigmoid().mean(),
+            "probability/fake": fake_logit.detach().sigmoid().mean(),
+        }
+        return Losses({"D": losses.logistic_d(real_logit, fake_logit)}, metrics)
+
+    def loss_g(self, batch: Batch, rng: BatchRandom, clock: Clock) -> Losses:
+        """G moves its fakes towards what D calls real images of the class asked for."""
+        label = batch["label"]
+        fake = self.generator(rng.normal(self.z_dim), label)
+        return Losses({"G": losses.nonsaturating_g(self.discriminator(fake, label, rng))})
+
+    def sample(self, z: Tensor, label: Tensor | None, truncation: float = 1.0) -> Tensor:
+        if truncation != 1:
+            raise UserError("cgan has no truncation: its latents have no mean to draw to; use 1")
+        assert label is not None, "a conditional generator needs labels"
+        image: Tensor = self.generator(z, label)
+        return image

@@ -1,0 +1,179 @@
+"""CycleGAN, translation without pairs: Zhu et al. 2017, arXiv 1703.10593.
+
+Two generators, A to B and B to A, each with a discriminator of the domain it paints. What goes to
+the other domain and back must arrive as it was. In the paper's letters: X is A, Y is B, G is
+`generator_ab`, F is `generator_ba`.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+
+import torch
+import torch.nn.functional as F
+from torch import Tensor, nn
+
+from gan_train import losses
+from gan_train.adversary import (
+    Adversary,
+    Batch,
+    Clock,
+    Domain,
+    ImageShape,
+    Losses,
+    OptimizerSpec,
+    Phase,
+    Stage,
+)
+from gan_train.errors import UserError
+from gan_train.families.cyclegan.config import CycleGANConfig
+from gan_train.families.cyclegan.networks import Discriminator, Generator
+from gan_train.families.cyclegan.pool import ImagePool
+from gan_train.rng import BatchRandom
+
+GENERATORS = ("generator_ab", "generator_ba")
+DISCRIMINATORS = ("discriminator_a", "discriminator_b")
+
+
+class CycleGAN(Adversary):
+    """The family: both generators move at once, then both discriminators.
+
+    A batch holds `image` of domain A and `other` of domain B; `fake_a` and `fake_b` are added by
+    the phase G for the phase D of the same step.
+    """
+
+    task = "translate"
+    averaged = GENERATORS
+
+    def __init__(self, config: CycleGANConfig, shape: ImageShape, batch: int) -> None:
+        super().__init__()
+        self.config, self.shape, self.batch = config, shape, batch
+        self._check(config, shape.resolution)
+        self.paired = config.paired_weight > 0
+        blocks = config.residual_blocks(shape.resolution)
+
+        def generator() -> Generator:
+            return Generator(shape.channels, config.width, config.halvings, blocks, config.skip)
+
+        def discriminator() -> Discriminator:
+            layers = config.discriminator_layers
+            return Discriminator(shape.channels, config.discriminator_width, layers)
+
+        self.generator_ab, self.generator_ba = generator(), generator()
+        self.discriminator_a, self.discriminator_b = discriminator(), discriminator()
+        self.pool_a = ImagePool(config.pool_size, shape)
+        self.pool_b = ImagePool(config.pool_size, shape)
+
+    @staticmethod
+    def _check(config: CycleGANConfig, resolution: int) -> None:
+        """Raise UserError if the pictures are too small for so many halvings."""
+        most = max(1, resolution // 4).bit_length() - 1  # a side of 4 is left
+        for name in ("halvings", "discriminator_layers"):
+            count: int = getattr(config, name)
+            if count > most:
+                raise UserError(
+                    f"family.{name}={count}: images of {resolution} pixels can be halved {most} "
+                    f"times; set it to {most} or less"
+                )
+
+    # ---- schedule ------------------------------------------------------------------------------
+
+    def optimizers(self) -> Mapping[str, OptimizerSpec]:
+        c = self.config
+        return {
+            "G": OptimizerSpec(GENERATORS, lr=c.lr, betas=c.betas),
+            "D": OptimizerSpec(DISCRIMINATORS, lr=c.lr, betas=c.betas),
+        }
+
+    def stages(self) -> tuple[Stage, ...]:
+        phases = Phase("G", "G", self.loss_g), Phase("D", "D", self.loss_d)
+        nimg = round(self.config.kimg * 1000)
+        r = self.shape.resolution
+        return (Stage("translate", nimg, r, self.batch, phases, milestone=True),)
+
+    def learning_rate(self, optimizer: str, stage: Stage, clock: Clock) -> float:
+        """Constant, then linear to 0 at the end of the stage (appendix 7.1), where it stays."""
+        c = self.config
+        left = c.kimg * 1000 - clock.nimg
+        share = min(1.0, max(0.0, left / (c.decay_kimg * 1000))) if c.decay_kimg else 1.0
+        return c.lr * share
+
+    def running_buffers(self) -> list[Tensor]:
+        """None: the pools are the same on all workers already."""
+        return []
+
+    # ---- losses --------------------------------------------------------------------------------
+
+    def loss_g(self, batch: Batch, rng: BatchRandom, clock: Clock) -> Losses:
+        """Equation 3 of both directions, with the least squares of section 4: adversarial terms
+        and lambda times the cycles (equation 2); where asked for, the identity terms of section
+        5.2 and the distances to true partners."""
+        c = self.config
+        a, b = batch["image"], batch["other"]  # [N, C, R, R] each
+        fake_b, same_b = self._painted(self.generator_ab, a, b)
+        fake_a, same_a = self._painted(self.generator_ba, b, a)
+        batch["fake_a"], batch["fake_b"] = fake_a.detach(), fake_b.detach()
+
+        cycle_a = F.l1_loss(self.generator_ba(fake_b), a)
+        cycle_b = F.l1_loss(self.generator_ab(fake_a), b)
+        terms = {
+            "G_ab": losses.least_squares_g(self.discriminator_b(fake_b)),
+            "G_ba": losses.least_squares_g(self.discriminator_a(fake_a)),
+            "cycle_a": c.cycle_weight * cycle_a,
+            "cycle_b": c.cycle_weight * cycle_b,
+        }
+        if same_a is not None and same_b is not None:
+            terms["identity_a"] = c.identity_weight * F.l1_loss(same_a, a)
+            terms["identity_b"] = c.identity_weight * F.l1_loss(same_b, b)
+        if c.paired_weight:
+            terms["paired_a"] = c.paired_weight * F.l1_loss(fake_a, a)
+            terms["paired_b"] = c.paired_weight * F.l1_loss(fake_b, b)
+        metrics = {"cycle_error/a": cycle_a.detach(), "cycle_error/b": cycle_b.detach()}
+        return Losses(terms, metrics)
+
+    def loss_d(self, batch: Batch, rng: BatchRandom, clock: Clock) -> Losses:
+        """Half of the least squares (section 4) of reals against fakes out of the pools."""
+        a, b = batch["image"], batch["other"]  # [N, C, R, R] each
+        shown_a = self.pool_a.shown(batch["fake_a"], rng)
+        shown_b = self.pool_b.shown(batch["fake_b"], rng)
+        terms, metrics = {}, {}
+        for domain, discriminator, real, fake in (
+            ("a", self.discriminator_a, a, shown_a),
+            ("b", self.discriminator_b, b, shown_b),
+        ):
+            real_logit, fake_logit = discriminator(torch.cat([real, fake])).chunk(2)
+            terms[f"D_{domain}"] = 0.5 * losses.least_squares_d(real_logit, fake_logit)
+            metrics[f"logit/real_{domain}"] = real_logit.detach().mean()
+            metrics[f"logit/fake_{domain}"] = fake_logit.detach().mean()
+        return Losses(terms, metrics)
+
+    def _painted(
+        self, generator: nn.Module, x: Tensor, own: Tensor
+    ) -> tuple[Tensor, Tensor | None]:
+        """Translations of x and, for the identity loss, of images that are of the target domain
+        already; in one pass, as no layer mixes images."""
+        if not self.config.identity_weight:
+            return generator(x), None
+        fake, same = generator(torch.cat([x, own])).chunk(2)
+        return fake, same
+
+    # ---- use -----------------------------------------------------------------------------------
+
+    def translate(self, image: Tensor, to: Domain) -> Tensor:
+        """Images [N, C, H, W] in [-1, 1] of one domain as images of domain `to`, of the same size.
+
+        Sides that cannot be halved so often are mirrored at their end, and cut off afterwards.
+        Raises UserError for images too small to be mirrored.
+        """
+        generator = self.generator_ab if to == "B" else self.generator_ba
+        height, width = image.shape[-2:]
+        if min(height, width) < generator.smallest:
+            raise UserError(
+                f"a picture of {width}x{height} pixels is too small to be translated: both sides "
+                f"must have at least {generator.smallest}"
+            )
+        bottom, right = -height % generator.unit, -width % generator.unit
+        image = image.to(generator.last.weight.dtype)
+        whole = F.pad(image, (0, right, 0, bottom), mode="reflect")
+        translated: Tensor = generator(whole)
+        return translated[..., :height, :width]

@@ -1,0 +1,342 @@
+"""LAPGAN, a Laplacian pyramid of GANs: Denton et al. 2015, arXiv 1506.05751.
+
+The coarsest level is a plain GAN of small pictures. Every finer level is a conditional GAN of the
+band that is missing when a picture of half the size has been expanded. Each level is trained on
+its own, on the pyramid of real pictures; only sampling runs through all of them, coarse to fine.
+
+What the paper has and this file has not: a momentum that rises from .5 to .8 (here it stays what
+`momentum` says). What this file has and the paper has not: R1, without which the fully connected
+discriminator of the coarsest level soon wins, whatever its dropout.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from functools import partial
+from typing import Literal, cast
+
+import torch
+import torch.nn.functional as F
+from pydantic import BaseModel, ConfigDict, Field
+from torch import Tensor, nn
+
+from gan_train import growth, losses
+from gan_train.adversary import (
+    Adversary,
+    Batch,
+    Clock,
+    ImageShape,
+    Losses,
+    OptimizerSpec,
+    Phase,
+    Stage,
+)
+from gan_train.convolution import convolved, working_type
+from gan_train.errors import UserError
+from gan_train.layers import dropout, he_start
+from gan_train.pyramid import expanded, reduced
+from gan_train.rng import BatchRandom
+
+
+class LAPGANConfig(BaseModel):
+    """Defaults are the paper's where it gives them; dictionaries are keyed by resolution."""
+
+    model_config = ConfigDict(extra="forbid", frozen=True, validate_default=True)
+
+    name: Literal["lapgan"] = "lapgan"
+    conditional: bool = Field(False, description="The class enters G and D of every level.")
+    start_resolution: int = Field(8, ge=4, description="Coarsest level, a power of two.")
+    z_dim: int = Field(100, ge=1, description="Noise of the coarsest level; others have a map.")
+    units_g: int = Field(1200, ge=1, description="Width of the coarsest G's two hidden layers.")
+    units_d: int = Field(600, ge=1, description="Width of the coarsest D's two hidden layers.")
+    channels_g: dict[int, int] = Field({}, description="Feature maps of a finer G; else 64.")
+    channels_d: dict[int, int] = Field({}, description="Feature maps of a finer D; else 64.")
+    dropout: float = Field(0.5, ge=0, lt=1, description="Rate in the coarsest D's hidden layers.")
+    r1_gamma: dict[int, float] = Field({}, description="Gamma of R1; else none, as in the paper.")
+    r1_every: int = Field(4, ge=1, description="Steps between R1 updates (lazy regularisation).")
+    optimizer: Literal["sgd", "adam"] = Field("sgd", description="The paper's, or a faster one.")
+    lr: float = Field(0.02, gt=0, description="Learning rate of the first update.")
+    lr_decay: float = Field(4e-5, ge=0, description="Every update divides the rate by 1 + this.")
+    momentum: float = Field(0.5, ge=0, lt=1, description="Used with sgd.")
+    betas: tuple[float, float] = Field((0.5, 0.99), description="Used with adam.")
+    kimg: float = Field(10000.0, gt=0, description="Length of training, in kimg.")
+
+    def build(self, shape: ImageShape, batch: int) -> LAPGAN:
+        """The networks for images of this shape, trained with this global batch."""
+        return LAPGAN(self, shape, batch)
+
+
+class LAPGAN(Adversary):
+    """The family: at every resolution r, networks `generator_r` and `discriminator_r` with an
+    optimizer and a phase each. No gradient crosses from one level to another, so that all of them
+    train side by side in one stage."""
+
+    def __init__(self, config: LAPGANConfig, shape: ImageShape, batch: int):
+        super().__init__()
+        self.levels = growth.levels(config.start_resolution, shape.resolution)
+        if config.conditional and not shape.classes:
+            raise UserError(
+                "family.conditional is true but the data has no classes; "
+                "set data.classes to `folder` or family.conditional to false"
+            )
+        for name, allowed in (
+            ("channels_g", self.levels[1:]),
+            ("channels_d", self.levels[1:]),
+            ("r1_gamma", self.levels),
+        ):
+            unknown = sorted(set(getattr(config, name)) - set(allowed))
+            if unknown:
+                raise UserError(
+                    f"family.{name} names resolution {unknown[0]}; allowed: "
+                    f"{', '.join(map(str, allowed)) or 'none, as there is no finer level'}"
+                )
+        self.config, self.shape, self.batch = config, shape, batch
+        self.conditional = config.conditional
+        self.averaged = tuple(f"generator_{side}" for side in self.levels)
+        self.noise_sizes = [config.z_dim, *(side**2 for side in self.levels[1:])]
+        self.z_dim = sum(self.noise_sizes)
+
+        classes = len(shape.classes) if config.conditional else 0
+        first, *finer = self.levels
+        self.add_module(f"generator_{first}", CoarseGenerator(config, shape.channels, classes))
+        self.add_module(
+            f"discriminator_{first}", CoarseDiscriminator(config, shape.channels, classes)
+        )
+        for side in finer:
+            self.add_module(
+                f"generator_{side}", BandGenerator(config, shape.channels, side, classes)
+            )
+            self.add_module(
+                f"discriminator_{side}", BandDiscriminator(config, shape.channels, side, classes)
+            )
+
+    def optimizers(self) -> Mapping[str, OptimizerSpec]:
+        c = self.config
+        kind = partial(OptimizerSpec, kind=c.optimizer, lr=c.lr, betas=c.betas, momentum=c.momentum)
+        return {f"D{side}": kind((f"discriminator_{side}",)) for side in self.levels} | {
+            f"G{side}": kind((f"generator_{side}",)) for side in self.levels
+        }
+
+    def stages(self) -> tuple[Stage, ...]:
+        phases, every = [], self.config.r1_every
+        for side in self.levels:
+            phases.append(Phase(f"D{side}", f"D{side}", partial(self.loss_d, side)))
+            if self.config.r1_gamma.get(side, 0) > 0:
+                r1 = partial(self.loss_r1, side)
+                phases.append(Phase(f"D{side}_r1", f"D{side}", r1, every=every))
+            phases.append(Phase(f"G{side}", f"G{side}", partial(self.loss_g, side)))
+        images = round(self.config.kimg * 1000)
+        return (Stage("all-levels", images, self.shape.resolution, self.batch, tuple(phases)),)
+
+    def learning_rate(self, optimizer: str, stage: Stage, clock: Clock) -> float:
+        """Section 4: divided by 1 + `lr_decay` at every update."""
+        rate: float = self.config.lr / (1 + self.config.lr_decay) ** clock.step
+        return rate
+
+    def generated(self, side: int, z: Tensor, low: Tensor | None, label: Tensor | None) -> Tensor:
+        """Pictures [N, C, side, side] of one level's generator, given what is expanded from the
+        level below; the coarsest has none. z [N, z_dim] or [N, side^2]."""
+        picture: Tensor = self.get_submodule(f"generator_{side}")(z, low, label)
+        return picture
+
+    def judged(
+        self,
+        side: int,
+        picture: Tensor,
+        low: Tensor | None,
+        label: Tensor | None,
+        random: BatchRandom,
+    ) -> Tensor:
+        """Logits [N] of one level's discriminator for what `generated` takes and returns."""
+        discriminator = self.get_submodule(f"discriminator_{side}")
+        logit: Tensor = discriminator(picture, low, label, random)
+        return logit
+
+    def real(self, side: int, batch: Batch) -> tuple[Tensor, Tensor | None]:
+        """Real pictures [N, C, side, side], and what is left of them when they are reduced and
+        expanded, of the same size; None at the coarsest level."""
+        picture = batch["image"]
+        while picture.shape[-1] > side:
+            picture = reduced(picture)
+        return picture, expanded(reduced(picture)) if side > self.levels[0] else None
+
+    def _fakes(self, side: int, low: Tensor | None, batch: Batch, rng: BatchRandom) -> Tensor:
+        z = rng.normal(self.config.z_dim) if low is None else rng.noise(side * side)
+        return self.generated(side, z.to(batch["image"].dtype), low, batch.get("label"))
+
+    def loss_d(self, side: int, batch: Batch, rng: BatchRandom, clock: Clock) -> Losses:
+        """D tells real pictures from generated ones of the same low-pass and class: equation 2."""
+        real, low = self.real(side, batch)
+        with torch.no_grad():
+            fake = self._fakes(side, low, batch, rng).to(real.dtype)
+        label = batch.get("label")
+        logits = self.judged(
+            side,
+            torch.cat([real, fake]),
+            None if low is None else torch.cat([low, low]),
+            None if label is None else torch.cat([label, label]),
+            rng.repeated(2),
+        )
+        real_logit, fake_logit = logits.chunk(2)
+        metrics = {
+            f"logit/real/{side}": real_logit.detach().mean(),
+            f"logit/fake/{side}": fake_logit.detach().mean(),
+        }
+        return Losses({f"D{side}": losses.logistic_d(real_logit, fake_logit)}, metrics)
+
+    def loss_r1(self, side: int, batch: Batch, rng: BatchRandom, clock: Clock) -> Losses:
+        """R1 on its own, every few steps, weighted by the interval. D's slope is taken along the
+        picture, not along what it is conditioned on."""
+        real, low = self.real(side, batch)
+        penalty = losses.r1_penalty(
+            lambda picture: self.judged(side, picture, low, batch.get("label"), rng), real
+        )
+        weight = self.config.r1_gamma[side] * self.config.r1_every
+        return Losses({f"r1/{side}": weight * penalty})
+
+    def loss_g(self, side: int, batch: Batch, rng: BatchRandom, clock: Clock) -> Losses:
+        """G moves its pictures, of real low-pass pictures, towards what D calls real."""
+        _, low = self.real(side, batch)
+        fake = self._fakes(side, low, batch, rng)
+        logit = self.judged(side, fake, low, batch.get("label"), rng)
+        return Losses({f"G{side}": losses.nonsaturating_g(logit)})
+
+    def pictures(self, z: Tensor, label: Tensor | None) -> list[Tensor]:
+        """What sampling makes at every level, coarse to fine: section 3.2, equation 6.
+
+        z [N, z_dim] holds the noise of the levels one after the other; label int64 [N]. The
+        pictures of a level depend on the noise of that level and of the coarser ones.
+        """
+        pictures: list[Tensor] = []
+        parts = z.to(next(self.parameters()).dtype).split(self.noise_sizes, dim=1)
+        for side, noise in zip(self.levels, parts, strict=True):
+            low = expanded(pictures[-1]) if pictures else None
+            pictures.append(self.generated(side, noise, low, label))
+        return pictures
+
+    def sample(self, z: Tensor, label: Tensor | None, truncation: float = 1.0) -> Tensor:
+        if truncation != 1:
+            raise UserError("lapgan has no truncation: its noise enters level by level; use 1")
+        return self.pictures(z, label)[-1]
+
+
+class CoarseGenerator(nn.Module):
+    """Fully connected: latents [N, z_dim], classes [N] to pictures [N, C, r, r] in [-1, 1]."""
+
+    def __init__(self, config: LAPGANConfig, channels: int, classes: int):
+        super().__init__()
+        self.channels, self.side = channels, config.start_resolution
+        pixels = self.side**2
+        self.plane = ClassPlane(classes, self.side)
+        self.hidden0 = nn.Linear(config.z_dim + (pixels if classes else 0), config.units_g)
+        self.hidden1 = nn.Linear(config.units_g, config.units_g)
+        self.out = nn.Linear(config.units_g, channels * pixels)
+        self.apply(he_start)
+
+    def forward(self, z: Tensor, low: None, label: Tensor | None) -> Tensor:
+        x = torch.cat([z, *(p.flatten(1) for p in self.plane(label))], dim=1)
+        x = F.relu(self.hidden0(x))
+        x = F.relu(self.hidden1(x))
+        return torch.tanh(self.out(x)).view(-1, self.channels, self.side, self.side)
+
+
+class CoarseDiscriminator(nn.Module):
+    """Fully connected: pictures [N, C, r, r] and classes [N] to logits [N]."""
+
+    def __init__(self, config: LAPGANConfig, channels: int, classes: int):
+        super().__init__()
+        side, self.dropout = config.start_resolution, config.dropout
+        self.plane = ClassPlane(classes, side)
+        self.hidden0 = nn.Linear((channels + self.plane.planes) * side**2, config.units_d)
+        self.hidden1 = nn.Linear(config.units_d, config.units_d)
+        self.out = nn.Linear(config.units_d, 1)
+        self.apply(he_start)
+
+    def forward(
+        self, picture: Tensor, low: None, label: Tensor | None, random: BatchRandom
+    ) -> Tensor:
+        x = torch.cat([picture, *self.plane(label)], dim=1).flatten(1)
+        x = dropout(F.leaky_relu(self.hidden0(x), 0.2), self.dropout, random)
+        x = dropout(F.leaky_relu(self.hidden1(x), 0.2), self.dropout, random)
+        logit: Tensor = self.out(x)
+        return logit.squeeze(1)
+
+
+class BandGenerator(nn.Module):
+    """Three convolutions: noise [N, r^2], low-pass pictures [N, C, r, r] and classes [N] to
+    pictures of the same size, which are the low-pass ones and a generated band."""
+
+    def __init__(self, config: LAPGANConfig, channels: int, side: int, classes: int):
+        super().__init__()
+        width = config.channels_g.get(side, 64)
+        self.plane = ClassPlane(classes, side)
+        self.conv0 = Convolution(channels + 1 + self.plane.planes, width, 3)
+        self.conv1 = Convolution(width, width, 3)
+        self.out = Convolution(width, channels, 3)
+
+    def band(self, z: Tensor, low: Tensor, label: Tensor | None) -> Tensor:
+        """[N, C, r, r]"""
+        x = torch.cat([low, z.view_as(low[:, :1]), *self.plane(label)], dim=1)
+        x = F.relu(self.conv0(x))
+        x = F.relu(self.conv1(x))
+        band: Tensor = self.out(x)
+        return band
+
+    def forward(self, z: Tensor, low: Tensor, label: Tensor | None) -> Tensor:
+        # real pictures are in this range, too: a background stays clean
+        return (low + self.band(z, low, label)).clamp(-1, 1)
+
+
+class BandDiscriminator(nn.Module):
+    """Two convolutions: pictures, what is left of them when they are reduced and expanded, both
+    [N, C, r, r], and classes [N] to logits [N]."""
+
+    def __init__(self, config: LAPGANConfig, channels: int, side: int, classes: int):
+        super().__init__()
+        width = config.channels_d.get(side, 64)
+        self.plane = ClassPlane(classes, side)
+        self.conv0 = Convolution(2 * channels + self.plane.planes, width, 4, stride=2)
+        self.conv1 = Convolution(width, width, 4, stride=2)
+        self.out = nn.Linear(width * (side // 4) ** 2, 1)
+        self.apply(he_start)
+
+    def forward(
+        self, picture: Tensor, low: Tensor, label: Tensor | None, random: BatchRandom
+    ) -> Tensor:
+        x = torch.cat([picture, low, *self.plane(label)], dim=1)
+        x = F.leaky_relu(self.conv0(x), 0.2)
+        x = F.leaky_relu(self.conv1(x), 0.2)
+        logit: Tensor = self.out(x.flatten(1))
+        return logit.squeeze(1)
+
+
+class ClassPlane(nn.Module):
+    """A class as a plane beside those of its picture: section 4.1, a linear layer on the one-hot
+    class, which is a table. [N] to a list of one [N, 1, side, side], empty without classes."""
+
+    def __init__(self, classes: int, side: int):
+        super().__init__()
+        self.side, self.planes = side, 1 if classes else 0
+        self.table = nn.Embedding(classes, side * side) if classes else None
+
+    def forward(self, label: Tensor | None) -> list[Tensor]:
+        if self.table is None:
+            return []
+        assert label is not None, "conditional networks need labels"
+        return [self.table(label).view(-1, 1, self.side, self.side)]
+
+
+class Convolution(nn.Conv2d):
+    """An odd kernel of stride 1 keeps the size; 4x4 of stride 2 halves it. He's initialisation."""
+
+    def __init__(self, inputs: int, outputs: int, kernel: int, stride: int = 1):
+        super().__init__(inputs, outputs, kernel, stride, padding=(kernel - 1) // 2)
+        nn.init.kaiming_normal_(self.weight, nonlinearity="relu")
+        nn.init.zeros_(cast(Tensor, self.bias))
+
+    def forward(self, x: Tensor) -> Tensor:
+        kind = working_type(x)
+        weight, bias = self.weight.to(kind), cast(Tensor, self.bias).to(kind)
+        return convolved(
+            x.to(kind), weight, bias, stride=self.stride[0], padding=int(self.padding[0])
+        )

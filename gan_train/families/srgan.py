@@ -1,0 +1,297 @@
+"""SRGAN, super-resolution: Ledig et al. 2016, arXiv 1609.04802.
+
+G enlarges pictures of any size. It is first trained alone on pixel errors (SRResNet), which gives
+the sharpest picture that is safe to bet on, hence blur; then against D, with a content loss in the
+features of a recognition network. Inputs are the training images, shrunk bicubically.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from typing import Literal
+
+import torch
+import torch.nn.functional as F
+from pydantic import BaseModel, ConfigDict, Field
+from torch import Tensor, nn
+
+from gan_train import losses
+from gan_train.adversary import (
+    Adversary,
+    Batch,
+    Clock,
+    ImageShape,
+    Losses,
+    OptimizerSpec,
+    Phase,
+    Stage,
+    Task,
+)
+from gan_train.batchnorm import BatchNorm
+from gan_train.content import ContentDistance, ContentName
+from gan_train.errors import UserError
+from gan_train.resize import enlarged
+from gan_train.rng import BatchRandom
+
+_LEAST_SIDE = 32  # D halves the side four times
+
+
+class SRGANConfig(BaseModel):
+    """Defaults are the paper's sizes and schedule, but without batch normalisation, and with G
+    adding to the bicubically enlarged input."""
+
+    model_config = ConfigDict(extra="forbid", frozen=True, validate_default=True)
+
+    name: Literal["srgan"] = "srgan"
+    scale: Literal[2, 4] = Field(4, description="How much larger the picture gets.")
+    blocks: int = Field(16, ge=1, description="Residual blocks of G, at the input's size.")
+    width: int = Field(64, ge=1, description="Channels of G at the input's size.")
+    high_width: int = Field(64, ge=1, description="Channels of G above the input's size.")
+    kernel: Literal[3, 5, 7, 9] = Field(9, description="Size of G's first and last filters.")
+    skip: Literal["bicubic", "none"] = Field(
+        "bicubic", description="What G's output is added to: training then begins at bicubic."
+    )
+    norm: Literal["none", "batch"] = Field(
+        "none", description="Normalisation in G and D; `batch` is the paper's."
+    )
+    discriminator_width: int = Field(64, ge=1, description="First channels of D; 8 times at last.")
+    pixel_loss: Literal["mse", "l1"] = "mse"
+    content: ContentName = Field(
+        "efficientnet_lite0",
+        description="Network of the content loss; the paper's is vgg19, conv5_4 before activation.",
+    )
+    content_weights: str | None = Field(
+        None,
+        description="vgg19: path or URL of torchvision's state dict.",
+        json_schema_extra={"path": True},
+    )
+    content_sha256: str | None = Field(
+        None, description="vgg19: expected digest of that file.", pattern="^[0-9a-f]{64}$"
+    )
+    pixel_weight: float = Field(0.0, ge=0, description="Of the pixel loss beside D.")
+    content_weight: float = Field(1.0, ge=0, description="Of the content loss.")
+    adversarial_weight: float = Field(1e-3, gt=0, description="Of the adversarial loss of G.")
+    pretrain_kimg: float = Field(16_000.0, ge=0, description="Images of G alone, in kimg.")
+    pretrain_lr: float = Field(1e-4, gt=0)
+    adversarial_kimg: float = Field(1600.0, ge=0, description="Images of G against D, in kimg.")
+    lr: float = Field(1e-4, gt=0, description="Of both networks, against each other.")
+    fine_kimg: float = Field(1600.0, ge=0, description="Images after that, at the lower rate.")
+    fine_lr: float = Field(1e-5, gt=0)
+    betas: tuple[float, float] = (0.9, 0.999)
+
+    def build(self, shape: ImageShape, batch: int) -> SRGAN:
+        """The networks for images of this shape, the large ones. Raises UserError."""
+        return SRGAN(self, shape, batch)
+
+
+def _normalised(config: SRGANConfig, channels: int) -> nn.Module:
+    return BatchNorm(channels) if config.norm == "batch" else nn.Identity()
+
+
+class ResidualBlock(nn.Module):
+    """x + convolution(PReLU(convolution(x))), [N, C, H, W] (figure 4)."""
+
+    def __init__(self, config: SRGANConfig):
+        super().__init__()
+        width = config.width
+        self.conv0 = nn.Conv2d(width, width, 3, padding=1)
+        self.norm0 = _normalised(config, width)
+        self.act = nn.PReLU()
+        self.conv1 = nn.Conv2d(width, width, 3, padding=1)
+        self.norm1 = _normalised(config, width)
+
+    def forward(self, x: Tensor) -> Tensor:
+        y = self.act(self.norm0(self.conv0(x)))
+        return x + self.norm1(self.conv1(y))
+
+
+class Doubling(nn.Module):
+    """Convolution, pixel shuffle (Shi et al. 2016, arXiv 1609.05158), PReLU.
+
+    [N, I, H, W] -> [N, O, 2H, 2W].
+    """
+
+    def __init__(self, inputs: int, outputs: int):
+        super().__init__()
+        self.conv = nn.Conv2d(inputs, 4 * outputs, 3, padding=1)
+        self.act = nn.PReLU()
+
+    def forward(self, x: Tensor) -> Tensor:
+        return self.act(F.pixel_shuffle(self.conv(x), 2))
+
+
+class Generator(nn.Module):
+    """SRResNet: pictures [N, C, H, W] of any size to [N, C, scale H, scale W], about [-1, 1]."""
+
+    def __init__(self, config: SRGANConfig, channels: int):
+        super().__init__()
+        self.scale, self.skip = config.scale, config.skip == "bicubic"
+        width, high, kernel = config.width, config.high_width, config.kernel
+        self.first = nn.Conv2d(channels, width, kernel, padding=kernel // 2)
+        self.act = nn.PReLU()
+        self.blocks = nn.Sequential(*(ResidualBlock(config) for _ in range(config.blocks)))
+        self.join = nn.Conv2d(width, width, 3, padding=1)
+        self.join_norm = _normalised(config, width)
+        doublings = config.scale.bit_length() - 1
+        self.up = nn.Sequential(*(Doubling(high if i else width, high) for i in range(doublings)))
+        self.last = nn.Conv2d(high, channels, kernel, padding=kernel // 2)
+        self._start()
+
+    def _start(self) -> None:
+        """He's variances for PReLU, whose slope starts at 1/4; blocks begin close to nothing, and
+        so does what is added to the enlarged input."""
+        for module in self.modules():
+            if isinstance(module, nn.Conv2d):
+                nn.init.kaiming_normal_(module.weight, a=0.25)
+                assert module.bias is not None
+                nn.init.zeros_(module.bias)
+        with torch.no_grad():
+            for block in self.blocks.children():
+                assert isinstance(block, ResidualBlock)
+                block.conv1.weight *= 0.1
+            if self.skip:
+                self.last.weight.zero_()
+
+    def forward(self, low: Tensor) -> Tensor:
+        x = self.act(self.first(low))  # [N, width, H, W]
+        x = x + self.join_norm(self.join(self.blocks(x)))
+        image: Tensor = self.last(self.up(x)).to(low.dtype)  # [N, C, scale H, scale W]
+        return image + enlarged(low, self.scale) if self.skip else image
+
+
+def _reach(config: SRGANConfig) -> int:
+    """How far a pixel of the output looks, in pixels of the input: from the end to the beginning,
+    d pixels are ceil(d / 2) at half the size."""
+    distance = config.kernel // 2
+    for _ in range(config.scale.bit_length() - 1):
+        distance = -(-distance // 2) + 1
+    distance += 1 + 2 * config.blocks + config.kernel // 2
+    return max(distance, 2)  # the bicubic skip's
+
+
+class Discriminator(nn.Module):
+    """Images [N, C, R, R] to logits [N]: the eight convolutions and two dense layers of figure 4,
+    every second convolution halving."""
+
+    def __init__(self, config: SRGANConfig, shape: ImageShape):
+        super().__init__()
+        layers: list[nn.Module] = []
+        inputs, width = shape.channels, config.discriminator_width
+        for outputs in (width, 2 * width, 4 * width, 8 * width):
+            for stride in (1, 2):
+                layers.append(nn.Conv2d(inputs, outputs, 3, stride, padding=1))
+                if inputs != shape.channels:
+                    layers.append(_normalised(config, outputs))
+                layers.append(nn.LeakyReLU(0.2))
+                inputs = outputs
+        side = shape.resolution // 16
+        layers += [nn.Flatten(), nn.Linear(inputs * side**2, 16 * width), nn.LeakyReLU(0.2)]
+        self.layers = nn.Sequential(*layers)
+        self.out = nn.Linear(16 * width, 1)
+        for module in self.layers:  # unnormalised, the signal would fade on its way
+            if isinstance(module, nn.Conv2d | nn.Linear):
+                nn.init.kaiming_normal_(module.weight, a=0.2)
+                assert module.bias is not None
+                nn.init.zeros_(module.bias)
+
+    def forward(self, image: Tensor) -> Tensor:
+        logit: Tensor = self.out(self.layers(image)).squeeze(1)
+        return logit
+
+
+class SRGAN(Adversary):
+    """The family: G alone, then G against D, then the same at a lower rate."""
+
+    task: Task = "upscale"
+    averaged = ("generator",)
+
+    def __init__(self, config: SRGANConfig, shape: ImageShape, batch: int):
+        """Raises UserError where images, content network and settings do not fit together."""
+        super().__init__()
+        if shape.resolution < _LEAST_SIDE:
+            raise UserError(
+                f"data.resolution is {shape.resolution}; srgan needs {_LEAST_SIDE} or more"
+            )
+        self.config, self.shape, self.batch = config, shape, batch
+        self.scale, self.reach = config.scale, _reach(config)
+        self.generator = Generator(config, shape.channels)
+        self.discriminator = Discriminator(config, shape)
+        self.content = ContentDistance(
+            config.content, config.content_weights, config.content_sha256
+        )
+        self.content.check(shape.resolution)
+
+    def optimizers(self) -> Mapping[str, OptimizerSpec]:
+        c = self.config
+        return {
+            "G": OptimizerSpec(("generator",), lr=c.lr, betas=c.betas),
+            "D": OptimizerSpec(("discriminator",), lr=c.lr, betas=c.betas),
+        }
+
+    def stages(self) -> tuple[Stage, ...]:
+        c = self.config
+        alone = (Phase("G_pretrain", "G", self.loss_pretrain),)
+        both = (Phase("G", "G", self.loss_g), Phase("D", "D", self.loss_d))
+        spans = (
+            ("pretrain", c.pretrain_kimg, alone, False),
+            ("adversarial", c.adversarial_kimg, both, True),
+            ("fine", c.fine_kimg, both, c.adversarial_kimg == 0),
+        )
+        stages = tuple(
+            Stage(name, round(kimg * 1000), self.shape.resolution, self.batch, phases, fresh, True)
+            for name, kimg, phases, fresh in spans
+            if kimg > 0
+        )
+        if not stages:
+            raise UserError(
+                "family: pretrain_kimg, adversarial_kimg and fine_kimg are all 0; set one of them"
+            )
+        return stages
+
+    def learning_rate(self, optimizer: str, stage: Stage, clock: Clock) -> float:
+        c = self.config
+        return {"pretrain": c.pretrain_lr, "adversarial": c.lr, "fine": c.fine_lr}[stage.name]
+
+    def loss_pretrain(self, batch: Batch, rng: BatchRandom, clock: Clock) -> Losses:
+        """G alone: the mean pixel error (equation 4, or L1)."""
+        c, truth = self.config, batch["image"]
+        if c.content_weight > 0 and c.adversarial_kimg + c.fine_kimg > 0:
+            # missing weights are told now, not when this stage ends
+            self.content.prepare(truth.device, truth.dtype)
+        image = self.generator(batch["low"])
+        return Losses({"pixel": self._pixel(image, truth)}, _psnr(image, truth))
+
+    def loss_g(self, batch: Batch, rng: BatchRandom, clock: Clock) -> Losses:
+        """The perceptual loss (equation 3). Leaves G's images in the batch, for D."""
+        c, truth = self.config, batch["image"]
+        image = self.generator(batch["low"])
+        batch["upscaled"] = image.detach()
+        logit = self.discriminator(image)
+        terms = {"adversarial": c.adversarial_weight * losses.nonsaturating_g(logit)}
+        if c.content_weight > 0:
+            terms["content"] = c.content_weight * self.content(image, truth).mean()
+        if c.pixel_weight > 0:
+            terms["pixel"] = c.pixel_weight * self._pixel(image, truth)
+        return Losses(terms, _psnr(image, truth))
+
+    def loss_d(self, batch: Batch, rng: BatchRandom, clock: Clock) -> Losses:
+        """D tells photographs from what G just made (equation 2)."""
+        # one by one: batch normalisation by the statistics of each
+        real, fake = self.discriminator(batch["image"]), self.discriminator(batch["upscaled"])
+        metrics = {"logit/real": real.detach().mean(), "logit/fake": fake.detach().mean()}
+        return Losses({"D": losses.logistic_d(real, fake)}, metrics)
+
+    def _pixel(self, image: Tensor, truth: Tensor) -> Tensor:
+        return (
+            F.mse_loss(image, truth) if self.config.pixel_loss == "mse" else F.l1_loss(image, truth)
+        )
+
+    def upscale(self, low: Tensor) -> Tensor:
+        image: Tensor = self.generator(low.to(self.generator.first.weight.dtype))
+        return image
+
+
+def _psnr(image: Tensor, truth: Tensor) -> dict[str, Tensor]:
+    """PSNR [N] over all channels, without a cut border, in dB: to watch, not to publish."""
+    error = (image.detach() - truth).square().mean((1, 2, 3))
+    return {"psnr": 10 * torch.log10(4 / error)}

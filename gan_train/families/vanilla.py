@@ -1,0 +1,171 @@
+"""The first GAN: Goodfellow et al. 2014, arXiv 1406.2661.
+
+G and D are multilayer perceptrons over all pixels at once. D's output is a logit; its sigmoid is
+the probability that an image is real (1) and not generated (0).
+"""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from itertools import pairwise
+from typing import Literal
+
+import torch
+import torch.nn.functional as F
+from pydantic import BaseModel, ConfigDict, Field, model_validator
+from torch import Tensor, nn
+
+from gan_train import losses
+from gan_train.adversary import (
+    Adversary,
+    Batch,
+    Clock,
+    ImageShape,
+    Losses,
+    OptimizerSpec,
+    Phase,
+    Stage,
+)
+from gan_train.errors import UserError
+from gan_train.layers import Maxout, dropout, he_start
+from gan_train.rng import BatchRandom
+
+
+class VanillaConfig(BaseModel):
+    """Defaults follow the paper: SGD with momentum, maxout and dropout in D. Its momentum rises
+    from .5 to .7; here it stays. `optimizer: adam` is what has become usual since."""
+
+    model_config = ConfigDict(extra="forbid", frozen=True, validate_default=True)
+
+    name: Literal["vanilla"] = "vanilla"
+    z_dim: int = Field(100, ge=1)
+    generator_widths: tuple[int, ...] = Field(
+        (1200, 1200), min_length=1, description="Units of G's hidden layers, which are ReLUs."
+    )
+    discriminator_widths: tuple[int, ...] = Field(
+        (240, 240), min_length=1, description="Units of D's hidden layers."
+    )
+    discriminator_units: Literal["maxout", "leaky_relu"] = Field(
+        "maxout", description="maxout: the largest of `maxout_pieces` linear functions."
+    )
+    maxout_pieces: int = Field(5, ge=2, description="Linear functions of a maxout unit.")
+    dropout: float = Field(0.5, ge=0, lt=1, description="Share of D's hidden units left out.")
+    loss: Literal["non-saturating", "minimax"] = Field(
+        "non-saturating", description="What G minimises: -log D(G(z)), or log(1 - D(G(z)))."
+    )
+    optimizer: Literal["sgd", "adam"] = "sgd"
+    lr: float | None = Field(None, gt=0, description="Empty: 0.1 with sgd, 0.0002 with adam.")
+    momentum: float = Field(0.5, ge=0, lt=1, description="Of sgd.")
+    betas: tuple[float, float] = Field((0.5, 0.999), description="Of adam.")
+    kimg: float = Field(1000.0, gt=0, description="Length of training.")
+
+    @model_validator(mode="after")
+    def _of_this_choice(self) -> VanillaConfig:
+        unused = {
+            "momentum": ("optimizer", "sgd"),
+            "betas": ("optimizer", "adam"),
+            "maxout_pieces": ("discriminator_units", "maxout"),
+        }
+        for name, (choice, wanted) in unused.items():
+            changed = getattr(self, name) != type(self).model_fields[name].default
+            if changed and getattr(self, choice) != wanted:
+                raise ValueError(f"family.{name} needs family.{choice}={wanted}: leave it out")
+        return self
+
+    def build(self, shape: ImageShape, batch: int) -> Vanilla:
+        """The networks for images of this shape, trained with this global batch."""
+        return Vanilla(self, shape, batch)
+
+
+class Generator(nn.Module):
+    """Latents [N, z_dim] to images [N, C, R, R] in (-1, 1)."""
+
+    def __init__(self, config: VanillaConfig, shape: ImageShape):
+        super().__init__()
+        self.image_shape = (shape.channels, shape.resolution, shape.resolution)
+        pixels = shape.channels * shape.resolution**2
+        sizes = (config.z_dim, *config.generator_widths, pixels)
+        self.layers = nn.ModuleList(nn.Linear(*pair) for pair in pairwise(sizes))
+        self.apply(he_start)
+
+    def forward(self, z: Tensor) -> Tensor:
+        *hidden, out = self.layers
+        x = z.to(next(self.parameters()).dtype)
+        for layer in hidden:
+            x = F.relu(layer(x))
+        # the paper's sigmoid, for pixels from -1 to 1
+        return torch.tanh(out(x)).unflatten(1, self.image_shape)
+
+
+class Discriminator(nn.Module):
+    """Images [N, C, R, R] to logits [N]."""
+
+    def __init__(self, config: VanillaConfig, shape: ImageShape):
+        super().__init__()
+        self.maxout = config.discriminator_units == "maxout"
+        self.dropout = config.dropout
+        sizes = (shape.channels * shape.resolution**2, *config.discriminator_widths)
+        self.hidden = nn.ModuleList(
+            Maxout(*pair, config.maxout_pieces) if self.maxout else nn.Linear(*pair)
+            for pair in pairwise(sizes)
+        )
+        self.out = nn.Linear(sizes[-1], 1)
+
+    def forward(self, image: Tensor, rng: BatchRandom) -> Tensor:
+        x = image.flatten(1)  # [N, C R R]
+        for layer in self.hidden:
+            x = layer(x) if self.maxout else F.leaky_relu(layer(x), 0.2)
+            x = dropout(x, self.dropout, rng)
+        logit: Tensor = self.out(x).squeeze(1)  # [N]
+        return logit
+
+
+class Vanilla(Adversary):
+    """The family: one stage, in which D and G take turns."""
+
+    def __init__(self, config: VanillaConfig, shape: ImageShape, batch: int):
+        super().__init__()
+        self.config, self.shape, self.batch = config, shape, batch
+        self.z_dim = config.z_dim
+        self.generator = Generator(config, shape)
+        self.discriminator = Discriminator(config, shape)
+
+    def optimizers(self) -> Mapping[str, OptimizerSpec]:
+        c = self.config
+        lr = c.lr or {"sgd": 0.1, "adam": 2e-4}[c.optimizer]
+        networks = {"D": "discriminator", "G": "generator"}
+        return {
+            name: OptimizerSpec((network,), c.optimizer, lr=lr, betas=c.betas, momentum=c.momentum)
+            for name, network in networks.items()
+        }
+
+    def stages(self) -> tuple[Stage, ...]:
+        phases = (Phase("D", "D", self.loss_d), Phase("G", "G", self.loss_g))
+        images, side = round(self.config.kimg * 1000), self.shape.resolution
+        return (Stage("adversarial", images, side, self.batch, phases, milestone=True),)
+
+    def loss_d(self, batch: Batch, rng: BatchRandom, clock: Clock) -> Losses:
+        """D tells reals from fakes."""
+        with torch.no_grad():
+            fake = self.generator(rng.normal(self.z_dim))
+        real_logit = self.discriminator(batch["image"], rng)
+        fake_logit = self.discriminator(fake, rng)
+        metrics = {
+            "logit/real": real_logit.detach().mean(),
+            "logit/fake": fake_logit.detach().mean(),
+            "probability/real": real_logit.detach().sigmoid().mean(),
+            "probability/fake": fake_logit.detach().sigmoid().mean(),
+        }
+        return Losses({"D": losses.logistic_d(real_logit, fake_logit)}, metrics)
+
+    def loss_g(self, batch: Batch, rng: BatchRandom, clock: Clock) -> Losses:
+        """G moves its fakes towards what D calls real."""
+        logit = self.discriminator(self.generator(rng.normal(self.z_dim)), rng)
+        minimax = self.config.loss == "minimax"
+        return Losses({"G": losses.minimax_g(logit) if minimax else losses.nonsaturating_g(logit)})
+
+    def sample(self, z: Tensor, label: Tensor | None, truncation: float = 1.0) -> Tensor:
+        if truncation != 1:
+            raise UserError("vanilla has no truncation: its latents have no mean to draw to; use 1")
+        image: Tensor = self.generator(z)
+        return image

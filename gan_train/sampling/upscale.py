@@ -1,0 +1,166 @@
+"""Picture files enlarged by a trained generator, written as PNG."""
+
+from __future__ import annotations
+
+import io
+import warnings
+from collections.abc import Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from typing import NoReturn
+
+import numpy as np
+import torch
+from PIL import Image, ImageOps
+from torch import Tensor
+from tqdm import tqdm
+
+from gan_train.adversary import Adversary
+from gan_train.data.files import aside
+from gan_train.data.images import FORMATS, BadImage, open_picture
+from gan_train.errors import UserError
+from gan_train.inference import Generator
+from gan_train.resize import bicubic_enlarge
+from gan_train.sampling.tiles import upscale_picture
+
+MAX_PIXELS = 100_000_000
+"""Larger pictures are refused before they are decoded."""
+_QUIET_S = 3.0  # shorter work shows no progress bar
+_PROFILED = ("RGB", "RGBA", "L", "LA", "P")
+"""Modes that keep the meaning of their numbers when they become RGB or grey."""
+
+
+@dataclass(frozen=True)
+class Picture:
+    """`colour` uint8 [C, H, W], C 1 or 3; `alpha` uint8 [1, H, W], None where all is opaque;
+    `profile` is what the colours mean, as an ICC profile, if the file says so."""
+
+    colour: Tensor
+    alpha: Tensor | None
+    profile: bytes | None
+
+
+def upscale_files(
+    generator_folder: Path,
+    files: Sequence[Path],
+    out_folder: Path,
+    *,
+    force: bool = False,
+    tile: int = 192,
+    device: str = "cpu",
+) -> list[Path]:
+    """Enlarge pictures by the generator of a checkpoint, import or download; returns their paths.
+
+    `a.jpg` becomes `a-x4.png` in `out_folder`, written aside and renamed. Of an animation the first
+    picture is taken. `tile` is how many pixels squared are enlarged at once: memory grows with it.
+    Raises UserError, before any work, for a generator that does not enlarge, for files that are
+    missing or would get one name, and, without `force`, for results that exist; when its turn
+    comes, for a file that is no picture. What was written before stays.
+    """
+    generator = Generator.load(generator_folder, device)
+    adversary = generator.adversary
+    if adversary.task != "upscale":
+        raise UserError(
+            f"{generator_folder} holds a generator of {generator.family}, which makes no pictures "
+            "larger; name a checkpoint of srgan"
+        )
+    if tile < 1:
+        raise UserError(f"--tile {tile}: allowed: a whole number at least 1")
+    targets = _targets(files, out_folder, adversary.scale, force)
+    for file, target in targets.items():
+        picture = open_any(file)
+        with tqdm(unit="tile", desc=file.name, disable=None, delay=_QUIET_S) as bar:
+            large = upscaled(adversary, picture, tile, device, bar)
+        _save(large, target)
+    return list(targets.values())
+
+
+def open_any(file: Path) -> Picture:
+    """A picture file of any kind that `data/images.py` reads, upright. Raises UserError."""
+    try:
+        data = file.read_bytes()
+        opaque = open_picture(data, 3, max_pixels=MAX_PIXELS)
+    except (OSError, BadImage) as error:
+        raise UserError(f"{file} is no picture that can be read: {error}") from error
+    with warnings.catch_warnings(), Image.open(io.BytesIO(data), formats=FORMATS) as image:
+        warnings.simplefilter("ignore")  # about cosmetic metadata; what matters is checked above
+        grey = image.mode in ("1", "L", "LA") or image.mode.startswith("I")
+        profile = image.info.get("icc_profile") if image.mode in _PROFILED else None
+        alpha = None
+        # 16-bit grey has no channel of it, at most a colour that stands for nothing
+        if image.has_transparency_data and not image.mode.startswith("I"):
+            colours = np.array(ImageOps.exif_transpose(image).convert("RGBA"))
+            opaque, alpha = torch.from_numpy(colours).permute(2, 0, 1).split([3, 1])
+    colour = opaque[:1] if grey else opaque  # grey: R = G = B
+    return Picture(colour, alpha, profile)
+
+
+def upscaled(
+    adversary: Adversary, picture: Picture, tile: int, device: str, bar: tqdm[NoReturn]
+) -> Picture:
+    """The picture, `scale` times as large, by a network on `device`.
+
+    A network for RGB sees grey as R = G = B, and the grey of what it makes is kept. A network for
+    grey gets the luma of a colour picture; chroma is enlarged bicubically, as eyes are less sharp
+    in it. Alpha is enlarged bicubically.
+    """
+    scale, channels = adversary.scale, adversary.shape.channels
+
+    def on_device(low: Tensor) -> Tensor:
+        return adversary.upscale(low.to(device)).cpu()
+
+    def progress(done: int, count: int) -> None:
+        bar.total = count
+        bar.update(done - bar.n)
+
+    def enlarge(colour: Tensor) -> Tensor:
+        return upscale_picture(on_device, colour, scale, tile, adversary.reach, progress)
+
+    colour = picture.colour
+    if len(colour) == channels:
+        large = enlarge(colour)
+    elif channels == 3:
+        large = _converted(enlarge(colour.expand(3, -1, -1)), "RGB", "L")
+    else:
+        luma, chroma = _converted(colour, "RGB", "YCbCr").split([1, 2])
+        parts = torch.cat([enlarge(luma), bicubic_enlarge(chroma, scale)])
+        large = _converted(parts, "YCbCr", "RGB")
+    alpha = None if picture.alpha is None else bicubic_enlarge(picture.alpha, scale)
+    return Picture(large, alpha, picture.profile)
+
+
+def _targets(files: Sequence[Path], folder: Path, scale: int, force: bool) -> dict[Path, Path]:
+    """What each file becomes. Raises UserError for what would go wrong later."""
+    if not files:
+        raise UserError("no pictures were named: give one or more picture files")
+    targets: dict[Path, Path] = {}
+    owners: dict[Path, Path] = {}
+    for file in files:
+        if not file.is_file():
+            raise UserError(f"{file}: no such file; give picture files, not folders")
+        target = folder / f"{file.stem}-x{scale}.png"
+        if target in owners:
+            raise UserError(
+                f"{owners[target]} and {file} would both become {target}: rename one, or enlarge "
+                "them into different folders"
+            )
+        if target.exists() and not force:
+            raise UserError(f"{target} exists; use --force to replace it, or another folder")
+        targets[file], owners[target] = target, file
+    return targets
+
+
+def _converted(colour: Tensor, old: str, new: str) -> Tensor:
+    """uint8 [C, H, W] in another of Pillow's colour modes."""
+    planes = [Image.fromarray(plane.numpy()) for plane in colour]
+    image = Image.merge(old, planes).convert(new)
+    pixels = torch.from_numpy(np.array(image))
+    return pixels[None] if pixels.ndim == 2 else pixels.permute(2, 0, 1)
+
+
+def _save(picture: Picture, path: Path) -> None:
+    planes = picture.colour if picture.alpha is None else torch.cat([picture.colour, picture.alpha])
+    pixels = planes.permute(1, 2, 0).contiguous().numpy()  # [H, W, C]
+    image = Image.fromarray(pixels[..., 0] if pixels.shape[2] == 1 else pixels)
+    with aside(path) as file:
+        image.save(file, "PNG", icc_profile=picture.profile)

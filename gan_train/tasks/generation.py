@@ -1,0 +1,81 @@
+"""Images of latents, compared with real ones as distributions."""
+
+from __future__ import annotations
+
+from typing import Any
+
+import torch
+from torch import Tensor
+
+from gan_train.inference import to_uint8
+from gan_train.metrics.collect import draw_classes
+from gan_train.metrics.evaluator import Evaluator
+from gan_train.metrics.path_length import PathLengths
+from gan_train.metrics.real import Share
+from gan_train.rng import BatchRandom
+from gan_train.tasks.task import Setting
+
+
+def grid_size(resolution: int) -> tuple[int, int]:
+    """Columns and rows of a sample grid: 10 x 8, fewer where the picture would pass 2560 x 2048."""
+    return max(3, min(10, 2560 // resolution)), max(2, min(8, 2048 // resolution))
+
+
+class Generation:
+    """Scores by `metrics/evaluator.py`, and path lengths where they are asked for."""
+
+    def __init__(self, setting: Setting) -> None:
+        config, runtime = setting.config, setting.runtime
+        self.config, self.adversary, self.device = config, setting.adversary, runtime.device
+        self.class_counts = torch.tensor(setting.index.class_counts, device=runtime.device)
+        ranks = runtime.rank, runtime.world_size
+        self.evaluator = Evaluator(
+            config.evaluate, setting.index, setting.shards, setting.cache, runtime.device, *ranks
+        )
+        self.metric = self.evaluator.metric
+        self.path_lengths: PathLengths | None = None
+        if "path_length" in config.evaluate.metrics:
+            share = Share(*ranks, runtime.device, config.evaluate.batch)
+            self.path_lengths = PathLengths(
+                config.evaluate,
+                self.adversary,
+                self.class_counts,
+                setting.cache,
+                config.seed,
+                share,
+            )
+
+    @torch.inference_mode()
+    def generate(self, positions: Tensor) -> tuple[Tensor, Tensor | None]:
+        """uint8 [n, C, R, R] and classes [n]: the images at these places of the evaluation.
+
+        Classes are asked for as often as the data has them.
+        """
+        rng = BatchRandom(self.config.seed, "evaluate", positions.to(self.device))
+        z, label = rng.normal(self.adversary.z_dim), None
+        if self.adversary.conditional:
+            label = draw_classes(rng, self.class_counts)
+        return to_uint8(self.adversary.sample(z, label), self.adversary.shape.resolution), label
+
+    @torch.inference_mode()
+    def grid(self) -> tuple[Tensor, int]:
+        """From fixed latents. With classes, a class a column: the first of them, where there are
+        more than columns."""
+        shape = self.adversary.shape
+        columns, rows = grid_size(shape.resolution)
+        if self.adversary.conditional:
+            columns = max(1, min(len(shape.classes), 2560 // shape.resolution, 26))
+        positions = torch.arange(columns * rows, device=self.device)
+        z = BatchRandom(self.config.seed, "grid", positions).normal(self.adversary.z_dim)
+        label = positions % columns if self.adversary.conditional else None
+        return to_uint8(self.adversary.sample(z, label), shape.resolution), columns
+
+    def measure(self) -> dict[str, Any]:
+        scores: dict[str, float] = {}
+        protocol = self.evaluator.protocol()
+        if set(self.config.evaluate.metrics) != {"path_length"}:  # which needs no other images
+            scores |= self.evaluator.score(self.generate)
+        if self.path_lengths is not None:
+            scores |= self.path_lengths.measure()
+            protocol |= self.path_lengths.protocol()
+        return {"scores": scores, "protocol": protocol}

@@ -1,0 +1,198 @@
+"""Images of one domain made of those of the other: both directions, beside the identity.
+
+    fd_efficientnet_lite0 (or fid)      mean of the two directions: it decides
+    fd_..._to_B                         Fréchet distance of the translated A to the images of B
+    fd_..._to_B_identity, ..._null      the same of A as it is, and of one half of B to the other
+    kid_..._to_B, precision_..._to_B    the other measures that `evaluate.metrics` asks for
+    cycle_error_A                       mean |A -> B -> A minus A|, pixels from 0 to 1
+    truth_error_to_B                    mean |translation minus the true partner|, pixels from 0 to
+                                        1, over held-out pairs; `_identity`: of A as it is
+    truth_distance_..._to_B             perceptual distance to the true partner, likewise
+
+Distributions are compared on the training images of both sides (N is the smaller number of them, at
+most `evaluate.images`); cycles and pairs are measured on held-out images where there are any.
+"""
+
+from __future__ import annotations
+
+from typing import Any
+
+import torch
+from torch import Tensor
+
+from gan_train.adversary import DOMAINS, Domain
+from gan_train.data.index import Index, Part
+from gan_train.errors import UserError
+from gan_train.inference import to_uint8
+from gan_train.metrics.collect import Generate, all_sum
+from gan_train.metrics.evaluator import Evaluator
+from gan_train.metrics.perceptual import build_perceptual, distance
+from gan_train.metrics.real import Share, read_places
+from gan_train.tasks.task import Setting
+
+_MOST = 400  # pictures whose cycles and partners are looked at
+_COLUMNS = 10
+HELD_OUT: dict[Domain, Part] = {"A": "A_held_out", "B": "B_held_out"}
+
+
+def other_than(domain: Domain) -> Domain:
+    """The domain that is translated to this one."""
+    return "A" if domain == "B" else "B"
+
+
+class Translation:
+    """Both directions of a translation."""
+
+    def __init__(self, setting: Setting) -> None:
+        self.adversary, self.shards = setting.adversary, setting.shards
+        config, runtime = setting.config, setting.runtime
+        if "path_length" in config.evaluate.metrics:
+            raise UserError("evaluate.metrics: path_length needs latents; leave it out")
+        self.shown = {name: _part(setting.index, name) for name in DOMAINS}
+        held_out = {name: setting.index.part(HELD_OUT[name]) for name in DOMAINS}
+        self.judged = {name: held_out[name] or self.shown[name] for name in DOMAINS}
+        second = config.data.second
+        self.paired = (
+            second is not None and second.pairs != "none" and None not in held_out.values()
+        )
+        images = min(config.evaluate.images, *(part.samples for part in self.shown.values()))
+        evaluate = config.evaluate.model_copy(update={"images": images})
+        self.share = Share(runtime.rank, runtime.world_size, runtime.device, evaluate.batch)
+        ranks = runtime.rank, runtime.world_size
+        self.evaluators = {
+            to: Evaluator(
+                evaluate, self.shown[to], setting.shards, setting.cache, runtime.device, *ranks
+            )
+            for to in DOMAINS
+        }
+        self.metric = self.evaluators["B"].metric
+        self.data = setting.index.content_hash
+        self._perceptual = (
+            build_perceptual(evaluate, setting.cache, runtime.device) if self.paired else None
+        )
+        self._identity: dict[str, float] | None = None
+
+    # ---- pictures --------------------------------------------------------------------------
+
+    def _read(self, part: Index, positions: Tensor) -> Tensor:
+        """uint8 [n, C, R, R]"""
+        return read_places(part, self.shards, positions)[0].to(self.share.device)
+
+    def _translated(self, pixels: Tensor, to: Domain) -> Tensor:
+        """uint8 [n, C, R, R] of the same; a network sees floats in [-1, 1]."""
+        image = self.adversary.translate(pixels.float() / 127.5 - 1, to)
+        return to_uint8(image, self.adversary.shape.resolution)
+
+    @torch.inference_mode()
+    def grid(self) -> tuple[Tensor, int]:
+        """For each domain a row of its pictures, of their translations, of these translated back;
+        and of their true partners, where pairs are known."""
+        rows = []
+        columns = min(_COLUMNS, *(part.samples for part in self.judged.values()))
+        places = torch.arange(columns)
+        for source in DOMAINS:
+            to = other_than(source)
+            pictures = self._read(self.judged[source], places)
+            there = self._translated(pictures, to)
+            rows += [pictures, there, self._translated(there, source)]
+            if self.paired:
+                rows.append(self._read(self.judged[to], places))
+        return torch.cat(rows), columns
+
+    # ---- measures --------------------------------------------------------------------------
+
+    def measure(self) -> dict[str, Any]:
+        scores: dict[str, float] = {}
+        with torch.inference_mode():
+            for to in DOMAINS:
+                found = self.evaluators[to].score(self._of_translated(to))
+                scores |= {_towards(name, to): value for name, value in found.items()}
+            if self._identity is None:
+                self._identity = self._measure_identity()
+            scores |= self._identity
+            scores |= self._errors()
+        directions = [_towards(self.metric, to) for to in DOMAINS]
+        if directions[0] in scores:
+            scores = {self.metric: sum(scores[name] for name in directions) / 2, **scores}
+        protocol = {**self.evaluators["B"].protocol(), "data": self.data}
+        return {"scores": scores, "protocol": protocol}
+
+    def _of_translated(self, to: Domain) -> Generate:
+        source = self.shown[other_than(to)]
+        return lambda positions: (self._translated(self._read(source, positions), to), None)
+
+    def _measure_identity(self) -> dict[str, float]:
+        """The distances of the untranslated images, which stay the same."""
+        scores: dict[str, float] = {}
+        for to in DOMAINS:
+            source = self.shown[other_than(to)]
+
+            def untranslated(
+                positions: Tensor, source: Index = source
+            ) -> tuple[Tensor, Tensor | None]:
+                return self._read(source, positions), None
+
+            found = self.evaluators[to].score(untranslated)
+            if self.metric in found:
+                scores[f"{_towards(self.metric, to)}_identity"] = found[self.metric]
+        return scores
+
+    def _errors(self) -> dict[str, float]:
+        """Means over the pictures that are judged, each on one rank."""
+        names = [f"cycle_error_{source}" for source in DOMAINS]
+        suffix = "" if self._perceptual is None else self._perceptual.suffix
+        for to in DOMAINS if self.paired else ():
+            for what in (f"truth_error_to_{to}", f"truth_distance{suffix}_to_{to}"):
+                names += [what, f"{what}_identity"]
+        sums = dict.fromkeys(names, 0.0)
+        counts = dict.fromkeys(names, 0)
+        for source in DOMAINS:
+            to = other_than(source)
+            count = min(_MOST, self.judged[source].samples)
+            for positions in self.share.positions(count):
+                pictures = self._read(self.judged[source], positions)
+                there = self._translated(pictures, to)
+                found = {f"cycle_error_{source}": _error(self._translated(there, source), pictures)}
+                if self._perceptual is not None:
+                    truth = self._read(self.judged[to], positions)
+                    pairs = {"": there, "_identity": pictures}
+                    for ending, image in pairs.items():
+                        found[f"truth_error_to_{to}{ending}"] = _error(image, truth)
+                        distances = distance(self._perceptual, _signed(image), _signed(truth))
+                        found[f"truth_distance{suffix}_to_{to}{ending}"] = distances.double()
+                for name, values in found.items():
+                    sums[name] += float(values.sum())
+                    counts[name] += len(values)
+        totals = torch.tensor(
+            [[sums[name], counts[name]] for name in names],
+            dtype=torch.float64,
+            device=self.share.device,
+        )
+        all_sum(totals)
+        return {
+            name: float(total / count) for name, (total, count) in zip(names, totals, strict=True)
+        }
+
+
+def _part(index: Index, name: Domain) -> Index:
+    found = index.part(name)
+    assert found is not None, "check_data has seen to that"
+    return found
+
+
+def _towards(name: str, to: Domain) -> str:
+    """A measure's name with its direction: `fd_..._null` becomes `fd_..._to_B_null`."""
+    for ending in ("_null", "_real"):
+        if name.endswith(ending):
+            return f"{name.removesuffix(ending)}_to_{to}{ending}"
+    return f"{name}_to_{to}"
+
+
+def _error(a: Tensor, b: Tensor) -> Tensor:
+    """float64 [n]: mean absolute difference of uint8 images, pixels from 0 to 1."""
+    return (a.double() - b.double()).abs().mean(dim=(1, 2, 3)) / 255
+
+
+def _signed(image: Tensor) -> Tensor:
+    """uint8 to float in [-1, 1]."""
+    return image.float() / 127.5 - 1

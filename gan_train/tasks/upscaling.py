@@ -1,0 +1,167 @@
+"""Larger pictures made of small ones, compared with the true ones, beside bicubic enlargement.
+
+    perceptual_efficientnet_lite0   mean perceptual distance to the truth, tile by tile of 128
+                                    pixels: it decides. (With evaluate.perceptual lpips_vgg16:
+                                    `perceptual`)
+    psnr_y, ssim_y                  on luma, a border of `scale` pixels cut off, as published
+    ..._bicubic                     the same of bicubic enlargement
+    ..._Set5                        the same of the pictures of one folder, where there are several
+
+Pictures come from `evaluate.pictures`, or are the images that training never sees.
+"""
+
+from __future__ import annotations
+
+import hashlib
+from typing import Any
+
+import torch
+from torch import Tensor
+
+from gan_train.data.pictures import TestPicture, TestPictures
+from gan_train.errors import UserError
+from gan_train.metrics.collect import all_sum
+from gan_train.metrics.perceptual import build_perceptual, distance
+from gan_train.metrics.psnr_ssim import psnr, ssim
+from gan_train.metrics.real import read_places
+from gan_train.resize import bicubic_enlarge, bicubic_shrink
+from gan_train.sampling.tiles import upscale_picture
+from gan_train.tasks.task import Setting
+
+_ROWS = 8
+_SIDE = 128
+"""Of the tiles in which pictures are compared and shown: the perceptual network would shrink larger
+ones, and with them the detail that is to be judged."""
+
+
+class Upscaling:
+    """One generator, its pictures and the measures on them."""
+
+    def __init__(self, setting: Setting) -> None:
+        config, index, runtime = setting.config, setting.index, setting.runtime
+        self.adversary, self.shards, self.device = setting.adversary, setting.shards, runtime.device
+        self.scale = setting.adversary.scale
+        self.rank, self.world_size = runtime.rank, runtime.world_size
+        self.held_out = index.part("A_held_out")
+        self.pictures: TestPictures | None = None
+        if config.evaluate.pictures is not None:
+            sources = config.workspace / "sources"
+            self.pictures = TestPictures(config, self.scale, sources)
+        elif self.held_out is None:
+            raise UserError(
+                "super-resolution is scored on pictures that training never sees: set "
+                "data.held_out=0.02, or name some: evaluate.pictures=FOLDER"
+            )
+        self.perceptual = build_perceptual(config.evaluate, setting.cache, runtime.device)
+        self.metric = f"perceptual{self.perceptual.suffix}"
+        self.images = (
+            len(self.pictures)
+            if self.pictures is not None
+            else min(config.evaluate.images, self.held_out.samples if self.held_out else 0)
+        )
+        self.data = index.content_hash
+
+    def _picture(self, place: int) -> TestPicture:
+        if self.pictures is not None:
+            return self.pictures[place]
+        assert self.held_out is not None
+        high = read_places(self.held_out, self.shards, torch.tensor([place]))[0][0]
+        return TestPicture("", str(place), high, bicubic_shrink(high, self.scale))
+
+    def _upscaled(self, low: Tensor) -> Tensor:
+        """uint8 [C, scale h, scale w] of uint8 [C, h, w]."""
+        overlap = self.adversary.reach
+        low = low.to(self.device)
+        return upscale_picture(self.adversary.upscale, low, self.scale, overlap=overlap)
+
+    @torch.inference_mode()
+    def grid(self) -> tuple[Tensor, int]:
+        """Two pictures a row, each as bicubic, upscaled and true, in its middle."""
+        shown = []
+        for place in range(min(2 * _ROWS, self.images)):
+            picture = self._picture(place)
+            versions = (
+                bicubic_enlarge(picture.low, self.scale),
+                self._upscaled(picture.low).cpu(),
+                picture.high,
+            )
+            shown += [_middle(version) for version in versions]
+        return torch.stack(shown), min(6, len(shown))
+
+    @torch.inference_mode()
+    def measure(self) -> dict[str, Any]:
+        places = range(self.rank, self.images, self.world_size)
+        columns = list(self._measures(self._picture(0)))
+        found = torch.zeros(self.images, len(columns), dtype=torch.float64, device=self.device)
+        sets = torch.zeros(self.images, dtype=torch.int64, device=self.device)
+        names = self._sets()
+        for place in places:
+            picture = self._picture(place)
+            values = self._measures(picture)
+            found[place] = torch.tensor([values[name] for name in columns], dtype=torch.float64)
+            sets[place] = names.index(picture.set)
+        all_sum(found, sets)
+
+        scores = dict(zip(columns, found.mean(dim=0).tolist(), strict=True))
+        if len(names) > 1:
+            for number, name in enumerate(names):
+                means = found[sets == number].mean(dim=0).tolist()
+                scores |= {f"{column}_{name}": v for column, v in zip(columns, means, strict=True)}
+        return {"scores": scores, "protocol": self._protocol()}
+
+    def _sets(self) -> list[str]:
+        return self.pictures.sets if self.pictures is not None else [""]
+
+    def _measures(self, picture: TestPicture) -> dict[str, float]:
+        """By name, of the network and of bicubic enlargement."""
+        versions = {
+            "": self._upscaled(picture.low),
+            "_bicubic": bicubic_enlarge(picture.low, self.scale),
+        }
+        values: dict[str, float] = {}
+        truth = picture.high[None].to(self.device)
+        for ending, version in versions.items():
+            image = version[None].to(self.device)
+            apart = distance(self.perceptual, _tiles(image), _tiles(truth))
+            values[f"{self.metric}{ending}"] = float(apart.mean())
+            values[f"psnr_y{ending}"] = float(psnr(image, truth, self.scale))
+            values[f"ssim_y{ending}"] = float(ssim(image, truth, self.scale))
+        return values
+
+    def _protocol(self) -> dict[str, str | int]:
+        identity = self.pictures.identity if self.pictures is not None else self.data
+        return {
+            "data": hashlib.sha256(identity.encode()).hexdigest(),
+            "extractor": self.perceptual.name,
+            "weights": self.perceptual.weights_sha256,
+            "resize": f"tiles{_SIDE}-{self.perceptual.resize}",
+            "images": self.images,
+            "reference": f"x{self.scale}, luma with a border of {self.scale} cut off",
+        }
+
+
+def _tiles(image: Tensor) -> Tensor:
+    """float [n, C, 128, 128] in [-1, 1] of uint8 [1, C, H, W]: tiles that cover the picture, at its
+    end overlapping; a picture that is smaller is one tile as it is."""
+    height, width = image.shape[2:]
+    tiles = [
+        image[:, :, top : top + _SIDE, left : left + _SIDE]
+        for top in _starts(height)
+        for left in _starts(width)
+    ]
+    return torch.cat(tiles).float() / 127.5 - 1
+
+
+def _starts(size: int) -> list[int]:
+    """Where tiles begin along a side."""
+    last = max(0, size - _SIDE)
+    return sorted({*range(0, last, _SIDE), last})
+
+
+def _middle(image: Tensor) -> Tensor:
+    """The middle of a picture [C, H, W], at most 128 x 128; smaller ones on black."""
+    top, left = (max(0, side - _SIDE) // 2 for side in image.shape[1:])
+    cut = image[:, top : top + _SIDE, left : left + _SIDE]
+    canvas = image.new_zeros(len(image), _SIDE, _SIDE)
+    canvas[:, : cut.shape[1], : cut.shape[2]] = cut
+    return canvas

@@ -1,0 +1,176 @@
+"""The flow `compare`: several recipes on one data set with the same budget, and one report.
+
+    gan-train compare demo stylegan2-glyphs --minutes 4 --out compare.html
+
+What is compared, and how, is decided in `comparison.py`. The trainings are ordinary runs
+(`contest.py`); what a comparison knows beside them, and its report, lie in
+`<workspace>/compare/<id>`. The id is a digest of all that is asked for, so the same command goes on
+with the same comparison, and one that is finished only writes its report again.
+"""
+
+from __future__ import annotations
+
+import base64
+import logging
+import os
+from collections.abc import Sequence
+from datetime import datetime
+from pathlib import Path
+from typing import Any
+
+from prefect import flow
+from prefect.states import Cancelled
+
+from gan_train import runs
+from gan_train.config import Config
+from gan_train.data.files import write_aside
+from pipelines import artifacts, flows, ray_shards, tracking
+from pipelines.cluster import address_of, connected
+from pipelines.comparison import Comparison
+from pipelines.contest import TAG, Contestant, race
+from pipelines.facts import Facts, chart, sections
+from pipelines.gather import entries
+from pipelines.report import markdown, page
+
+log = logging.getLogger(__name__)
+
+PAGE, FACTS = "compare.html", "compare.json"
+
+
+@flow(name="compare", flow_run_name="compare-{comparison.id}")
+def compare_flow(comparison: Comparison, out: Path | None = None) -> Any:
+    """Train every recipe that is not done yet, and write the report; returns its facts.
+
+    The page also goes to `out`, its facts beside it. The flow run ends as Cancelled when training
+    was stopped.
+    """
+    folder = comparison.folder
+    folder.mkdir(parents=True, exist_ok=True)
+    with connected(comparison.cluster):
+        flows.shard_flow(comparison.configs[0])
+        shards = ray_shards.finished(comparison.configs[0])
+        slots, hardware = _room(comparison)
+        contestants = [
+            Contestant(_shared(config, slots), comparison.minutes, shards, folder)
+            for config in comparison.configs
+        ]
+        if not race(contestants, slots, comparison.id):
+            return Cancelled(message="stopped; the same command goes on")
+    facts = _facts(comparison, contestants, slots, hardware)
+    write_report(facts, folder / PAGE)
+    if out is not None:
+        write_report(facts, out)
+    _publish(comparison, facts, folder)
+    return facts
+
+
+def _room(comparison: Comparison) -> tuple[int, str]:
+    """How many recipes train side by side, and on what, in words."""
+    import ray
+
+    resources = ray.cluster_resources()
+    cpus = resources.get("CPU", 0.0)
+    if address_of(comparison.cluster) is None:  # Ray counts more where more workers were asked for
+        cpus = os.cpu_count() or 1
+    gpus = resources.get("GPU", 0.0)
+    kinds = [name.partition(":")[2] for name in resources if name.startswith("accelerator_type:")]
+    hardware = f"{cpus:.0f} CPU cores"
+    if gpus:
+        hardware += f", {gpus:.0f} GPUs" + (f" ({', '.join(sorted(kinds))})" if kinds else "")
+    return comparison.slots(cpus, gpus), hardware
+
+
+def _shared(config: Config, slots: int) -> Config:
+    """Recipes that train side by side on this machine share its cores evenly."""
+    if slots == 1 or address_of(config.cluster) is not None or config.train.threads is not None:
+        return config
+    threads = max(1, (os.cpu_count() or 1) // (slots * config.cluster.workers))
+    return config.model_copy(update={"train": config.train.model_copy(update={"threads": threads})})
+
+
+# ---- the report --------------------------------------------------------------------------------
+
+
+def _facts(
+    comparison: Comparison, contestants: Sequence[Contestant], slots: int, hardware: str
+) -> Facts:
+    index, config = contestants[0].index, comparison.configs[0]
+    times = [event["time_ms"] for c in contestants for event in runs.read_events(c.run_dir)]
+    ended = datetime.fromtimestamp(max(times) / 1000) if times else datetime.now()
+    return Facts(
+        id=comparison.id,
+        budget=comparison.budget,
+        data=f"{Path(config.data.source).name}: {index.samples:,} images of {index.resolution} px, "
+        f"{config.data.colour}, {len(index.classes) or 'no'} classes",
+        content_hash=index.content_hash,
+        hardware=hardware,
+        finished=ended.strftime("%Y-%m-%d %H:%M"),
+        counted=tuple(_counted(comparison, slots)),
+        target=comparison.target,
+        entries=entries(contestants),
+    )
+
+
+def _counted(comparison: Comparison, slots: int) -> list[str]:
+    """How the figures came about, a sentence each."""
+    said = [
+        "Time is that of training: sharding, start-up, saving and scoring are left out. It is the "
+        "images between two ticks, divided by the speed that the trainer measured there; images "
+        "that a restart repeated count once."
+    ]
+    if comparison.minutes is not None:
+        said.append(
+            f"A run was stopped when its {comparison.minutes:g} minutes of training were over, and "
+            "scored where it stood; it may have gone on for a few steps. Schedules were neither "
+            "stretched nor shortened: one that ended before is shown with its last images."
+        )
+    else:
+        said.append(
+            f"Every run ended at {comparison.kimg:g} thousand images. Schedules were cut there, "
+            "not scaled; the last stage of a shorter one went on."
+        )
+    said += [
+        "All recipes were trained on the same shards, and scored by the same protocol.",
+        "Each was trained once, with its own seed: small differences may be chance.",
+        "The time to a score is that of the first scored checkpoint which was at least as good"
+        + (
+            "." if comparison.target is not None else "; that score is the worst of the final ones."
+        ),
+        "Path lengths were measured between latents z, at the ends of paths, on the last "
+        "checkpoint; scores and pictures are of that checkpoint too.",
+        "One recipe trained at a time."
+        if slots == 1
+        else f"Up to {slots} recipes trained side by side, and shared the hardware.",
+    ]
+    if len({config.cluster.workers for config in comparison.configs}) > 1:
+        said.append("The recipes had different numbers of workers, which changes their speed.")
+    return said
+
+
+def write_report(facts: Facts, path: Path) -> None:
+    """The page, and its facts as JSON beside it."""
+    write_aside(path, page(facts).encode())
+    write_aside(path.with_suffix(".json"), facts.model_dump_json(indent=1).encode())
+
+
+def _publish(comparison: Comparison, facts: Facts, folder: Path) -> None:
+    """Show the report in Prefect, and put it beside the runs in MLflow."""
+    artifacts.note("comparison", markdown(facts))
+    svg = next((svg for s in sections(facts) if (svg := chart(s, "minutes of training"))), None)
+    if svg is not None:
+        url = "data:image/svg+xml;base64," + base64.b64encode(svg.encode()).decode()
+        artifacts.image("comparison-chart", url, "Score over minutes of training")
+    config = comparison.configs[0]
+    try:
+        client = tracking.connect(config)
+        experiment = tracking.experiment_of(client, config)
+        found = client.search_runs(
+            [experiment], f"tags.{TAG} = '{facts.id}' and tags.report = 'yes'", max_results=1
+        )
+        tags = {TAG: facts.id, "report": "yes", "mlflow.source.name": "gan-train"}
+        run = found[0] if found else client.create_run(experiment, tags=tags, run_name=folder.name)
+        for name in (PAGE, FACTS):
+            client.log_artifact(run.info.run_id, str(folder / name))
+        client.set_terminated(run.info.run_id)
+    except tracking.failures() as error:
+        log.warning("the report is not in MLflow, but in %s: %s", folder / PAGE, error)

@@ -1,0 +1,241 @@
+"""What a comparison will do, decided before anything is started: recipes made alike, a budget, a
+place. Nothing here starts or writes anything, or imports an engine.
+
+All recipes get the data, the protocol of scoring and the places of one of them, by default of the
+first: `data`, `evaluate`, `workspace`, `registry`, `flow`, and the address of the cluster.
+"""
+
+from __future__ import annotations
+
+import hashlib
+import json
+import os
+from collections.abc import Iterator, Sequence
+from contextlib import contextmanager
+from pathlib import Path
+
+import torch
+from pydantic import BaseModel, ConfigDict, Field
+
+from gan_train import recipes, runs
+from gan_train.config import ClusterConfig, Config
+from gan_train.data.sharding import plan_shards
+from gan_train.errors import UserError
+from gan_train.schedule import check, schedule_end
+from pipelines.cluster import address_of
+from pipelines.plan import checkpoints, image_shape
+from pipelines.training_time import training_seconds
+
+_DECIDED = {
+    "train.total_kimg": "the budget says how long training is: --kimg or --minutes",
+    "cluster.jobs": "a comparison trains from this process; submit it as a whole: "
+    "ray job submit -- gan-train compare ...",
+    "evaluate.path_lengths": "all families are measured between latents z (z_end)",
+}
+_SCORINGS = 6
+
+
+class Comparison(BaseModel):
+    """Recipes on the same data, and what each of them may use. One of the budgets is given."""
+
+    model_config = ConfigDict(extra="forbid", frozen=True)
+
+    configs: tuple[Config, ...] = Field(min_length=1)
+    kimg: float | None = Field(None, gt=0, description="Thousands of images seen.")
+    minutes: float | None = Field(None, gt=0, description="Minutes of training.")
+    at_once: int | None = Field(None, ge=1, description="Recipes that train side by side, at most.")
+    target: float | None = Field(
+        None, description="Score whose time is told; empty: the worst of the final ones."
+    )
+
+    @property
+    def id(self) -> str:
+        """The same for the same recipes, settings and budget, whatever the places."""
+        places = {"workspace", "registry", "flow"}
+        trees = [config.model_dump(mode="json", exclude=places) for config in self.configs]
+        asked = json.dumps([trees, self.kimg, self.minutes], sort_keys=True)
+        names = "-".join(config.name for config in self.configs)[:60]
+        return f"{names}-{hashlib.sha256(asked.encode()).hexdigest()[:8]}"
+
+    @property
+    def folder(self) -> Path:
+        """Where records and report are kept."""
+        return self.configs[0].workspace / "compare" / self.id
+
+    @property
+    def budget(self) -> str:
+        """In words."""
+        if self.minutes is not None:
+            return f"{self.minutes:g} min of training"
+        return f"{self.kimg:g} thousand images"
+
+    @property
+    def cluster(self) -> ClusterConfig:
+        """That of the recipe which needs most of it."""
+        return max((config.cluster for config in self.configs), key=_cpus)
+
+    def slots(self, cpus: float, gpus: float) -> int:
+        """How many recipes train side by side on this much."""
+        each = self.cluster
+        room = cpus // _cpus(each)
+        workers = max(config.cluster.workers for config in self.configs)
+        if each.gpu != "no" and gpus >= workers:
+            room = min(room, gpus // workers)
+        return int(max(1, min(room, len(self.configs), self.at_once or len(self.configs))))
+
+
+def _cpus(cluster: ClusterConfig) -> float:
+    return cluster.workers * cluster.cpus_per_worker
+
+
+def planned(
+    names: Sequence[str],
+    overrides: Sequence[str] = (),
+    *,
+    data: str | None = None,
+    kimg: float | None = None,
+    minutes: float | None = None,
+    workers: int | None = None,
+    at_once: int | None = None,
+    target: float | None = None,
+) -> Comparison:
+    """The comparison of these recipes, checked against the data.
+
+    `overrides` hold for every recipe; `data` names the recipe whose data and protocol all get.
+    Raises UserError, which names the recipe, where one cannot be trained like that.
+    """
+    for override in overrides:
+        key = override.partition("=")[0].strip()
+        if key in _DECIDED:
+            raise UserError(f"--set {override}: {_DECIDED[key]}")
+        if key == "cluster.workers" and workers is not None:
+            raise UserError(f"--set {override}: --workers says it already")
+    loaded = [_loaded(name, overrides) for name in names]
+    base = _loaded(data, overrides) if data else loaded[0]
+    chosen = [config.name for config in loaded]
+    if twice := sorted({name for name in chosen if chosen.count(name) > 1}):
+        raise UserError(f"two recipes are called {', '.join(twice)}: give one another `name`")
+    if base.cluster.jobs is not None:
+        raise UserError(f"cluster.jobs={base.cluster.jobs}: {_DECIDED['cluster.jobs']}")
+    own_places = any(override.startswith("train.checkpoint_kimg") for override in overrides)
+    configs = []
+    for config in loaded:
+        with _of(config.name):
+            alike = _like(config, base, workers)
+            shape = image_shape(alike, plan_shards(alike.data, None, alike.workspace))
+            stages = check(alike, shape, alike.cluster.workers)
+        configs.append(_budgeted(alike, kimg, schedule_end(alike, stages), own_places))
+    return Comparison(
+        configs=tuple(configs), kimg=kimg, minutes=minutes, at_once=at_once, target=target
+    )
+
+
+def _loaded(name: str, overrides: Sequence[str]) -> Config:
+    recipes.find(name)  # whose message names the recipe already
+    with _of(Path(name).stem):
+        return recipes.load(name, overrides)
+
+
+@contextmanager
+def _of(recipe: str) -> Iterator[None]:
+    """A user's mistake inside names the recipe."""
+    try:
+        yield
+    except UserError as error:
+        raise UserError(f"{recipe}: {error}") from None
+
+
+def _like(config: Config, base: Config, workers: int | None) -> Config:
+    """The recipe with the data, the protocol and the places of `base`."""
+    tree, given = config.model_dump(mode="json"), base.model_dump(mode="json")
+    for key in ("data", "evaluate", "workspace", "registry", "flow"):
+        tree[key] = given[key]
+    # measured once, at the end, and for all families alike
+    metrics = [metric for metric in given["evaluate"]["metrics"] if metric != "path_length"]
+    if not metrics:
+        raise UserError("evaluate.metrics=[path_length]: give a measure that recipes are ranked by")
+    tree["evaluate"]["metrics"] = metrics
+    tree["cluster"]["address"] = given["cluster"]["address"]
+    if workers is not None:
+        tree["cluster"]["workers"] = workers
+    return recipes.anchored(recipes.check(tree))
+
+
+def _budgeted(config: Config, kimg: float | None, end: int, own_places: bool) -> Config:
+    """With the budget in images, and scored some times on the way.
+
+    A budget in time does not say how many images it is: the schedule, of `end` images, then tells
+    how far apart the scorings are. Ticks are close enough to see when the time is over.
+    """
+    train = config.train
+    changes: dict[str, float] = {"tick_kimg": min(train.tick_kimg, 1.0)}
+    if kimg is not None:
+        changes["total_kimg"] = kimg
+    if not own_places:
+        changes["checkpoint_kimg"] = (kimg or end / 1000) / _SCORINGS
+    return config.model_copy(update={"train": train.model_copy(update=changes)})
+
+
+# ---- the plan in words -------------------------------------------------------------------------
+
+
+def describe(comparison: Comparison) -> str:
+    """The plan in some lines of text."""
+    first = comparison.configs[0]
+    data = plan_shards(first.data, None, first.workspace)
+    shape = image_shape(first, data)
+    evaluate = first.evaluate
+    lines = [
+        f"{comparison.id}: {len(comparison.configs)} recipes, {comparison.budget} each",
+        "",
+        f"images      {data.images} of {shape.resolution} px, {first.data.colour}, "
+        f"{len(shape.classes) or 'no'} classes, from {first.data.source}",
+        f"scores      {evaluate.images} images each, {evaluate.extractor}: "
+        f"{', '.join(evaluate.metrics)}; at the end {evaluate.path_length_images} paths in z",
+        f"at once     {_side_by_side(comparison)}",
+        f"report      {comparison.folder / 'compare.html'}",
+        "",
+        f"{'recipe':<24}{'family':<12}{'workers':>8}{'schedule':>14}{'scorings':>10}{'training':>14}",
+    ]
+    minutes = []
+    for config in comparison.configs:
+        stages = check(config, shape, config.cluster.workers)
+        own, end = sum(stage.nimg for stage in stages), schedule_end(config, stages)
+        minutes.append(_expected_minutes(comparison, config, end))
+        shown = "unknown" if minutes[-1] is None else f"{minutes[-1]:.1f} min"
+        lines.append(
+            f"{config.name:<24}{config.family.name:<12}{config.cluster.workers:>8}"
+            f"{f'{own / 1000:.4g} kimg':>14}{len(checkpoints(config, stages, end)):>10}{shown:>14}"
+        )
+    known = sum(expected for expected in minutes if expected is not None)
+    unknown = minutes.count(None)
+    lines += [
+        "",
+        f"in all      {known:.0f} min of training if one follows the other, without scoring"
+        + (f"; {unknown} recipes have no earlier run to tell their speed" if unknown else ""),
+    ]
+    if comparison.folder.exists():
+        lines.append("begun       before: what is done is not done again")
+    return "\n".join(lines)
+
+
+def _side_by_side(comparison: Comparison) -> str:
+    most = f", at most {comparison.at_once}" if comparison.at_once else ""
+    if address_of(comparison.cluster) is not None:
+        return f"as many as the cluster has room for{most}"
+    slots = comparison.slots(os.cpu_count() or 1, torch.cuda.device_count())
+    return "one after the other" if slots == 1 else f"{slots} side by side"
+
+
+def _expected_minutes(comparison: Comparison, config: Config, end: int) -> float | None:
+    """Of training, as far as it is known: from the budget, or the speed of the newest run of this
+    recipe."""
+    speed = None
+    for run_dir in sorted(runs.folder(config).glob(f"{config.name}-2*"), reverse=True):
+        events = runs.read_events(run_dir)
+        if seconds := training_seconds(events, runs.reached(events)):
+            speed = runs.reached(events) / seconds
+            break
+    if comparison.minutes is None:
+        return None if speed is None else end / speed / 60
+    return comparison.minutes if speed is None else min(comparison.minutes, end / speed / 60)

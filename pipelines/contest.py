@@ -1,0 +1,322 @@
+"""A comparison under way: every recipe's run, side by side where there is room, within its budget.
+
+Each recipe trains in a thread of its own, as a Prefect task around a Ray Train run; this file's
+main loop follows their event logs, stops those whose time is over, and takes interrupts: all runs
+then save a checkpoint, and the same command goes on later.
+"""
+
+from __future__ import annotations
+
+import contextvars
+import json
+import math
+import sys
+import threading
+import time
+from collections.abc import Callable, Sequence
+from concurrent.futures import Future
+from functools import partial
+from pathlib import Path
+from typing import TextIO
+
+from prefect import runtime, task
+from prefect.cache_policies import NO_CACHE
+from pydantic import BaseModel, ConfigDict
+from tqdm import tqdm
+
+from gan_train import runs
+from gan_train.checkpoint import candidates, read_json, write_json
+from gan_train.config import Config
+from gan_train.data.index import Index
+from gan_train.events import LOG_NAME
+from gan_train.runs import Event
+from gan_train.schedule import check, schedule_end
+from pipelines import artifacts, driver, plan, ray_train, registry
+from pipelines.cluster import identifiers
+from pipelines.progress import LineReader, Warnings, score_line
+from pipelines.training_time import Stopwatch
+
+TAG = "compare"
+"""The tag of a comparison's runs in MLflow; its value is the comparison's id."""
+_ASK_S, _LINE_S = 10.0, 15.0  # how often Prefect is asked, and a line is printed
+_SCORING = 0.05  # of a recipe's progress, at its end
+
+
+class Record(BaseModel):
+    """What is known of a recipe beside its run's own log; stored in the comparison's folder."""
+
+    model_config = ConfigDict(extra="forbid", frozen=True, ser_json_inf_nan="strings")
+
+    run: str
+    lengths: dict[str, float] = {}
+    """Path lengths of the last checkpoint."""
+    done: bool = False
+    error: str | None = None
+
+
+class Contestant:
+    """One recipe, its run, and what it has used of the budget."""
+
+    def __init__(self, config: Config, minutes: float | None, shards: Path, folder: Path) -> None:
+        """`config` holds a budget in images, `minutes` one in time; `folder` keeps the record."""
+        self.config, self.minutes, self.shards = config, minutes, shards
+        self.index = Index.load(shards)
+        self._path = folder / f"{config.name}.json"
+        self.record = self._take_up()
+        self.run_dir = runs.folder(config) / self.record.run
+        stages = check(config, self.index.image_shape, config.cluster.workers)
+        self.end = schedule_end(config, stages)
+        self.watch = Stopwatch(plan.checkpoints(config, stages, self.end))
+        for event in runs.read_events(self.run_dir):
+            self.watch.take(event, live=False)
+        self._events = LineReader(self.run_dir / LOG_NAME, skip=True)
+        self._warnings = Warnings(self.run_dir / ray_train.WORKER_LOG)
+        self.training = False
+
+    def _take_up(self) -> Record:
+        """What an earlier attempt left, or a new run."""
+        if self._path.exists():
+            record = Record.model_validate(read_json(self._path))
+            if (runs.folder(self.config) / record.run / runs.CONFIG).is_file():
+                return record
+        record = Record(run=runs.new(self.config, self.shards).name)
+        self._write(record)
+        return record
+
+    def _write(self, record: Record) -> None:
+        write_json(self._path, record.model_dump(mode="json"))
+        self.record = record
+
+    def keep(self, **changes: object) -> None:
+        """Change the record, on the disk too."""
+        self._write(Record.model_validate(self.record.model_dump() | changes))
+
+    def time_is_over(self) -> bool:
+        """Whether the budget in time is used up."""
+        return self.minutes is not None and self.watch.seconds() >= 60 * self.minutes
+
+    def fraction(self) -> float:
+        """Of its work, from 0 to 1."""
+        used = self.watch.nimg / self.end
+        if self.minutes is not None:
+            used = max(used, self.watch.seconds() / (60 * self.minutes))
+        return 1.0 if self.record.done else (1 - _SCORING) * min(1.0, used)
+
+    def stands(self) -> str:
+        """Where it is, in a few words."""
+        spent = f"{self.watch.seconds() / 60:.1f} of {self.minutes:g} min, " if self.minutes else ""
+        return f"{self.config.name} {spent}{self.watch.nimg / 1000:.1f} kimg"
+
+    def news(self) -> list[str]:
+        """What has happened since the last look, for people."""
+        said = []
+        for line in self._events.new():
+            event: Event = json.loads(line)
+            self.watch.take(event)
+            if event["kind"] == "checkpoint":
+                kimg = event["nimg"] / 1000
+                said.append(f"{self.config.name}  {kimg:.1f} kimg  {score_line(event)}")
+        return said + [f"{self.config.name}  {text}" for text in self._warnings.new()]
+
+    def stop(self) -> None:
+        """Ask the workers to save a checkpoint and end."""
+        (self.run_dir / ray_train.STOP).touch()
+
+    def train(self, stopping: threading.Event, ids: dict[str, str]) -> None:
+        """Train within the budget, score where it ends, measure path lengths. Blocks."""
+        ids = ids | identifiers()
+        with (
+            runs.exclusive(self.run_dir),
+            registry.Shipper(self.config, self.run_dir, self.index, ids),
+        ):
+            if not (self.time_is_over() or self._finished()):
+                self._fit(self.config)
+            if not (self._finished() or stopping.is_set()):
+                # stopped for its time: a schedule that ends where it stands only scores it
+                reached = int(candidates(self.run_dir)[0].name)
+                train = self.config.train.model_copy(update={"total_kimg": reached / 1000})
+                self._fit(self.config.model_copy(update={"train": train}))
+        if self._finished() and not stopping.is_set():
+            self.keep(lengths=self._path_lengths(), done=True, error=None)
+
+    def _fit(self, config: Config) -> None:
+        ray_train.clear(self.run_dir)
+        self.training = True
+        try:
+            ray_train.fit(config, self.shards, self.run_dir)
+        finally:
+            self.training = False
+
+    def _finished(self) -> bool:
+        return runs.finished(runs.read_events(self.run_dir))
+
+    def _path_lengths(self) -> dict[str, float]:
+        """In z, which all families have that make images of latents; for the others none."""
+        adversary = self.config.family.build(self.index.image_shape, self.config.train.batch)
+        if adversary.task != "generate" or not adversary.z_dim:
+            return {}
+        alone = {"metrics": ("path_length",), "path_lengths": ("z_end",)}
+        evaluate = self.config.evaluate.model_copy(update=alone)
+        config = self.config.model_copy(update={"evaluate": evaluate})
+        scored = ray_train.evaluate(config, self.shards, candidates(self.run_dir)[0])
+        scores: dict[str, float] = scored["scores"]
+        return scores
+
+
+class _Work:
+    """A contestant's training for Prefect, which looks into plain containers and data classes."""
+
+    def __init__(self, contestant: Contestant, stopping: threading.Event, compare: str) -> None:
+        self.contestant, self.stopping, self.compare = contestant, stopping, compare
+
+
+@task(name="train and score", task_run_name="{recipe}", cache_policy=NO_CACHE)
+def _contest(recipe: str, work: _Work) -> None:
+    flow_run = runtime.flow_run.get_root_flow_run_id() or ""
+    work.contestant.train(work.stopping, {TAG: work.compare, "prefect.flow_run_id": flow_run})
+
+
+def race(contestants: Sequence[Contestant], slots: int, compare: str) -> bool:
+    """Bring every recipe to the end of its budget, up to `slots` at once; False when cancelled.
+
+    A recipe that fails has the message in its record, and the others go on. Passes interrupts on
+    after the workers saved their checkpoints.
+    """
+    waiting = [contestant for contestant in contestants if not contestant.record.done]
+    active: dict[Contestant, Future[None]] = {}
+    stopping = threading.Event()
+    board = Board(contestants)
+    shown = artifacts.Progress("comparison", "Of the budget of all recipes")
+    next_question = 0.0
+
+    def look() -> None:
+        for contestant in active:
+            for text in contestant.news():
+                board.say(text)
+            if contestant.training and (stopping.is_set() or contestant.time_is_over()):
+                contestant.stop()
+
+    try:
+        while active or (waiting and not stopping.is_set()):
+            while waiting and len(active) < slots and not stopping.is_set():
+                contestant = waiting.pop(0)
+                contestant.keep(error=None)
+                board.start(contestant)
+                work = _Work(contestant, stopping, compare)
+                active[contestant] = _in_thread(partial(_contest, contestant.config.name, work))
+            look()
+            for contestant in [c for c, future in active.items() if future.done()]:
+                look()
+                _settle(contestant, active.pop(contestant), board)
+            board.show(list(active))
+            if time.monotonic() > next_question:
+                next_question = time.monotonic() + _ASK_S
+                shown(board.fraction())
+                if artifacts.cancelled():
+                    stopping.set()
+            time.sleep(driver.POLL_S)
+        shown(board.fraction())
+    finally:
+        if active:
+            _interrupted(list(active), stopping, board)
+        board.close()
+    return not stopping.is_set()
+
+
+def _settle(contestant: Contestant, future: Future[None], board: Board) -> None:
+    """Take in how a recipe ended."""
+    error = future.exception()
+    if error is None:
+        board.say(f"{contestant.config.name}  {'done' if contestant.record.done else 'stopped'}")
+    elif isinstance(error, Exception):  # the others go on
+        contestant.keep(error=str(error) or type(error).__name__)
+        board.say(f"{contestant.config.name}  failed: {contestant.record.error}")
+    else:
+        raise error
+
+
+def _interrupted(active: Sequence[Contestant], stopping: threading.Event, board: Board) -> None:
+    """Let the workers save, but not for ever: Ray itself may have got the signal, too."""
+    stopping.set()
+    board.say("stopping: the workers save their checkpoints ...")
+    ends = {contestant: _ends(contestant) for contestant in active}
+    deadline = time.monotonic() + driver.GRACE_S
+    while time.monotonic() < deadline and any(
+        contestant.training and _ends(contestant) == ends[contestant] for contestant in active
+    ):
+        for contestant in active:
+            contestant.stop()
+        time.sleep(driver.POLL_S)
+    board.say("the same command goes on")
+
+
+def _ends(contestant: Contestant) -> int:
+    return sum(event["kind"] == "end" for event in runs.read_events(contestant.run_dir))
+
+
+def _in_thread(work: Callable[[], None]) -> Future[None]:
+    """Run in a daemon thread, so that an interrupt can always leave, in this flow run's context."""
+    future: Future[None] = Future()
+    context = contextvars.copy_context()
+
+    def run() -> None:
+        try:
+            future.set_result(context.run(work))
+        except BaseException as error:  # handed to whoever asks for the result
+            future.set_exception(error)
+
+    threading.Thread(target=run, daemon=True, name="contestant").start()
+    return future
+
+
+class Board:
+    """What a person sees: one bar for all recipes, a line for what happens; lines now and then
+    where there is no terminal."""
+
+    def __init__(self, contestants: Sequence[Contestant], stream: TextIO = sys.stderr) -> None:
+        self._all, self._stream = contestants, stream
+        self._began, self._first = time.monotonic(), self.fraction()
+        self._line_due = 0.0
+        self._bar = tqdm(
+            total=100,
+            desc="comparing",
+            bar_format="{desc} {percentage:3.0f}%|{bar}| {postfix}",
+            dynamic_ncols=True,
+            file=stream,
+            disable=not stream.isatty(),
+        )
+
+    def fraction(self) -> float:
+        """Of all work, from 0 to 1; a recipe that failed is done."""
+        shares = [1.0 if c.record.error else c.fraction() for c in self._all]
+        return sum(shares) / len(shares)
+
+    def start(self, contestant: Contestant) -> None:
+        """Say that a recipe begins."""
+        place = list(self._all).index(contestant) + 1
+        self.say(f"{contestant.config.name}  {place} of {len(self._all)}, {contestant.record.run}")
+
+    def show(self, active: Sequence[Contestant]) -> None:
+        """Say where all stand."""
+        text = "; ".join(contestant.stands() for contestant in active)
+        self._bar.n = round(100 * self.fraction(), 1)
+        self._bar.set_postfix_str(f"{text}  {self._time_left()}", refresh=True)
+        if self._bar.disable and active and time.monotonic() > self._line_due:
+            self._line_due = time.monotonic() + _LINE_S
+            self.say(f"{100 * self.fraction():3.0f}%  {text}  {self._time_left()}")
+
+    def _time_left(self) -> str:
+        forward = self.fraction() - self._first
+        if forward < 0.01:
+            return "time left unknown"
+        seconds = (time.monotonic() - self._began) * (1 - self.fraction()) / forward
+        return f"{math.ceil(seconds / 60)} min left"
+
+    def say(self, text: str) -> None:
+        """Print a line without tearing the bar."""
+        self._bar.write(text, file=self._stream)
+        self._stream.flush()
+
+    def close(self) -> None:
+        """Leave the bar as it stands."""
+        self._bar.close()

@@ -1,0 +1,177 @@
+"""The facts of a comparison, gathered from the runs' event logs and records, and sample grids."""
+
+from __future__ import annotations
+
+import base64
+import io
+from collections.abc import Mapping, Sequence
+from pathlib import Path
+from typing import Any
+
+import torch
+from PIL import Image
+
+from gan_train import recipes, runs
+from gan_train.adversary import Adversary
+from gan_train.checkpoint import newest_valid
+from gan_train.grid import make_grid
+from gan_train.inference import Generator
+from gan_train.metrics.protocol import Protocol, comparable
+from gan_train.optim import parameters_of
+from gan_train.runs import Event
+from pipelines.contest import Contestant
+from pipelines.facts import Entry, Picture, Scored, duration
+from pipelines.training_time import training_seconds
+
+_SIDE = 1024  # pixels of a grid, at most
+_COLUMNS, _ROWS = 8, 6
+_NEAR = 0.97  # of a budget in time: what ends later has used it
+
+
+def entries(contestants: Sequence[Contestant]) -> tuple[Entry, ...]:
+    """A fact sheet for each recipe. One whose scores were measured otherwise than those of the
+    first of its task counts as failed: they must not be set side by side."""
+    found: list[Entry] = []
+    for contestant in contestants:
+        entry = _entry(contestant)
+        rivals = (e for e in found if e.task == entry.task and e.protocol and not e.error)
+        first = next(rivals, None)
+        if first is not None and entry.protocol and not entry.error:
+            why = comparable(first.protocol, entry.protocol)
+            if why is not None:
+                error = f"its scores cannot be compared with those of {first.recipe}: {why}"
+                entry = entry.model_copy(update={"error": error})
+        found.append(entry)
+    return tuple(found)
+
+
+def _entry(contestant: Contestant) -> Entry:
+    config, run_dir = contestant.config, contestant.run_dir
+    adversary = config.family.build(contestant.index.image_shape, config.train.batch)
+    generator, others = parameter_counts(adversary)
+    events = runs.read_events(run_dir)
+    nimg = runs.reached(events)
+    memory = [e["values"]["memory_gib"] for e in events if e["kind"] == "metrics"]
+    seconds = training_seconds(events, nimg)
+    return Entry(
+        recipe=config.name,
+        family=config.family.name,
+        task=adversary.task,
+        run=run_dir.name,
+        workers=config.cluster.workers,
+        batch=config.train.batch,
+        generator_parameters=generator,
+        other_parameters=others,
+        kimg=nimg / 1000,
+        minutes=seconds / 60,
+        memory_gib=max(memory, default=None),
+        checkpoints=checkpoints(events),
+        lengths=contestant.record.lengths,
+        protocol=_protocol(events),
+        notes=tuple(notes(contestant, adversary, events)),
+        picture=_picture(contestant, adversary),
+        settings=recipes.dump(config),
+        error=contestant.record.error,
+    )
+
+
+def parameter_counts(adversary: Adversary) -> tuple[int, int]:
+    """Parameters that are trained: of the networks that make images (those that are averaged), and
+    of the others. What is frozen, such as a network that measures, is not counted."""
+    trained = {
+        parameter
+        for spec in adversary.optimizers().values()
+        for parameter in parameters_of(adversary, spec)
+    }
+    making = {p for name in adversary.averaged for p in getattr(adversary, name).parameters()}
+    inside = sum(p.numel() for p in trained & making)
+    return inside, sum(p.numel() for p in trained) - inside
+
+
+def checkpoints(events: Sequence[Event]) -> tuple[Scored, ...]:
+    """Where scores were measured, and what they were; oldest first."""
+    scored = {e["nimg"]: e["scores"] for e in events if e["kind"] == "checkpoint" and e["scores"]}
+    return tuple(
+        Scored(kimg=n / 1000, minutes=training_seconds(events, n) / 60, scores=scored[n])
+        for n in sorted(scored)
+    )
+
+
+def _protocol(events: Sequence[Event]) -> Protocol:
+    """Of the newest scores."""
+    known = [e["protocol"] for e in events if e["kind"] == "checkpoint" and e.get("protocol")]
+    return known[-1] if known else {}
+
+
+def notes(contestant: Contestant, adversary: Adversary, events: Sequence[Event]) -> list[str]:
+    """What a reader must know to judge the scores: schedules that the budget cut or outlasted, and
+    generators that had not grown up."""
+    own = sum(stage.nimg for stage in adversary.stages()) / 1000
+    nimg = runs.reached(events)
+    kimg, minutes = nimg / 1000, training_seconds(events, nimg) / 60
+    said = []
+    if contestant.minutes is not None and minutes < _NEAR * contestant.minutes:
+        if contestant.record.done:
+            said.append(
+                f"its schedule of {own:g} kimg ended after {duration(minutes)} of "
+                f"{contestant.minutes:g} min; these are its last images"
+            )
+    elif kimg < own:
+        said.append(f"its schedule of {own:g} kimg was cut at {kimg:.4g} kimg")
+    if kimg > own + contestant.config.train.batch / 1000:
+        said.append(
+            f"its schedule of {own:g} kimg was over before; its last stage went on to {kimg:.4g}"
+        )
+    level = _level(events)
+    resolution, alpha = level.get("resolution"), level.get("alpha", 1.0)
+    full = contestant.config.data.resolution
+    if resolution is not None and (resolution < full or alpha < 1):
+        fade = f", faded in by {alpha:.0%}" if alpha < 1 else ""
+        said.append(
+            f"it had grown to {resolution:.0f} of {full} px{fade}: its pictures were enlarged to "
+            "be scored, which no full-grown one's were"
+        )
+    return said
+
+
+def _level(events: Sequence[Event]) -> Mapping[str, Any]:
+    saved = [event for event in events if event["kind"] == "checkpoint"]
+    return saved[-1] if saved else {}
+
+
+# ---- pictures ----------------------------------------------------------------------------------
+
+
+def _picture(contestant: Contestant, adversary: Adversary) -> Picture | None:
+    """Samples of the last checkpoint, from the same latents for every recipe; for tasks whose
+    pictures need others beside them, the run's own newest grid."""
+    if adversary.task == "generate":
+        folder = newest_valid(contestant.run_dir)
+        return None if folder is None else _samples(folder)
+    path = runs.newest_grid(contestant.run_dir)
+    if path is None:
+        return None
+    with Image.open(path) as grid:
+        grid.thumbnail((_SIDE, 2 * _SIDE))
+        return _embedded(grid, f"Its grid at {int(path.stem) / 1000:g} kimg")
+
+
+def _samples(checkpoint: Path) -> Picture:
+    generator = Generator.load(checkpoint)
+    side = generator.shape.resolution
+    columns, rows = max(2, min(_COLUMNS, _SIDE // side)), max(2, min(_ROWS, _SIDE // side))
+    count = columns * rows
+    label = torch.arange(count) % max(1, len(generator.shape.classes))
+    images = generator.images(
+        generator.latents(range(count)), label if generator.conditional else None
+    )
+    what = "a class after the other" if generator.conditional else "not chosen"
+    text = f"{count} samples of seeds 0 to {count - 1}, {what}, not truncated"
+    return _embedded(make_grid(images, columns), text)
+
+
+def _embedded(picture: Image.Image, text: str) -> Picture:
+    buffer = io.BytesIO()
+    picture.save(buffer, format="PNG", optimize=True)
+    png = base64.b64encode(buffer.getvalue()).decode()
+    return Picture(png=png, width=picture.width, height=picture.height, text=text)

@@ -1,0 +1,62 @@
+"""How long a run has trained, read from its event log: saving, scoring and start-up left out.
+
+The log says how fast training went at each tick, by a clock that stands still while a checkpoint is
+saved and scored (`Trainer.start_timer`). Images between two ticks, divided by the speed of the
+second, are the time they took; what a restarted run repeats is counted once, as its images are.
+"""
+
+from __future__ import annotations
+
+import time
+from collections.abc import Callable, Iterable, Sequence
+
+from gan_train.runs import Event
+
+
+def training_seconds(events: Iterable[Event], nimg: int) -> float:
+    """Seconds of training until `nimg` images were seen; 0 before the first tick.
+
+    Images after the last tick count with its speed.
+    """
+    seconds, before, speed = 0.0, 0, 0.0
+    for event in events:
+        if event["kind"] == "metrics" and before < event["nimg"] <= nimg:
+            speed = event["values"]["images_per_second"]
+            seconds += (event["nimg"] - before) / speed
+            before = event["nimg"]
+    return seconds + ((nimg - before) / speed if speed else 0.0)
+
+
+class Stopwatch:
+    """The training time of a run that is followed while it goes on.
+
+    Between events it goes on by the clock on the wall, unless a checkpoint is being saved and
+    scored: `places`, in images, are where that is done.
+    """
+
+    def __init__(self, places: Sequence[int], clock: Callable[[], float] = time.monotonic) -> None:
+        self._places, self._clock = places, clock
+        self._events: list[Event] = []
+        self._saved = 0  # images at the newest checkpoint
+        self._since: float | None = None  # when training was last seen to go on
+        self.nimg = 0
+        """Images seen."""
+
+    def take(self, event: Event, live: bool = True) -> None:
+        """Follow an event of the log, oldest first; one that is not `live` is from before."""
+        self._events.append(event)
+        self.nimg = max(self.nimg, event["nimg"])
+        now = self._clock()
+        if event["kind"] == "checkpoint":
+            self._saved = event["nimg"]
+            self._since = now
+        elif event["kind"] == "metrics":
+            saving = any(self._saved < place <= event["nimg"] for place in self._places)
+            self._since = None if saving else now
+        if event["kind"] == "end" or not live:
+            self._since = None
+
+    def seconds(self) -> float:
+        """Training time until now."""
+        counted = training_seconds(self._events, self.nimg)
+        return counted + (0.0 if self._since is None else self._clock() - self._since)

@@ -1,0 +1,361 @@
+"""The report of a comparison: a page that stands alone, tables, charts, and the time they tell."""
+
+from __future__ import annotations
+
+import math
+import re
+from html.parser import HTMLParser
+from itertools import pairwise
+from typing import Any
+from xml.etree import ElementTree
+
+import pytest
+
+from pipelines import charts, facts, measures, report
+from pipelines.facts import Entry, Facts, Picture, Scored
+from pipelines.training_time import Stopwatch, training_seconds
+
+FD = "fd_efficientnet_lite0"
+VOID = {"meta", "img", "link", "br"}
+
+
+def entry(name: str, distances: list[float], **changes: Any) -> Entry:
+    """A recipe that was scored every 10 kimg, each of which took a minute."""
+    checkpoints = tuple(
+        Scored(
+            kimg=10.0 * n,
+            minutes=1.0 * n,
+            scores={FD: d, f"{FD}_null": 5.5, "recall_efficientnet_lite0": 0.1 * n},
+        )
+        for n, d in enumerate(distances, start=1)
+    )
+    fields: dict[str, Any] = {
+        "recipe": name,
+        "family": "progan",
+        "task": "generate",
+        "run": f"{name}-1",
+        "workers": 2,
+        "batch": 32,
+        "generator_parameters": 405_000,
+        "other_parameters": 1_200_000,
+        "kimg": 10.0 * len(distances),
+        "minutes": 1.0 * len(distances),
+        "memory_gib": 0.5,
+        "checkpoints": checkpoints,
+        "protocol": {"images": 2000, "extractor": "efficientnet_lite0"},
+        "picture": Picture(png="aGVsbG8=", width=8, height=8, text="48 samples"),
+        "settings": f"name: {name}\n",
+    }
+    return Entry.model_validate(fields | changes)
+
+
+def about(*entries: Entry, **changes: Any) -> Facts:
+    fields: dict[str, Any] = {
+        "id": "a-b-12345678",
+        "budget": "4 min of training",
+        "data": "glyphs.zip: 8,897 images of 32 px",
+        "content_hash": "ab" * 32,
+        "hardware": "2 CPU cores",
+        "finished": "2026-01-31 12:00",
+        "counted": ("Time is that of training.",),
+        "target": None,
+        "entries": entries,
+    }
+    return Facts.model_validate(fields | changes)
+
+
+SLOW = entry("slow", [200.0, 90.0])
+FAST = entry("fast", [120.0, 60.0], lengths={"ppl_z_end_efficientnet_lite0": 30.0})
+BROKEN = entry("broken", [], error="workers=5 <b>do not</b> divide & fit", picture=None)
+
+
+class Page(HTMLParser):
+    """Reads a page: elements that do not close, references, tables as rows of text."""
+
+    def __init__(self, text: str) -> None:
+        super().__init__()
+        self.open: list[str] = []
+        self.tags: list[tuple[str, dict[str, str | None]]] = []
+        self.rows: list[list[str]] = []
+        self._cell: list[str] | None = None
+        self.feed(text)
+        self.close()
+
+    def handle_starttag(self, tag: str, attrs: list[tuple[str, str | None]]) -> None:
+        self.tags.append((tag, dict(attrs)))
+        if tag not in VOID:
+            self.open.append(tag)
+        if tag == "tr":
+            self.rows.append([])
+        if tag in ("td", "th"):
+            self._cell = []
+
+    def handle_startendtag(self, tag: str, attrs: list[tuple[str, str | None]]) -> None:
+        self.tags.append((tag, dict(attrs)))
+
+    def handle_endtag(self, tag: str) -> None:
+        assert self.open.pop() == tag
+        if tag in ("td", "th") and self._cell is not None:
+            self.rows[-1].append("".join(self._cell))
+            self._cell = None
+
+    def handle_data(self, data: str) -> None:
+        if self._cell is not None:
+            self._cell.append(data)
+
+    def row(self, name: str) -> list[str]:
+        """The first row whose head begins with this name."""
+        return next(row for row in self.rows if row and row[0].startswith(name))
+
+
+def test_the_page_is_well_formed_and_stands_alone() -> None:
+    text = report.page(about(SLOW, FAST, BROKEN))
+    page = Page(text)
+    assert page.open == [], "every element is closed, in order"
+    assert text.startswith("<!doctype html>")
+    outside = {
+        value
+        for _, attributes in page.tags
+        for name, value in attributes.items()
+        if name in ("src", "href", "srcset", "action", "data") and value
+    }
+    assert outside and all(value.startswith("data:image/png;base64,") for value in outside)
+    assert not {"script", "link", "iframe", "object"} & {tag for tag, _ in page.tags}
+    assert not re.findall(r"url\(|@import", text)
+    assert "http" not in text.replace("http://www.w3.org/2000/svg", "")
+    assert "prefers-color-scheme:dark" in text and "width=device-width" in text
+
+
+def test_what_cannot_be_seen_is_said() -> None:
+    page = Page(report.page(about(SLOW, FAST)))
+    pictures = [attributes for tag, attributes in page.tags if tag == "img"]
+    assert [picture["alt"] for picture in pictures] == ["48 samples, fast", "48 samples, slow"]
+    drawn = [a for tag, a in page.tags if tag == "svg" and a.get("aria-hidden") != "true"]
+    assert len(drawn) == 2 and all(a["role"] == "img" and a["aria-label"] for a in drawn)
+    heads = [a for tag, a in page.tags if tag == "th"]
+    assert heads and all(a.get("scope") in ("col", "row") for a in heads)
+
+
+def test_every_recipe_has_a_row_best_first_and_failures_say_why() -> None:
+    text = report.page(about(SLOW, BROKEN, FAST))
+    page = Page(text)
+    names = [row[0] for row in page.rows if row[0].endswith("progan")]
+    assert names == ["fastprogan", "slowprogan", "brokenprogan"] * 2
+    assert page.row("fast") == ["fastprogan", "60", "0.2", "30"]
+    assert page.row("slow") == ["slowprogan", "90", "0.2", "–"]
+    assert page.row("real images") == ["real images", "5.5", "–", "–"]
+    assert page.row("broken")[1] == "Failed: workers=5 <b>do not</b> divide & fit"
+    assert "<b>do not</b>" not in text, "errors are escaped"
+    assert '<td class="best">60</td>' in text
+    assert '<td class="best">0.2</td>' not in text, "equal values are none of them the best"
+
+
+def test_names_and_settings_are_escaped() -> None:
+    evil = "<script>alert(1)</script>&\"'"
+    text = report.page(about(entry("a", [1.0], family=evil, settings=evil), budget=evil, data=evil))
+    assert "<script>" not in text
+    assert "|" not in report._plain("a|b").replace("\\|", "")
+    assert "<script>" not in report.markdown(about(FAST, budget=evil))
+
+
+def test_the_time_to_a_score_is_that_of_the_first_checkpoint_that_had_it() -> None:
+    (section,) = facts.sections(about(SLOW, FAST))
+    assert section.target == 90.0, "the worst of the final scores"
+    assert (section.reached(FAST), section.reached(SLOW)) == (2.0, 2.0)
+    (section,) = facts.sections(about(SLOW, FAST, target=150.0))
+    assert (section.reached(FAST), section.reached(SLOW)) == (1.0, 2.0)
+    (section,) = facts.sections(about(SLOW, FAST, target=70.0))
+    assert section.reached(SLOW) is None
+    page = Page(report.page(about(SLOW, FAST, target=70.0)))
+    costs = [row for row in page.rows if row[0] == "slowprogan"][1]
+    assert costs == [
+        *("slowprogan", "20 k", "2.0 min", "167", "405 k", "1.2 M", "0.50 GiB", "2"),
+        "not reached",
+    ]
+
+
+def test_other_tasks_stand_in_sections_of_their_own_beside_simple_methods() -> None:
+    scores = {
+        "perceptual_efficientnet_lite0": 0.2,
+        "perceptual_efficientnet_lite0_bicubic": 0.5,
+        "psnr_y": 30.0,
+        "psnr_y_bicubic": 28.0,
+        "psnr_y_Set5": 31.0,
+        "psnr_y_bicubic_Set5": 29.0,
+    }
+    point = Scored(kimg=10, minutes=1, scores=scores)
+    small = entry("small", [], task="upscale", checkpoints=(point,), kimg=10, minutes=1)
+    text = report.page(about(FAST, small))
+    page = Page(text)
+    assert text.index("Images from latents") < text.index("Super-resolution")
+    assert page.row("small") == ["smallprogan", "0.2", "30", "31"]
+    assert page.row("bicubic") == ["bicubic", "0.5", "28", "29"]
+    assert [row[0] for row in page.rows].count("real images") == 1
+    heads = [row for row in page.rows if row[:2] == ["Recipe", "Perceptual distance"]]
+    assert heads == [["Recipe", "Perceptual distance", "PSNR", "PSNR Set5"]]
+    assert "small has the lowest Perceptual distance: 0.2." in text
+
+
+def test_recipes_without_a_score_to_compare_have_tables_and_no_chart() -> None:
+    point = Scored(kimg=1, minutes=1, scores={"pair_distance": 3.0, "pair_distance_real": 4.0})
+    page = report.page(about(entry("a", [], checkpoints=(point,))))
+    assert "No recipe has a score to compare." in page
+    assert "On the way" not in page
+    assert Page(page).row("real images") == ["real images", "4"]
+    assert Page(report.page(about(BROKEN))).row("broken")[1].startswith("Failed")
+
+
+def test_markdown_and_terminal_tell_the_same() -> None:
+    broken = entry("broken", [], error="one | two\nthree")
+    text = report.markdown(about(SLOW, FAST, broken))
+    assert "fast has the lowest Fréchet distance: 60, before slow 90; real images get 5.5." in text
+    assert "| fast | **60** | 0.2 | 30 |" in text
+    assert "**broken failed**: one \\| two three" in text
+    lines = report.text(about(SLOW, FAST)).splitlines()
+    assert [line.split()[0] for line in lines[-2:]] == ["fast", "slow"]
+
+
+def test_facts_survive_the_file() -> None:
+    odd = entry("odd", [float("nan"), 3.0])
+    kept = Facts.model_validate_json(about(odd, FAST).model_dump_json())
+    assert kept.entries[1] == FAST
+    assert kept.entries[0].checkpoints[0].scores[FD] != kept.entries[0].checkpoints[0].scores[FD]
+    assert "no number" in report.page(kept)
+
+
+# ---- charts ------------------------------------------------------------------------------------
+
+SVG = {"svg": "http://www.w3.org/2000/svg"}
+
+
+def drawn(section: facts.Section) -> ElementTree.Element:
+    svg = facts.chart(section, "minutes of training")
+    assert svg is not None
+    return ElementTree.fromstring(svg)
+
+
+def test_a_chart_has_every_point_where_it_belongs() -> None:
+    svg = drawn(facts.sections(about(SLOW, FAST))[0])
+    titles = [title.text for title in svg.iterfind(".//svg:title", SVG)]
+    assert titles == [
+        "fast: Fréchet distance 120 at 10 kimg, 1.0 min",
+        "fast: Fréchet distance 60 at 20 kimg, 2.0 min",
+        "slow: Fréchet distance 200 at 10 kimg, 1.0 min",
+        "slow: Fréchet distance 90 at 20 kimg, 2.0 min",
+    ]
+    lines = [
+        [tuple(map(float, place.split())) for place in path.attrib["d"][1:].split("L")]
+        for path in svg.iterfind(".//svg:path[@class='line']", SVG)
+    ]
+    for line in lines:
+        assert line[0][0] < line[1][0] and line[0][1] < line[1][1], "later, and lower is below"
+    fast, slow = lines
+    assert fast[0][1] > slow[0][1], "a smaller distance stands lower"
+    heights = [line[1][1] - line[0][1] for line in lines]
+    ratios = math.log(120 / 60), math.log(200 / 90)
+    assert heights[0] / heights[1] == pytest.approx(ratios[0] / ratios[1], rel=0.01), "logarithmic"
+    texts = [text.text for text in svg.iterfind(".//svg:text", SVG)]
+    assert {"fast", "slow", "real images", "minutes of training", "5", "200"} <= set(texts)
+
+
+def test_names_at_the_ends_do_not_overlap_and_stay_inside() -> None:
+    entries = [entry(f"recipe-{n}", [90.0, 10.0 + 0.01 * n]) for n in range(9)]
+    svg = drawn(facts.sections(about(*entries))[0])
+    heights = sorted(float(t.attrib["y"]) for t in svg.iterfind(".//svg:text[@class='name']", SVG))
+    assert len(heights) == 9
+    assert all(b - a >= 15.9 for a, b in pairwise(heights))
+    assert heights[-1] < charts.HEIGHT
+
+
+@pytest.mark.parametrize(
+    ("values", "low", "high", "logarithmic"),
+    [
+        ([3.0, 9.0], 0, 10, False),
+        ([5.5, 200.0], 5, 200, True),
+        ([0.0, 90.0], 0, 100, False),
+        ([-1.0, 8.0], -2, 8, False),
+        ([0.0], 0, 0.2, False),
+        ([0.021, 0.7], 0.02, 1, True),
+    ],
+)
+def test_axes_hold_their_values(
+    values: list[float], low: float, high: float, logarithmic: bool
+) -> None:
+    axis = charts.axis(values, True)
+    assert (axis.low, axis.high) == pytest.approx((low, high))
+    assert axis.logarithmic == logarithmic
+    assert all(-1e-9 <= axis.place(value) <= 1 + 1e-9 for value in values)
+    assert axis.place(axis.low) == 0 and axis.place(axis.high) == pytest.approx(1)
+
+
+# ---- measures ----------------------------------------------------------------------------------
+
+
+@pytest.mark.parametrize(
+    ("name", "label", "better"),
+    [
+        ("fid", "FID", "lower"),
+        ("fd_efficientnet_lite0", "Fréchet distance", "lower"),
+        ("fd_efficientnet_lite0_to_B", "Fréchet distance to B", "lower"),
+        ("precision_inception_v3_2015_12_05", "Precision", "higher"),
+        ("ppl_z_end_efficientnet_lite0", "Path length z end", "lower"),
+        ("pair_distance_within_class", "Pair distance in class", None),
+        ("psnr_y_Set5", "PSNR Set5", "higher"),
+        ("cycle_error_A", "Cycle error A", "lower"),
+        ("something_new", "something new", None),
+    ],
+)
+def test_measures_are_called_by_their_names(name: str, label: str, better: str | None) -> None:
+    found = measures.measure(name)
+    assert (found.label, found.better) == (label, better)
+
+
+def test_the_measure_that_decides() -> None:
+    def main(*names: str) -> str | None:
+        found = measures.main_measure(dict.fromkeys(names, 1.0))
+        return found.name if found else None
+
+    assert main("kid_x", "fd_x_to_B", "fd_x", "fd_x_null") == "fd_x"
+    assert main("psnr_y", "perceptual", "perceptual_bicubic") == "perceptual"
+    assert main("psnr_y_bicubic", "pair_distance") is None
+    psnr = measures.measure("psnr_y")
+    assert psnr.best([{"psnr_y": 20.0}, {"psnr_y": 30.0}, {}]) == 30.0
+    assert psnr.at_least_as_good(30.0, 25.0) and not psnr.at_least_as_good(float("nan"), 25.0)
+
+
+# ---- training time -----------------------------------------------------------------------------
+
+
+def tick(nimg: int, speed: float) -> dict[str, Any]:
+    return {"kind": "metrics", "nimg": nimg, "values": {"images_per_second": speed}}
+
+
+def test_training_time_is_images_by_speed_between_ticks() -> None:
+    events = [tick(1000, 100.0), {"kind": "checkpoint", "nimg": 1000}, tick(2000, 50.0)]
+    assert training_seconds(events, 2000) == 1000 / 100 + 1000 / 50
+    assert training_seconds(events, 1000) == 10.0
+    assert training_seconds(events, 2500) == 30.0 + 500 / 50, "the rest at the last speed"
+    assert training_seconds([], 500) == 0.0
+
+
+def test_the_stopwatch_stands_still_while_a_checkpoint_is_scored() -> None:
+    now = [0.0]
+    watch = Stopwatch([2000], lambda: now[0])
+    now[0] = 40.0
+    assert watch.seconds() == 0.0, "start-up does not count"
+    watch.take(tick(1000, 100.0))
+    now[0] += 3.0
+    assert watch.seconds() == 10.0 + 3.0, "it goes on between two ticks"
+    watch.take(tick(2000, 100.0))
+    now[0] += 60.0
+    assert watch.seconds() == 20.0, "scoring"
+    watch.take({"kind": "checkpoint", "nimg": 2000})
+    now[0] += 2.0
+    assert watch.seconds() == 22.0
+    watch.take({"kind": "end", "nimg": 2000})
+    now[0] += 100.0
+    assert watch.seconds() == 20.0
+    resumed = Stopwatch([2000], lambda: now[0])
+    resumed.take(tick(1000, 100.0), live=False)
+    now[0] += 100.0
+    assert resumed.seconds() == 10.0 and resumed.nimg == 1000
