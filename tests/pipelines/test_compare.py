@@ -3,12 +3,12 @@
 from __future__ import annotations
 
 import json
-import os
 import signal
 import subprocess
 import sys
 import threading
-from collections.abc import Iterator
+import time
+from collections.abc import Callable, Iterator
 from pathlib import Path
 from typing import Any
 
@@ -322,11 +322,12 @@ def recipe_like(path: str, folder: Path, name: str, **changes: Any) -> str:
     return str(copy)
 
 
-def wait_for_scores(workspace: Path, name: str, given_up: threading.Event) -> None:
+def wait_for_scores(workspace: Path, name: str, given_up: Callable[[], bool]) -> None:
     """Until a checkpoint of the recipe is scored."""
     while not list(workspace.glob(f"train/{name}-*/checkpoints/*/scores.json")):
-        if given_up.wait(0.2):
+        if given_up():
             return
+        time.sleep(0.2)
 
 
 @engines
@@ -338,7 +339,7 @@ def test_cancelled_in_prefect_the_same_comparison_goes_on(styles: str, tmp_path:
 
     def cancel() -> None:
         """As the UI does."""
-        wait_for_scores(workspace, "endless", over)
+        wait_for_scores(workspace, "endless", over.is_set)
         with get_client(sync_client=True) as client:
             name = f"compare-{comparison.id}"
             (run,) = (run for run in client.read_flow_runs() if run.name == name)
@@ -364,21 +365,16 @@ def test_cancelled_in_prefect_the_same_comparison_goes_on(styles: str, tmp_path:
 
 
 @pytest.mark.slow
+@pytest.mark.timeout(400)
 def test_an_interrupt_saves_a_checkpoint(styles: str, tmp_path: Path) -> None:
     endless = recipe_like(styles, tmp_path, "endless", family__kimg=500)
     workspace = planned([endless], minutes=60).configs[0].workspace
     command = [sys.executable, "-m", "pipelines.cli", "compare", endless, "--minutes", "60"]
     command += ["--set", "train.tick_kimg=0.016", "--set", "train.checkpoint_kimg=0.16"]
-    with subprocess.Popen(
-        command, stderr=subprocess.PIPE, text=True, start_new_session=True
-    ) as process:
-        given_up = threading.Event()
-        timer = threading.Timer(200, given_up.set)
-        timer.start()
-        wait_for_scores(workspace, "endless", given_up)
-        os.killpg(process.pid, signal.SIGINT)  # as a terminal does
-        _, said = process.communicate(timeout=60)
-        timer.cancel()
+    with subprocess.Popen(command, stderr=subprocess.PIPE, text=True) as process:
+        wait_for_scores(workspace, "endless", lambda: process.poll() is not None)
+        process.send_signal(signal.SIGINT)
+        _, said = process.communicate(timeout=120)
     assert process.returncode == cli.STOPPED, said
     assert "endless  1 of 1" in said and "stopping: the workers save" in said
     assert "the same command goes on" in said and "Traceback" not in said
