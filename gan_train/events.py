@@ -49,7 +49,7 @@ class EventLog:
         A run that was stopped, and whose schedule now ends where it stands, may say so.
         """
         last = self._last.get(kind, -1)
-        ends_otherwise = kind == "end" and nimg == last and False
+        ends_otherwise = kind == "end" and nimg == last and fields["status"] != self._status
         if nimg <= last and not ends_otherwise:
             return
         self._last[kind], self._status = nimg, fields.get("status", self._status)

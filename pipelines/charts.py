@@ -12,8 +12,8 @@ from collections.abc import Sequence
 from dataclasses import dataclass
 from html import escape
 
-WIDTH, HEIGHT = 560, 380
-_LEFT, _RIGHT, _TOP, _BOTTOM = 52, 132, 14, 46
+WIDTH, HEIGHT = 600, 390
+_LEFT, _RIGHT, _TOP, _BOTTOM = 52, 170, 14, 46
 _LINE = 16  # between two lines of text
 _LABEL_CHARS = 19
 _LOGARITHMIC = 4
@@ -131,11 +131,11 @@ def line_chart(
     middle = (_LEFT + WIDTH - _RIGHT) / 2
     parts.append(_text(middle, HEIGHT - 8, x_label, "middle"))
 
-    names: list[tuple[float, str, str]] = []  # height, text, class
+    names: list[tuple[float, str, int | None]] = []  # height, text, number of the line
     for name, value in levels:
         y = top(value)
         parts.append(f'<path class="level" d="M{_LEFT} {y:.1f}H{WIDTH - _RIGHT}"/>')
-        names.append((y, name, ""))
+        names.append((y, name, None))
     for number, line in enumerate(series):
         if not line.points:
             continue
@@ -149,7 +149,7 @@ def line_chart(
         )
         colour = f"s{number % len(LIGHT)}"
         parts.append(f'<g class="{colour}"><path class="line"{dashed} d="{path}"/>{marks}</g>')
-        names.append((places[-1][1], line.name, colour))
+        names.append((places[-1][1], line.name, number))
     parts += _names(names)
     return (
         f'<svg class="chart" xmlns="http://www.w3.org/2000/svg" viewBox="0 0 {WIDTH} {HEIGHT}" '
@@ -178,16 +178,18 @@ def _mark(number: int, x: float, y: float) -> str:
     return f'<path class="mark" d="M{x:.1f} {y:.1f}{shape}">'
 
 
-def _names(names: list[tuple[float, str, str]]) -> list[str]:
+def _names(names: list[tuple[float, str, int | None]]) -> list[str]:
     """Names at the right of their lines, pushed apart where lines end close together."""
     found, lowest = [], -math.inf
     ordered = sorted(names, key=lambda name: name[0])
     room = HEIGHT - _BOTTOM - _LINE * len(ordered)
-    for place, (y, text, kind) in enumerate(ordered):
+    for place, (y, text, line) in enumerate(ordered):
         lowest = max(min(y, room + _LINE * (place + 1)), lowest + _LINE)
-        x = WIDTH - _RIGHT + 10
+        x = WIDTH - _RIGHT + 15
         short = text if len(text) <= _LABEL_CHARS else text[: _LABEL_CHARS - 1] + "…"
-        found.append(_text(x, lowest + 4, short, "start", "name" if kind else ""))
+        if line is not None:
+            found.append(f'<g class="s{line % len(LIGHT)}">{_mark(line, x + 3, lowest)}</path></g>')
+        found.append(_text(x + 13, lowest + 4, short, "start", "" if line is None else "name"))
     return found
 
 

@@ -6,7 +6,7 @@ import math
 import re
 import sys
 import time
-from collections.abc import Iterable
+from collections.abc import Collection
 from pathlib import Path
 from typing import TextIO
 
@@ -119,17 +119,17 @@ def paired(scores: dict[str, float]) -> dict[str, tuple[float, float | None]]:
     }
 
 
-def reference_word(scores: Iterable[str]) -> str:
-    """What the references are, in a word: `bicubic`, `identity`, or `real`."""
-    return next((e[1:] for name in scores for e in OF_BASELINES if name.endswith(e)), "real")
+def reference_word(measure: str, scores: Collection[str]) -> str:
+    """What a measure's reference is, in a word: `bicubic`, `identity`, or `real`."""
+    return next((e[1:] for e in OF_BASELINES if measure + e in scores), "real")
 
 
 def score_line(event: Event) -> str:
     """The first few measures of a checkpoint's event in one line, their references beside them."""
     scores = event.get("scores", {})
-    word = reference_word(scores)
     shown = [
-        f"{name} {value:.4g}" + ("" if reference is None else f" ({word} {reference:.4g})")
+        f"{name} {value:.4g}"
+        + ("" if reference is None else f" ({reference_word(name, scores)} {reference:.4g})")
         for name, (value, reference) in list(paired(scores).items())[:_SHOWN]
     ]
     level = f"{event['resolution']:.0f}px  " if "resolution" in event else ""

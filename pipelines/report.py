@@ -24,6 +24,7 @@ from pipelines.facts import (
     quality,
     sections,
 )
+from pipelines.measures import references
 
 _TITLES = {
     "generate": "Images from latents",
@@ -43,7 +44,7 @@ _STYLE = """\
 body{margin:0;background:var(--paper);color:var(--ink);font:16px/1.5 system-ui,sans-serif}
 main{max-width:1160px;margin:0 auto;padding:2.5rem 1.25rem 4rem}
 h1{font-size:clamp(1.6rem,4.5vw,2.3rem);line-height:1.15;margin:.2rem 0 .6rem;
-letter-spacing:-.015em;overflow-wrap:anywhere}
+letter-spacing:-.015em;overflow-wrap:anywhere;text-wrap:balance}
 h2{font-size:1.4rem;margin:3rem 0 .25rem}h3{font-size:1.05rem;margin:2rem 0 .6rem}
 p{margin:.4rem 0;max-width:72ch}.small,figcaption,footer{color:var(--soft);font-size:.875rem}
 .eyebrow{color:var(--soft);font-size:.8rem;letter-spacing:.09em;text-transform:uppercase;margin:0}
@@ -62,15 +63,16 @@ thead th:first-child{text-align:left;position:sticky;left:0;background:var(--car
 tbody th .family{display:block;font-weight:400;color:var(--soft);font-size:.8rem;
 padding-left:1.25rem}
 td.best{background:var(--best);font-weight:650}
-td.failed{text-align:left;color:var(--bad);white-space:normal;min-width:18rem}
+td.failed{text-align:left;color:var(--bad);white-space:normal}td.failed>span{display:block;max-width:min(72ch,60vw)}
 tr.reference th,tr.reference td{color:var(--soft);font-weight:400;font-style:italic}
 .swatch{width:14px;height:14px;margin-right:.4rem;vertical-align:-1px;background:none}
 .charts{display:grid;grid-template-columns:repeat(auto-fit,minmax(min(100%,440px),1fr));gap:1rem}
 .charts figure{margin:0;padding:.9rem .9rem .7rem}.charts .scroll>svg{min-width:430px;width:100%;
 display:block}.charts figcaption{padding:0 .3rem .5rem;color:var(--ink);font-weight:600}
 .samples{display:grid;grid-template-columns:repeat(auto-fit,minmax(min(100%,300px),1fr));gap:1rem}
-.samples figure{margin:0;padding:.8rem}.samples img{display:block;width:100%;height:auto;
-image-rendering:pixelated;border-radius:5px;background:#000}
+.samples figure{margin:0;padding:.8rem;max-width:620px}
+.samples img{display:block;width:100%;height:auto;border-radius:5px;background:#000;
+image-rendering:pixelated}
 .samples figcaption{padding-top:.6rem}.samples b{color:var(--ink)}
 ul{padding-left:1.2rem;max-width:78ch}li{margin:.3rem 0}
 details{margin-top:.8rem}summary{cursor:pointer;color:var(--soft)}
@@ -161,9 +163,14 @@ def verdict(section: Section) -> str:
     lower = {"lower": "lowest ", "higher": "highest "}[section.main.better or "lower"]
     said = f"{scored[0].recipe} has the {lower}{section.main.label}: {value}"
     others = [f"{e.recipe} {number(e.scores[name])}" for e in scored[1:] if name in e.scores]
-    said += f", before {', '.join(others)}" if others else ""
-    null = scored[0].scores.get(f"{name}_null")
-    return said + (f"; real images get {number(null)}." if null is not None else ".")
+    if others:
+        said += f", before {', '.join(others)}"
+    else:
+        said = f"{scored[0].recipe} has the {section.main.label} {value}"
+    for label, values in references(scored[0].scores).items():
+        if name in values:
+            said += f"; {label} {'get' if label.endswith('s') else 'gets'} {number(values[name])}"
+    return f"{said}."
 
 
 # ---- parts of the page -------------------------------------------------------------------------
@@ -187,11 +194,7 @@ def _section(section: Section, titled: bool) -> str:
     level = "h3" if titled else "h2"
     parts = [f"<h2>{_TITLES[section.task]}</h2>"] if titled else []
     parts += [f"<{level}>Scores</{level}>", _table(quality(section), failures=True)]
-    if section.main:
-        parts.append(
-            '<p class="small">Of the last checkpoint. The best of a column is set off where a way '
-            "is better. Rest the pointer on a column's name for what it says.</p>"
-        )
+    parts.append(_meanings(quality(section)))
     charts = [(over, svg) for over in _OVER if (svg := chart(section, over))]
     if charts:
         assert section.main is not None
@@ -234,7 +237,8 @@ def _table(table: Table, failures: bool = False) -> str:
         values = _cells(cells)
         if failures and entry.error:
             span = max(1, len(cells))
-            values = f'<td class="failed" colspan="{span}">Failed: {escape(entry.error)}</td>'
+            message = f"<span>Failed: {escape(entry.error)}</span>"
+            values = f'<td class="failed" colspan="{span}">{message}</td>'
         rows.append(f"<tr>{name}{values}</tr>")
     for label, cells in table.references:
         rows.append(
@@ -244,6 +248,22 @@ def _table(table: Table, failures: bool = False) -> str:
         f'<div class="card scroll" tabindex="0" role="region" aria-label="Table"><table><thead><tr>'
         f'<th scope="col">Recipe</th>{heads}</tr></thead><tbody>{"".join(rows)}</tbody></table>'
         "</div>"
+    )
+
+
+def _meanings(table: Table) -> str:
+    """What the columns say."""
+    items = "".join(
+        f"<li><b>{escape(head)}</b>: {escape(meaning)}</li>"
+        for head, meaning in table.heads
+        if meaning
+    )
+    if not items:
+        return ""
+    return (
+        "<details><summary>What the columns say</summary><ul>"
+        "<li>All are of the last checkpoint. The best of a column is set off where a way is better."
+        f"</li>{items}</ul></details>"
     )
 
 

@@ -27,8 +27,13 @@ def table(rows: Sequence[Row]) -> str:
     that has no network (bicubic enlargement, the untranslated pictures)."""
     paired = [progress.paired({k: v for k, v in row.items() if k not in _PLACE}) for row in rows]
     measures = list(dict.fromkeys(name for row in paired for name in row))
-    word = progress.reference_word([name for row in rows for name in row])
-    head = ["", *(_place(row) for row in rows), word]
+    words = {
+        progress.reference_word(name, row)
+        for row, measures in zip(rows, paired, strict=True)
+        for name, (_, reference) in measures.items()
+        if reference is not None
+    }
+    head = ["", *(_place(row) for row in rows), " or ".join(sorted(words)) or "real"]
     lines = [head]
     for name in measures:
         references = [row[name][1] for row in paired if name in row]

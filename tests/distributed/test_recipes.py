@@ -35,6 +35,7 @@ NARROW = {
         *("family.pool_size=3", "train.batch=4"),  # small enough that fakes are exchanged
     ],
     "dcgan": ["family.channels=4"],
+    "lapgan": ["family.units_g=20", "family.units_d=20"],
     "vanilla": ["family.generator_widths=[20, 30]", "family.discriminator_widths=[20, 8]"],
     "srgan": [
         *("family.blocks=2", "family.width=8", "family.high_width=4", "family.kernel=3"),
@@ -50,6 +51,7 @@ SIDE = {
     "cgan": 32,
     "cyclegan": 32,
     "dcgan": 32,
+    "lapgan": 32,
     "progan": 64,
     "srgan": 32,
     "stylegan": 32,

@@ -6,7 +6,7 @@ import io
 from pathlib import Path
 from typing import Any
 
-from pipelines.progress import Display, LineReader, Warnings
+from pipelines.progress import Display, LineReader, Warnings, score_line
 from pipelines.summary import table
 
 
@@ -67,3 +67,12 @@ def test_the_null_value_stands_beside_every_distance() -> None:
         ["fid", "200", "84", "5.4"],
         ["x", "1", "-", "-"],
     ]
+
+
+def test_each_reference_is_called_what_it_is() -> None:
+    scores = {"fd": 5.0, "fd_null": 1.0, "fd_identity": 4.0, "kid": 0.3, "kid_null": 0.1}
+    event = {"kind": "checkpoint", "nimg": 1000, "scores": scores}
+    assert score_line(event) == "fd 5 (identity 4)  kid 0.3 (real 0.1)"
+    rows = [{"kimg": 1.0, "psnr_y": 30.0, "psnr_y_bicubic": 28.0}]
+    assert table(rows).split() == ["1k", "bicubic", "psnr_y", "30", "28"]
+    assert "identity or real" in table([{"kimg": 1.0, **scores}])

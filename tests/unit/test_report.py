@@ -193,7 +193,7 @@ def test_other_tasks_stand_in_sections_of_their_own_beside_simple_methods() -> N
     assert [row[0] for row in page.rows].count("real images") == 1
     heads = [row for row in page.rows if row[:2] == ["Recipe", "Perceptual distance"]]
     assert heads == [["Recipe", "Perceptual distance", "PSNR", "PSNR Set5"]]
-    assert "small has the lowest Perceptual distance: 0.2." in text
+    assert "small has the Perceptual distance 0.2; bicubic gets 0.5." in text
 
 
 def test_recipes_without_a_score_to_compare_have_tables_and_no_chart() -> None:

@@ -79,7 +79,10 @@ class Generator(nn.Module):
         for layer in self.up:
             x = F.relu(normalised(layer(x)))
         x = self.last(reflected(x, 3))  # [N, C, H, W]
-        return (image + x).clamp(-1, 1) if self.skip else torch.tanh(x)
+        if not self.skip:
+            return torch.tanh(x)
+        # clamped in use alone: in training no gradient would lead back from outside of the range
+        return image + x if self.training else (image + x).clamp(-1, 1)
 
 
 class Discriminator(nn.Module):
