@@ -42,7 +42,7 @@ def add(commands: Any) -> None:
     _pictures(translate, "translated")
     translate.add_argument("--to", choices=("A", "B"), required=True, help="the domain to make")
     translate.add_argument(
-        "--side", type=int, help="resize to squares of so many pixels first; default: as it is"
+        "--side", type=int, help="scale the shorter side to so many pixels first; default: as it is"
     )
     add_overrides(translate)
 
