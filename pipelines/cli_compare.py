@@ -46,7 +46,7 @@ def add(commands: Any) -> None:
 
 def _compare(given: argparse.Namespace) -> int:
     from gan_train.errors import UserError
-    from pipelines import comparison
+    from pipelines.comparison import plan
 
     for name in ("kimg", "minutes", "workers", "at_once"):
         value = getattr(given, name)
@@ -54,7 +54,7 @@ def _compare(given: argparse.Namespace) -> int:
             raise UserError(f"--{name.replace('_', '-')} {value:g}: allowed: more than 0")
     if given.out is not None and given.out.suffix != ".html":
         raise UserError(f"--out {given.out}: the report is a page, name a file ending in .html")
-    wanted = comparison.planned(
+    wanted = plan.planned(
         given.recipes,
         given.overrides,
         data=given.data,
@@ -65,21 +65,21 @@ def _compare(given: argparse.Namespace) -> int:
         target=given.target,
     )
     if given.dry_run:
-        print(comparison.describe(wanted))
+        print(plan.describe(wanted))
         return 0
     from pipelines import prefect_env
 
     prefect_env.prepare(wanted.configs[0])
-    from pipelines import compare, report
+    from pipelines.comparison import flow, report
 
     out = given.out and given.out.absolute()
-    state = compare.compare_flow(wanted, out, return_state=True)
+    state = flow.compare_flow(wanted, out, return_state=True)
     if state.is_cancelled():
         print(f"gan-train: {state.message}", file=sys.stderr)
         return STOPPED
     facts = state.result()
     print(report.text(facts))
-    print(f"\nreport      {out or wanted.folder / compare.PAGE}")
+    print(f"\nreport      {out or wanted.folder / flow.PAGE}")
     for entry in facts.entries:
         print(f"run         {entry.run}")
     failed = [entry for entry in facts.entries if entry.error]

@@ -23,9 +23,10 @@ from gan_train.config import Config
 from gan_train.data.index import Index
 from gan_train.errors import UserError
 from gan_train.events import EventLog
-from pipelines import cli, compare, contest, gather, tracking
-from pipelines.comparison import Comparison, describe, planned
-from pipelines.facts import Facts
+from pipelines import cli, tracking
+from pipelines.comparison import contest, flow, gather
+from pipelines.comparison.facts import Facts
+from pipelines.comparison.plan import Comparison, describe, planned
 from tests.training import stylegan, tiny_config
 
 FD = "fd_efficientnet_lite0"
@@ -244,7 +245,7 @@ def test_the_same_images_for_all_then_a_second_time_for_nothing(
 ) -> None:
     comparison = planned([growing, styles], kimg=0.096)
     out = tmp_path / "out" / "both.html"
-    found: Facts = compare.compare_flow(comparison, out)
+    found: Facts = flow.compare_flow(comparison, out)
     assert [entry.error for entry in found.entries] == [None, None]
     assert [entry.kimg for entry in found.entries] == [0.096, 0.096]
     for entry in found.entries:
@@ -278,7 +279,7 @@ def test_the_same_images_for_all_then_a_second_time_for_nothing(
 
     # again: the same report, and nothing is trained
     before = trained(comparison.configs[0])
-    again = compare.compare_flow(comparison)
+    again = flow.compare_flow(comparison)
     assert trained(comparison.configs[0]) == before
     assert again == found
     assert len(mlflow_runs(comparison)) == 3
@@ -294,7 +295,7 @@ def test_the_same_time_for_all_side_by_side_and_a_failure_loses_nothing(
     endless = recipe_like(styles, tmp_path, "endless", family__kimg=500)
     diverging = recipe_like(styles, tmp_path, "diverging", family__kimg=500, family__lr=1e30)
     comparison = planned([growing, endless, diverging], long, minutes=minutes)
-    found: Facts = compare.compare_flow(comparison)
+    found: Facts = flow.compare_flow(comparison)
     ended, cut, failed = found.entries
     assert ended.kimg == 0.192 and ended.error is None
     assert 0.9 * minutes <= cut.minutes < 3 * minutes, "stopped when its time was over"
@@ -347,7 +348,7 @@ def test_cancelled_in_prefect_the_same_comparison_goes_on(styles: str, tmp_path:
 
     thread = threading.Thread(target=cancel)
     thread.start()
-    state = compare.compare_flow(comparison, return_state=True)
+    state = flow.compare_flow(comparison, return_state=True)
     over.set()
     thread.join()
     assert state.is_cancelled() and "the same command goes on" in str(state.message)
@@ -357,7 +358,7 @@ def test_cancelled_in_prefect_the_same_comparison_goes_on(styles: str, tmp_path:
     (second,) = workspace.glob("train/styles-*")
     assert runs.read_events(second) == [], "it has not begun"
 
-    found: Facts = compare.compare_flow(comparison)
+    found: Facts = flow.compare_flow(comparison)
     assert [entry.run for entry in found.entries] == [first.name, second.name]
     assert found.entries[0].kimg > stopped["nimg"] / 1000, "it went on"
     assert [entry.error for entry in found.entries] == [None, None]

@@ -11,9 +11,9 @@ from xml.etree import ElementTree
 
 import pytest
 
-from pipelines import charts, facts, measures, report
-from pipelines.facts import Entry, Facts, Picture, Scored
-from pipelines.training_time import Stopwatch, training_seconds
+from pipelines.comparison import charts, facts, measures, report
+from pipelines.comparison.facts import Entry, Facts, Picture, Scored
+from pipelines.comparison.training_time import Stopwatch, training_seconds
 
 FD = "fd_efficientnet_lite0"
 VOID = {"meta", "img", "link", "br"}

@@ -15,8 +15,8 @@ from pydantic import BaseModel, ConfigDict
 
 from gan_train.adversary import Task
 from gan_train.metrics.protocol import Protocol
-from pipelines import charts
-from pipelines.measures import Measure, main_measure, measure, references, split
+from pipelines.comparison import charts
+from pipelines.comparison.measures import Measure, main_measure, measure, references, split
 
 Scores = dict[str, float]
 

@@ -33,8 +33,8 @@ from gan_train.runs import Event
 from gan_train.schedule import check, schedule_end
 from pipelines import artifacts, driver, plan, ray_train, registry
 from pipelines.cluster import identifiers
+from pipelines.comparison.training_time import Stopwatch
 from pipelines.progress import LineReader, Warnings, score_line
-from pipelines.training_time import Stopwatch
 
 TAG = "compare"
 """The tag of a comparison's runs in MLflow; its value is the comparison's id."""

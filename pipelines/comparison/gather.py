@@ -19,9 +19,9 @@ from gan_train.inference import Generator
 from gan_train.metrics.protocol import Protocol, comparable
 from gan_train.optim import parameters_of
 from gan_train.runs import Event
-from pipelines.contest import Contestant
-from pipelines.facts import Entry, Picture, Scored, duration
-from pipelines.training_time import training_seconds
+from pipelines.comparison.contest import Contestant
+from pipelines.comparison.facts import Entry, Picture, Scored, duration
+from pipelines.comparison.training_time import training_seconds
 
 _SIDE = 1024  # pixels of a grid, at most
 _COLUMNS, _ROWS = 8, 6

@@ -9,8 +9,8 @@ from __future__ import annotations
 from collections.abc import Sequence
 from html import escape
 
-from pipelines.charts import swatch
-from pipelines.facts import (
+from pipelines.comparison.charts import swatch
+from pipelines.comparison.facts import (
     Cell,
     Entry,
     Facts,
@@ -24,7 +24,7 @@ from pipelines.facts import (
     quality,
     sections,
 )
-from pipelines.measures import references
+from pipelines.comparison.measures import references
 
 _TITLES = {
     "generate": "Images from latents",

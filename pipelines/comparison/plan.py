@@ -23,8 +23,8 @@ from gan_train.data.sharding import plan_shards
 from gan_train.errors import UserError
 from gan_train.schedule import check, schedule_end
 from pipelines.cluster import address_of
+from pipelines.comparison.training_time import training_seconds
 from pipelines.plan import checkpoints, image_shape
-from pipelines.training_time import training_seconds
 
 _DECIDED = {
     "train.total_kimg": "the budget says how long training is: --kimg or --minutes",

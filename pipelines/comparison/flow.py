@@ -2,7 +2,7 @@
 
     gan-train compare demo stylegan2-glyphs --minutes 4 --out compare.html
 
-What is compared, and how, is decided in `comparison.py`. The trainings are ordinary runs
+What is compared, and how, is decided in `plan.py`. The trainings are ordinary runs
 (`contest.py`); what a comparison knows beside them, and its report, lie in
 `<workspace>/compare/<id>`. The id is a digest of all that is asked for, so the same command goes on
 with the same comparison, and one that is finished only writes its report again.
@@ -26,11 +26,11 @@ from gan_train.config import Config
 from gan_train.data.files import write_aside
 from pipelines import artifacts, flows, ray_shards, tracking
 from pipelines.cluster import address_of, connected
-from pipelines.comparison import Comparison
-from pipelines.contest import TAG, Contestant, race
-from pipelines.facts import Facts, chart, sections
-from pipelines.gather import entries
-from pipelines.report import markdown, page
+from pipelines.comparison.contest import TAG, Contestant, race
+from pipelines.comparison.facts import Facts, chart, sections
+from pipelines.comparison.gather import entries
+from pipelines.comparison.plan import Comparison
+from pipelines.comparison.report import markdown, page
 
 log = logging.getLogger(__name__)
 
