@@ -372,7 +372,14 @@ def test_an_interrupt_saves_a_checkpoint(styles: str, tmp_path: Path) -> None:
     workspace = planned([endless], minutes=60).configs[0].workspace
     command = [sys.executable, "-m", "pipelines.cli", "compare", endless, "--minutes", "60"]
     command += ["--set", "train.tick_kimg=0.016", "--set", "train.checkpoint_kimg=0.16"]
-    with subprocess.Popen(command, stderr=subprocess.PIPE, text=True) as process:
+
+    def hear_interrupts() -> None:
+        """Which a background job of a shell, as these tests may be, has inherited to ignore."""
+        signal.signal(signal.SIGINT, signal.SIG_DFL)
+
+    with subprocess.Popen(
+        command, stderr=subprocess.PIPE, text=True, preexec_fn=hear_interrupts
+    ) as process:
         wait_for_scores(workspace, "endless", lambda: process.poll() is not None)
         process.send_signal(signal.SIGINT)
         _, said = process.communicate(timeout=120)
