@@ -65,10 +65,10 @@ class NoStyles(Adversary):
     def __init__(self) -> None:
         super().__init__()
         self.shape = ImageShape(1, SIDE)
-        self.scale = nn.Parameter(torch.tensor(0.3))
+        self.gain = nn.Parameter(torch.tensor(0.3))
 
     def sample(self, z: Tensor, label: Tensor | None, truncation: float = 1.0) -> Tensor:
-        return (self.scale * z[:, :1, None, None]).expand(-1, 1, SIDE, SIDE)
+        return (self.gain * z[:, :1, None, None]).expand(-1, 1, SIDE, SIDE)
 
 
 def linear(channels: int = 1, conditional: bool = False) -> Generator:
