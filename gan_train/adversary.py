@@ -14,6 +14,7 @@ from typing import Literal, Protocol, runtime_checkable
 
 from torch import Tensor, nn
 
+from gan_train.errors import UserError
 from gan_train.rng import BatchRandom
 
 Batch = dict[str, Tensor]
@@ -42,6 +43,14 @@ class ImageShape:
     channels: int
     resolution: int
     classes: tuple[str, ...] = ()
+
+    def check_classes(self, conditional: bool) -> None:
+        """Raise UserError for a family that is to be conditional on data without classes."""
+        if conditional and not self.classes:
+            raise UserError(
+                "family.conditional is true but the data has no classes; "
+                "set data.classes to `folder` or family.conditional to false"
+            )
 
 
 @dataclass

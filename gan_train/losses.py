@@ -80,3 +80,16 @@ def r1_penalty(discriminate: Callable[[Tensor], Tensor], real: Tensor) -> Tensor
     x = real.detach().requires_grad_(True)
     (gradient,) = torch.autograd.grad(discriminate(x).sum(), x, create_graph=True)
     return gradient.square().sum(dim=(1, 2, 3)).mean() / 2
+
+
+def mean_logits(real: Tensor, fake: Tensor) -> dict[str, Tensor]:
+    """What is logged of D's opinion, detached."""
+    return {"logit/real": real.detach().mean(), "logit/fake": fake.detach().mean()}
+
+
+def mean_probabilities(real: Tensor, fake: Tensor) -> dict[str, Tensor]:
+    """The logits, and what they say: P(real), 1 for certainly real, 0 for certainly generated."""
+    return mean_logits(real, fake) | {
+        "probability/real": real.detach().sigmoid().mean(),
+        "probability/fake": fake.detach().sigmoid().mean(),
+    }

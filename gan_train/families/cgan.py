@@ -163,12 +163,7 @@ class CGAN(Adversary):
             fake = self.generator(rng.normal(self.z_dim), label)
         real_logit = self.discriminator(batch["image"], label, rng)
         fake_logit = self.discriminator(fake, label, rng)
-        metrics = {
-            "logit/real": real_logit.detach().mean(),
-            "logit/fake": fake_logit.detach().mean(),
-            "probability/real": real_logit.detach().sigmoid().mean(),
-            "probability/fake": fake_logit.detach().sigmoid().mean(),
-        }
+        metrics = losses.mean_probabilities(real_logit, fake_logit)
         return Losses({"D": losses.logistic_d(real_logit, fake_logit)}, metrics)
 
     def loss_g(self, batch: Batch, rng: BatchRandom, clock: Clock) -> Losses:

@@ -158,11 +158,7 @@ class DCGAN(Adversary):
                 f"data.resolution is {shape.resolution}: dcgan makes images of "
                 f"{LEAST_RESOLUTION} pixels and more"
             )
-        if config.conditional and not shape.classes:
-            raise UserError(
-                "family.conditional is true but the data has no classes; "
-                "set data.classes to `folder` or family.conditional to false"
-            )
+        shape.check_classes(config.conditional)
         self.config, self.shape, self.batch = config, shape, batch
         self.z_dim, self.conditional = config.z_dim, config.conditional
         self.generator = Generator(config, shape)
@@ -188,12 +184,7 @@ class DCGAN(Adversary):
             fake = self.generator(rng.normal(self.z_dim), label)
         real_logit = self.discriminator(batch["image"], label)
         fake_logit = self.discriminator(fake, label)
-        metrics = {
-            "logit/real": real_logit.detach().mean(),
-            "logit/fake": fake_logit.detach().mean(),
-            "probability/real": real_logit.detach().sigmoid().mean(),
-            "probability/fake": fake_logit.detach().sigmoid().mean(),
-        }
+        metrics = losses.mean_probabilities(real_logit, fake_logit)
         return Losses({"D": losses.logistic_d(real_logit, fake_logit)}, metrics)
 
     def loss_g(self, batch: Batch, rng: BatchRandom, clock: Clock) -> Losses:

@@ -74,11 +74,7 @@ class LAPGAN(Adversary):
     def __init__(self, config: LAPGANConfig, shape: ImageShape, batch: int):
         super().__init__()
         self.levels = growth.levels(config.start_resolution, shape.resolution)
-        if config.conditional and not shape.classes:
-            raise UserError(
-                "family.conditional is true but the data has no classes; "
-                "set data.classes to `folder` or family.conditional to false"
-            )
+        shape.check_classes(config.conditional)
         for name, allowed in (
             ("channels_g", self.levels[1:]),
             ("channels_d", self.levels[1:]),

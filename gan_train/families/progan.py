@@ -195,11 +195,7 @@ class ProGAN(Adversary):
     def __init__(self, config: ProGANConfig, shape: ImageShape, batch: int):
         super().__init__()
         self.levels = growth.levels(config.start_resolution, shape.resolution)
-        if config.conditional and not shape.classes:
-            raise UserError(
-                "family.conditional is true but the data has no classes; "
-                "set data.classes to `folder` or family.conditional to false"
-            )
+        shape.check_classes(config.conditional)
         self.config, self.shape, self.z_dim = config, shape, config.z_dim
         self.conditional, self.grain = config.conditional, config.mbstd_group
         self.default_batch = batch
@@ -245,10 +241,7 @@ class ProGAN(Adversary):
         both = None if label is None else torch.cat([label, label])
         logits = self.discriminator(torch.cat([real, fake]), both, self.progress)
         real_logit, fake_logit = logits.chunk(2)
-        metrics = {
-            "logit/real": real_logit.detach().mean(),
-            "logit/fake": fake_logit.detach().mean(),
-        }
+        metrics = losses.mean_logits(real_logit, fake_logit)
         if c.loss == "logistic-r1":
             return Losses({"D": losses.logistic_d(real_logit, fake_logit)}, metrics)
         penalty = losses.gradient_penalty(

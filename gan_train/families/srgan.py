@@ -278,8 +278,7 @@ class SRGAN(Adversary):
         """D tells photographs from what G just made (equation 2)."""
         # one by one: batch normalisation by the statistics of each
         real, fake = self.discriminator(batch["image"]), self.discriminator(batch["upscaled"])
-        metrics = {"logit/real": real.detach().mean(), "logit/fake": fake.detach().mean()}
-        return Losses({"D": losses.logistic_d(real, fake)}, metrics)
+        return Losses({"D": losses.logistic_d(real, fake)}, losses.mean_logits(real, fake))
 
     def _pixel(self, image: Tensor, truth: Tensor) -> Tensor:
         return (

@@ -150,12 +150,7 @@ class Vanilla(Adversary):
             fake = self.generator(rng.normal(self.z_dim))
         real_logit = self.discriminator(batch["image"], rng)
         fake_logit = self.discriminator(fake, rng)
-        metrics = {
-            "logit/real": real_logit.detach().mean(),
-            "logit/fake": fake_logit.detach().mean(),
-            "probability/real": real_logit.detach().sigmoid().mean(),
-            "probability/fake": fake_logit.detach().sigmoid().mean(),
-        }
+        metrics = losses.mean_probabilities(real_logit, fake_logit)
         return Losses({"D": losses.logistic_d(real_logit, fake_logit)}, metrics)
 
     def loss_g(self, batch: Batch, rng: BatchRandom, clock: Clock) -> Losses:

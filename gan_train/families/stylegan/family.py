@@ -26,7 +26,6 @@ from gan_train.adversary import (
     Stage,
 )
 from gan_train.augment import augment, next_strength
-from gan_train.errors import UserError
 from gan_train.families.stylegan import synthesis
 from gan_train.families.stylegan.config import StyleGANConfig
 from gan_train.families.stylegan.discriminator import Discriminator
@@ -92,11 +91,7 @@ class StyleGAN(Adversary):
 
     def __init__(self, config: StyleGANConfig, shape: ImageShape, batch: int):
         super().__init__()
-        if config.conditional and not shape.classes:
-            raise UserError(
-                "family.conditional is true but the data has no classes; "
-                "set data.classes to `folder` or family.conditional to false"
-            )
+        shape.check_classes(config.conditional)
         self.config, self.shape, self.default_batch = config, shape, batch
         self.z_dim, self.w_dim = config.z_dim, config.w_dim
         self.conditional = config.conditional
@@ -298,11 +293,8 @@ class StyleGAN(Adversary):
         logits = self.logits(torch.cat([real, fake]), both, rng.repeated(2))
         real_logit, fake_logit = logits.chunk(2)
         self.pending_sign.add(real_logit.sign().mean())
-        metrics = {
-            "logit/real": real_logit.detach().mean(),
-            "logit/fake": fake_logit.detach().mean(),
-            "logit/real_sign": real_logit.detach().sign().mean(),
-        }
+        metrics = losses.mean_logits(real_logit, fake_logit)
+        metrics["logit/real_sign"] = real_logit.detach().sign().mean()
         return Losses({"D": losses.logistic_d(real_logit, fake_logit)}, metrics)
 
     def loss_r1(self, batch: Batch, rng: BatchRandom, clock: Clock) -> Losses:
