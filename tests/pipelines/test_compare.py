@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import os
 import signal
 import subprocess
 import sys
@@ -378,10 +379,14 @@ def test_an_interrupt_saves_a_checkpoint(styles: str, tmp_path: Path) -> None:
         signal.signal(signal.SIGINT, signal.SIG_DFL)
 
     with subprocess.Popen(
-        command, stderr=subprocess.PIPE, text=True, preexec_fn=hear_interrupts
+        command,
+        stderr=subprocess.PIPE,
+        text=True,
+        preexec_fn=hear_interrupts,
+        start_new_session=True,
     ) as process:
         wait_for_scores(workspace, "endless", lambda: process.poll() is not None)
-        process.send_signal(signal.SIGINT)
+        os.killpg(process.pid, signal.SIGINT)  # all that it started, as Ctrl-C in a terminal does
         _, said = process.communicate(timeout=120)
     assert process.returncode == cli.STOPPED, said
     assert "endless  1 of 1" in said and "stopping: the workers save" in said
