@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import atexit
 import http.client
+import importlib
 import os
 import socket
 import subprocess
@@ -59,6 +60,7 @@ def _start_server(home: Path) -> str:
             start_new_session=True,
         )
     atexit.register(_stop, server)
+    importlib.import_module("prefect.flows")  # takes seconds, which the server needs as well
     # the socket listens already: the request waits in its queue until the server is up
     connection = http.client.HTTPConnection("127.0.0.1", port, timeout=STARTUP_S)
     try:
