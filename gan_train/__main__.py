@@ -25,7 +25,7 @@ from gan_train import recipes, runs
 from gan_train.config import Config
 from gan_train.data.index import Index
 from gan_train.data.sharding import plan_shards, shard
-from gan_train.distributed import all_sum, barrier
+from gan_train.distributed import all_sum, barrier, end
 from gan_train.errors import UserError
 from gan_train.runtime import PlainRuntime
 from gan_train.trainer import train
@@ -75,7 +75,7 @@ def train_plain(config: Config, resume: str | None = None) -> Path:
             runtime.run_dir = runs.new(config, shards, stamp)
         barrier()
     train(config, Index.load(shards), shards, runtime)
-    barrier()
+    end()
     return runtime.run_dir
 
 

@@ -9,6 +9,11 @@ from typing import Any
 
 import torch
 import torch.distributed as dist
+
+# Its functions' defaults keep the group that exists when it is first imported, as the first step of
+# an optimizer does: the group then never ended, and its threads, which Python's own end does not
+# wait for, now and then aborted the process.
+import torch.distributed.nn.functional
 from torch import Tensor
 
 
@@ -81,6 +86,13 @@ def barrier() -> None:
     """Wait for all workers."""
     if active():
         dist.barrier()
+
+
+def end() -> None:
+    """Wait for all workers, then leave their group."""
+    if active():
+        dist.barrier()
+        dist.destroy_process_group()
 
 
 def gloo_store(path: Path, world: int) -> Any:
