@@ -10,8 +10,9 @@ from __future__ import annotations
 
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass, field
-from typing import Literal, Protocol, runtime_checkable
+from typing import Annotated, Literal, Protocol, runtime_checkable
 
+from pydantic import Field
 from torch import Tensor, nn
 
 from gan_train.errors import UserError
@@ -64,6 +65,9 @@ class Losses:
 
 PhaseLoss = Callable[[Batch, BatchRandom, Clock], Losses]
 
+Momentum = Annotated[float, Field(ge=0, lt=1)]
+"""Of sgd, as a setting of a family."""
+
 
 @dataclass(frozen=True)
 class OptimizerSpec:
@@ -74,7 +78,8 @@ class OptimizerSpec:
     lr: float = 1e-3
     betas: tuple[float, float] = (0.0, 0.99)
     eps: float = 1e-8
-    momentum: float = 0.0
+    momentum: tuple[float, float] = (0.0, 0.0)
+    """Of sgd, at the start and at the end of the schedule."""
 
 
 @dataclass(frozen=True)
@@ -135,6 +140,12 @@ class Adversary(nn.Module):
     def learning_rate(self, optimizer: str, stage: Stage, clock: Clock) -> float:
         """The rate of the named optimizer now; constant unless a family says otherwise."""
         return self.optimizers()[optimizer].lr
+
+    def momentum(self, optimizer: str, clock: Clock) -> float:
+        """The momentum of the named optimizer (of kind sgd) now: linear over the schedule."""
+        first, last = self.optimizers()[optimizer].momentum
+        whole = sum(stage.nimg for stage in self.stages())
+        return first + (last - first) * min(1.0, clock.nimg / whole)
 
     def advance(self, clock: Clock) -> None:
         """Set what depends on progress alone (resolution, fade). Called before every step, and

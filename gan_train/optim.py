@@ -17,5 +17,5 @@ def build_optimizer(adversary: Adversary, spec: OptimizerSpec) -> torch.optim.Op
     """A fresh optimizer. Adam: Kingma and Ba 2014 (arXiv 1412.6980), fused into one kernel."""
     parameters = parameters_of(adversary, spec)
     if spec.kind == "sgd":
-        return torch.optim.SGD(parameters, lr=spec.lr, momentum=spec.momentum)
+        return torch.optim.SGD(parameters, lr=spec.lr, momentum=spec.momentum[0])
     return torch.optim.Adam(parameters, lr=spec.lr, betas=spec.betas, eps=spec.eps, fused=True)

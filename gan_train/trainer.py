@@ -143,6 +143,8 @@ class Trainer:
             optimizer = self.optimizers[phase.optimizer]
             for group in optimizer.param_groups:
                 group["lr"] = self.adversary.learning_rate(phase.optimizer, stage, self.clock)
+                if "momentum" in group:
+                    group["momentum"] = self.adversary.momentum(phase.optimizer, self.clock)
             optimizer.step()
             optimizer.zero_grad(set_to_none=True)
 

@@ -21,6 +21,7 @@ from gan_train.adversary import (
     Clock,
     ImageShape,
     Losses,
+    Momentum,
     OptimizerSpec,
     Phase,
     Stage,
@@ -31,9 +32,8 @@ from gan_train.rng import BatchRandom
 
 
 class CGANConfig(BaseModel):
-    """Defaults are the paper's for MNIST. Its momentum rises from .5 to .7 during training; here
-    it stays as it is. Its dropout in G is left out: an image is a function of z and class alone.
-    `optimizer: adam` is what has become usual since."""
+    """Defaults are the paper's for MNIST. Its dropout in G is left out: an image is a function of
+    z and class alone. `optimizer: adam` is what has become usual since."""
 
     model_config = ConfigDict(extra="forbid", frozen=True, validate_default=True)
 
@@ -53,7 +53,9 @@ class CGANConfig(BaseModel):
     lr: float | None = Field(None, gt=0, description="Empty: 0.1 with sgd, 0.0002 with adam.")
     lr_decay: float = Field(1.00004, ge=1, description="sgd: lr is divided by it at every update.")
     lr_floor: float = Field(1e-6, gt=0, description="sgd: lr falls no lower than this.")
-    momentum: float = Field(0.5, ge=0, lt=1, description="Of sgd.")
+    momentum: tuple[Momentum, Momentum] = Field(
+        (0.5, 0.7), description="Of sgd: at the start and at the end; linear between."
+    )
     betas: tuple[float, float] = Field((0.5, 0.999), description="Of adam.")
     kimg: float = Field(1000.0, gt=0, description="Length of training.")
 

@@ -4,9 +4,8 @@ The coarsest level is a plain GAN of small pictures. Every finer level is a cond
 band that is missing when a picture of half the size has been expanded. Each level is trained on
 its own, on the pyramid of real pictures; only sampling runs through all of them, coarse to fine.
 
-What the paper has and this file has not: a momentum that rises from .5 to .8 (here it stays what
-`momentum` says). What this file has and the paper has not: R1, without which the fully connected
-discriminator of the coarsest level soon wins, whatever its dropout.
+What this file has and the paper has not: R1, without which the fully connected discriminator of the
+coarsest level soon wins, whatever its dropout.
 """
 
 from __future__ import annotations
@@ -27,6 +26,7 @@ from gan_train.adversary import (
     Clock,
     ImageShape,
     Losses,
+    Momentum,
     OptimizerSpec,
     Phase,
     Stage,
@@ -57,7 +57,9 @@ class LAPGANConfig(BaseModel):
     optimizer: Literal["sgd", "adam"] = Field("sgd", description="The paper's, or a faster one.")
     lr: float = Field(0.02, gt=0, description="Learning rate of the first update.")
     lr_decay: float = Field(4e-5, ge=0, description="Every update divides the rate by 1 + this.")
-    momentum: float = Field(0.5, ge=0, lt=1, description="Used with sgd.")
+    momentum: tuple[Momentum, Momentum] = Field(
+        (0.5, 0.8), description="Of sgd: at the start and at the end; linear between."
+    )
     betas: tuple[float, float] = Field((0.5, 0.99), description="Used with adam.")
     kimg: float = Field(10000.0, gt=0, description="Length of training, in kimg.")
 

@@ -22,6 +22,7 @@ from gan_train.adversary import (
     Clock,
     ImageShape,
     Losses,
+    Momentum,
     OptimizerSpec,
     Phase,
     Stage,
@@ -32,8 +33,8 @@ from gan_train.rng import BatchRandom
 
 
 class VanillaConfig(BaseModel):
-    """Defaults follow the paper: SGD with momentum, maxout and dropout in D. Its momentum rises
-    from .5 to .7; here it stays. `optimizer: adam` is what has become usual since."""
+    """Defaults follow the paper: SGD with momentum, maxout and dropout in D. `optimizer: adam` is
+    what has become usual since."""
 
     model_config = ConfigDict(extra="forbid", frozen=True, validate_default=True)
 
@@ -55,7 +56,9 @@ class VanillaConfig(BaseModel):
     )
     optimizer: Literal["sgd", "adam"] = "sgd"
     lr: float | None = Field(None, gt=0, description="Empty: 0.1 with sgd, 0.0002 with adam.")
-    momentum: float = Field(0.5, ge=0, lt=1, description="Of sgd.")
+    momentum: tuple[Momentum, Momentum] = Field(
+        (0.5, 0.7), description="Of sgd: at the start and at the end; linear between."
+    )
     betas: tuple[float, float] = Field((0.5, 0.999), description="Of adam.")
     kimg: float = Field(1000.0, gt=0, description="Length of training.")
 

@@ -186,7 +186,7 @@ def race(contestants: Sequence[Contestant], slots: int, compare: str) -> bool:
     active: dict[Contestant, Future[None]] = {}
     stopping = threading.Event()
     board = Board(contestants)
-    shown = artifacts.Progress("comparison", "Of the budget of all recipes")
+    shown = artifacts.Progress("comparison-progress", "Of the budget of all recipes")
     next_question = 0.0
 
     def look() -> None:

@@ -337,13 +337,13 @@ def test_unconditional_networks_have_no_tables() -> None:
 
 
 def test_defaults_are_the_papers() -> None:
-    """Section 4.1: 100 numbers of noise, 1200 and 600 units, SGD at .02 and momentum .5."""
+    """Section 4.1: 100 numbers of noise, 1200 and 600 units, SGD at .02, momentum .5 to .8."""
     family = LAPGANConfig().build(ImageShape(3, 32), 64)
     assert family.levels == [8, 16, 32]
     assert family.generator_8.hidden1.weight.shape == (1200, 1200)
     assert family.discriminator_8.hidden1.weight.shape == (600, 600)
     for spec in family.optimizers().values():
-        assert (spec.kind, spec.lr, spec.momentum) == ("sgd", 0.02, 0.5)
+        assert (spec.kind, spec.lr, spec.momentum) == ("sgd", 0.02, (0.5, 0.8))
     assert {p.name for p in family.stages()[0].phases} == {
         f"{net}{side}" for net in "DG" for side in LEVELS
     }

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from itertools import islice
 from pathlib import Path
 from typing import Any
 
@@ -11,11 +12,15 @@ from pydantic import ValidationError
 from torch import Tensor
 
 from gan_train.adversary import Batch, Clock, ImageShape
+from gan_train.data.index import Index
+from gan_train.data.sharding import shard
 from gan_train.errors import UserError
 from gan_train.families.cgan import CGAN, CGANConfig
 from gan_train.families.vanilla import Vanilla, VanillaConfig
 from gan_train.layers import Maxout, dropout
 from gan_train.rng import BatchRandom
+from gan_train.runtime import PlainRuntime
+from gan_train.trainer import Trainer
 from tests.training import assert_same_bits, run, tiny_config, weights
 
 SHAPE = ImageShape(3, 8, ("A", "B", "C"))
@@ -151,7 +156,7 @@ def test_the_papers_learning_rate_falls_by_the_update() -> None:
     rates = [family.learning_rate("G", stage, Clock(step, 0)) for step in (0, 1, 1000, 10**6)]
     assert rates == pytest.approx([0.1, 0.1 / 1.00004, 0.1 / 1.00004**1000, 1e-6])
     spec = family.optimizers()["D"]
-    assert (spec.kind, spec.lr, spec.momentum, spec.nets) == ("sgd", 0.1, 0.5, ("discriminator",))
+    assert (spec.kind, spec.lr, spec.nets) == ("sgd", 0.1, ("discriminator",))
     steady = CGANConfig(optimizer="adam").build(SHAPE, 100)
     assert steady.learning_rate("G", stage, Clock(10**6, 0)) == 2e-4
     spec = steady.optimizers()["G"]
@@ -162,7 +167,11 @@ def test_the_papers_learning_rate_falls_by_the_update() -> None:
     ("config", "settings", "message"),
     [
         (VanillaConfig, {"betas": (0, 0.9)}, "family.betas needs family.optimizer=adam"),
-        (VanillaConfig, {"optimizer": "adam", "momentum": 0.9}, "needs family.optimizer=sgd"),
+        (
+            VanillaConfig,
+            {"optimizer": "adam", "momentum": (0.9, 0.9)},
+            "needs family.optimizer=sgd",
+        ),
         (
             VanillaConfig,
             {"discriminator_units": "leaky_relu", "maxout_pieces": 3},
@@ -186,6 +195,36 @@ def test_mistakes_are_named() -> None:
         vanilla().sample(torch.randn(1, 5), None, 0.7)
     with pytest.raises(UserError, match="no truncation"):
         cgan().sample(torch.randn(1, 5), torch.tensor([0]), 0.7)
+
+
+def test_momentum_rises_to_the_end_of_the_schedule() -> None:
+    for family in (VanillaConfig().build(SHAPE, 100), CGANConfig().build(SHAPE, 100)):
+        (stage,) = family.stages()
+        images = (0, stage.nimg // 4, stage.nimg, 2 * stage.nimg)
+        momenta = [family.momentum("G", Clock(0, nimg)) for nimg in images]
+        assert momenta == pytest.approx([0.5, 0.55, 0.7, 0.7])
+
+
+def test_the_trainer_follows_the_momentum(tiny_source: Path, tmp_path: Path) -> None:
+    """Two steps of sgd on the gradients that the trainer had, by the formula."""
+    family = vanilla(kimg=0.032, momentum=(0.2, 0.8)).config.model_dump()
+    config = tiny_config(tiny_source, tmp_path, family=family, train__precision="float64")
+    shards = shard(config.data, config.workspace)
+    trainer = Trainer(config, Index.load(shards), shards, PlainRuntime(tmp_path / "run"))
+    weight = next(trainer.adversary.get_submodule("generator").parameters())
+    moved, before = [], weight.detach().clone()
+    gradients: list[Tensor] = []
+    weight.register_post_accumulate_grad_hook(lambda p: gradients.append(p.grad.clone()))
+    (stage,) = trainer.stages
+    for loaded in islice(trainer.loader.batches(0, stage.batch, stage.resolution), 2):
+        trainer.step(stage, loaded)
+        moved.append(weight.detach() - before)
+        before = weight.detach().clone()
+    first, second = gradients[0], gradients[-1]
+    assert len(gradients) == 2
+    lr, momentum = 0.1, 0.2 + 0.6 * 16 / 32
+    torch.testing.assert_close(moved[0], -lr * first)
+    torch.testing.assert_close(moved[1], -lr * (momentum * first + second))
 
 
 @pytest.mark.parametrize("name", ["vanilla", "cgan"])
