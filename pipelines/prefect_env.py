@@ -42,11 +42,11 @@ def prepare(config: Config) -> None:
     for name, value in wanted.items():
         os.environ.setdefault(name, value)
     if embedded:
-        os.environ["PREFECT_API_URL"] = _start_server(home)
+        _start_server(home)
 
 
-def _start_server(home: Path) -> str:
-    """The URL of the API of a server that ends with this process; returns when it answers."""
+def _start_server(home: Path) -> None:
+    """Start a server that ends with this process and make it Prefect's; returns when it answers."""
     home.mkdir(mode=0o700, parents=True, exist_ok=True)
     log = home / "server.log"
     with socket.create_server(("127.0.0.1", 0)) as listening, log.open("wb") as output:
@@ -60,6 +60,7 @@ def _start_server(home: Path) -> str:
             start_new_session=True,
         )
     atexit.register(_stop, server)
+    os.environ["PREFECT_API_URL"] = f"http://127.0.0.1:{port}/api"
     importlib.import_module("prefect.flows")  # takes seconds, which the server needs as well
     # the socket listens already: the request waits in its queue until the server is up
     connection = http.client.HTTPConnection("127.0.0.1", port, timeout=STARTUP_S)
@@ -72,7 +73,6 @@ def _start_server(home: Path) -> str:
         connection.close()
     if status != http.client.OK:
         raise UserError(f"Prefect's server answers with status {status}; it said why in {log}")
-    return f"http://127.0.0.1:{port}/api"
 
 
 def _stop(server: subprocess.Popen[bytes]) -> None:
