@@ -80,18 +80,26 @@ def _replaced(module: ModuleType, name: str, function: Callable[..., Any]) -> It
 
 
 def _modulated_conv(
-    x: Tensor, weight: Tensor, style: Tensor, bias: Tensor, *, gain: float, up: bool
+    x: Tensor,
+    weight: Tensor,
+    style: Tensor,
+    bias: Tensor,
+    noise: Tensor | None,
+    *,
+    gain: float,
+    up: bool,
 ) -> Tensor:
     y = modulated_conv(x, weight, style, demodulate=True, up=up)
-    return y * gain + bias.to(y.dtype)[:, None, None]
+    y = y * gain + bias.to(y.dtype)[:, None, None]
+    return y if noise is None else y + noise.to(y.dtype)
 
 
 def _doubled(x: Tensor) -> Tensor:
     return resample(x, 2, 1, (2, 1), gain=4.0)
 
 
-def _halved(x: Tensor) -> Tensor:
-    return resample(x, 1, 2, (1, 1), gain=1.0)
+def _halved(x: Tensor, gain: float = 1.0) -> Tensor:
+    return resample(x, 1, 2, (1, 1), gain)
 
 
 def _convolved_and_halved(x: Tensor, weight: Tensor, bias: Tensor | None = None) -> Tensor:

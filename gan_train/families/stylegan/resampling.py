@@ -61,12 +61,14 @@ class _Filtered(torch.autograd.Function):
 
 class _Halved(torch.autograd.Function):
     @staticmethod
-    def forward(ctx: Any, x: Tensor) -> Tensor:
-        return _by_channel(x, _kernel(x, 1.0), 2, 1)
+    def forward(ctx: Any, x: Tensor, gain: float) -> Tensor:
+        ctx.gain = gain
+        return _by_channel(x, _kernel(x, gain), 2, 1)
 
     @staticmethod
     def backward(ctx: Any, *gradients: Any) -> Any:
-        return doubled(gradients[0] * 0.25)
+        (gradient,) = gradients
+        return doubled(gradient if ctx.gain == 4 else gradient * (ctx.gain / 4)), None
 
 
 class _Doubled(torch.autograd.Function):
@@ -81,7 +83,7 @@ class _Doubled(torch.autograd.Function):
 
     @staticmethod
     def backward(ctx: Any, *gradients: Any) -> Any:
-        return halved(gradients[0]) * 4  # what is small is scaled
+        return halved(gradients[0], 4.0)
 
 
 def filtered(x: Tensor, padding: int, gain: float = 1.0, taps: Taps = TAPS) -> Tensor:
@@ -90,9 +92,9 @@ def filtered(x: Tensor, padding: int, gain: float = 1.0, taps: Taps = TAPS) -> T
     return y
 
 
-def halved(x: Tensor) -> Tensor:
-    """Filter, then keep every second place. [N, C, 2H, 2W] -> [N, C, H, W]."""
-    y: Tensor = _Halved.apply(x)  # type: ignore[no-untyped-call]
+def halved(x: Tensor, gain: float = 1.0) -> Tensor:
+    """The filter times `gain`, then keep every second place. [N, C, 2H, 2W] -> [N, C, H, W]."""
+    y: Tensor = _Halved.apply(x, gain)  # type: ignore[no-untyped-call]
     return y
 
 

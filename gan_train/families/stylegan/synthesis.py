@@ -20,6 +20,7 @@ from gan_train.adversary import ImageShape, Noise
 from gan_train.convolution import convolved, working_type
 from gan_train.families.stylegan import resampling
 from gan_train.families.stylegan.config import StyleGANConfig
+from gan_train.families.stylegan.elementwise import scaled_and_shifted
 from gan_train.families.stylegan.mapping import Dense, mapping_of
 from gan_train.families.stylegan.noise import noise_maps
 
@@ -30,11 +31,19 @@ def clamped(x: Tensor, bound: float | None) -> Tensor:
 
 
 def modulated_conv(
-    x: Tensor, weight: Tensor, style: Tensor, bias: Tensor, *, gain: float, up: bool
+    x: Tensor,
+    weight: Tensor,
+    style: Tensor,
+    bias: Tensor,
+    noise: Tensor | None,
+    *,
+    gain: float,
+    up: bool,
 ) -> Tensor:
-    """`gain` times the modulated, demodulated convolution (equations 1 to 3), plus bias [O].
+    """`gain` times the modulated, demodulated convolution (equations 1 to 3), plus bias and noise.
 
-    x [N, I, H, W], weight [O, I, 3, 3], style [N, I] -> [N, O, H, W], or [N, O, 2H, 2W] with `up`.
+    x [N, I, H, W], weight [O, I, 3, 3], style [N, I] -> [N, O, H, W], or [N, O, 2H, 2W] with `up`;
+    bias [O], noise [N, 1, ...] or the same for all images [...].
     """
     style = style.to(x.dtype)
     squares = weight.square().sum(dim=(2, 3))  # [O, I]
@@ -48,8 +57,8 @@ def modulated_conv(
         if up
         else convolved(modulated, weight, padding=1)
     )
-    scale = scale.to(y.dtype)[:, :, None, None]
-    return torch.addcmul(bias.to(y.dtype)[:, None, None], y, scale)
+    noise = None if noise is None else noise.to(y.dtype)
+    return scaled_and_shifted(y, scale.to(y.dtype), bias.to(y.dtype), noise)
 
 
 class StyledConv(nn.Module):
@@ -81,9 +90,9 @@ class StyledConv(nn.Module):
         # the gain of the LeakyReLU is folded into everything before it
         gain = math.sqrt(2)
         style, bias = self.affine(w), self.bias * gain
-        y = modulated_conv(x, self.weight, style, bias, gain=gain, up=self.up)
         if noise is not None:
-            y = y.add_((noise * (self.noise_strength * gain)).to(y.dtype))
+            noise = noise * (self.noise_strength * gain)
+        y = modulated_conv(x, self.weight, style, bias, noise, gain=gain, up=self.up)
         y = F.leaky_relu_(y, 0.2)
         return clamped(y, self.clamp)
 
@@ -105,9 +114,8 @@ class ToImage(nn.Module):
         kind = working_type(x)
         weight = (self.weight[:, :, 0, 0].T * style[:, :, None]).to(kind)  # [N, I, C]
         pixels = x.to(kind).flatten(2).transpose(1, 2)  # [N, H W, I]
-        y = (pixels @ weight).transpose(1, 2).unflatten(2, x.shape[2:])  # [N, C, H, W]
-        y = y + self.bias.to(y.dtype)[:, None, None]
-        return clamped(y, self.clamp)
+        y = torch.baddbmm(self.bias.to(kind), pixels, weight)  # [N, H W, C]
+        return clamped(y.transpose(1, 2).unflatten(2, x.shape[2:]), self.clamp)
 
 
 class SynthesisBlock(nn.Module):
