@@ -16,6 +16,7 @@ import torch.nn.functional as F
 from torch import Tensor
 
 from gan_train.families.stylegan import resampling, synthesis
+from gan_train.families.stylegan.elementwise import Features
 
 TAPS = (1.0, 3.0, 3.0, 1.0)
 
@@ -80,18 +81,20 @@ def _replaced(module: ModuleType, name: str, function: Callable[..., Any]) -> It
 
 
 def _modulated_conv(
-    x: Tensor,
+    x: Features,
     weight: Tensor,
     style: Tensor,
     bias: Tensor,
     noise: Tensor | None,
+    strength: Tensor,
     *,
     gain: float,
     up: bool,
-) -> Tensor:
-    y = modulated_conv(x, weight, style, demodulate=True, up=up)
-    y = y * gain + bias.to(y.dtype)[:, None, None]
-    return y if noise is None else y + noise.to(y.dtype)
+) -> Features:
+    y = modulated_conv(x.multiplied(), weight, style, demodulate=True, up=up)
+    if noise is not None:
+        y = y + (noise * strength).to(y.dtype)
+    return Features((y + bias.to(y.dtype)[:, None, None]) * gain)
 
 
 def _doubled(x: Tensor) -> Tensor:

@@ -42,7 +42,7 @@ def _by_channel(x: Tensor, kernel: Tensor, stride: int, padding: int) -> Tensor:
     with torch.autocast(x.device.type, enabled=False):
         if x.dtype == torch.float64:  # for verification: depthwise convolutions are very slow
             y = F.conv2d(x.flatten(0, 1)[:, None], kernel[:1], stride=stride, padding=padding)
-            return y.view(*x.shape[:2], *y.shape[2:])
+            return y.view(*x.shape[:2], *y.shape[2:]).clone()  # no view: others write into it
         return F.conv2d(x, kernel, stride=stride, padding=padding, groups=x.shape[1])
 
 

@@ -20,7 +20,7 @@ from gan_train.adversary import ImageShape, Noise
 from gan_train.convolution import convolved, working_type
 from gan_train.families.stylegan import resampling
 from gan_train.families.stylegan.config import StyleGANConfig
-from gan_train.families.stylegan.elementwise import scaled_and_shifted
+from gan_train.families.stylegan.elementwise import Features, shifted_
 from gan_train.families.stylegan.mapping import Dense, mapping_of
 from gan_train.families.stylegan.noise import noise_maps
 
@@ -31,34 +31,35 @@ def clamped(x: Tensor, bound: float | None) -> Tensor:
 
 
 def modulated_conv(
-    x: Tensor,
+    x: Features,
     weight: Tensor,
     style: Tensor,
     bias: Tensor,
     noise: Tensor | None,
+    strength: Tensor,
     *,
     gain: float,
     up: bool,
-) -> Tensor:
-    """`gain` times the modulated, demodulated convolution (equations 1 to 3), plus bias and noise.
+) -> Features:
+    """`gain` times the sum of the modulated, demodulated convolution (equations 1 to 3), bias, and
+    noise times strength.
 
     x [N, I, H, W], weight [O, I, 3, 3], style [N, I] -> [N, O, H, W], or [N, O, 2H, 2W] with `up`;
-    bias [O], noise [N, 1, ...] or the same for all images [...].
+    bias [O], noise [N, 1, ...] or the same for all images [...], strength [].
     """
-    style = style.to(x.dtype)
     squares = weight.square().sum(dim=(2, 3))  # [O, I]
-    with torch.autocast(x.device.type, enabled=False):  # small
-        variance = style.to(weight.dtype).square() @ squares.T  # [N, O]
-    scale = torch.rsqrt(variance + 1e-8) * gain
-    modulated = x * style[:, :, None, None]
-    weight = weight.to(working_type(x))
+    with torch.autocast(style.device.type, enabled=False):  # small
+        deviation = (style.square() @ squares.T + 1e-8).sqrt()  # [N, O], from inputs of deviation 1
+    kind = working_type(x.values)
+    modulated = x.values * x.styled(style).to(x.values.dtype)[:, :, None, None]
     y = (
-        resampling.doubled_and_convolved(modulated, weight)
+        resampling.doubled_and_convolved(modulated, weight.to(kind))
         if up
-        else convolved(modulated, weight, padding=1)
+        else convolved(modulated, weight.to(kind), padding=1)
     )
-    noise = None if noise is None else noise.to(y.dtype)
-    return scaled_and_shifted(y, scale.to(y.dtype), bias.to(y.dtype), noise)
+    # what is divided by later, at no cost, must be added in proportion
+    y = shifted_(y, bias * deviation, noise, strength * deviation)
+    return Features(y, gain / deviation)
 
 
 class StyledConv(nn.Module):
@@ -86,15 +87,12 @@ class StyledConv(nn.Module):
         self.noise_const: Tensor
         self.register_buffer("noise_const", torch.randn(resolution, resolution))
 
-    def forward(self, x: Tensor, w: Tensor, noise: Tensor | None) -> Tensor:
-        # the gain of the LeakyReLU is folded into everything before it
-        gain = math.sqrt(2)
-        style, bias = self.affine(w), self.bias * gain
-        if noise is not None:
-            noise = noise * (self.noise_strength * gain)
-        y = modulated_conv(x, self.weight, style, bias, noise, gain=gain, up=self.up)
-        y = F.leaky_relu_(y, 0.2)
-        return clamped(y, self.clamp)
+    def forward(self, x: Features, w: Tensor, noise: Tensor | None) -> Features:
+        # the gain of the LeakyReLU goes before it: LeakyReLU(c x) = c LeakyReLU(x) for positive c
+        parts = self.weight, self.affine(w), self.bias, noise, self.noise_strength
+        y, factor = modulated_conv(x, *parts, gain=math.sqrt(2), up=self.up)
+        x = Features(F.leaky_relu_(y, 0.2), factor)
+        return x if self.clamp is None else Features(clamped(x.multiplied(), self.clamp))
 
 
 class ToImage(nn.Module):
@@ -107,15 +105,16 @@ class ToImage(nn.Module):
         self.weight = nn.Parameter(torch.randn(channels, inputs, 1, 1))
         self.bias = nn.Parameter(torch.zeros(channels))
 
-    def forward(self, x: Tensor, w: Tensor) -> Tensor:
-        style = self.affine(w) * self.scale  # [N, I]
+    def forward(self, x: Features, w: Tensor) -> Tensor:
+        style = x.styled(self.affine(w) * self.scale)  # [N, I]
         # a weight for every image is small here: N matrix products [H W, I] x [I, C], which leave
         # the gradient of x in channels_last
-        kind = working_type(x)
+        kind = working_type(x.values)
         weight = (self.weight[:, :, 0, 0].T * style[:, :, None]).to(kind)  # [N, I, C]
-        pixels = x.to(kind).flatten(2).transpose(1, 2)  # [N, H W, I]
+        pixels = x.values.to(kind).flatten(2).transpose(1, 2)  # [N, H W, I]
         y = torch.baddbmm(self.bias.to(kind), pixels, weight)  # [N, H W, C]
-        return clamped(y.transpose(1, 2).unflatten(2, x.shape[2:]), self.clamp)
+        y = y.transpose(1, 2).unflatten(2, x.values.shape[2:])
+        return clamped(y, self.clamp)
 
 
 class SynthesisBlock(nn.Module):
@@ -134,16 +133,16 @@ class SynthesisBlock(nn.Module):
 
     def forward(
         self,
-        x: Tensor | None,
+        x: Features | None,
         image: Tensor | None,
         ws: list[Tensor],
         noise: list[Tensor | None],
-    ) -> tuple[Tensor, Tensor]:
+    ) -> tuple[Features, Tensor]:
         """`ws`: the styles of conv0 (not in the first block), conv1 and torgb; `noise`: the maps
         of conv0 and conv1."""
         if x is None:
-            x = self.const.expand(len(ws[0]), -1, -1, -1)
-            x = x.to(working_type(x)).contiguous(memory_format=layout_of(self.conv1.weight))
+            const = self.const.expand(len(ws[0]), -1, -1, -1).to(working_type(self.const))
+            x = Features(const.contiguous(memory_format=layout_of(self.conv1.weight)))
         else:
             x = self.conv0(x, ws[0], noise[0])
         x = self.conv1(x, ws[-2], noise[-1])

@@ -1,4 +1,4 @@
-"""Scale, bias and noise: the sums written as a product of matrices are the plain sums."""
+"""Features with a factor, and the sums written as a product of matrices: against the plain form."""
 
 from __future__ import annotations
 
@@ -7,41 +7,62 @@ import torch
 from torch import Tensor
 from torch.autograd import gradcheck, gradgradcheck
 
-from gan_train.families.stylegan import elementwise
-from gan_train.families.stylegan.elementwise import scaled_and_shifted
+from gan_train.families.stylegan.elementwise import Features, shifted_
 
 
-def operands(shape: tuple[int, ...], dtype: torch.dtype) -> tuple[Tensor, Tensor, Tensor]:
-    """y [4, 6, 5, 7] in channels_last, bias [6], noise of `shape`."""
+def operands(shape: tuple[int, ...] | None, dtype: torch.dtype) -> tuple[Tensor, ...]:
+    """y [4, 6, 5, 7], bias and strength [4, 6], noise of `shape` if any."""
     torch.manual_seed(0)
-    y = torch.randn(4, 6, 5, 7, dtype=dtype).contiguous(memory_format=torch.channels_last)
-    return y, torch.randn(6, dtype=dtype), torch.randn(shape, dtype=dtype)
+    sizes = [(4, 6, 5, 7), (4, 6), (4, 6)] + ([] if shape is None else [shape])
+    return tuple(torch.randn(size, dtype=dtype) for size in sizes)
 
 
-@pytest.mark.parametrize("shape", [(4, 1, 5, 7), (5, 7)])
-def test_the_product_is_the_sum_with_its_derivatives(shape: tuple[int, ...]) -> None:
-    given = tuple(t.requires_grad_() for t in operands(shape, torch.float64))
-    y, bias, noise = given
-    shifted = elementwise._Shifted.apply(*given)
-    torch.testing.assert_close(shifted, y + bias[:, None, None] + noise)
-    assert shifted.is_contiguous(memory_format=torch.channels_last)
-    assert gradcheck(elementwise._Shifted.apply, given)
-    assert gradgradcheck(elementwise._Shifted.apply, given)
-    torch.testing.assert_close(elementwise._Shifted.apply(y, bias, None), y + bias[:, None, None])
+def summed(y: Tensor, bias: Tensor, strength: Tensor, noise: Tensor | None) -> Tensor:
+    y = y + bias[:, :, None, None]
+    return y if noise is None else y + noise * strength[:, :, None, None]
 
 
 @pytest.mark.parametrize("layout", [torch.channels_last, torch.contiguous_format])
-@pytest.mark.parametrize("dtype", [torch.bfloat16, torch.float64])
-@pytest.mark.parametrize("noisy", [True, False])
+@pytest.mark.parametrize("shape", [(4, 1, 5, 7), (5, 7), None])
+@pytest.mark.parametrize("dtype", [torch.bfloat16, torch.float32, torch.float64])
 def test_every_type_and_layout(
-    layout: torch.memory_format, dtype: torch.dtype, noisy: bool
+    dtype: torch.dtype, shape: tuple[int, ...] | None, layout: torch.memory_format
 ) -> None:
-    y, bias, noise = operands((4, 1, 5, 7), dtype)
-    y, scale = y.contiguous(memory_format=layout), torch.rand(4, 6, dtype=dtype)
-    exact = [t.double() for t in (y, scale, bias, noise)]
-    expected = exact[0] * exact[1][:, :, None, None] + exact[2][:, None, None]
-    got = scaled_and_shifted(y, scale, bias, noise if noisy else None)
+    y, bias, strength, *noise = operands(shape, dtype)
+    y, given = y.contiguous(memory_format=layout), noise[0] if noise else None
+    exact = None if given is None else given.double()
+    expected = summed(*(t.double() for t in (y, bias, strength)), exact)
+    found = shifted_(y, bias, given, strength)
+    tolerance = {torch.bfloat16: 5e-2, torch.float32: 1e-5, torch.float64: 1e-12}[dtype]
+    torch.testing.assert_close(found.double(), expected, rtol=0, atol=tolerance)
+    assert found.data_ptr() == y.data_ptr()
+    assert found.dtype == dtype and found.is_contiguous(memory_format=layout)
+
+
+@pytest.mark.parametrize("layout", [torch.channels_last, torch.contiguous_format])
+@pytest.mark.parametrize("shape", [(4, 1, 5, 7), (5, 7), None])
+def test_both_derivatives(shape: tuple[int, ...] | None, layout: torch.memory_format) -> None:
+    y, bias, strength, *noise = operands(shape, torch.float64)
+    given = [t.requires_grad_() for t in (y, bias, strength)]
+
+    def function(y: Tensor, bias: Tensor, strength: Tensor) -> Tensor:
+        fresh = (1 * y).contiguous(memory_format=layout)
+        return shifted_(fresh, bias, noise[0] if noise else None, strength).tanh()
+
+    assert gradcheck(function, given)
+    assert gradgradcheck(function, given)
+
+
+def test_the_factor_passes_a_rectifier_and_joins_the_next_style() -> None:
+    y, style, factor = operands(None, torch.float64)
+    factor = factor.exp()
+    whole = Features(y, factor).multiplied()
+    torch.testing.assert_close(whole, y * factor[:, :, None, None])
+    leaky = torch.nn.functional.leaky_relu
+    rectified = Features(leaky(y, 0.2), factor)
+    torch.testing.assert_close(rectified.multiplied(), leaky(whole, 0.2))
     torch.testing.assert_close(
-        got.double(), expected + exact[3] if noisy else expected, rtol=0, atol=5e-2
+        rectified.values * rectified.styled(style)[:, :, None, None],
+        leaky(whole, 0.2) * style[:, :, None, None],
     )
-    assert got.dtype == dtype and got.is_contiguous(memory_format=layout)
+    assert Features(y).multiplied() is y and Features(y).styled(style) is style

@@ -12,6 +12,7 @@ from torch import Tensor, nn
 from gan_train.adversary import ImageShape
 from gan_train.families.stylegan.config import StyleGANConfig
 from gan_train.families.stylegan.discriminator import Conv, DiscriminatorBlock
+from gan_train.families.stylegan.elementwise import Features
 from gan_train.families.stylegan.mapping import Dense, Mapping
 from gan_train.families.stylegan.noise import noise_maps
 from gan_train.families.stylegan.plain import modulated_conv, resample
@@ -95,7 +96,7 @@ def test_styled_convolution(up: bool, noisy: bool, layout: torch.memory_format) 
         y = y + noise * conv.noise_strength
     expected = leaky(y + conv.bias[:, None, None]) * math.sqrt(2)
 
-    found = conv(x, w, noise)
+    found = conv(Features(x), w, noise).multiplied()
     close(found, expected, rtol=0, atol=1e-12)
     assert_all_close(gradients(found, x, conv), gradients(expected, x, conv))
 
@@ -110,7 +111,7 @@ def test_path_length_gradients_through_the_style() -> None:
     y = modulated_conv(x, conv.weight, style, demodulate=True, up=True)
     y = y + conv.noise_const * conv.noise_strength + conv.bias[:, None, None]
     expected = leaky(y) * math.sqrt(2)
-    found = conv(x, w, conv.noise_const)
+    found = conv(Features(x), w, conv.noise_const).multiplied()
     assert_all_close(gradients(found, w, conv), gradients(expected, w, conv))
 
 
@@ -122,7 +123,7 @@ def test_demodulation_keeps_unit_variance() -> None:
     x, w = normal(48, 16, 34, 34), 3 * normal(48, 12, seed=2)
     spread = conv.affine(w).square().mean(dim=1)
     assert spread.max() > 4 * spread.min()
-    y = conv(x, w, None) / math.sqrt(2)
+    y = conv(Features(x), w, None).multiplied() / math.sqrt(2)
     y = torch.where(y > 0, y, 5 * y)[:, :, 1:-1, 1:-1]  # LeakyReLU undone
     deviation = y.std(dim=(2, 3))  # [N, O]
     assert (deviation.mean(dim=0) - 1).abs().max() < 0.03
@@ -137,7 +138,7 @@ def test_to_image_is_modulated_without_demodulation() -> None:
     style = F.linear(w, layer.affine.weight / math.sqrt(6), layer.affine.bias) / math.sqrt(5)
     expected = modulated_conv(x, layer.weight, style, demodulate=False, up=False)
     expected = expected + layer.bias[:, None, None]
-    found = layer(x, w)
+    found = layer(Features(x), w)
     close(found, expected)
     assert_all_close(gradients(found, x, layer), gradients(expected, x, layer))
 
@@ -309,6 +310,10 @@ def test_projection(generation: int) -> None:
 # ---- both --------------------------------------------------------------------------------------
 
 
+def largest_of(x: Tensor | Features) -> float:
+    return float((x.multiplied() if isinstance(x, Features) else x).detach().max())
+
+
 def test_the_clamp_bounds_every_activation() -> None:
     """What is above it in size is cut to it, after the gain; sums of two paths may pass it."""
     bound = 0.5
@@ -317,7 +322,7 @@ def test_the_clamp_bounds_every_activation() -> None:
     for name, module in family.named_modules():
         if isinstance(module, StyledConv | ToImage | Conv):
             module.register_forward_hook(
-                lambda m, given, out, at=name: largest.__setitem__(at, float(out.detach().max()))
+                lambda m, given, out, at=name: largest.__setitem__(at, largest_of(out))
             )
     family.sample(normal(8, 8), torch.zeros(8, dtype=torch.int64))
     family.judged(10 * normal(8, 3, 16, 16), torch.zeros(8, dtype=torch.int64))
