@@ -9,12 +9,36 @@ import argparse
 from collections.abc import Callable
 
 SUMMARY = "time the training step, whole and by phase, and its share of the machine's peak"
-EXAMPLE = """\
+OTHER_WAYS = {
+    "grouped": "StyleGAN2 as its paper writes it: a weight of its own for every image,\n"
+    "zero-stuffed resampling, PyTorch's derivatives, contiguous",
+    "scaled": "as it is widely trained: one weight for all images, demodulation from a\n"
+    "tensor of weights for every image; the rest as in grouped",
+    "demodulation": "ours, but demodulation from a tensor of weights for every image",
+    "sums": "ours, but bias and noise added one by one, not as a matrix product",
+    "resampling": "ours, but zero-stuffed, with PyTorch's derivatives",
+    "derivatives": "ours, but PyTorch's derivatives of convolutions where ours are taken\n"
+    "(bf16 on a CPU), and ours elsewhere",
+    "optimizer": "ours, but Adam in many kernels instead of one",
+}
+"""What `--instead` may name."""
+_WAYS = "\n".join(
+    f"  {name:14}{what}".replace("\n", "\n" + 16 * " ") for name, what in OTHER_WAYS.items()
+)
+EPILOG = f"""\
+Other ways to compute a step, for --instead:
+{_WAYS}
+
 The reference, StyleGAN2 at 32 and 64 pixels:
   gan-train bench-step stylegan2-emoji-64 --resolutions 32,64 --batch 16 \\
-    --precisions float32,bf16 --layouts channels_last --plain \\
+    --precisions float32,bf16 --layouts channels_last --instead scaled,grouped \\
     --set family.z_dim=512 --set family.w_dim=512 --set family.channel_base=1024 \\
-    --set family.channel_max=64 --set family.path_length_every=4 --set family.augment=none"""
+    --set family.channel_max=64 --set family.path_length_every=4 --set family.augment=none
+
+On a GPU, each technique alone:
+  gan-train bench-step stylegan2-ffhq-256-8gpu --resolutions 64,256,1024 --batch 32 \\
+    --precisions float32,bf16 --layouts channels_last,contiguous \\
+    --instead scaled,demodulation,sums,resampling,derivatives,optimizer"""
 
 
 def add_arguments(parser: argparse.ArgumentParser) -> None:
@@ -41,9 +65,11 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
         help="channels_last, contiguous; default: the recipe's",
     )
     parser.add_argument(
-        "--plain",
-        action="store_true",
-        help="StyleGAN2: also its literal form, a weight of its own for every image",
+        "--instead",
+        type=_choices(*OTHER_WAYS),
+        default=(),
+        metavar="WAY,WAY",
+        help="also the step computed in other ways, and how many times as long they take; below",
     )
     parser.add_argument("--rounds", type=int, default=5, help="the forms take turns; medians count")
 

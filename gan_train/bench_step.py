@@ -5,11 +5,11 @@ folder. It needs neither Ray nor Prefect nor MLflow: a machine with torch, numpy
 pydantic, webdataset and safetensors runs `python -m gan_train.bench_step RECIPE ...`, and
 `gan-train bench-step` is the same. Time is CPU seconds of one thread, or elapsed time on a GPU.
 
-Forms (precision, layout, plain or not) take turns, and medians over the rounds count: the speed of
-a machine drifts, ratios within one call say more than seconds. The reference:
+Forms (precision, layout, what is done in another way) take turns, and medians over the rounds
+count: the speed of a machine drifts, ratios within one call say more than seconds. The reference:
 
     python -m gan_train.bench_step stylegan2-emoji-64 --resolutions 32,64 --batch 16 \\
-        --precisions float32,bf16 --layouts channels_last --plain \\
+        --precisions float32,bf16 --layouts channels_last --instead scaled,grouped \\
         --set family.z_dim=512 --set family.w_dim=512 --set family.channel_base=1024 \\
         --set family.channel_max=64 --set family.path_length_every=4 --set family.augment=none
 """
@@ -22,7 +22,7 @@ import math
 import sys
 import tempfile
 from collections.abc import Iterator, Sequence
-from contextlib import AbstractContextManager, closing, nullcontext
+from contextlib import closing
 from dataclasses import dataclass, field, replace
 from pathlib import Path
 from statistics import median
@@ -34,39 +34,17 @@ from PIL import Image
 from gan_train import recipes, schedule
 from gan_train.adversary import Clock, Stage
 from gan_train.arithmetic import Arithmetic, attainable, seconds
-from gan_train.bench_options import EXAMPLE, SUMMARY, add_arguments
+from gan_train.bench_forms import OF_STYLEGAN2, WHOLE, Form, forms
+from gan_train.bench_options import EPILOG, SUMMARY, add_arguments
 from gan_train.config import Config
 from gan_train.data.index import Index
 from gan_train.data.sharding import shard
 from gan_train.errors import UserError
 from gan_train.families.stylegan.config import StyleGANConfig
-from gan_train.families.stylegan.plain import literal
 from gan_train.runtime import PlainRuntime
 from gan_train.trainer import Trainer
 
 REPEATS = 4  # steps of each phase alone, in every round
-
-
-@dataclass(frozen=True)
-class Form:
-    """One way to compute the same step."""
-
-    precision: str
-    channels_last: bool
-    plain: bool = False
-
-    def __str__(self) -> str:
-        layout = "plain" if self.plain else "channels_last" if self.channels_last else "contiguous"
-        return f"{self.precision} {layout}"
-
-    def active(self) -> AbstractContextManager[None]:
-        """Within, the networks compute in this form."""
-        return literal() if self.plain else nullcontext()
-
-    @property
-    def dtype(self) -> torch.dtype:
-        """What its convolutions run in."""
-        return torch.bfloat16 if self.precision == "bf16" else getattr(torch, self.precision)
 
 
 @dataclass
@@ -149,28 +127,29 @@ def measure(
     batch: int | None,
     precisions: Sequence[str] | None,
     layouts: Sequence[str] | None,
-    plain: bool,
+    instead: Sequence[str],
     rounds: int,
 ) -> Iterator[str]:
-    """The lines of the report, size by size. None takes what the recipe says.
+    """The lines of the report, size by size. None takes what the recipe says; `instead` names other
+    ways (bench_options.py).
 
-    Raises UserError for a recipe or batch that cannot be, and for `plain` with another family.
+    Raises UserError for a recipe or batch that cannot be, and for StyleGAN2's other ways with
+    another family.
     """
     given = recipes.load(recipe, overrides)
     family = given.family
-    if plain and not (isinstance(family, StyleGANConfig) and family.generation == 2):
-        raise UserError(f"--plain: {given.name} is no StyleGAN2, and has no plain form")
+    stylegan2 = isinstance(family, StyleGANConfig) and family.generation == 2
+    if wrong := [name for name in instead if name in OF_STYLEGAN2 and not stylegan2]:
+        raise UserError(f"--instead {wrong[0]}: {given.name} is no StyleGAN2")
     if rounds < 1:
         raise UserError(f"--rounds {rounds}: at least 1")
     layouts = layouts or ("channels_last" if given.train.channels_last else "contiguous",)
     precisions = precisions or (given.train.precision,)
-    forms = [Form(p, layout == "channels_last") for p in precisions for layout in layouts]
-    forms += [Form(p, False, plain=True) for p in precisions if plain]
     for resolution in resolutions or (given.data.resolution,):
         with tempfile.TemporaryDirectory() as folder:
             _random_pictures(Path(folder) / "pictures", resolution, count=4 * (batch or 16))
             subjects = []
-            for form in forms:
+            for form in forms(precisions, layouts, instead):
                 changes = _changes(form, resolution, batch, Path(folder))
                 config = recipes.load(recipe, [*overrides, *changes])
                 with form.active():
@@ -273,14 +252,16 @@ def _bound(subject: Subject, peak: float) -> str:
 
 
 def _ratios(subjects: list[Subject]) -> Iterator[str]:
-    """How many times as long the plain form takes, round by round."""
-    for literal_one, fast in itertools.product(subjects, subjects):
-        one, other = literal_one.form, fast.form
-        if one.plain and not other.plain and one.precision == other.precision:
-            rounds = zip(literal_one.measured.step, fast.measured.step, strict=True)
+    """How many times as long the other ways take as ours, round by round; what changes the whole
+    step is compared with our other precisions, too."""
+    for other, ours in itertools.product(subjects, subjects):
+        one, fast = other.form, ours.form
+        same = one.precision == fast.precision or one.instead in WHOLE
+        if one.instead and not fast.instead and same:
+            rounds = zip(other.measured.step, ours.measured.step, strict=True)
             ratios = [slow / quick for slow, quick in rounds]
             yield (
-                f"{one} takes {median(ratios):.2f} times as long as {other} "
+                f"{one} takes {median(ratios):.2f} times as long as {fast} "
                 f"({min(ratios):.2f} to {max(ratios):.2f})"
             )
 
@@ -290,7 +271,7 @@ def main(arguments: list[str] | None = None) -> int:
     parser = argparse.ArgumentParser(
         prog="python -m gan_train.bench_step",
         description=SUMMARY[0].upper() + SUMMARY[1:] + ".",
-        epilog=EXAMPLE,
+        epilog=EPILOG,
         formatter_class=argparse.RawDescriptionHelpFormatter,
     )
     parser.add_argument("recipe", help="a YAML file, or the name of one in configs/")

@@ -141,7 +141,7 @@ def _parser() -> argparse.ArgumentParser:
     bench.add_argument("--rounds", type=int, default=3, help="of which the median ratio counts")
 
     bench_step = add_command(
-        commands, "bench-step", _bench_step, bench_options.SUMMARY, bench_options.EXAMPLE
+        commands, "bench-step", _bench_step, bench_options.SUMMARY, bench_options.EPILOG
     )
     _recipe(bench_step)
     bench_options.add_arguments(bench_step)

@@ -12,12 +12,12 @@ import pytest
 import torch
 import torch.nn.functional as F
 
-from gan_train import recipes
+from gan_train import recipes, trainer
 from gan_train.adversary import Clock, ImageShape, Losses
 from gan_train.arithmetic import Arithmetic, attainable
+from gan_train.bench_forms import INSTEAD, Form
 from gan_train.bench_step import REPEATS, measure
 from gan_train.errors import UserError
-from gan_train.families.stylegan import plain, resampling, synthesis
 from gan_train.families.stylegan.config import StyleGANConfig
 from gan_train.families.stylegan.family import StyleGAN
 from gan_train.rng import BatchRandom
@@ -39,7 +39,7 @@ OPTIONS = {
     "batch": None,
     "precisions": None,
     "layouts": None,
-    "plain": False,
+    "instead": (),
     "rounds": 1,
 }
 
@@ -64,15 +64,14 @@ def test_every_form_of_stylegan2_is_timed_at_every_size(tmp_path: Path) -> None:
             batch=8,
             precisions=("float32", "bf16"),
             layouts=("channels_last", "contiguous"),
-            plain=True,
+            instead=("grouped", "demodulation"),
             rounds=1,
         )
     )
     forms = [
-        f"{precision} {layout}"
-        for layouts in (("channels_last", "contiguous"), ("plain",))
+        f"{precision} {way}"
         for precision in ("float32", "bf16")
-        for layout in layouts
+        for way in ("channels_last", "contiguous", "grouped", "demodulation")
     ]
     text = "\n".join(lines)
     for size in (8, 16):
@@ -85,7 +84,9 @@ def test_every_form_of_stylegan2_is_timed_at_every_size(tmp_path: Path) -> None:
         assert step > 0 and spread >= 0 and gflop >= 0 and 0 <= share < 100
         assert rate == pytest.approx(8000 / step, rel=0.02)
         assert len(phases[26:].split()) == 5
-    assert len(re.findall("times as long as", text)) == 8
+    # at each size: a whole other way with every form of ours, a single one with its precision
+    assert len(re.findall("times as long as", text)) == 2 * (2 * 4 + 2 * 2)
+    assert "float32 grouped takes" in text and "times as long as bf16 channels_last" in text
     assert "G_path /2" in text and "D_r1 /2" in text
     assert not list(tmp_path.glob("shards*")), "works in a folder of its own"
 
@@ -105,9 +106,10 @@ def test_another_family_by_its_recipe_alone_without_engines(tmp_path: Path) -> N
     assert "tiny at 8 px, batch 16" in done.stdout and "D_r1 /3" in done.stdout
 
 
-def test_a_plain_form_is_of_stylegan2_alone(tmp_path: Path) -> None:
+@pytest.mark.parametrize("way", ["grouped", "sums"])
+def test_stylegan2s_other_ways_are_its_alone(tmp_path: Path, way: str) -> None:
     with pytest.raises(UserError, match="no StyleGAN2"):
-        list(measure(recipe(tmp_path), [], **OPTIONS | {"plain": True}))
+        list(measure(recipe(tmp_path), [], **OPTIONS | {"instead": (way,)}))
 
 
 def test_a_batch_that_cannot_be_split_is_refused(tmp_path: Path) -> None:
@@ -115,16 +117,19 @@ def test_a_batch_that_cannot_be_split_is_refused(tmp_path: Path) -> None:
         list(measure(stylegan2(tmp_path), ["data.classes=none"], **OPTIONS | {"batch": 6}))
 
 
-def test_the_literal_form_is_put_back() -> None:
-    before = synthesis.modulated_conv, resampling.doubled, resampling.halved
-    with pytest.raises(ZeroDivisionError), plain.literal():
-        assert synthesis.modulated_conv is not before[0]
-        assert resampling.doubled is not before[1] and resampling.halved is not before[2]
+@pytest.mark.parametrize("way", INSTEAD)
+def test_what_is_replaced_is_put_back(way: str) -> None:
+    functions = {(module, name): getattr(module, name) for module, name, _ in INSTEAD[way]}
+    with pytest.raises(ZeroDivisionError), Form("float32", False, way).active():
+        for (module, name), before in functions.items():
+            assert getattr(module, name) is not before
         raise ZeroDivisionError
-    assert (synthesis.modulated_conv, resampling.doubled, resampling.halved) == before
+    for (module, name), before in functions.items():
+        assert getattr(module, name) is before
 
 
-def test_the_literal_form_is_the_same_function() -> None:
+@pytest.mark.parametrize("way", [name for name in INSTEAD if name != "optimizer"])
+def test_every_way_is_the_same_function(way: str) -> None:
     """A whole regulariser: path lengths go through the generator twice, R1 through D."""
     config = StyleGANConfig.model_validate(STYLEGAN2)
     torch.manual_seed(0)
@@ -144,12 +149,28 @@ def test_the_literal_form_is_the_same_function() -> None:
             ]
         return found
 
-    fast = computed()
-    with plain.literal():
-        slow = computed()
-    for a, b in zip(fast, slow, strict=True):
+    ours = computed()
+    with Form("float64", False, way).active():
+        other = computed()
+    for a, b in zip(ours, other, strict=True):
         torch.testing.assert_close(a, b, rtol=1e-9, atol=1e-11)
-    assert not torch.equal(fast[1], slow[1]), "the literal form did not run"
+    assert any(not torch.equal(a, b) for a, b in zip(ours, other, strict=True)), "it did not run"
+
+
+def test_both_optimizers_take_the_same_step() -> None:
+    found = []
+    for way in (None, "optimizer"):
+        torch.manual_seed(0)
+        adversary = StyleGANConfig.model_validate(STYLEGAN2).build(ImageShape(3, 16), 8).double()
+        with Form("float64", False, way).active():
+            optimizer = trainer.build_optimizer(adversary, adversary.optimizers()["G"])
+        assert optimizer.defaults["fused"] is (way is None)
+        for p in adversary.generator.parameters():
+            p.grad = torch.sin(p.detach())
+        optimizer.step()
+        found.append(list(adversary.generator.parameters()))
+    for a, b in zip(*found, strict=True):
+        torch.testing.assert_close(a, b, rtol=1e-12, atol=1e-12)
 
 
 def test_a_round_is_a_cycle_and_each_phase_by_itself(

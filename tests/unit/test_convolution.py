@@ -24,7 +24,7 @@ FORMS = {
 @pytest.fixture
 def always_own(monkeypatch: pytest.MonkeyPatch) -> None:
     """In float64, which finite differences need, PyTorch's form would run."""
-    monkeypatch.setattr(convolution, "_own", lambda x: True)
+    monkeypatch.setattr(convolution, "own_derivatives", lambda x: True)
 
 
 @pytest.mark.usefixtures("always_own")

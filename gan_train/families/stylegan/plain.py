@@ -1,21 +1,16 @@
-"""The literal form of what `synthesis.py` and `resampling.py` compute in a faster one.
+"""The literal forms of what `synthesis.py`, `elementwise.py` and `resampling.py` compute faster.
 
-Nothing trains on this: tests compare the fast path with it, and the benchmark states the ratio. It
-is no straw man: the filters are depthwise convolutions, PyTorch's fastest literal form.
+Nothing trains on these: tests compare the fast path with them, and the benchmark states the ratios.
+They are no straw men: the filters are depthwise convolutions, PyTorch's fastest literal form.
 """
 
 from __future__ import annotations
-
-from collections.abc import Callable, Iterator
-from contextlib import ExitStack, contextmanager
-from types import ModuleType
-from typing import Any
 
 import torch
 import torch.nn.functional as F
 from torch import Tensor
 
-from gan_train.families.stylegan import resampling, synthesis
+from gan_train.convolution import working_type
 from gan_train.families.stylegan.elementwise import Features
 
 TAPS = (1.0, 3.0, 3.0, 1.0)
@@ -58,29 +53,7 @@ def modulated_conv(
     return y.view(n, outputs, h, w)
 
 
-@contextmanager
-def literal() -> Iterator[None]:
-    """Within, the networks of generation 2 compute in the literal form. For one thread alone: it
-    replaces functions of the modules, which are put back at the end."""
-    with ExitStack() as stack:
-        stack.enter_context(_replaced(synthesis, "modulated_conv", _modulated_conv))
-        stack.enter_context(_replaced(resampling, "doubled", _doubled))
-        stack.enter_context(_replaced(resampling, "halved", _halved))
-        stack.enter_context(_replaced(resampling, "convolved_and_halved", _convolved_and_halved))
-        yield
-
-
-@contextmanager
-def _replaced(module: ModuleType, name: str, function: Callable[..., Any]) -> Iterator[None]:
-    before = getattr(module, name)
-    setattr(module, name, function)
-    try:
-        yield
-    finally:
-        setattr(module, name, before)
-
-
-def _modulated_conv(
+def grouped(
     x: Features,
     weight: Tensor,
     style: Tensor,
@@ -91,19 +64,70 @@ def _modulated_conv(
     gain: float,
     up: bool,
 ) -> Features:
+    """`synthesis.modulated_conv` as the paper writes it: a weight of its own for every image."""
     y = modulated_conv(x.multiplied(), weight, style, demodulate=True, up=up)
+    return _finished(y, bias, noise, strength, gain)
+
+
+def scaled(
+    x: Features,
+    weight: Tensor,
+    style: Tensor,
+    bias: Tensor,
+    noise: Tensor | None,
+    strength: Tensor,
+    *,
+    gain: float,
+    up: bool,
+) -> Features:
+    """`synthesis.modulated_conv` as it is widely trained: one weight for all images, features
+    scaled before and after, demodulation from a tensor of weights for every image."""
+    factor = deviations(weight, style).reciprocal()
+    features = x.multiplied()
+    weight = weight.to(working_type(features))
+    y = features * style.to(features.dtype)[:, :, None, None]
+    y = doubled_and_convolved(y, weight) if up else F.conv2d(y, weight, padding=1)
+    return _finished(y * factor.to(y.dtype)[:, :, None, None], bias, noise, strength, gain)
+
+
+def _finished(
+    y: Tensor, bias: Tensor, noise: Tensor | None, strength: Tensor, gain: float
+) -> Features:
     if noise is not None:
         y = y + (noise * strength).to(y.dtype)
     return Features((y + bias.to(y.dtype)[:, None, None]) * gain)
 
 
-def _doubled(x: Tensor) -> Tensor:
+def deviations(weight: Tensor, style: Tensor) -> Tensor:
+    """`synthesis.deviations` from a weight for every image, equation 3."""
+    own = weight[None] * style[:, None, :, None, None]  # [N, O, I, k, k]
+    return (own.square().sum(dim=(2, 3, 4)) + 1e-8).sqrt()
+
+
+def shifted(y: Tensor, bias: Tensor, noise: Tensor | None, strength: Tensor) -> Tensor:
+    """`elementwise.shifted_`, sum by sum."""
+    y = y + bias.to(y.dtype)[:, :, None, None]
+    if noise is None:
+        return y
+    return torch.addcmul(y, noise.to(y.dtype), strength.to(y.dtype)[:, :, None, None])
+
+
+def doubled(x: Tensor) -> Tensor:
+    """`resampling.doubled`."""
     return resample(x, 2, 1, (2, 1), gain=4.0)
 
 
-def _halved(x: Tensor, gain: float = 1.0) -> Tensor:
+def halved(x: Tensor, gain: float = 1.0) -> Tensor:
+    """`resampling.halved`."""
     return resample(x, 1, 2, (1, 1), gain)
 
 
-def _convolved_and_halved(x: Tensor, weight: Tensor, bias: Tensor | None = None) -> Tensor:
+def convolved_and_halved(x: Tensor, weight: Tensor, bias: Tensor | None = None) -> Tensor:
+    """`resampling.convolved_and_halved`."""
     return F.conv2d(resample(x, 1, 1, (2, 2), gain=1.0), weight, bias, stride=2)
+
+
+def doubled_and_convolved(x: Tensor, weight: Tensor) -> Tensor:
+    """`resampling.doubled_and_convolved`."""
+    y = F.conv_transpose2d(x, weight.transpose(0, 1), stride=2)
+    return resample(y, 1, 1, (1, 1), gain=4.0)

@@ -30,6 +30,14 @@ def clamped(x: Tensor, bound: float | None) -> Tensor:
     return x if bound is None else x.clamp(-bound, bound)
 
 
+def deviations(weight: Tensor, style: Tensor) -> Tensor:
+    """Those of what the modulated convolution gives for inputs of deviation 1: demodulation divides
+    by them (equation 3). weight [O, I, k, k], style [N, I] -> [N, O]."""
+    squares = weight.square().sum(dim=(2, 3))  # [O, I]
+    with torch.autocast(style.device.type, enabled=False):  # small
+        return (style.square() @ squares.T + 1e-8).sqrt()
+
+
 def modulated_conv(
     x: Features,
     weight: Tensor,
@@ -47,9 +55,7 @@ def modulated_conv(
     x [N, I, H, W], weight [O, I, 3, 3], style [N, I] -> [N, O, H, W], or [N, O, 2H, 2W] with `up`;
     bias [O], noise [N, 1, ...] or the same for all images [...], strength [].
     """
-    squares = weight.square().sum(dim=(2, 3))  # [O, I]
-    with torch.autocast(style.device.type, enabled=False):  # small
-        deviation = (style.square() @ squares.T + 1e-8).sqrt()  # [N, O], from inputs of deviation 1
+    deviation = deviations(weight, style)
     kind = working_type(x.values)
     modulated = x.values * x.styled(style).to(x.values.dtype)[:, :, None, None]
     y = (
