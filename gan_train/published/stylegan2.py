@@ -273,12 +273,16 @@ def _positive(name: str, value: Any) -> float:
 def _weights(part: Tensors) -> Tensors:
     """float32 tensors without the filters, which are constants and were checked."""
     found = {name: tensor for name, tensor in part.items() if not name.endswith(_FILTER)}
+    converted: dict[int, Tensor] = {}  # once, under however many names a tensor stands
     for name, tensor in found.items():
+        if id(tensor) in converted:
+            continue
         if not tensor.is_floating_point():
             raise StreamError(f"{name} holds {tensor.dtype}, no real numbers")
         if not torch.isfinite(tensor).all():
             raise StreamError(f"{name} holds values that are no finite numbers")
-    return {name: tensor.to(torch.float32) for name, tensor in found.items()}
+        converted[id(tensor)] = tensor.to(torch.float32)
+    return {name: converted[id(tensor)] for name, tensor in found.items()}
 
 
 _FILTER = "resample_filter"

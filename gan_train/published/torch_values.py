@@ -26,7 +26,7 @@ from torch import Tensor
 from gan_train.published.pickle_stream import Name, StreamError, Vocabulary, read_pickle
 
 MAX_FILE_BYTES = 4 << 30
-MAX_TENSOR_BYTES = 4 << 30  # of all tensors: views share a storage, but not what is made of them
+MAX_VIEWS = 2  # the tensors are at most so many times the file: views may share a storage
 MAX_DIMENSIONS = 8
 MAX_MODULES = 10_000
 MAX_MODULE_DEPTH = 16
@@ -71,7 +71,9 @@ class PublishedModule:
             yield name, module
             if depth == MAX_MODULE_DEPTH:
                 raise StreamError(f"modules are nested deeper than {MAX_MODULE_DEPTH}")
-            for key, child in reversed(module.table("_modules").items()):
+            children = module.table("_modules")
+            count += sum(child is None for child in children.values())
+            for key, child in reversed(children.items()):
                 if isinstance(child, PublishedModule):
                     waiting.append((f"{name}.{key}" if name else key, child, depth + 1))
                 elif child is not None:
@@ -116,7 +118,7 @@ def read_modules(path: Path) -> Any:
     if size == 0:
         raise StreamError("it is empty")
     with path.open("rb") as file, mmap.mmap(file.fileno(), 0, access=mmap.ACCESS_READ) as data:
-        value = read_pickle(data, _Builders().vocabulary())
+        value = read_pickle(data, _Builders(size).vocabulary())
         if data.tell() != size:
             raise StreamError(f"{size - data.tell()} bytes follow after the end of the pickle")
     return value
@@ -143,10 +145,11 @@ class _NumpyType:
 
 
 class _Builders:
-    """The vocabulary of one file, and how large its tensors are together."""
+    """The vocabulary of one file, and how large its storages and tensors are together: a stream of
+    a few bytes can ask for the same megabyte again and again."""
 
-    def __init__(self) -> None:
-        self.tensor_bytes = 0
+    def __init__(self, file_bytes: int) -> None:
+        self.file_bytes, self.storage_bytes, self.tensor_bytes = file_bytes, 0, 0
 
     def vocabulary(self) -> Vocabulary:
         return {
@@ -154,13 +157,22 @@ class _Builders:
             Name("dnnlib.util", "EasyDict"): _empty_dictionary,
             Name("builtins", "set"): _set,
             Name("torch_utils.persistence", "_reconstruct_persistent_obj"): _module,
-            Name("torch.storage", "_load_from_bytes"): _storage,
+            Name("torch.storage", "_load_from_bytes"): self.storage,
             Name("torch._utils", "_rebuild_tensor_v2"): self.tensor,
             Name("torch._utils", "_rebuild_parameter"): _parameter,
             Name("numpy", "dtype"): _numpy_type,
             Name("numpy.core.multiarray", "scalar"): _numpy_scalar,
             Name("numpy._core.multiarray", "scalar"): _numpy_scalar,
         }
+
+    def storage(self, arguments: tuple[Any, ...]) -> _Storage:
+        """`_load_from_bytes(bytes)`: the elements of a storage that was saved on its own."""
+        if len(arguments) != 1 or type(arguments[0]) is not bytes:
+            raise StreamError("a storage is not stored as torch stores it")
+        self.storage_bytes += len(arguments[0])
+        if self.storage_bytes > self.file_bytes:
+            raise StreamError("the storages have more bytes together than the file")
+        return _storage(arguments[0])
 
     def tensor(self, arguments: tuple[Any, ...]) -> Tensor:
         """`_rebuild_tensor_v2(storage, offset, size, stride, requires_grad, hooks)`."""
@@ -171,7 +183,7 @@ class _Builders:
         if (
             not isinstance(storage, _Storage)
             or not _no_hooks(hooks)
-            or not all(type(n) is int and 0 <= n <= MAX_TENSOR_BYTES for n in places)
+            or not all(type(n) is int and 0 <= n <= MAX_FILE_BYTES for n in places)
             or not len(size) == len(stride) <= MAX_DIMENSIONS
         ):
             raise StreamError("a tensor is not stored as torch stores it")
@@ -187,8 +199,8 @@ class _Builders:
                 f"{len(elements)}"
             )
         self.tensor_bytes += count * elements.element_size()
-        if self.tensor_bytes > MAX_TENSOR_BYTES:
-            raise StreamError(f"the tensors have more than {MAX_TENSOR_BYTES} bytes together")
+        if self.tensor_bytes > MAX_VIEWS * self.file_bytes:
+            raise StreamError(f"the tensors are more than {MAX_VIEWS} times the file together")
         return elements.as_strided(size, stride, offset).contiguous()
 
 
@@ -259,11 +271,7 @@ def _numpy_scalar(arguments: tuple[Any, ...]) -> float | int | bool:
     return value
 
 
-def _storage(arguments: tuple[Any, ...]) -> _Storage:
-    """`_load_from_bytes(bytes)`: the elements of a storage that was saved on its own."""
-    if len(arguments) != 1 or type(arguments[0]) is not bytes:
-        raise StreamError("a storage is not stored as torch stores it")
-    data = arguments[0]
+def _storage(data: bytes) -> _Storage:
     stream = io.BytesIO(data)
     if read_pickle(stream, {}) != _MAGIC or read_pickle(stream, {}) != _PROTOCOL:
         raise StreamError("a storage does not begin as a file of torch.save does")

@@ -246,7 +246,7 @@ def test_values_that_repeat_each_other_stay_small() -> None:
 def vocabulary() -> Any:
     from gan_train.published.torch_values import _Builders
 
-    return _Builders().vocabulary()
+    return _Builders(10**6).vocabulary()
 
 
 def test_values_that_contain_themselves_are_read_and_refused_as_modules(tmp_path: Path) -> None:

@@ -15,6 +15,7 @@ from safetensors.torch import save_file
 from gan_train.adversary import ImageShape
 from gan_train.errors import UserError
 from gan_train.families.stylegan.config import StyleGANConfig
+from gan_train.published import stylegan2
 from gan_train.published.stylegan2 import Published, Settings, load
 from tests.unit.published.streams import (
     GOLDEN,
@@ -123,6 +124,13 @@ def test_halves_become_floats(tmp_path: Path) -> None:
     assert {t.dtype for t in found.generator.values()} == {torch.float32}
     name = "synthesis.b8.conv0.weight"
     assert torch.equal(found.generator[name], parts["G"][name].half().float())
+
+
+def test_a_tensor_under_many_names_is_converted_once() -> None:
+    """Names cost a stream a few bytes each, and would cost us a tensor each."""
+    found = stylegan2._weights(dict.fromkeys(("a", "b", "c"), torch.ones(5).half()))
+    assert len({tensor.data_ptr() for tensor in found.values()}) == 1
+    assert found.keys() == {"a", "b", "c"} and torch.equal(found["c"], torch.ones(5))
 
 
 # ---- settings ----------------------------------------------------------------------------------
