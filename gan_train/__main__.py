@@ -36,8 +36,8 @@ log = logging.getLogger("gan_train")
 class SignalledRuntime(PlainRuntime):
     """Asks the trainer to save and end on the first SIGINT or SIGTERM; the second one kills."""
 
-    def __init__(self, run_dir: Path) -> None:
-        super().__init__(run_dir)
+    def __init__(self, run_dir: Path, gpu: str) -> None:
+        super().__init__(run_dir, gpu)
         self.signalled = False
         for number in (signal.SIGINT, signal.SIGTERM):
             signal.signal(number, self._stop)
@@ -56,7 +56,7 @@ def train_plain(config: Config, resume: str | None = None) -> Path:
     torchrun's own restarts resume the run they belong to. Raises UserError as the trainer does.
     """
     config = recipes.anchored(config)
-    runtime = SignalledRuntime(config.workspace)  # joins the other workers
+    runtime = SignalledRuntime(config.workspace, config.cluster.gpu)  # joins the other workers
     if runtime.rank == 0:
         shards = shard(config.data, config.workspace)
     barrier()

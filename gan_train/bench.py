@@ -69,10 +69,10 @@ def time_steps(
             for _ in range(8):
                 trainer.step(stage, next(turn))
                 done += stage.batch
-            over = torch.tensor([float(time.perf_counter() > end)])
+            over = torch.tensor([float(time.perf_counter() > end)], device=runtime.device)
             if runtime.world_size > 1:
                 torch.distributed.broadcast(over, 0)
-            if over.item():
+            if over.item():  # which waits for a GPU to be done
                 return done
 
     return timed(steps)
@@ -102,8 +102,8 @@ def time_sharding(config: Config) -> Timing:
 def time_scoring(config: Config, index: Index, shards: Path) -> Timing:
     """Score a generator, its images included; the real side is prepared first."""
     with tempfile.TemporaryDirectory() as folder:
-        runtime = PlainRuntime(Path(folder))
-        family = config.family.build(index.image_shape, config.train.batch)
+        runtime = PlainRuntime(Path(folder), config.cluster.gpu)
+        family = config.family.build(index.image_shape, config.train.batch).to(runtime.device)
         family.advance(Clock(0, sum(s.nimg for s in family.stages())))
         scorer = Scorer(config, index, shards, runtime, family)
         scorer.measure()  # the real side is cached after this
@@ -120,11 +120,13 @@ def _worker(
 ) -> None:
     torch.set_num_threads(1)
     os.environ |= {"RANK": str(rank), "WORLD_SIZE": str(world), "LOCAL_RANK": str(rank)}
+    gpu = config.cluster.gpu if torch.cuda.device_count() >= world else "no"  # as Ray does
     store = gloo_store(Path(folder) / "rendezvous", world)
     if world > 1:
-        torch.distributed.init_process_group("gloo", store=store, rank=rank, world_size=world)
+        backend = "nccl" if gpu != "no" else "gloo"
+        torch.distributed.init_process_group(backend, store=store, rank=rank, world_size=world)
     index = Index.load(Path(shards))
-    runtime = PlainRuntime(Path(folder))
+    runtime = PlainRuntime(Path(folder), gpu)
     timing = time_steps(config, index, Path(shards), runtime, seconds)
     if rank == 0:
         (Path(folder) / "rate").write_text(json.dumps(timing.images_per_second))

@@ -11,6 +11,8 @@ from typing import Protocol
 
 import torch
 
+from gan_train.errors import UserError
+
 
 class Runtime(Protocol):
     """What the trainer asks of whatever launched it."""
@@ -28,18 +30,32 @@ class Runtime(Protocol):
         """True when this run was asked to stop: the trainer saves a checkpoint and returns."""
 
 
+def _device(gpu: str, local_rank: int) -> torch.device:
+    found = torch.cuda.device_count() if gpu != "no" else 0
+    if found == 0 and gpu != "yes":
+        return torch.device("cpu")
+    if local_rank >= found:
+        raise UserError(
+            f"process {local_rank + 1} of this machine has no GPU of its own, there are {found}: "
+            "start as many processes as GPUs, or add --set cluster.gpu=no"
+        )
+    return torch.device("cuda", local_rank)
+
+
 class PlainRuntime:
     """One plain process, or the processes that torchrun started (RANK, WORLD_SIZE, LOCAL_RANK)."""
 
-    def __init__(self, run_dir: Path) -> None:
+    def __init__(self, run_dir: Path, gpu: str = "auto") -> None:
+        """`gpu` as `cluster.gpu`: "auto" takes one where there is any, "yes" needs one, "no" none.
+
+        Raises UserError where a GPU is wanted and this process has none of its own.
+        """
         self.run_dir = run_dir
         self.rank = int(os.environ.get("RANK", 0))
         self.world_size = int(os.environ.get("WORLD_SIZE", 1))
-        if torch.cuda.is_available():
-            self.device = torch.device("cuda", int(os.environ.get("LOCAL_RANK", 0)))
+        self.device = _device(gpu, int(os.environ.get("LOCAL_RANK", 0)))
+        if self.device.type == "cuda":
             torch.cuda.set_device(self.device)
-        else:
-            self.device = torch.device("cpu")
         if self.world_size > 1 and not torch.distributed.is_initialized():
             torch.distributed.init_process_group("nccl" if self.device.type == "cuda" else "gloo")
 

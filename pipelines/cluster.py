@@ -17,6 +17,8 @@ from typing import Any
 from gan_train.config import ClusterConfig
 from gan_train.errors import UserError
 
+log = logging.getLogger(__name__)
+
 QUIET = {
     "RAY_USAGE_STATS_ENABLED": "0",
     # every side says it: `ray job submit` sends no token otherwise
@@ -112,4 +114,9 @@ def gpus_wanted(cluster: ClusterConfig) -> bool:
             f"cluster.gpu=yes: {cluster.workers} workers need a GPU each and Ray sees {found}; "
             "lower cluster.workers, or use auto or no"
         )
-    return cluster.gpu != "no" and found >= cluster.workers > 0
+    if cluster.gpu == "auto" and 0 < found < cluster.workers:
+        log.warning(
+            "%d workers and %d GPUs: they train on CPUs; cluster.workers=%d would take the GPUs",
+            *(cluster.workers, found, found),
+        )
+    return cluster.gpu != "no" and found >= cluster.workers
