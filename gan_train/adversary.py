@@ -62,6 +62,10 @@ class Losses:
     terms: dict[str, Tensor]
     metrics: dict[str, Tensor] = field(default_factory=dict)
 
+    def __or__(self, other: Losses) -> Losses:
+        """The terms and metrics of both."""
+        return Losses(self.terms | other.terms, self.metrics | other.metrics)
+
 
 PhaseLoss = Callable[[Batch, BatchRandom, Clock], Losses]
 

@@ -26,7 +26,9 @@ class EqualizedLinear(nn.Module):
         self.scale = gain / math.sqrt(inputs)
 
     def forward(self, x: Tensor) -> Tensor:
-        return F.linear(x * self.scale, self.weight, self.bias)  # x is smaller than the weight
+        with torch.autocast(x.device.type, enabled=False):  # small, and exact where it matters
+            # x is smaller than the weight
+            return F.linear(x.to(self.weight.dtype) * self.scale, self.weight, self.bias)
 
 
 class EqualizedConv2d(nn.Module):
@@ -123,7 +125,7 @@ def minibatch_stddev(x: Tensor, group: int) -> Tensor:
     """
     n, c, h, w = x.shape
     assert n % group == 0, f"batch {n} is no multiple of the group {group}"
-    y = x.float().reshape(n // group, group, c, h, w)
+    y = x.to(torch.promote_types(x.dtype, torch.float32)).reshape(n // group, group, c, h, w)
     y = y - y.mean(dim=1, keepdim=True)
     y = (y.square().mean(dim=1) + 1e-8).sqrt()  # [N/group, C, H, W]
     y = y.mean(dim=(1, 2, 3))  # [N/group]

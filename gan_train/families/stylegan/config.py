@@ -50,15 +50,21 @@ class StyleGANConfig(BaseModel):
     )
     mbstd_group: int = Field(4, ge=1, description="Samples per minibatch standard deviation.")
     clamp: float | None = Field(
-        None, gt=0, description="Bound of the activations; 256 where precision is bf16 or less."
+        None,
+        gt=0,
+        description="Bound of the activations; published networks have 256, for float16.",
     )
     output: Literal["linear", "tanh"] = Field("linear", description="Range of G's output.")
 
     # Losses
     r1_gamma: float = Field(10.0, ge=0)
-    r1_every: int = Field(16, ge=1, description="Steps between R1 updates (lazy regularisation).")
+    r1_every: int = Field(
+        16, ge=1, description="Steps between R1 updates (lazy regularisation); 1: in D's loss."
+    )
     path_length_weight: float = Field(2.0, ge=0, description="0 leaves the regulariser out.")
-    path_length_every: int = Field(4, ge=1, description="Steps between its updates.")
+    path_length_every: int = Field(
+        4, ge=1, description="Steps between its updates; 1: in G's loss."
+    )
     path_length_decay: float = Field(0.01, gt=0, le=1, description="Of the running mean length.")
     path_length_shrink: int = Field(2, ge=1, description="Its share of the batch: 1 / shrink.")
     mixing: float = Field(0.9, ge=0, le=1, description="Share of images with styles of two z.")

@@ -96,6 +96,10 @@ class StyleGAN(Adversary):
         self.z_dim, self.w_dim = config.z_dim, config.w_dim
         self.conditional = config.conditional
         self.grain = math.lcm(config.mbstd_group, config.path_length_shrink)
+        # Steps between the regularisers; 0 without
+        lengths = config.generation == 2 and config.path_length_weight > 0
+        self.path_every = config.path_length_every if lengths else 0
+        self.r1_every = config.r1_every if config.r1_gamma else 0
         self.build_networks()
         # Running statistics, beside the generator's mean w
         self.register_buffer("path_length_mean", torch.zeros([]))
@@ -116,11 +120,7 @@ class StyleGAN(Adversary):
     def lazy_ratio(self, optimizer: str) -> float:
         """k / (k + 1) for a regulariser every k steps: arXiv 1912.04958, appendix B. Its own steps
         come on top of the main ones; rate and betas make up for them."""
-        c = self.config
-        if optimizer == "G":
-            k = c.path_length_every if c.generation == 2 and c.path_length_weight else 0
-        else:
-            k = c.r1_every if c.r1_gamma else 0
+        k = self.path_every if optimizer == "G" else self.r1_every
         return k / (k + 1) if k > 1 else 1.0
 
     def optimizers(self) -> Mapping[str, OptimizerSpec]:
@@ -138,13 +138,14 @@ class StyleGAN(Adversary):
         return lr * self.lazy_ratio(optimizer)
 
     def phases(self) -> tuple[Phase, ...]:
-        """What every step does: each network's loss, and its regulariser every few steps."""
+        """What every step does: each network's loss, and its regulariser every few steps; one of
+        every step is a term of the loss instead, as the first paper has R1."""
         c = self.config
         phases = [Phase("G", "G", self.loss_g)]
-        if c.generation == 2 and c.path_length_weight:
+        if self.path_every > 1:
             phases.append(Phase("G_path", "G", self.loss_path, every=c.path_length_every))
         phases.append(Phase("D", "D", self.loss_d))
-        if c.r1_gamma:
+        if self.r1_every > 1:
             phases.append(Phase("D_r1", "D", self.loss_r1, every=c.r1_every))
         return tuple(phases)
 
@@ -177,7 +178,7 @@ class StyleGAN(Adversary):
     def status(self) -> dict[str, float]:
         found = {"resolution": float(self.shape.resolution)}
         if self.training:  # the averaged copy keeps no statistics
-            if self.config.generation == 2 and self.config.path_length_weight:
+            if self.path_every:
                 found["path_length_mean"] = float(self.path_length_mean)
             if self.config.augment != "none":
                 found["augment_p"] = float(self.augment_p)
@@ -267,7 +268,8 @@ class StyleGAN(Adversary):
         ws = self.mixed_styles(label, rng)
         self.pending_w.add(ws[:, 0].mean(dim=0))
         logit = self.logits(self.synthesise(ws, rng), label, rng)
-        return Losses({"G": losses.nonsaturating_g(logit)})
+        found = Losses({"G": losses.nonsaturating_g(logit)})
+        return found | self.loss_path(batch, rng, clock) if self.path_every == 1 else found
 
     def loss_path(self, batch: Batch, rng: BatchRandom, clock: Clock) -> Losses:
         """Path-length regularisation, on a part of the batch: arXiv 1912.04958, section 3.2."""
@@ -295,10 +297,11 @@ class StyleGAN(Adversary):
         self.pending_sign.add(real_logit.sign().mean())
         metrics = losses.mean_logits(real_logit, fake_logit)
         metrics["logit/real_sign"] = real_logit.detach().sign().mean()
-        return Losses({"D": losses.logistic_d(real_logit, fake_logit)}, metrics)
+        found = Losses({"D": losses.logistic_d(real_logit, fake_logit)}, metrics)
+        return found | self.loss_r1(batch, rng, clock) if self.r1_every == 1 else found
 
     def loss_r1(self, batch: Batch, rng: BatchRandom, clock: Clock) -> Losses:
-        """R1 on its own, every few steps, weighted by the interval."""
+        """R1, weighted by the interval."""
         c = self.config
         penalty = losses.r1_penalty(
             lambda x: self.logits(x, batch.get("label"), rng), self.seen(batch["image"])

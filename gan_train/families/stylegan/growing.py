@@ -91,8 +91,9 @@ class Generator(nn.Module):
             x = self.convolutions[f"{level}-1"](x)
             x = self.styled[f"{level}-1"](x, ws[:, 2 * i + 1], maps[2 * i + 1])
         image: Tensor = self.to_rgb[f"{progress.resolution}"](x)  # [N, C, r, r]
+        image = image.to(self.const.dtype)  # blended in full
         if progress.alpha < 1:
-            old = upsample(self.to_rgb[f"{progress.resolution // 2}"](below))
+            old = upsample(self.to_rgb[f"{progress.resolution // 2}"](below)).to(image.dtype)
             image = torch.lerp(old, image, progress.alpha)
         return torch.tanh(image) if self.tanh else image
 

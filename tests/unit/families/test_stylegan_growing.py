@@ -195,6 +195,20 @@ def test_fades_of_the_discriminator_blend_features() -> None:
     close(given[1], 0.75 * given[0] + 0.25 * given[2])
 
 
+def test_images_and_logits_are_float32_in_bfloat16() -> None:
+    family = growing()
+    ws, image, label = normal(4, family.num_ws, 12), normal(4, 3, 16, 16), torch.arange(4) % 3
+    for alpha in (0.4, 1.0):
+        family.progress = Progress(16, alpha)
+        exact = family.double().synthesise(ws, "const"), family.judged(image, label)
+        family.float()
+        with torch.autocast("cpu", dtype=torch.bfloat16):
+            found = family.synthesise(ws.float(), "const"), family.judged(image.float(), label)
+        for a, b in zip(found, exact, strict=True):
+            assert a.dtype == torch.float32
+            close(a.double(), b, rtol=0, atol=0.1 * float(b.detach().abs().max()))
+
+
 def test_reals_are_faded_like_fakes() -> None:
     """What D is shown in every loss: half resolution, doubled, in the share 1 - alpha."""
     family = growing()
