@@ -166,7 +166,7 @@ class Adversary(nn.Module):
     def sample(self, z: Tensor, label: Tensor | None, truncation: float = 1.0) -> Tensor:
         """Images [N, C, H, W] in [-1, 1] from latents [N, z_dim] ~ N(0, 1) and labels int64 [N].
 
-        `truncation` in (0, 1] trades variety for typicality; 1 leaves the distribution as it is.
+        `truncation` below 1 trades variety for typicality; 1 leaves the distribution as it is.
         """
         raise NotImplementedError
 

@@ -20,6 +20,7 @@ if TYPE_CHECKING:
 _SEEDS = "0-63"
 _CHAMPION = "champion"
 _LARGEST_SEED = 2**63 - 1
+_MOST_SEEDS = 100_000
 
 
 def add(commands: Any) -> None:
@@ -135,7 +136,12 @@ def add_model(parser: argparse.ArgumentParser, name: str = "model") -> None:
 
 def _look(parser: argparse.ArgumentParser) -> None:
     parser.add_argument(
-        "--truncation", type=float, default=1.0, help="in (0, 1]: less variety, more typical"
+        "--truncation",
+        type=float,
+        default=1.0,
+        metavar="PSI",
+        help="of a family with styles, -2 to 2: below 1 less variety, more typical; 0 the mean; "
+        "default: %(default)g",
     )
     parser.add_argument(
         "--cutoff", type=int, metavar="LAYERS", help="truncate the first layers alone; default: all"
@@ -164,7 +170,10 @@ def seeds(text: str, option: str = "--seeds") -> list[int]:
             raise UserError(f"{option} {text}: allowed: numbers and ranges, such as 0-63 or 1,2,5")
         if max(int(first), int(last or first)) > _LARGEST_SEED:
             raise UserError(f"{option} {text}: allowed: at most {_LARGEST_SEED}")
-        found += range(int(first), int(last if dash else first) + 1)
+        numbers = range(int(first), int(last if dash else first) + 1)
+        if len(found) + len(numbers) > _MOST_SEEDS:
+            raise UserError(f"{option} {text}: allowed: at most {_MOST_SEEDS} images at once")
+        found += numbers
     if not found:
         raise UserError(f"{option} {text}: holds no number")
     return found

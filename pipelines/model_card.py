@@ -213,6 +213,6 @@ def _use(config: Config, index: Index, facts: CardFacts) -> str:
         f"images = model.predict([{request}])  # uint8 [N, H, W, C]\n```\n\n"
         f"Served by `mlflow models serve --env-manager local -m models:/{facts.model}@{alias}`, "
         f'it answers `{{"inputs": [{request}]}}`. Instead of `seed`, `z` gives the latents: '
-        f"{facts.z_dim} numbers from N(0, 1). `truncation` in (0, 1] trades variety for "
+        f"{facts.z_dim} numbers from N(0, 1). `truncation` below 1 trades variety for "
         f"typicality, where the family has it. Weights are safetensors; nothing is pickled."
     )

@@ -41,7 +41,7 @@ class Request(BaseModel):
     z: list[float] | None = None
     seed: Annotated[int | None, BeforeValidator(_whole)] = None
     label: Annotated[str | None, BeforeValidator(_text)] = None
-    truncation: float | None = Field(None, gt=0, le=1)
+    truncation: float | None = Field(None, ge=-2, le=2)
 
 
 class ServedGenerator(PythonModel):
@@ -65,7 +65,7 @@ class ServedGenerator(PythonModel):
         try:
             z = torch.stack([self._latent(request) for request in model_input])  # [N, z_dim]
             labels = [self._label(request) for request in model_input]
-            truncations = [request.truncation or 1.0 for request in model_input]
+            truncations = [1.0 if r.truncation is None else r.truncation for r in model_input]
             out = torch.empty(len(z), *self._image_size(), dtype=torch.uint8)  # [N, C, H, W]
             # the generator takes one truncation at a time
             for truncation in sorted(set(truncations)):

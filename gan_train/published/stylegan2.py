@@ -79,7 +79,11 @@ class Published:
             "z_dim": a.z_dim,
             "w_dim": a.w_dim,
             "mapping_layers": a.mapping_layers,
-            **({"class_mapping_layers": a.class_mapping_layers} if a.classes else {}),
+            **(
+                {"class_mapping_layers": a.class_mapping_layers, "truncate_to": "all"}
+                if a.classes
+                else {}
+            ),
             "mapping_lr": self.settings.mapping_lr,
             "channels": a.channels,
             "discriminator": "resnet" if a.residual else "plain",

@@ -27,9 +27,9 @@ _QUIET_S = 3.0  # shorter work shows no progress bar
 class Look:
     """How styles become images.
 
-    `truncation` is psi in (0, 1] (Karras et al. 2018, arXiv 1812.04948, appendix B), applied to the
-    first `cutoff` layers, or to all. `noise`: the stored maps ("const", also where nothing is
-    said), none, or new ones for every seed.
+    `truncation` is psi in [-2, 2] (Karras et al. 2018, arXiv 1812.04948, appendix B): 0 is the
+    mean, below it lie opposites. It applies to the first `cutoff` layers, or to all. `noise`: the
+    stored maps ("const", also where nothing is said), none, or new ones for every seed.
     """
 
     truncation: float = 1.0
@@ -47,8 +47,8 @@ class Painter:
         self._space: StyleSpace | None = adversary if isinstance(adversary, StyleSpace) else None
         side = generator.shape.resolution
         self._at_once = max(1, min(_AT_ONCE, _PIXELS_AT_ONCE // side**2))
-        if not 0 < look.truncation <= 1:
-            raise UserError(f"--truncation {look.truncation:g}: allowed: above 0, at most 1")
+        if not -2 <= look.truncation <= 2:
+            raise UserError(f"--truncation {look.truncation:g}: allowed: -2 to 2")
         if look.noise is not None:
             self.space(f"--noise {look.noise}")
         if look.cutoff is not None:
@@ -57,7 +57,7 @@ class Painter:
                 raise UserError(f"--cutoff {look.cutoff}: allowed: 1 to {layers}, its layers")
             if look.truncation == 1:
                 raise UserError(
-                    f"--cutoff {look.cutoff} says how far --truncation reaches: give one below 1"
+                    f"--cutoff {look.cutoff} says how far --truncation reaches: give one"
                 )
 
     @property
@@ -77,7 +77,7 @@ class Painter:
     @torch.inference_mode()
     def styles(self, z: Tensor, label: Tensor | None, wish: str) -> Tensor:
         """ws [N, num_ws, w_dim] of latents [N, z_dim] and classes int64 [N]: the same w in every
-        layer, but for the truncation, which is to the mean of the class."""
+        layer, but for the truncation."""
         space, device = self.space(wish), self.generator.device
         label = None if label is None else label.to(device)
         w = space.styles(z.to(device), label)  # [N, w_dim]

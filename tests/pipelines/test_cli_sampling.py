@@ -206,7 +206,7 @@ def test_where_project_finds_its_settings(
     ("command", "message"),
     [
         ("generate PLAIN --class pink", "--class pink: allowed: blue, green, red"),
-        ("generate PLAIN --truncation 0", "allowed: above 0"),
+        ("generate PLAIN --truncation 3", "allowed: -2 to 2"),
         ("generate PLAIN --out grid.jpg", "allowed: a name ending in .png"),
         ("generate PLAIN --noise none", "--noise none needs a family with styles"),
         ("generate PLAIN --truncation .5 --cutoff 2", "--cutoff 2 needs a family with styles"),

@@ -184,7 +184,7 @@ def test_served_over_http(address: str, generator: Generator) -> None:
         ({"z": LATENT, "seed": 1, "label": "A"}, "either `z` or `seed`"),
         ({"z": [1.0], "label": "A"}, "z has 1 numbers; expected 8"),
         ({"z": ["a"] * 8, "label": "A"}, "valid number"),
-        ({"seed": 1, "label": "A", "truncation": 2}, "less than or equal to 1"),
+        ({"seed": 1, "label": "A", "truncation": 3}, "less than or equal to 2"),
         ({"seed": 1, "label": "A", "trunc": 1}, "trunc"),
         ({"seed": 1, "label": "A", "truncation": 0.5}, "truncation"),
     ],

@@ -7,6 +7,7 @@ from typing import TYPE_CHECKING, Literal
 from pydantic import BaseModel, ConfigDict, Field, model_validator
 
 from gan_train.adversary import ImageShape
+from gan_train.errors import UserError
 
 if TYPE_CHECKING:
     from gan_train.families.stylegan.family import StyleGAN
@@ -15,11 +16,20 @@ if TYPE_CHECKING:
 OF_ONE_GENERATION: dict[int, tuple[str, ...]] = {
     1: ("start_resolution", "fade_kimg", "stable_kimg"),
     2: (
-        *("clamp", "discriminator", "kimg"),
+        *("clamp", "discriminator", "kimg", "class_mapping_layers"),
         *("path_length_weight", "path_length_every", "path_length_decay", "path_length_shrink"),
     ),
 }
 """Settings that the other generation has no use for."""
+_ADAPTIVE = ("augment_target", "augment_kimg", "augment_every")
+WITHOUT_USE: tuple[tuple[str, object, tuple[str, ...]], ...] = (
+    ("conditional", False, ("class_mapping_layers", "truncate_to")),
+    ("r1_gamma", 0, ("r1_every",)),
+    ("path_length_weight", 0, ("path_length_every", "path_length_decay", "path_length_shrink")),
+    ("augment", "none", ("augment_p", "augment_groups", *_ADAPTIVE)),
+    ("augment", "fixed", _ADAPTIVE),
+)
+"""A setting, a value of it, and the settings that have no use then."""
 
 
 class StyleGANConfig(BaseModel):
@@ -53,6 +63,9 @@ class StyleGANConfig(BaseModel):
         None,
         gt=0,
         description="Bound of the activations; published networks have 256, for float16.",
+    )
+    truncate_to: Literal["class", "all"] = Field(
+        "class", description="Whose mean w truncation draws to, where conditional."
     )
     output: Literal["linear", "tanh"] = Field("linear", description="Range of G's output.")
 
@@ -102,11 +115,28 @@ class StyleGANConfig(BaseModel):
                 )
         return self
 
+    @model_validator(mode="after")
+    def _of_use(self) -> StyleGANConfig:
+        for name, value, idle in WITHOUT_USE:
+            if getattr(self, name) == value:
+                for other in idle:
+                    if getattr(self, other) != type(self).model_fields[other].default:
+                        raise ValueError(
+                            f"family.{other} has no use where family.{name} is {value}: "
+                            "leave it out"
+                        )
+        return self
+
     def build(self, shape: ImageShape, batch: int) -> StyleGAN:
         """The networks for images of this shape; `batch` where no level says otherwise."""
         from gan_train.families.stylegan.family import StyleGAN
         from gan_train.families.stylegan.growing import GrowingStyleGAN
 
+        if self.width(shape.resolution) < 1:
+            raise UserError(
+                f"family.channel_base={self.channel_base} leaves no channel at {shape.resolution} "
+                f"pixels: at least {shape.resolution}"
+            )
         kind = GrowingStyleGAN if self.generation == 1 else StyleGAN
         return kind(self, shape, batch)
 

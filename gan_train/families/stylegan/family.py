@@ -95,11 +95,12 @@ class StyleGAN(Adversary):
         self.config, self.shape, self.default_batch = config, shape, batch
         self.z_dim, self.w_dim = config.z_dim, config.w_dim
         self.conditional = config.conditional
-        self.grain = math.lcm(config.mbstd_group, config.path_length_shrink)
         # Steps between the regularisers; 0 without
         lengths = config.generation == 2 and config.path_length_weight > 0
         self.path_every = config.path_length_every if lengths else 0
         self.r1_every = config.r1_every if config.r1_gamma else 0
+        shrink = config.path_length_shrink if lengths else 1
+        self.grain = math.lcm(config.mbstd_group, shrink)
         self.build_networks()
         # Running statistics, beside the generator's mean w
         self.register_buffer("path_length_mean", torch.zeros([]))
@@ -196,11 +197,11 @@ class StyleGAN(Adversary):
     ) -> Tensor:
         """arXiv 1812.04958, appendix B: mean + psi (w - mean), in the first `cutoff` layers.
 
-        With classes int64 [N] the mean is their own: the tracked one lies between all classes, and
-        an S drawn to it becomes an 8.
+        With classes int64 [N] the mean is their own, unless `truncate_to` says otherwise: the
+        tracked one lies between all classes, and an S drawn to it becomes an 8.
         """
         mean: Tensor = self.generator.mapping.w_avg  # type: ignore[union-attr,assignment]
-        if label is not None:
+        if label is not None and self.config.truncate_to == "class":
             mean = self.class_means(label)[:, None]  # [N, 1, w_dim]
         drawn = torch.lerp(mean.to(ws), ws, psi)
         return drawn if cutoff is None else torch.cat([drawn[:, :cutoff], ws[:, cutoff:]], dim=1)

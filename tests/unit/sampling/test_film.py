@@ -2,9 +2,11 @@
 
 from __future__ import annotations
 
+import subprocess
 import sys
 from pathlib import Path
 
+import imageio_ffmpeg
 import numpy as np
 import pytest
 import torch
@@ -85,6 +87,27 @@ def test_an_mp4_gets_all_pixels(
     got = np.frombuffer(out.read_bytes(), np.uint8).reshape(3, 256, 256, channels)
     assert np.array_equal(got[:, ::32, ::32], frames(3, channels).permute(0, 2, 3, 1).numpy())
     assert sorted(path.name for path in tmp_path.iterdir()) == ["bin", "walk.mp4"]
+
+
+@pytest.mark.parametrize("channels", [1, 3])
+def test_an_mp4_by_ffmpeg_itself(
+    channels: int, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Written and read back by the real program: every frame, its pace, and within what the codec
+    loses its pixels."""
+    ffmpeg = imageio_ffmpeg.get_ffmpeg_exe()
+    (tmp_path / "bin").mkdir()
+    (tmp_path / "bin" / "ffmpeg").symlink_to(ffmpeg)
+    monkeypatch.setenv("PATH", str(tmp_path / "bin"))
+    out = film.write(frames(7, channels), tmp_path / "walk.mp4", 20, False)
+    about = subprocess.run([ffmpeg, "-i", out], capture_output=True, text=True).stderr
+    assert all(word in about for word in ("Duration: 00:00:00.35", "yuv420p", "256x256", "20 fps"))
+    pixels = "-loglevel error -f rawvideo -pix_fmt rgb24 -".split()
+    read = subprocess.run([ffmpeg, "-i", out, *pixels], capture_output=True, check=True).stdout
+    pictures = np.frombuffer(read, np.uint8).reshape(7, 256, 256, 3).astype(int)
+    for number, picture in enumerate(pictures):
+        assert abs(picture[-32:, -32:, 1] - (20 + 20 * number)).max() < 12
+        assert picture[:96, :96, 0].mean() > 220
 
 
 @pytest.mark.parametrize("reads", [True, False])

@@ -91,11 +91,11 @@ def test_large_images_are_drawn_a_few_at_a_time(monkeypatch: pytest.MonkeyPatch)
 @pytest.mark.parametrize(
     ("look", "message"),
     [
-        (Look(truncation=0.0), r"--truncation 0: allowed: above 0"),
-        (Look(truncation=1.5), r"--truncation 1.5"),
+        (Look(truncation=-2.5), r"--truncation -2.5: allowed: -2 to 2"),
+        (Look(truncation=float("nan")), r"--truncation nan"),
         (Look(truncation=0.5, cutoff=11), r"--cutoff 11: allowed: 1 to 10"),
         (Look(truncation=0.5, cutoff=0), r"--cutoff 0: allowed: 1 to 10"),
-        (Look(cutoff=4), r"--cutoff 4 .* give one below 1"),
+        (Look(cutoff=4), r"--cutoff 4 .* give one"),
     ],
 )
 def test_looks_that_no_generator_has(look: Look, message: str) -> None:
