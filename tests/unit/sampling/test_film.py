@@ -102,7 +102,7 @@ def test_an_mp4_by_ffmpeg_itself(
     out = film.write(frames(7, channels), tmp_path / "walk.mp4", 20, False)
     about = subprocess.run([ffmpeg, "-i", out], capture_output=True, text=True).stderr
     assert all(word in about for word in ("Duration: 00:00:00.35", "yuv420p", "256x256", "20 fps"))
-    pixels = "-loglevel error -f rawvideo -pix_fmt rgb24 -".split()
+    pixels = ["-loglevel", "error", "-f", "rawvideo", "-pix_fmt", "rgb24", "-"]
     read = subprocess.run([ffmpeg, "-i", out, *pixels], capture_output=True, check=True).stdout
     pictures = np.frombuffer(read, np.uint8).reshape(7, 256, 256, 3).astype(int)
     for number, picture in enumerate(pictures):
