@@ -1,9 +1,12 @@
-"""The C library's allocator, told what training needs."""
+"""Memory: the C library's allocator, told what training needs, and the way to a GPU."""
 
 from __future__ import annotations
 
 import ctypes
 import platform
+
+import torch
+from torch import Tensor
 
 _M_TRIM_THRESHOLD, _M_MMAP_THRESHOLD = -1, -3  # malloc.h
 _LARGEST_THRESHOLD = 32 << 20
@@ -24,3 +27,11 @@ def keep_freed_memory() -> bool:
     return bool(
         mallopt(_M_MMAP_THRESHOLD, _LARGEST_THRESHOLD) and mallopt(_M_TRIM_THRESHOLD, 2**31 - 1)
     )
+
+
+def on(device: torch.device, x: Tensor) -> Tensor:
+    """x on the device. Nothing waits for a GPU: from pageable memory the copy would begin, and this
+    process go on, only when all work before it is done."""
+    if device.type != "cuda":
+        return x.to(device)
+    return x.pin_memory().to(device, non_blocking=True)

@@ -74,8 +74,8 @@ class BatchRandom:
     def __len__(self) -> int:
         return len(self.positions)
 
-    def only(self, chosen: Tensor) -> BatchRandom:
-        """Draws for some of the samples, by a mask or places, from a stream of their own."""
+    def only(self, chosen: slice) -> BatchRandom:
+        """Draws for some of the samples, from a stream of their own."""
         self._calls += 1
         return BatchRandom(self._seed, f"{self._stream}/{self._calls}", self.positions[chosen])
 

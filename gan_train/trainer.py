@@ -27,7 +27,7 @@ from gan_train.distributed import (
 )
 from gan_train.ema import AveragedWeights, decay
 from gan_train.events import EventLog
-from gan_train.memory import keep_freed_memory
+from gan_train.memory import keep_freed_memory, on
 from gan_train.optim import build_optimizer, parameters_of
 from gan_train.rng import BatchRandom, derive
 from gan_train.runtime import Runtime
@@ -60,7 +60,7 @@ class Trainer:
             torch.set_num_threads(config.train.threads)
         if self.device.type == "cpu":
             keep_freed_memory()
-        torch.backends.cudnn.deterministic = True  # resume is bit-exact on a GPU too
+        torch.backends.cudnn.deterministic = True  # convolutions give the same bits again on a GPU
 
         # Networks: the same random start on every worker
         torch.manual_seed(derive(config.seed, "weights"))
@@ -175,12 +175,12 @@ class Trainer:
         parts = self.config.train.accumulate
         whole: Batch = {}
         for name, pixels in {"image": loaded.images, **loaded.beside}.items():
-            image = pixels.to(self.device, non_blocking=True).to(self.dtype) / 127.5 - 1
+            image = on(self.device, pixels).to(self.dtype) / 127.5 - 1
             whole[name] = image.contiguous(memory_format=self.layout)  # [N, C, H, W]
         if loaded.labels is not None:
-            whole["label"] = loaded.labels.to(self.device)
+            whole["label"] = on(self.device, loaded.labels)
         cut = {name: tensor.chunk(parts) for name, tensor in whole.items()}
-        for i, positions in enumerate(loaded.positions.to(self.device).chunk(parts)):
+        for i, positions in enumerate(on(self.device, loaded.positions).chunk(parts)):
             yield {name: tensors[i] for name, tensors in cut.items()}, positions
 
     def autocast(self) -> contextlib.AbstractContextManager[object]:

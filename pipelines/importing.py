@@ -6,6 +6,7 @@ The file is read as data (`gan_train.published`); nothing of it is executed.
 from __future__ import annotations
 
 import argparse
+import math
 import re
 import tempfile
 from pathlib import Path
@@ -105,7 +106,11 @@ def write(published: Published, shape: ImageShape, config: Config, out: Path) ->
             )
         starting.take(own, found)
     save_start(out, adversary, averaged.state_dict(), config)
-    head = "# Trains the imported networks on: set data.source, and a batch that fits the machine\n"
+    head = (
+        "# Trains the imported networks on: set data.source. Rates, R1 and augmentation are\n"
+        "# StyleGAN2-ADA's automatic preset for one GPU and few pictures; with another\n"
+        "# train.batch, change family.r1_gamma in inverse proportion.\n"
+    )
     (out / RECIPE).write_text(head + recipes.dump(config), encoding="utf-8")
 
 
@@ -116,6 +121,7 @@ def _configuration(published: Published, name: str, out: Path, overrides: list[s
     from gan_train import recipes
 
     a = published.architecture
+    batch = _batch(a.resolution, published.settings.mbstd_group)
     tree = {
         "name": name,
         "data": {
@@ -124,14 +130,36 @@ def _configuration(published: Published, name: str, out: Path, overrides: list[s
             "colour": "grey" if a.image_channels == 1 else "rgb",
             "classes": "folder" if a.classes else "none",
         },
-        "family": published.family(),
-        # a ramp would forget the published average within the first steps
-        "train": {"start_from": str(out.absolute()), "ema_ramp": None},
+        "family": published.family() | _regularisers(a.resolution, batch),
+        "train": {
+            "start_from": str(out.absolute()),
+            "batch": batch,
+            "ema_kimg": batch * 10 / 32,
+            # a ramp would forget the published average within the first steps
+            "ema_ramp": None,
+        },
     }
     with tempfile.TemporaryDirectory() as folder:
         path = Path(folder, RECIPE)
         path.write_text(yaml.safe_dump(tree), encoding="utf-8")
         return recipes.load(str(path), overrides)
+
+
+def _batch(resolution: int, group: int) -> int:
+    """That of StyleGAN2-ADA's automatic preset on one GPU (Karras et al. 2020, arXiv 2006.06676,
+    appendix C), raised to what the minibatch deviation and the path lengths divide."""
+    grain = math.lcm(group, 2)
+    return grain * math.ceil(min(4096 // resolution, 32) / grain)
+
+
+def _regularisers(resolution: int, batch: int) -> dict[str, Any]:
+    """The automatic preset's, for a few thousand pictures: a batch of another size wants another
+    gamma, in inverse proportion."""
+    return {
+        "r1_gamma": round(0.0002 * resolution**2 / batch, 6),
+        "lr": 0.002 if resolution >= 1024 else 0.0025,
+        "augment": "ada",
+    }
 
 
 def described(published: Published) -> str:

@@ -17,6 +17,7 @@ from gan_train.config import Config
 from gan_train.data.index import Index
 from gan_train.data.sharding import shard
 from gan_train.errors import UserError
+from gan_train.families.stylegan.config import StyleGANConfig
 from gan_train.families.stylegan.family import StyleGAN
 from gan_train.inference import Generator
 from gan_train.runtime import PlainRuntime
@@ -80,6 +81,22 @@ def test_the_folder_generates_from_the_command_line(tmp_path: Path) -> None:
         assert image.mode == "RGB" and len(image.getcolors(image.width * image.height) or ()) > 1000
 
 
+@pytest.mark.parametrize("classes", [0, 3])
+def test_the_largest_networks(classes: int, tmp_path: Path) -> None:
+    """1024 pixels, of few channels: imported, drawn, and judged by their discriminator."""
+    file, out, image = tmp_path / "large.pkl", tmp_path / "large", tmp_path / "image.png"
+    file.write_bytes(published(network(classes=classes, top=1024)))
+    assert cli.main(["import", str(file), "--out", str(out)]) == 0
+    assert cli.main(["generate", str(out), "--seeds", "5", "--out", str(image)]) == 0
+    with Image.open(image) as picture:
+        assert picture.size == (1024, 1024)
+        assert len(picture.convert("L").getcolors() or ()) > 20
+    family = recipes.load(str(out / importing.RECIPE)).family
+    assert isinstance(family, StyleGANConfig)
+    assert family.r1_gamma == pytest.approx(0.0002 * 1024**2 / 4) and family.lr == 0.002
+    assert family.truncate_to == ("all" if classes else "class")
+
+
 def conditional(tmp_path: Path) -> Path:
     path = tmp_path / "letters.pkl"
     parts = network(classes=3)
@@ -101,7 +118,14 @@ def test_classes_and_the_moving_average_are_kept(tmp_path: Path) -> None:
     config = recipes.load(str(out / importing.RECIPE))
     assert (config.name, config.data.classes, config.data.colour) == ("letters", "folder", "grey")
     assert config.train.batch == 12 and config.train.start_from == out
-    assert config.train.ema_ramp is None
+    assert config.train.ema_ramp is None and config.train.ema_kimg == 10
+    assert config.family.augment == "ada"  # type: ignore[union-attr]
+    # published truncation draws every class to one mean
+    adversary = generator.adversary
+    assert isinstance(adversary, StyleGAN)
+    ws, label = torch.randn(2, adversary.num_ws, 5), torch.tensor([0, 2])
+    drawn = adversary.truncated(ws, 0.7, label=label)
+    torch.testing.assert_close(drawn, adversary.truncated(ws, 0.7))
 
 
 def test_a_recipe_trains_the_imported_networks_on(tmp_path: Path, tiny_source: Path) -> None:

@@ -275,7 +275,7 @@ class StyleGAN(Adversary):
     def loss_path(self, batch: Batch, rng: BatchRandom, clock: Clock) -> Losses:
         """Path-length regularisation, on a part of the batch: arXiv 1912.04958, section 3.2."""
         c, label = self.config, batch.get("label")
-        chosen = rng.positions % c.path_length_shrink == 0
+        chosen = slice(None, None, c.path_length_shrink)  # shares begin at multiples of the grain
         rng = rng.only(chosen)
         ws = self.mixed_styles(None if label is None else label[chosen], rng)
         image = self.synthesise(ws, rng)

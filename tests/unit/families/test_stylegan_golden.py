@@ -90,23 +90,38 @@ def test_logits_and_losses(golden: Tensors, family: StyleGAN) -> None:
 
 
 # Gradients jump where an activation is so near to zero that rounding decides its sign; one sample
-# of the file has such a one (7e-7). So they are computed in float64 here, and agree to 1e-6.
+# of the file has such a one (7e-7), by which float32 may be off on some processor.
+BOTH = pytest.mark.parametrize("dtype", [torch.float32, torch.float64])
 
 
-def test_r1(golden: Tensors, family: StyleGAN) -> None:
-    family = copy.deepcopy(family).double()
-    real = golden["in.real"].double().requires_grad_(True)
+def assert_golden_gradients(golden: Tensors, name: str, found: Tensor) -> None:
+    """[N] as in `assert_golden`; in float32 one sample may be off by ten times as much."""
+    if found.dtype == torch.float32:
+        expected = golden[f"out.{name}"]
+        off = (found - expected).abs() / expected.abs().max()  # [N]
+        worst = int(off.argmax())
+        assert off[worst] < 1e-3
+        found = found.clone()
+        found[worst] = expected[worst]
+    assert_golden(golden, name, found.float())
+
+
+@BOTH
+def test_r1(golden: Tensors, family: StyleGAN, dtype: torch.dtype) -> None:
+    family = copy.deepcopy(family).to(dtype)
+    real = golden["in.real"].to(dtype).requires_grad_(True)
     (gradient,) = torch.autograd.grad(judged(family, real).sum(), real)
-    assert_golden(golden, "r1_sq_norm", gradient.square().sum(dim=(1, 2, 3)).float())
+    assert_golden_gradients(golden, "r1_sq_norm", gradient.square().sum(dim=(1, 2, 3)))
     penalty = losses.r1_penalty(lambda x: judged(family, x), real).float()
     torch.testing.assert_close(penalty, golden["out.r1_sq_norm"].mean() / 2, rtol=1e-4, atol=0)
 
 
-def test_path_lengths(golden: Tensors, family: StyleGAN) -> None:
-    family = copy.deepcopy(family).double()
-    w = family.styles(golden["in.z"].double(), None)
+@BOTH
+def test_path_lengths(golden: Tensors, family: StyleGAN, dtype: torch.dtype) -> None:
+    family = copy.deepcopy(family).to(dtype)
+    w = family.styles(golden["in.z"].to(dtype), None)
     ws = w[:, None].repeat(1, family.num_ws, 1).requires_grad_(True)
     image = family.synthesise(ws, "const")
     # the file's noise is divided by sqrt(H W) already
-    found = path_lengths(image, golden["in.pl_noise"].double(), ws)
-    assert_golden(golden, "pl_lengths", found.detach().float())
+    found = path_lengths(image, golden["in.pl_noise"].to(dtype), ws)
+    assert_golden_gradients(golden, "pl_lengths", found.detach())

@@ -119,10 +119,13 @@ def golden() -> dict[str, Tensors]:
     return parts
 
 
-def network(seed: int = 0, classes: int = 0, residual: bool = True) -> dict[str, Tensors]:
-    """G and D for 16 pixels, a few channels wide, with the published names and shapes."""
+def network(
+    seed: int = 0, classes: int = 0, residual: bool = True, top: int = 16
+) -> dict[str, Tensors]:
+    """G and D for `top` pixels, a few channels wide, with the published names and shapes."""
     z, w = 6, 5
-    width = {4: 8, 8: 7, 16: 4}
+    levels = [2**k for k in range(2, top.bit_length())]
+    width = {r: {4: 8, 8: 7, 16: 4}.get(r, 2) for r in levels}
     g: dict[str, tuple[int, ...]] = {"mapping.w_avg": (w,)}
     d: dict[str, tuple[int, ...]] = {}
     if classes:
@@ -164,8 +167,8 @@ def network(seed: int = 0, classes: int = 0, residual: bool = True) -> dict[str,
             if residual:
                 d[f"b{r}.skip.weight"] = (below, c, 1, 1)
     d |= {
-        "b16.fromrgb.weight": (4, 1, 1, 1),
-        "b16.fromrgb.bias": (4,),
+        f"b{top}.fromrgb.weight": (width[top], 1, 1, 1),
+        f"b{top}.fromrgb.bias": (width[top],),
         "b4.conv.weight": (8, 9, 3, 3),
         "b4.conv.bias": (8,),
         "b4.fc.weight": (8, 128),
@@ -188,7 +191,7 @@ def published(parts: dict[str, Tensors], protocol: int = 4, **attributes: Any) -
     return dumped(
         {
             "training_set_kwargs": EasyDict(path="pictures.zip", use_labels=False),
-            "augment_pipe": None,
+            "augment_pipe": module("AugmentPipe", {"p": torch.tensor(0.4)}, xflip=1.0),
             "G": module("Generator", parts["G"]),
             "D": module("Discriminator", parts["D"], **attributes),
             **({"G_ema": module("Generator", parts["G_ema"])} if "G_ema" in parts else {}),
