@@ -282,8 +282,8 @@ def load_optimizer_state(
         parameter = parameters[name]
         if value.shape == parameter.shape:
             # in the parameter's memory layout: fused kernels pair elements by place in memory
-            value = torch.empty_like(parameter).copy_(value)
-        optimizers[key].state[parameter][quantity] = value
+            value = torch.empty_like(parameter, dtype=value.dtype).copy_(value)
+        optimizers[key].state[parameter][quantity] = value.to(parameter.device)
 
 
 # ---- what may change between a run and its resumption ------------------------------------------

@@ -38,7 +38,10 @@ def add(commands: Any) -> None:
     add_model(generate)
     generate.add_argument("--seeds", help=f"one image each, as 0-63 or 1,2,5; default: {_SEEDS}")
     generate.add_argument(
-        "--w", type=Path, metavar="FILE", help="styles instead of seeds, as `project` writes them"
+        "--w",
+        type=Path,
+        metavar="FILE",
+        help="styles instead of seeds, as `project` writes them; --truncation acts on them, too",
     )
     generate.add_argument(
         "--class", dest="label", metavar="NAME", help="default: all classes in turn"
