@@ -24,7 +24,7 @@ from gan_train.config import Config
 from gan_train.data.feed import Feed
 from gan_train.data.index import Index
 from gan_train.data.sharding import shard
-from gan_train.distributed import gloo_store, leave
+from gan_train.distributed import end
 from gan_train.runtime import PlainRuntime
 from gan_train.scoring import Scorer
 from gan_train.trainer import Trainer
@@ -121,17 +121,16 @@ def _worker(
     torch.set_num_threads(1)
     os.environ |= {"RANK": str(rank), "WORLD_SIZE": str(world), "LOCAL_RANK": str(rank)}
     gpu = config.cluster.gpu if torch.cuda.device_count() >= world else "no"  # as Ray does
-    store = gloo_store(Path(folder) / "rendezvous", world)
     if world > 1:
+        meeting = f"file://{folder}/rendezvous"
         backend = "nccl" if gpu != "no" else "gloo"
-        torch.distributed.init_process_group(backend, store=store, rank=rank, world_size=world)
+        torch.distributed.init_process_group(backend, meeting, rank=rank, world_size=world)
     index = Index.load(Path(shards))
     runtime = PlainRuntime(Path(folder), gpu)
     timing = time_steps(config, index, Path(shards), runtime, seconds)
     if rank == 0:
         (Path(folder) / "rate").write_text(json.dumps(timing.images_per_second))
-    if world > 1:
-        leave(store, world)
+    end()
 
 
 def time_workers(config: Config, shards: Path, world: int, seconds: float) -> float:

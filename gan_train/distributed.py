@@ -2,10 +2,7 @@
 
 from __future__ import annotations
 
-import time
 from collections.abc import Iterable, Sequence
-from pathlib import Path
-from typing import Any
 
 import torch
 import torch.distributed as dist
@@ -93,20 +90,6 @@ def end() -> None:
     if active():
         dist.barrier()
         dist.destroy_process_group()
-
-
-def gloo_store(path: Path, world: int) -> Any:
-    """Where the workers of one machine meet, for `init_process_group` and `leave`."""
-    return dist.FileStore(str(path), world)  # type: ignore[attr-defined]
-
-
-def leave(store: Any, world: int) -> None:
-    """End the process group once all have come here: gloo aborts a worker whose peer has left
-    while it still receives, and a barrier is a message of gloo's too."""
-    store.add("left", 1)
-    while store.add("left", 0) < world:
-        time.sleep(0.01)
-    dist.destroy_process_group()
 
 
 def fingerprint(tensors: Iterable[Tensor]) -> Tensor:

@@ -14,7 +14,7 @@ from safetensors.torch import load_file
 from gan_train.config import Config
 from gan_train.data.index import Index
 from gan_train.data.sharding import shard
-from gan_train.distributed import gloo_store, leave
+from gan_train.distributed import end
 from gan_train.families.stylegan.config import OF_ONE_GENERATION
 from gan_train.runtime import PlainRuntime
 from gan_train.trainer import train
@@ -101,10 +101,9 @@ def run(config: Config, run_dir: Path, runtime: PlainRuntime | None = None) -> P
 def _worker(rank: int, world: int, meeting: str, function: Callable[..., None], args: Any) -> None:
     torch.set_num_threads(1)
     os.environ |= {"RANK": str(rank), "WORLD_SIZE": str(world)}
-    store = gloo_store(Path(meeting), world)
-    torch.distributed.init_process_group("gloo", store=store, rank=rank, world_size=world)
+    torch.distributed.init_process_group("gloo", f"file://{meeting}", rank=rank, world_size=world)
     function(*args)
-    leave(store, world)
+    end()
 
 
 def run_workers(world: int, scratch: Path, function: Callable[..., None], *args: Any) -> None:

@@ -21,15 +21,6 @@ OF_ONE_GENERATION: dict[int, tuple[str, ...]] = {
     ),
 }
 """Settings that the other generation has no use for."""
-_ADAPTIVE = ("augment_target", "augment_kimg", "augment_every")
-WITHOUT_USE: tuple[tuple[str, object, tuple[str, ...]], ...] = (
-    ("conditional", False, ("class_mapping_layers", "truncate_to")),
-    ("r1_gamma", 0, ("r1_every",)),
-    ("path_length_weight", 0, ("path_length_every", "path_length_decay", "path_length_shrink")),
-    ("augment", "none", ("augment_p", "augment_groups", *_ADAPTIVE)),
-    ("augment", "fixed", _ADAPTIVE),
-)
-"""A setting, a value of it, and the settings that have no use then."""
 
 
 class StyleGANConfig(BaseModel):
@@ -113,18 +104,6 @@ class StyleGANConfig(BaseModel):
                     f"family.{name} belongs to generation {3 - self.generation}; "
                     f"family.generation is {self.generation}: leave it out"
                 )
-        return self
-
-    @model_validator(mode="after")
-    def _of_use(self) -> StyleGANConfig:
-        for name, value, idle in WITHOUT_USE:
-            if getattr(self, name) == value:
-                for other in idle:
-                    if getattr(self, other) != type(self).model_fields[other].default:
-                        raise ValueError(
-                            f"family.{other} has no use where family.{name} is {value}: "
-                            "leave it out"
-                        )
         return self
 
     def build(self, shape: ImageShape, batch: int) -> StyleGAN:

@@ -6,7 +6,7 @@ import torch
 from torch import Tensor
 
 from gan_train.adversary import Batch, ImageShape
-from gan_train.families.stylegan.config import OF_ONE_GENERATION, WITHOUT_USE, StyleGANConfig
+from gan_train.families.stylegan.config import OF_ONE_GENERATION, StyleGANConfig
 from gan_train.families.stylegan.family import StyleGAN
 from gan_train.rng import BatchRandom
 
@@ -29,19 +29,16 @@ SETTINGS: dict[str, object] = {
 def small(shape: ImageShape = SHAPE, **changes: object) -> StyleGAN:
     """A StyleGAN in float64 for 16x16 pixels and three classes, batch 8, from a fixed seed."""
     torch.manual_seed(0)
-    family = StyleGANConfig.model_validate(of_use(SETTINGS | changes)).build(shape, 8)
+    family = StyleGANConfig.model_validate(of_generation(SETTINGS | changes)).build(shape, 8)
     family.double()
     lived(family)
     return family
 
 
-def of_use(settings: dict[str, object]) -> dict[str, object]:
-    """The settings without those that have no use beside the others."""
-    without = set(OF_ONE_GENERATION[1 if settings.get("generation", 2) == 2 else 2])
-    for name, value, idle in WITHOUT_USE:
-        if settings.get(name, StyleGANConfig.model_fields[name].default) == value:
-            without |= set(idle)
-    return {name: value for name, value in settings.items() if name not in without}
+def of_generation(settings: dict[str, object]) -> dict[str, object]:
+    """The settings without those that belong to the other generation."""
+    other = OF_ONE_GENERATION[1 if settings.get("generation", 2) == 2 else 2]
+    return {name: value for name, value in settings.items() if name not in other}
 
 
 @torch.no_grad()
