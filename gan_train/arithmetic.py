@@ -56,6 +56,7 @@ _COUNTED: dict[Any, Callable[[tuple[Any, ...], Any], int]] = {
     aten.bmm: _matrix_product,
     aten.addmm: _matrix_product_added,
     aten.baddbmm: _matrix_product_added,
+    aten.baddbmm_: _matrix_product_added,
     aten.convolution: _convolution,
     aten.convolution_backward: _convolution_backward,
 }

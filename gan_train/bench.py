@@ -120,7 +120,9 @@ def _worker(
 ) -> None:
     torch.set_num_threads(1)
     os.environ |= {"RANK": str(rank), "WORLD_SIZE": str(world), "LOCAL_RANK": str(rank)}
-    gpu = config.cluster.gpu if torch.cuda.device_count() >= world else "no"  # as Ray does
+    gpu: str = config.cluster.gpu
+    if gpu == "auto" and torch.cuda.device_count() < world:
+        gpu = "no"  # as with Ray, all or none
     if world > 1:
         meeting = f"file://{folder}/rendezvous"
         backend = "nccl" if gpu != "no" else "gloo"

@@ -70,7 +70,8 @@ class Subject:
         shards = shard(config.data, folder)
         index = Index.load(shards)
         schedule.check(config, index.image_shape, world_size=1)
-        runtime = PlainRuntime(folder)
+        gpu = "no" if config.cluster.gpu == "no" else "auto"  # one is enough, whatever the recipe
+        runtime = PlainRuntime(folder, gpu)
         self.form, self.device = form, runtime.device
         before = self._allocated()
         self.trainer = Trainer(config, index, shards, runtime)

@@ -15,6 +15,7 @@ them.
 
 from __future__ import annotations
 
+import contextlib
 import hashlib
 import json
 import logging
@@ -26,7 +27,7 @@ from pathlib import Path
 from typing import Any
 
 import torch
-from pydantic import BaseModel
+from pydantic import BaseModel, ValidationError
 from safetensors.torch import load_file, save_file
 from torch import Tensor
 
@@ -282,7 +283,8 @@ def load_optimizer_state(
         parameter = parameters[name]
         if value.shape == parameter.shape:
             # in the parameter's memory layout: fused kernels pair elements by place in memory
-            value = torch.empty_like(parameter, dtype=value.dtype).copy_(value)
+            dtype = value.dtype if quantity == "step" else parameter.dtype
+            value = torch.empty_like(parameter, dtype=dtype).copy_(value)
         optimizers[key].state[parameter][quantity] = value.to(parameter.device)
 
 
@@ -312,7 +314,10 @@ def harmless_keys(model: type[BaseModel], prefix: str = "") -> set[str]:
 
 
 def refuse_changes(saved: dict[str, Any], config: Config) -> None:
-    """Raise UserError if the resumed run would train something else than the saved one."""
+    """Raise UserError if the resumed run would train something else than the saved one. Settings
+    that came after it was saved count at their defaults."""
+    with contextlib.suppress(ValidationError):  # else what differs is named below
+        saved = Config.model_validate(saved).model_dump(mode="json")
     before, after = _flatten(saved), _flatten(config.model_dump(mode="json"))
     allowed = harmless_keys(Config) | set(config.train.allow_changed)
     changed = [

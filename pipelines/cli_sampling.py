@@ -173,10 +173,10 @@ def seeds(text: str, option: str = "--seeds") -> list[int]:
             raise UserError(f"{option} {text}: allowed: numbers and ranges, such as 0-63 or 1,2,5")
         if max(int(first), int(last or first)) > _LARGEST_SEED:
             raise UserError(f"{option} {text}: allowed: at most {_LARGEST_SEED}")
-        numbers = range(int(first), int(last if dash else first) + 1)
-        if len(found) + len(numbers) > _MOST_SEEDS:
+        start, end = int(first), int(last if dash else first) + 1
+        if len(found) + end - start > _MOST_SEEDS:
             raise UserError(f"{option} {text}: allowed: at most {_MOST_SEEDS} images at once")
-        found += numbers
+        found += range(start, end)
     if not found:
         raise UserError(f"{option} {text}: holds no number")
     return found

@@ -25,15 +25,20 @@ from PIL import Image
 ROOT = Path(__file__).parents[1]
 
 
+def for_gpu(config: pytest.Config) -> bool:
+    """`pytest -m gpu`, or `-m "gpu and ..."`."""
+    return str(config.option.markexpr).startswith("gpu")
+
+
 def pytest_configure(config: pytest.Config) -> None:
     torch.set_num_threads(1)
-    if config.option.markexpr != "gpu":  # else tests of the CPU's figures and bits would fail
+    if not for_gpu(config):  # else tests of the CPU's figures and bits would fail
         os.environ["CUDA_VISIBLE_DEVICES"] = ""
 
 
 def pytest_collection_modifyitems(config: pytest.Config, items: list[pytest.Item]) -> None:
     """Tests for a GPU run where they are asked for."""
-    if config.option.markexpr != "gpu":
+    if not for_gpu(config):
         left_out = [item for item in items if item.get_closest_marker("gpu")]
         config.hook.pytest_deselected(items=left_out)
         items[:] = [item for item in items if item not in left_out]

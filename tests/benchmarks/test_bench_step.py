@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import argparse
 import re
 import subprocess
 import sys
@@ -16,6 +17,7 @@ from gan_train import recipes, trainer
 from gan_train.adversary import Clock, ImageShape, Losses
 from gan_train.arithmetic import Arithmetic, attainable
 from gan_train.bench_forms import INSTEAD, Form
+from gan_train.bench_options import EPILOG, add_arguments
 from gan_train.bench_step import REPEATS, measure
 from gan_train.errors import UserError
 from gan_train.families.stylegan.config import StyleGANConfig
@@ -104,6 +106,22 @@ def test_another_family_by_its_recipe_alone_without_engines(tmp_path: Path) -> N
     done = subprocess.run(command, capture_output=True, text=True, timeout=200)
     assert (done.returncode, done.stderr) == (0, "")
     assert "tiny at 8 px, batch 16" in done.stdout and "D_r1 /3" in done.stdout
+
+
+def test_the_commands_of_the_help_can_be_given() -> None:
+    commands = EPILOG.replace("\\\n", " ").split("gan-train bench-step ")[1:]
+    assert len(commands) == 2
+    for command in commands:
+        parser = argparse.ArgumentParser()
+        parser.add_argument("recipe")
+        parser.add_argument("--set", action="append", default=[], dest="overrides")
+        add_arguments(parser)
+        given = parser.parse_args(command.split("\n\n")[0].split())
+        for resolution in given.resolutions:
+            size = f"data.resolution={resolution}"
+            config = recipes.load(given.recipe, [*given.overrides, size])
+            shape = ImageShape(3, resolution)
+            assert given.batch % config.family.build(shape, given.batch).grain == 0
 
 
 @pytest.mark.parametrize("way", ["grouped", "sums"])

@@ -13,7 +13,7 @@ from typing import Any
 import pytest
 import torch.multiprocessing
 
-from gan_train.checkpoint import FOLDER, candidates, newest_valid
+from gan_train.checkpoint import FOLDER, candidates, newest_valid, refuse_changes
 from gan_train.config import Config
 from gan_train.errors import UserError
 from gan_train.runtime import PlainRuntime
@@ -132,6 +132,18 @@ def test_a_changed_configuration_is_refused(tiny_source: Path, tmp_path: Path) -
     )
     run(declared, run_dir)
     assert int(candidates(run_dir)[0].name) >= 250
+
+
+def test_settings_that_came_later_count_at_their_defaults(
+    tiny_source: Path, tmp_path: Path
+) -> None:
+    config = tiny_config(tiny_source, tmp_path, family__z_dim=8)
+    saved = config.model_dump(mode="json")
+    del saved["train"]["ema_ramp"]
+    refuse_changes(saved, config)
+    del saved["family"]["z_dim"]
+    with pytest.raises(UserError, match=r"family\.z_dim: 512 -> 8"):
+        refuse_changes(saved, config)
 
 
 def test_other_data_is_refused(tiny_source: Path, tmp_path: Path) -> None:

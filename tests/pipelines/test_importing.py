@@ -83,7 +83,7 @@ def test_the_folder_generates_from_the_command_line(tmp_path: Path) -> None:
 
 @pytest.mark.parametrize("classes", [0, 3])
 def test_the_largest_networks(classes: int, tmp_path: Path) -> None:
-    """1024 pixels, of few channels: imported, drawn, and judged by their discriminator."""
+    """1024 pixels, of few channels: imported and drawn, judged by their discriminator."""
     file, out, image = tmp_path / "large.pkl", tmp_path / "large", tmp_path / "image.png"
     file.write_bytes(published(network(classes=classes, top=1024)))
     assert cli.main(["import", str(file), "--out", str(out)]) == 0
@@ -91,6 +91,13 @@ def test_the_largest_networks(classes: int, tmp_path: Path) -> None:
     with Image.open(image) as picture:
         assert picture.size == (1024, 1024)
         assert len(picture.convert("L").getcolors() or ()) > 20
+    adversary = Generator.load(out).adversary
+    assert isinstance(adversary, StyleGAN)
+    adversary.load_state_dict(load_file(out / "networks.safetensors"))
+    label = torch.tensor([0, 2, 1, 1]) if classes else None
+    with torch.no_grad():
+        logits = adversary.judged(adversary.sample(torch.randn(4, 6), label), label)
+    assert logits.shape == (4,) and logits.isfinite().all()
     family = recipes.load(str(out / importing.RECIPE)).family
     assert isinstance(family, StyleGANConfig)
     assert family.r1_gamma == pytest.approx(0.0002 * 1024**2 / 4) and family.lr == 0.002

@@ -29,7 +29,7 @@ def resample(x: Tensor, up: int, down: int, padding: tuple[int, int], gain: floa
     kernel = torch.outer(taps, taps) / 64 * gain
     with torch.autocast(x.device.type, enabled=False):  # images are summed in full
         y = F.conv2d(y, kernel.expand(c, 1, 4, 4), groups=c)
-    return y[:, :, ::down, ::down]
+    return y if down == 1 else y[:, :, ::down, ::down]  # a view would cost what writes into it
 
 
 def modulated_conv(
@@ -66,7 +66,9 @@ def grouped(
 ) -> Features:
     """`synthesis.modulated_conv` as the paper writes it: a weight of its own for every image."""
     y = modulated_conv(x.multiplied(), weight, style, demodulate=True, up=up)
-    return _finished(y, bias, noise, strength, gain)
+    if noise is not None:
+        y = y + (noise * strength).to(y.dtype)
+    return _finished(y, bias, gain)
 
 
 def scaled(
@@ -87,14 +89,12 @@ def scaled(
     weight = weight.to(working_type(features))
     y = features * style.to(features.dtype)[:, :, None, None]
     y = doubled_and_convolved(y, weight) if up else F.conv2d(y, weight, padding=1)
-    return _finished(y * factor.to(y.dtype)[:, :, None, None], bias, noise, strength, gain)
+    factor = factor.to(y.dtype)[:, :, None, None]
+    y = y * factor if noise is None else torch.addcmul((noise * strength).to(y.dtype), y, factor)
+    return _finished(y, bias, gain)
 
 
-def _finished(
-    y: Tensor, bias: Tensor, noise: Tensor | None, strength: Tensor, gain: float
-) -> Features:
-    if noise is not None:
-        y = y + (noise * strength).to(y.dtype)
+def _finished(y: Tensor, bias: Tensor, gain: float) -> Features:
     return Features((y + bias.to(y.dtype)[:, None, None]) * gain)
 
 

@@ -113,7 +113,8 @@ def test_r1(golden: Tensors, family: StyleGAN, dtype: torch.dtype) -> None:
     (gradient,) = torch.autograd.grad(judged(family, real).sum(), real)
     assert_golden_gradients(golden, "r1_sq_norm", gradient.square().sum(dim=(1, 2, 3)))
     penalty = losses.r1_penalty(lambda x: judged(family, x), real).float()
-    torch.testing.assert_close(penalty, golden["out.r1_sq_norm"].mean() / 2, rtol=1e-4, atol=0)
+    rtol = 1e-3 if dtype == torch.float32 else 1e-4
+    torch.testing.assert_close(penalty, golden["out.r1_sq_norm"].mean() / 2, rtol=rtol, atol=0)
 
 
 @BOTH
