@@ -63,13 +63,13 @@ def time_steps(
         trainer.step(stage, next(turn))
 
     def steps() -> int:
-        done, end = 0, time.perf_counter() + seconds
+        done, until = 0, time.perf_counter() + seconds
         # the same number of steps on every worker: rank 0's watch decides, every 8 steps
         while True:
             for _ in range(8):
                 trainer.step(stage, next(turn))
                 done += stage.batch
-            over = torch.tensor([float(time.perf_counter() > end)], device=runtime.device)
+            over = torch.tensor([float(time.perf_counter() > until)], device=runtime.device)
             if runtime.world_size > 1:
                 torch.distributed.broadcast(over, 0)
             if over.item():  # which waits for a GPU to be done

@@ -39,8 +39,13 @@ RESAMPLING = (
     Replaced(resampling, "doubled_and_convolved", plain.doubled_and_convolved),
 )
 INSTEAD: dict[str, tuple[Replaced, ...]] = {
-    "grouped": (Replaced(synthesis, "modulated_conv", plain.grouped), *RESAMPLING),
-    "scaled": (Replaced(synthesis, "modulated_conv", plain.scaled), *RESAMPLING),
+    **{
+        convolve.__name__: (
+            Replaced(synthesis, "modulated_conv", partial(plain.literal, convolve)),
+            *RESAMPLING,
+        )
+        for convolve in (plain.grouped, plain.scaled)
+    },
     "demodulation": (Replaced(synthesis, "deviations", plain.deviations),),
     "sums": (Replaced(synthesis, "shifted_", plain.shifted),),
     "resampling": RESAMPLING,

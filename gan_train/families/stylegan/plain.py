@@ -6,6 +6,8 @@ They are no straw men: the filters are depthwise convolutions, PyTorch's fastest
 
 from __future__ import annotations
 
+from collections.abc import Callable
+
 import torch
 import torch.nn.functional as F
 from torch import Tensor
@@ -53,7 +55,8 @@ def modulated_conv(
     return y.view(n, outputs, h, w)
 
 
-def grouped(
+def literal(
+    convolve: Callable[[Tensor, Tensor, Tensor, Tensor | None, bool], Tensor],
     x: Features,
     weight: Tensor,
     style: Tensor,
@@ -64,38 +67,29 @@ def grouped(
     gain: float,
     up: bool,
 ) -> Features:
-    """`synthesis.modulated_conv` as the paper writes it: a weight of its own for every image."""
-    y = modulated_conv(x.multiplied(), weight, style, demodulate=True, up=up)
-    if noise is not None:
-        y = y + (noise * strength).to(y.dtype)
-    return _finished(y, bias, gain)
-
-
-def scaled(
-    x: Features,
-    weight: Tensor,
-    style: Tensor,
-    bias: Tensor,
-    noise: Tensor | None,
-    strength: Tensor,
-    *,
-    gain: float,
-    up: bool,
-) -> Features:
-    """`synthesis.modulated_conv` as it is widely trained: one weight for all images, features
-    scaled before and after, demodulation from a tensor of weights for every image."""
-    factor = deviations(weight, style).reciprocal()
+    """What `synthesis.modulated_conv` computes, by `convolve`: `grouped` or `scaled`."""
     features = x.multiplied()
-    weight = weight.to(working_type(features))
-    y = features * style.to(features.dtype)[:, :, None, None]
+    if noise is not None:
+        noise = (noise * strength).to(working_type(features))
+    y = convolve(features, weight, style, noise, up)
+    return Features((y + bias.to(y.dtype)[:, None, None]) * gain)
+
+
+def grouped(x: Tensor, weight: Tensor, style: Tensor, noise: Tensor | None, up: bool) -> Tensor:
+    """As the paper writes it: a weight of its own for every image."""
+    y = modulated_conv(x, weight, style, demodulate=True, up=up)
+    return y if noise is None else y + noise
+
+
+def scaled(x: Tensor, weight: Tensor, style: Tensor, noise: Tensor | None, up: bool) -> Tensor:
+    """As it is widely trained: one weight for all images, features scaled before and after,
+    demodulation from a tensor of weights for every image."""
+    factor = deviations(weight, style).reciprocal()
+    weight = weight.to(working_type(x))
+    y = x * style.to(x.dtype)[:, :, None, None]
     y = doubled_and_convolved(y, weight) if up else F.conv2d(y, weight, padding=1)
     factor = factor.to(y.dtype)[:, :, None, None]
-    y = y * factor if noise is None else torch.addcmul((noise * strength).to(y.dtype), y, factor)
-    return _finished(y, bias, gain)
-
-
-def _finished(y: Tensor, bias: Tensor, gain: float) -> Features:
-    return Features((y + bias.to(y.dtype)[:, None, None]) * gain)
+    return y * factor if noise is None else torch.addcmul(noise, y, factor)
 
 
 def deviations(weight: Tensor, style: Tensor) -> Tensor:
