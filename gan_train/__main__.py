@@ -21,14 +21,15 @@ from types import FrameType
 import torch
 import torch.distributed
 
-from gan_train import recipes, runs
+from gan_train import recipes
 from gan_train.config import Config
 from gan_train.data.index import Index
 from gan_train.data.sharding import plan_shards, shard
-from gan_train.distributed import all_sum, barrier, end
 from gan_train.errors import UserError
-from gan_train.runtime import PlainRuntime
-from gan_train.trainer import train
+from gan_train.nn.collectives import all_sum, barrier, end
+from gan_train.runs import run_folder
+from gan_train.runs.runtime import PlainRuntime
+from gan_train.training.trainer import train
 
 log = logging.getLogger("gan_train")
 
@@ -55,7 +56,7 @@ def train_plain(config: Config, resume: str | None = None) -> Path:
 
     torchrun's own restarts resume the run they belong to. Raises UserError as the trainer does.
     """
-    config = recipes.anchored(config)
+    config = recipes.with_absolute_paths(config)
     runtime = SignalledRuntime(config.workspace, config.cluster.gpu)  # joins the other workers
     if runtime.rank == 0:
         shards = shard(config.data, config.workspace)
@@ -63,16 +64,16 @@ def train_plain(config: Config, resume: str | None = None) -> Path:
     if runtime.rank != 0:
         shards = plan_shards(config.data, None, config.workspace).directory
     if resume is None and int(os.environ.get("TORCHELASTIC_RESTART_COUNT", 0)):
-        resume = max(runs.folder(config).glob(f"{config.name}-*")).name
+        resume = max(run_folder.folder(config).glob(f"{config.name}-*")).name
     if resume is not None:
-        runtime.run_dir = runs.find(config, resume)
+        runtime.run_dir = run_folder.find(config, resume)
     else:
         # all workers name the run by rank 0's clock
         now = torch.tensor([int(time.time()) if runtime.rank == 0 else 0], device=runtime.device)
         stamp = time.strftime("%Y%m%d-%H%M%S", time.localtime(int(all_sum(now).item())))
-        runtime.run_dir = runs.folder(config) / f"{config.name}-{stamp}"
+        runtime.run_dir = run_folder.folder(config) / f"{config.name}-{stamp}"
         if runtime.rank == 0:
-            runtime.run_dir = runs.new(config, shards, stamp)
+            runtime.run_dir = run_folder.new(config, shards, stamp)
         barrier()
     train(config, Index.load(shards), shards, runtime)
     end()

@@ -195,7 +195,7 @@ class StyleSpace(Protocol):
     def styles(self, z: Tensor, label: Tensor | None) -> Tensor:
         """w [N, w_dim] of latents [N, z_dim] and, if conditional, classes int64 [N]."""
 
-    def truncated(
+    def truncate(
         self, ws: Tensor, psi: float, cutoff: int | None = None, label: Tensor | None = None
     ) -> Tensor:
         """ws [N, num_ws, w_dim] drawn to the mean w, or to that of their classes int64 [N]:

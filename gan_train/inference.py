@@ -6,25 +6,17 @@ from collections.abc import Sequence
 from pathlib import Path
 
 import torch
-import torch.nn.functional as F
 from pydantic import TypeAdapter
 from safetensors.torch import load_file
 from torch import Tensor
 
 from gan_train.adversary import DOMAINS, Adversary, Clock, Domain, ImageShape
-from gan_train.checkpoint import read_json
 from gan_train.errors import UserError
 from gan_train.families.catalogue import FamilyConfig
+from gan_train.files.atomic import read_json
+from gan_train.images.pixels import to_float, to_uint8, to_uint8_at
+from gan_train.images.tiles import upscale_picture
 from gan_train.rng import BatchRandom
-from gan_train.sampling.tiles import upscale_picture
-
-
-def to_uint8(image: Tensor, resolution: int) -> Tensor:
-    """Images in [-1, 1] of this or a lower power of two to uint8 [N, C, resolution, resolution]."""
-    factor = resolution // image.shape[-1]
-    if factor > 1:
-        image = F.interpolate(image, scale_factor=factor, mode="nearest")
-    return (image.float() * 127.5 + 128).clamp(0, 255).to(torch.uint8)
 
 
 class Generator:
@@ -78,7 +70,7 @@ class Generator:
                 raise UserError(f"labels go from 0 to {len(self.shape.classes) - 1}")
         label = label.to(self.device) if label is not None and self.conditional else None
         image = self.adversary.sample(z.to(self.device), label, truncation)
-        return to_uint8(image, self.shape.resolution).cpu()
+        return to_uint8_at(image, self.shape.resolution).cpu()
 
     @torch.inference_mode()
     def converted(self, picture: Tensor, to: str | None = None) -> Tensor:
@@ -100,5 +92,5 @@ class Generator:
         if to not in DOMAINS:
             raise UserError(f"to={to}: allowed: {', '.join(DOMAINS)}")
         domain: Domain = "A" if to == "A" else "B"
-        image = self.adversary.translate(picture[None].float() / 127.5 - 1, domain)
-        return to_uint8(image, image.shape[-1])[0].cpu()
+        image = self.adversary.translate(to_float(picture[None]), domain)
+        return to_uint8(image)[0].cpu()

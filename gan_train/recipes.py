@@ -74,7 +74,7 @@ def dump(config: Config) -> str:
     return yaml.safe_dump(config.model_dump(mode="json"), sort_keys=False, allow_unicode=True)
 
 
-def anchored(config: Config) -> Config:
+def with_absolute_paths(config: Config) -> Config:
     """The same configuration with absolute paths, for processes that stand in other folders."""
 
     def absolute(path: str) -> str:

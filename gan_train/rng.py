@@ -74,12 +74,12 @@ class BatchRandom:
     def __len__(self) -> int:
         return len(self.positions)
 
-    def only(self, chosen: slice) -> BatchRandom:
+    def select(self, chosen: slice) -> BatchRandom:
         """Draws for some of the samples, from a stream of their own."""
         self._calls += 1
         return BatchRandom(self._seed, f"{self._stream}/{self._calls}", self.positions[chosen])
 
-    def repeated(self, times: int) -> BatchRandom:
+    def repeat(self, times: int) -> BatchRandom:
         """Draws for this many batches one after the other, no two of them alike."""
         self._calls += 1
         offsets = torch.arange(times, device=self.positions.device) << 48  # beyond any position

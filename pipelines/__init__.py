@@ -1,0 +1,1 @@
+"""What runs `gan_train`: Ray, Prefect, MLflow and the command line."""

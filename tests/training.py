@@ -14,10 +14,10 @@ from safetensors.torch import load_file
 from gan_train.config import Config
 from gan_train.data.index import Index
 from gan_train.data.sharding import shard
-from gan_train.distributed import end
 from gan_train.families.stylegan.config import OF_ONE_GENERATION
-from gan_train.runtime import PlainRuntime
-from gan_train.trainer import train
+from gan_train.nn.collectives import end
+from gan_train.runs.runtime import PlainRuntime
+from gan_train.training.trainer import train
 
 _STYLEGAN: dict[str, Any] = {
     "name": "stylegan",

@@ -1,0 +1,1 @@
+"""From pictures to batches: sources, shards, their index, the order, the loader."""

@@ -18,7 +18,7 @@ from gan_train.config import DataConfig
 from gan_train.data.index import Index
 from gan_train.data.loader import LoadedBatch, Loader
 from gan_train.errors import UserError
-from gan_train.resize import bicubic_shrink
+from gan_train.images.resize import bicubic_downsample
 from gan_train.rng import derive
 
 
@@ -93,4 +93,4 @@ class Feed:
     def _with_low(self, loaded: LoadedBatch) -> LoadedBatch:
         if self._scale == 1:
             return loaded
-        return replace(loaded, beside={"low": bicubic_shrink(loaded.images, self._scale)})
+        return replace(loaded, beside={"low": bicubic_downsample(loaded.images, self._scale)})

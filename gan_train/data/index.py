@@ -16,8 +16,9 @@ from typing import Any, Literal
 from pydantic import BaseModel, ConfigDict, Field, ValidationError, model_validator
 
 from gan_train.adversary import ImageShape
-from gan_train.data.files import sha256_of, write_aside
 from gan_train.errors import UserError
+from gan_train.files.atomic import write_aside
+from gan_train.files.digests import sha256_of
 
 INDEX_NAME = "index.json"
 IMAGE_EXTENSIONS = ("png", "jpg", "webp")

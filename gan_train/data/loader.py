@@ -197,7 +197,10 @@ class Loader:
     def _finish(
         self, pixels: Pixels, labels: Ints, positions: Ints, resolution: int
     ) -> LoadedBatch:
-        images, places = shrink(torch.from_numpy(pixels), resolution), torch.from_numpy(positions)
+        images, places = (
+            downsample(torch.from_numpy(pixels), resolution),
+            torch.from_numpy(positions),
+        )
         if self._mirror:
             flip = BatchRandom(self._seed, "mirror", places).uniform() < 0.5  # [n]
             images = torch.where(flip[:, None, None, None], images.flip(-1), images)
@@ -205,7 +208,7 @@ class Loader:
         return LoadedBatch(images, known, places)
 
 
-def shrink(images: Tensor, resolution: int) -> Tensor:
+def downsample(images: Tensor, resolution: int) -> Tensor:
     """uint8 [n, C, R, R] to [n, C, resolution, resolution]: mean over boxes, halves rounded up.
 
     Exact, so the same on every machine: sums of at most 256x256 bytes are whole float32 numbers.
@@ -287,7 +290,7 @@ class _WorkerParts(IterableDataset[tuple[Pixels, Ints] | UserError]):
             except UserError as error:
                 yield error
                 return
-            yield shrink(torch.from_numpy(pixels), self.side).numpy(), labels
+            yield downsample(torch.from_numpy(pixels), self.side).numpy(), labels
 
 
 def _untouched(part: Any) -> Any:

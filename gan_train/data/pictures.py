@@ -15,7 +15,7 @@ from gan_train.config import Config, EvaluateConfig
 from gan_train.data.images import BadImage, open_picture
 from gan_train.data.sources import Source, SourceFile, open_source, plain_source
 from gan_train.errors import UserError
-from gan_train.resize import bicubic_shrink
+from gan_train.images.resize import bicubic_downsample
 
 _ENDINGS = (".png", ".jpg", ".jpeg", ".webp", ".bmp", ".tif", ".tiff", ".gif")
 
@@ -91,7 +91,7 @@ class TestPictures:
         high, scale = self._read(source, file), self._scale
         height, width = (side - side % scale for side in high.shape[1:])
         high = high[:, :height, :width]
-        low = bicubic_shrink(high, scale) if small is None else self._read(source, small)
+        low = bicubic_downsample(high, scale) if small is None else self._read(source, small)
         if low.shape[1:] != (height // scale, width // scale):
             raise UserError(
                 f"evaluate.pictures: {file.path} is {width}x{height}, but its partner "

@@ -28,7 +28,6 @@ from pydantic import BaseModel, ConfigDict, ValidationError
 from webdataset.writer import TarWriter
 
 from gan_train.config import DataConfig
-from gan_train.data.files import aside, remove_leftovers, sha256_of, write_aside
 from gan_train.data.images import BadImage, Transform, load_image
 from gan_train.data.index import (
     INDEX_NAME,
@@ -43,6 +42,8 @@ from gan_train.data.index import (
 from gan_train.data.selection import FORMAT, BadFile, arrange, choose
 from gan_train.data.sources import Source, SourceFile, UnreadableFile, open_source, plain_source
 from gan_train.errors import UserError
+from gan_train.files.atomic import aside, remove_leftovers, write_aside
+from gan_train.files.digests import sha256_of
 
 MANIFEST_NAME, QUARANTINE_NAME = "manifest.jsonl", "quarantine.json"
 _OWNER = "gan-train"

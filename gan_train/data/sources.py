@@ -22,8 +22,9 @@ from functools import lru_cache
 from pathlib import Path, PurePosixPath
 from typing import Any, BinaryIO, NamedTuple, Protocol
 
-from gan_train.data.files import aside, sha256_of
 from gan_train.errors import UserError
+from gan_train.files.atomic import aside
+from gan_train.files.digests import sha256_of
 
 _READ, _BLOCK = 1 << 20, 512
 _DAMAGED_ARCHIVE = (zipfile.BadZipFile, zlib.error, lzma.LZMAError, EOFError, gzip.BadGzipFile)

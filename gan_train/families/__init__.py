@@ -1,0 +1,1 @@
+"""The eight families of GANs, a file or a folder each; `catalogue.py` lists them."""

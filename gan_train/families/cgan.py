@@ -14,7 +14,6 @@ import torch.nn.functional as F
 from pydantic import BaseModel, ConfigDict, Field, model_validator
 from torch import Tensor, nn
 
-from gan_train import losses
 from gan_train.adversary import (
     Adversary,
     Batch,
@@ -27,7 +26,8 @@ from gan_train.adversary import (
     Stage,
 )
 from gan_train.errors import UserError
-from gan_train.layers import Maxout, dropout, he_start
+from gan_train.nn import losses
+from gan_train.nn.layers import Maxout, dropout, he_start
 from gan_train.rng import BatchRandom
 
 

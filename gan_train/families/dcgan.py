@@ -16,7 +16,6 @@ import torch.nn.functional as F
 from pydantic import BaseModel, ConfigDict, Field
 from torch import Tensor, nn
 
-from gan_train import batchnorm, losses
 from gan_train.adversary import (
     Adversary,
     Batch,
@@ -28,6 +27,7 @@ from gan_train.adversary import (
     Stage,
 )
 from gan_train.errors import UserError
+from gan_train.nn import batchnorm, losses
 from gan_train.rng import BatchRandom
 
 FIRST = 4
@@ -83,9 +83,9 @@ class Generator(nn.Module):
             self.embed = nn.Embedding(len(shape.classes), widths[0] * FIRST**2)
         self.norms = nn.ModuleList(batchnorm.BatchNorm(w, config.batch_norm) for w in widths)
         self.convolutions = nn.ModuleList(
-            _doubling(*pair, config.kernel, bias=False) for pair in pairwise(widths)
+            _upsampling(*pair, config.kernel, bias=False) for pair in pairwise(widths)
         )
-        self.out = _doubling(widths[-1], shape.channels, config.kernel, bias=True)
+        self.out = _upsampling(widths[-1], shape.channels, config.kernel, bias=True)
 
     def forward(self, z: Tensor, label: Tensor | None) -> Tensor:
         x = self.project(z.to(self.project.weight.dtype))
@@ -106,9 +106,9 @@ class Discriminator(nn.Module):
     def __init__(self, config: DCGANConfig, shape: ImageShape):
         super().__init__()
         widths = config.widths(shape.resolution)[::-1]
-        self.first = _halving(shape.channels, widths[0], config.kernel, bias=True)
+        self.first = _downsampling(shape.channels, widths[0], config.kernel, bias=True)
         self.convolutions = nn.ModuleList(
-            _halving(*pair, config.kernel, bias=False) for pair in pairwise(widths)
+            _downsampling(*pair, config.kernel, bias=False) for pair in pairwise(widths)
         )
         self.norms = nn.ModuleList(batchnorm.BatchNorm(w, config.batch_norm) for w in widths[1:])
         self.out = nn.Conv2d(widths[-1], 1, FIRST)
@@ -127,12 +127,12 @@ class Discriminator(nn.Module):
         return logit
 
 
-def _halving(inputs: int, outputs: int, kernel: int, bias: bool) -> nn.Conv2d:
+def _downsampling(inputs: int, outputs: int, kernel: int, bias: bool) -> nn.Conv2d:
     """A convolution of stride 2. [N, inputs, 2H, 2W] -> [N, outputs, H, W]."""
     return nn.Conv2d(inputs, outputs, kernel, stride=2, padding=(kernel - 1) // 2, bias=bias)
 
 
-def _doubling(inputs: int, outputs: int, kernel: int, bias: bool) -> nn.ConvTranspose2d:
+def _upsampling(inputs: int, outputs: int, kernel: int, bias: bool) -> nn.ConvTranspose2d:
     """A transposed convolution of stride 2. [N, inputs, H, W] -> [N, outputs, 2H, 2W]."""
     padding = (kernel - 1) // 2
     return nn.ConvTranspose2d(inputs, outputs, kernel, 2, padding, kernel % 2, bias=bias)

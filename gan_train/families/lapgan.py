@@ -19,7 +19,6 @@ import torch.nn.functional as F
 from pydantic import BaseModel, ConfigDict, Field
 from torch import Tensor, nn
 
-from gan_train import growth, losses
 from gan_train.adversary import (
     Adversary,
     Batch,
@@ -31,10 +30,11 @@ from gan_train.adversary import (
     Phase,
     Stage,
 )
-from gan_train.convolution import convolved, working_type
 from gan_train.errors import UserError
-from gan_train.layers import dropout, he_start
-from gan_train.pyramid import expanded, reduced
+from gan_train.nn import growth, losses
+from gan_train.nn.convolution import compute_dtype, conv2d
+from gan_train.nn.layers import dropout, he_start
+from gan_train.nn.pyramid import downsample, upsample
 from gan_train.rng import BatchRandom
 
 
@@ -137,7 +137,7 @@ class LAPGAN(Adversary):
         picture: Tensor = self.get_submodule(f"generator_{side}")(z, low, label)
         return picture
 
-    def judged(
+    def discriminate(
         self,
         side: int,
         picture: Tensor,
@@ -155,8 +155,8 @@ class LAPGAN(Adversary):
         expanded, of the same size; None at the coarsest level."""
         picture = batch["image"]
         while picture.shape[-1] > side:
-            picture = reduced(picture)
-        return picture, expanded(reduced(picture)) if side > self.levels[0] else None
+            picture = downsample(picture)
+        return picture, upsample(downsample(picture)) if side > self.levels[0] else None
 
     def _fakes(self, side: int, low: Tensor | None, batch: Batch, rng: BatchRandom) -> Tensor:
         z = rng.normal(self.config.z_dim) if low is None else rng.noise(side * side)
@@ -168,12 +168,12 @@ class LAPGAN(Adversary):
         with torch.no_grad():
             fake = self._fakes(side, low, batch, rng).to(real.dtype)
         label = batch.get("label")
-        logits = self.judged(
+        logits = self.discriminate(
             side,
             torch.cat([real, fake]),
             None if low is None else torch.cat([low, low]),
             None if label is None else torch.cat([label, label]),
-            rng.repeated(2),
+            rng.repeat(2),
         )
         real_logit, fake_logit = logits.chunk(2)
         metrics = {
@@ -187,7 +187,7 @@ class LAPGAN(Adversary):
         picture, not along what it is conditioned on."""
         real, low = self.real(side, batch)
         penalty = losses.r1_penalty(
-            lambda picture: self.judged(side, picture, low, batch.get("label"), rng), real
+            lambda picture: self.discriminate(side, picture, low, batch.get("label"), rng), real
         )
         weight = self.config.r1_gamma[side] * self.config.r1_every
         return Losses({f"r1/{side}": weight * penalty})
@@ -196,7 +196,7 @@ class LAPGAN(Adversary):
         """G moves its pictures, of real low-pass pictures, towards what D calls real."""
         _, low = self.real(side, batch)
         fake = self._fakes(side, low, batch, rng)
-        logit = self.judged(side, fake, low, batch.get("label"), rng)
+        logit = self.discriminate(side, fake, low, batch.get("label"), rng)
         return Losses({f"G{side}": losses.nonsaturating_g(logit)})
 
     def pictures(self, z: Tensor, label: Tensor | None) -> list[Tensor]:
@@ -208,7 +208,7 @@ class LAPGAN(Adversary):
         pictures: list[Tensor] = []
         parts = z.to(next(self.parameters()).dtype).split(self.noise_sizes, dim=1)
         for side, noise in zip(self.levels, parts, strict=True):
-            low = expanded(pictures[-1]) if pictures else None
+            low = upsample(pictures[-1]) if pictures else None
             pictures.append(self.generated(side, noise, low, label))
         return pictures
 
@@ -333,8 +333,6 @@ class Convolution(nn.Conv2d):
         nn.init.zeros_(cast(Tensor, self.bias))
 
     def forward(self, x: Tensor) -> Tensor:
-        kind = working_type(x)
+        kind = compute_dtype(x)
         weight, bias = self.weight.to(kind), cast(Tensor, self.bias).to(kind)
-        return convolved(
-            x.to(kind), weight, bias, stride=self.stride[0], padding=int(self.padding[0])
-        )
+        return conv2d(x.to(kind), weight, bias, stride=self.stride[0], padding=int(self.padding[0]))

@@ -16,7 +16,6 @@ import torch.nn.functional as F
 from pydantic import BaseModel, ConfigDict, Field
 from torch import Tensor, nn
 
-from gan_train import growth, losses
 from gan_train.adversary import (
     Adversary,
     Batch,
@@ -28,7 +27,8 @@ from gan_train.adversary import (
     Stage,
 )
 from gan_train.errors import UserError
-from gan_train.layers import (
+from gan_train.nn import growth, losses
+from gan_train.nn.layers import (
     EqualizedConv2d,
     EqualizedLinear,
     downsample,
@@ -235,7 +235,7 @@ class ProGAN(Adversary):
     def loss_d(self, batch: Batch, rng: BatchRandom, clock: Clock) -> Losses:
         """D tells reals from fakes of the same classes."""
         c, label = self.config, batch.get("label")
-        real = growth.faded(batch["image"], self.progress.alpha)
+        real = growth.fade_reals(batch["image"], self.progress.alpha)
         with torch.no_grad():
             fake = self._fakes(batch, rng).to(real.dtype)
         both = None if label is None else torch.cat([label, label])
@@ -262,7 +262,7 @@ class ProGAN(Adversary):
         c = self.config
         penalty = losses.r1_penalty(
             lambda x: self.discriminator(x, batch.get("label"), self.progress),
-            growth.faded(batch["image"], self.progress.alpha),
+            growth.fade_reals(batch["image"], self.progress.alpha),
         )
         return Losses({"r1": c.r1_gamma * c.r1_every * penalty})
 

@@ -15,7 +15,6 @@ import torch.nn.functional as F
 from pydantic import BaseModel, ConfigDict, Field
 from torch import Tensor, nn
 
-from gan_train import losses
 from gan_train.adversary import (
     Adversary,
     Batch,
@@ -27,10 +26,11 @@ from gan_train.adversary import (
     Stage,
     Task,
 )
-from gan_train.batchnorm import BatchNorm
-from gan_train.content import ContentDistance, ContentName
 from gan_train.errors import UserError
-from gan_train.resize import enlarged
+from gan_train.images.resize import bicubic_upsample_float
+from gan_train.nn import losses
+from gan_train.nn.batchnorm import BatchNorm
+from gan_train.pretrained.content import ContentDistance, ContentName
 from gan_train.rng import BatchRandom
 
 _LEAST_SIDE = 32  # D halves the side four times
@@ -105,7 +105,7 @@ class ResidualBlock(nn.Module):
         return x + self.norm1(self.conv1(y))
 
 
-class Doubling(nn.Module):
+class Upsampling(nn.Module):
     """Convolution, pixel shuffle (Shi et al. 2016, arXiv 1609.05158), PReLU.
 
     [N, I, H, W] -> [N, O, 2H, 2W].
@@ -133,7 +133,7 @@ class Generator(nn.Module):
         self.join = nn.Conv2d(width, width, 3, padding=1)
         self.join_norm = _normalised(config, width)
         doublings = config.scale.bit_length() - 1
-        self.up = nn.Sequential(*(Doubling(high if i else width, high) for i in range(doublings)))
+        self.up = nn.Sequential(*(Upsampling(high if i else width, high) for i in range(doublings)))
         self.last = nn.Conv2d(high, channels, kernel, padding=kernel // 2)
         self._start()
 
@@ -156,7 +156,7 @@ class Generator(nn.Module):
         x = self.act(self.first(low))  # [N, width, H, W]
         x = x + self.join_norm(self.join(self.blocks(x)))
         image: Tensor = self.last(self.up(x)).to(low.dtype)  # [N, C, scale H, scale W]
-        return image + enlarged(low, self.scale) if self.skip else image
+        return image + bicubic_upsample_float(low, self.scale) if self.skip else image
 
 
 def _reach(config: SRGANConfig) -> int:

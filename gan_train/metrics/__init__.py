@@ -1,0 +1,1 @@
+"""Measures of generators: distances of features, diversity, path lengths, PSNR and SSIM."""

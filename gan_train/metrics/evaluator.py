@@ -40,7 +40,7 @@ from gan_train.metrics.collect import FeatureSet, Generate, PixelPairs, all_sum
 from gan_train.metrics.diversity import class_entropy, classify
 from gan_train.metrics.extractors import build_extractor, identify
 from gan_train.metrics.protocol import Protocol
-from gan_train.metrics.real import Share, feature_jobs, measure_real, pair_distances
+from gan_train.metrics.real import RankShare, feature_jobs, measure_real, pair_distances
 from gan_train.metrics.real_cache import RealStatistics
 
 log = logging.getLogger(__name__)
@@ -80,7 +80,7 @@ class Evaluator:
                 *(config.images, index.samples, self.images),
             )
         self._config, self._index, self._directory = config, index, directory
-        self._share = Share(rank, world_size, device, config.batch)
+        self._share = RankShare(rank, world_size, device, config.batch)
         self._identity = identify(config)
         self.metric = self._identity.frechet_name
         """Name of the Fréchet distance, which decides which checkpoint is best."""

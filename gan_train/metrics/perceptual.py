@@ -17,8 +17,9 @@ from torch import Tensor
 
 from gan_train.config import EvaluateConfig
 from gan_train.errors import UserError
-from gan_train.metrics.extractors import EFFICIENTNET, load_efficientnet
-from gan_train.metrics.weights import fetch, load_script
+from gan_train.metrics.extractors import EFFICIENTNET
+from gan_train.pretrained.efficientnet import EfficientNetLite0, load_efficientnet
+from gan_train.pretrained.weights import fetch, load_script
 
 LPIPS_SHA256 = "b437eb095feaeb0b83eb3fa11200ebca4548ee39a07fb944a417ddc516cc07c3"
 """`vgg16.pt`, as published with stylegan2-ada-pytorch."""
@@ -86,7 +87,7 @@ class EfficientNetPerceptual:
     def _prepared(self, images: Tensor) -> Tensor:
         """[n, 3, 128, 128]: (x - 127) / 128 of pixels x from 0 to 255, as in training."""
         assert images.shape[1] in (1, 3)
-        x = (images.to(self._device, self._dtype) * 127.5 + 0.5) / 128
+        x = EfficientNetLite0.normalised(images.to(self._device, self._dtype))
         shrinks = max(x.shape[2:]) > self._SIDE
         x = F.interpolate(x, size=(self._SIDE, self._SIDE), mode="bilinear", antialias=shrinks)
         return x.expand(-1, 3, -1, -1).contiguous(memory_format=torch.channels_last)

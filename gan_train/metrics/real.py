@@ -34,7 +34,7 @@ _JUDGES = 2000  # at most so many
 
 
 @dataclass(frozen=True)
-class Share:
+class RankShare:
     """Which part of the work is this process's, and where it computes."""
 
     rank: int
@@ -113,7 +113,7 @@ def measure_real(
     images: int,
     null_images: int,
     extractor: Extractor | None,
-    share: Share,
+    share: RankShare,
 ) -> RealStatistics:
     """One pass over the real images. Collective.
 

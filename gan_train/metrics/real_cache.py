@@ -20,7 +20,7 @@ import torch.distributed as dist
 from safetensors import SafetensorError
 from torch import Tensor
 
-from gan_train.data.files import write_aside
+from gan_train.files.atomic import write_aside
 
 log = logging.getLogger(__name__)
 

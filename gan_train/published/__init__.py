@@ -1,0 +1,1 @@
+"""Weights that others have published, read without executing anything of them."""

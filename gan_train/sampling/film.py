@@ -14,7 +14,7 @@ from PIL import Image
 from torch import Tensor
 
 from gan_train.errors import UserError
-from gan_train.grid import make_grid
+from gan_train.images.grid import make_grid
 
 _SIDE = 256  # pixels; smaller films are enlarged to be seen
 _GIF_RATE = 50.0  # viewers slow down what is faster

@@ -12,7 +12,7 @@ from safetensors.torch import load_file
 from torch import Tensor
 
 from gan_train.errors import UserError
-from gan_train.grid import make_grid, save_grid
+from gan_train.images.grid import make_grid, save_grid
 from gan_train.inference import Generator
 from gan_train.sampling.painter import Look, Painter, labels
 
@@ -37,7 +37,7 @@ def regenerate(generator: Generator, file: Path, look: Look, out: Path) -> Path:
     """Draw the styles in `file` (see `read_styles`), numbered from 0; returns `out`."""
     _check(out)
     painter = Painter(generator, look)
-    ws = painter.truncated(read_styles(file, painter).to(generator.device))
+    ws = painter.truncate(read_styles(file, painter).to(generator.device))
     numbers = range(len(ws))
     return _write(painter.from_styles(ws, numbers), numbers, out)
 

@@ -12,7 +12,7 @@ from pathlib import Path
 import torch
 
 from gan_train.errors import UserError
-from gan_train.grid import save_grid
+from gan_train.images.grid import save_grid
 from gan_train.inference import Generator
 from gan_train.sampling.painter import Look, Painter, labels
 

@@ -12,7 +12,8 @@ from tqdm import tqdm
 
 from gan_train.adversary import Noise, StyleSpace
 from gan_train.errors import UserError
-from gan_train.inference import Generator, to_uint8
+from gan_train.images.pixels import to_uint8_at
+from gan_train.inference import Generator
 from gan_train.rng import BatchRandom
 
 NoiseName = Literal["const", "none", "random"]
@@ -81,15 +82,15 @@ class Painter:
         space, device = self.space(wish), self.generator.device
         label = None if label is None else label.to(device)
         w = space.styles(z.to(device), label)  # [N, w_dim]
-        return self.truncated(w[:, None].expand(-1, space.num_ws, -1), label)
+        return self.truncate(w[:, None].expand(-1, space.num_ws, -1), label)
 
     @torch.inference_mode()
-    def truncated(self, ws: Tensor, label: Tensor | None = None) -> Tensor:
+    def truncate(self, ws: Tensor, label: Tensor | None = None) -> Tensor:
         """ws [N, num_ws, w_dim] under the look's truncation, of classes int64 [N] if known."""
         if self.look.truncation == 1:
             return ws
         space = self.space("--truncation")
-        return space.truncated(ws, self.look.truncation, self.look.cutoff, label)
+        return space.truncate(ws, self.look.truncation, self.look.cutoff, label)
 
     def from_latents(
         self, z: Tensor, label: Tensor | None, places: Sequence[int]
@@ -116,7 +117,7 @@ class Painter:
         """uint8 [n, C, R, R]"""
         ws = ws.to(self.generator.device)
         image = self.space("styles").synthesise(ws, self._noise(places))
-        return to_uint8(image, self.generator.shape.resolution).cpu()
+        return to_uint8_at(image, self.generator.shape.resolution).cpu()
 
     def _noise(self, places: Sequence[int]) -> Noise:
         if self.look.noise != "random":

@@ -19,11 +19,12 @@ from tqdm import tqdm
 
 from gan_train.adversary import StyleSpace
 from gan_train.config import DataConfig
-from gan_train.data.files import write_aside
 from gan_train.data.images import BadImage, Transform, decode, load_image
 from gan_train.errors import UserError
-from gan_train.grid import save_grid
-from gan_train.inference import Generator, to_uint8
+from gan_train.files.atomic import write_aside
+from gan_train.images.grid import save_grid
+from gan_train.images.pixels import to_float, to_uint8_at
+from gan_train.inference import Generator
 from gan_train.metrics.path_length import at_resolution
 from gan_train.metrics.perceptual import Perceptual
 from gan_train.rng import BatchRandom
@@ -81,7 +82,7 @@ def project(
     resolution = generator.shape.resolution
     mean, deviation = _centre(generator, space, label)
     with torch.no_grad():
-        real = picture[None].to(generator.device).float() / 127.5 - 1  # [1, C, R, R]
+        real = to_float(picture[None].to(generator.device))  # [1, C, R, R]
         wanted = perceptual.embed(at_resolution(real, resolution))  # [1, D]
 
     def distance(w: Tensor) -> Tensor:
@@ -105,7 +106,7 @@ def project(
     w = w.detach()
     with torch.no_grad():
         after = float(distance(w))
-        image = to_uint8(_image(space, w), resolution)[0].cpu()
+        image = to_uint8_at(_image(space, w), resolution)[0].cpu()
     return Projection(w.cpu(), image, before, after)
 
 

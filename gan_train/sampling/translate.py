@@ -6,17 +6,17 @@ from collections.abc import Sequence
 from pathlib import Path
 from typing import Literal
 
-import numpy as np
 import torch
 from PIL import Image
 from torch import Tensor
 from tqdm import tqdm
 
 from gan_train.adversary import Domain
-from gan_train.data.files import aside
 from gan_train.data.images import BadImage, open_picture
 from gan_train.errors import UserError
-from gan_train.inference import Generator, to_uint8
+from gan_train.files.atomic import aside
+from gan_train.images.pixels import from_picture, to_float, to_picture, to_uint8
+from gan_train.inference import Generator
 
 MOST_PIXELS = 1 << 22
 """Per picture. It is translated whole, as instance normalisation looks at all of it: with the
@@ -57,7 +57,7 @@ def translate_files(
     bar = tqdm(targets.items(), "translating", unit="img", disable=None, delay=_QUIET_S)
     for file, target in bar:
         picture = _read(file, generator.shape.channels, background, side)
-        translated = _picture(_translated(generator, picture, to, file))
+        translated = to_picture(_translated(generator, picture, to, file))
         with aside(target) as png:
             translated.save(png, "PNG")
     return list(targets.values())
@@ -100,22 +100,15 @@ def _read(
         )
     if picture.shape[1:] == (height, width):
         return picture
-    scaled = np.array(_picture(picture).resize((width, height), Image.Resampling.LANCZOS))
-    return torch.from_numpy(scaled[None] if channels == 1 else scaled.transpose(2, 0, 1))
+    return from_picture(to_picture(picture).resize((width, height), Image.Resampling.LANCZOS))
 
 
 @torch.inference_mode()
 def _translated(generator: Generator, picture: Tensor, to: Domain, file: Path) -> Tensor:
     """uint8 [C, H, W] of the same"""
-    image = picture.to(generator.device).float()[None] / 127.5 - 1
+    image = to_float(picture.to(generator.device)[None])
     try:
         translated = generator.adversary.translate(image, to)
     except UserError as error:
         raise UserError(f"{file}: {error}") from error
-    return to_uint8(translated, translated.shape[-1])[0].cpu()
-
-
-def _picture(picture: Tensor) -> Image.Image:
-    """uint8 [C, H, W] as Pillow has it."""
-    pixels = picture[0] if len(picture) == 1 else picture.permute(1, 2, 0)
-    return Image.fromarray(pixels.contiguous().numpy())
+    return to_uint8(translated)[0].cpu()

@@ -9,19 +9,19 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import NoReturn
 
-import numpy as np
 import torch
 from PIL import Image, ImageOps
 from torch import Tensor
 from tqdm import tqdm
 
 from gan_train.adversary import Adversary
-from gan_train.data.files import aside
 from gan_train.data.images import FORMATS, BadImage, open_picture
 from gan_train.errors import UserError
+from gan_train.files.atomic import aside
+from gan_train.images.pixels import from_picture, to_picture
+from gan_train.images.resize import bicubic_upsample
+from gan_train.images.tiles import upscale_picture
 from gan_train.inference import Generator
-from gan_train.resize import bicubic_enlarge
-from gan_train.sampling.tiles import upscale_picture
 
 MAX_PIXELS = 100_000_000
 """Larger pictures are refused before they are decoded."""
@@ -89,8 +89,8 @@ def open_any(file: Path) -> Picture:
         alpha = None
         # 16-bit grey has no channel of it, at most a colour that stands for nothing
         if image.has_transparency_data and not image.mode.startswith("I"):
-            colours = np.array(ImageOps.exif_transpose(image).convert("RGBA"))
-            opaque, alpha = torch.from_numpy(colours).permute(2, 0, 1).split([3, 1])
+            colours = from_picture(ImageOps.exif_transpose(image).convert("RGBA"))
+            opaque, alpha = colours.split([3, 1])
     colour = opaque[:1] if grey else opaque  # grey: R = G = B
     return Picture(colour, alpha, profile)
 
@@ -123,9 +123,9 @@ def upscaled(
         large = _converted(enlarge(colour.expand(3, -1, -1)), "RGB", "L")
     else:
         luma, chroma = _converted(colour, "RGB", "YCbCr").split([1, 2])
-        parts = torch.cat([enlarge(luma), bicubic_enlarge(chroma, scale)])
+        parts = torch.cat([enlarge(luma), bicubic_upsample(chroma, scale)])
         large = _converted(parts, "YCbCr", "RGB")
-    alpha = None if picture.alpha is None else bicubic_enlarge(picture.alpha, scale)
+    alpha = None if picture.alpha is None else bicubic_upsample(picture.alpha, scale)
     return Picture(large, alpha, picture.profile)
 
 
@@ -154,13 +154,10 @@ def _converted(colour: Tensor, old: str, new: str) -> Tensor:
     """uint8 [C, H, W] in another of Pillow's colour modes."""
     planes = [Image.fromarray(plane.numpy()) for plane in colour]
     image = Image.merge(old, planes).convert(new)
-    pixels = torch.from_numpy(np.array(image))
-    return pixels[None] if pixels.ndim == 2 else pixels.permute(2, 0, 1)
+    return from_picture(image)
 
 
 def _save(picture: Picture, path: Path) -> None:
     planes = picture.colour if picture.alpha is None else torch.cat([picture.colour, picture.alpha])
-    pixels = planes.permute(1, 2, 0).contiguous().numpy()  # [H, W, C]
-    image = Image.fromarray(pixels[..., 0] if pixels.shape[2] == 1 else pixels)
     with aside(path) as file:
-        image.save(file, "PNG", icc_profile=picture.profile)
+        to_picture(planes).save(file, "PNG", icc_profile=picture.profile)

@@ -7,11 +7,11 @@ from typing import Any
 import torch
 from torch import Tensor
 
-from gan_train.inference import to_uint8
+from gan_train.images.pixels import to_uint8_at
 from gan_train.metrics.collect import draw_classes
 from gan_train.metrics.evaluator import Evaluator
 from gan_train.metrics.path_length import PathLengths
-from gan_train.metrics.real import Share
+from gan_train.metrics.real import RankShare
 from gan_train.rng import BatchRandom
 from gan_train.tasks.task import Setting
 
@@ -35,7 +35,7 @@ class Generation:
         self.metric = self.evaluator.metric
         self.path_lengths: PathLengths | None = None
         if "path_length" in config.evaluate.metrics:
-            share = Share(*ranks, runtime.device, config.evaluate.batch)
+            share = RankShare(*ranks, runtime.device, config.evaluate.batch)
             self.path_lengths = PathLengths(
                 config.evaluate,
                 self.adversary,
@@ -55,7 +55,7 @@ class Generation:
         z, label = rng.normal(self.adversary.z_dim), None
         if self.adversary.conditional:
             label = draw_classes(rng, self.class_counts)
-        return to_uint8(self.adversary.sample(z, label), self.adversary.shape.resolution), label
+        return to_uint8_at(self.adversary.sample(z, label), self.adversary.shape.resolution), label
 
     @torch.inference_mode()
     def grid(self) -> tuple[Tensor, int]:
@@ -68,7 +68,7 @@ class Generation:
         positions = torch.arange(columns * rows, device=self.device)
         z = BatchRandom(self.config.seed, "grid", positions).normal(self.adversary.z_dim)
         label = positions % columns if self.adversary.conditional else None
-        return to_uint8(self.adversary.sample(z, label), shape.resolution), columns
+        return to_uint8_at(self.adversary.sample(z, label), shape.resolution), columns
 
     def measure(self) -> dict[str, Any]:
         scores: dict[str, float] = {}

@@ -11,7 +11,7 @@ from torch import Tensor
 from gan_train.adversary import Adversary
 from gan_train.config import Config
 from gan_train.data.index import Index
-from gan_train.runtime import Runtime
+from gan_train.runs.runtime import Runtime
 
 
 @dataclass(frozen=True)

@@ -23,11 +23,11 @@ from torch import Tensor
 from gan_train.adversary import DOMAINS, Domain
 from gan_train.data.index import Index, Part
 from gan_train.errors import UserError
-from gan_train.inference import to_uint8
+from gan_train.images.pixels import to_float, to_uint8_at
 from gan_train.metrics.collect import Generate, all_sum
 from gan_train.metrics.evaluator import Evaluator
 from gan_train.metrics.perceptual import build_perceptual, distance
-from gan_train.metrics.real import Share, read_places
+from gan_train.metrics.real import RankShare, read_places
 from gan_train.tasks.task import Setting
 
 _MOST = 400  # pictures whose cycles and partners are looked at
@@ -50,14 +50,14 @@ class Translation:
             raise UserError("evaluate.metrics: path_length needs latents; leave it out")
         self.shown = {name: _part(setting.index, name) for name in DOMAINS}
         held_out = {name: setting.index.part(HELD_OUT[name]) for name in DOMAINS}
-        self.judged = {name: held_out[name] or self.shown[name] for name in DOMAINS}
+        self.evaluated = {name: held_out[name] or self.shown[name] for name in DOMAINS}
         second = config.data.second
         self.paired = (
             second is not None and second.pairs != "none" and None not in held_out.values()
         )
         images = min(config.evaluate.images, *(part.samples for part in self.shown.values()))
         evaluate = config.evaluate.model_copy(update={"images": images})
-        self.share = Share(runtime.rank, runtime.world_size, runtime.device, evaluate.batch)
+        self.share = RankShare(runtime.rank, runtime.world_size, runtime.device, evaluate.batch)
         ranks = runtime.rank, runtime.world_size
         self.evaluators = {
             to: Evaluator(
@@ -80,23 +80,23 @@ class Translation:
 
     def _translated(self, pixels: Tensor, to: Domain) -> Tensor:
         """uint8 [n, C, R, R] of the same; a network sees floats in [-1, 1]."""
-        image = self.adversary.translate(pixels.float() / 127.5 - 1, to)
-        return to_uint8(image, self.adversary.shape.resolution)
+        image = self.adversary.translate(to_float(pixels), to)
+        return to_uint8_at(image, self.adversary.shape.resolution)
 
     @torch.inference_mode()
     def grid(self) -> tuple[Tensor, int]:
         """For each domain a row of its pictures, of their translations, of these translated back;
         and of their true partners, where pairs are known."""
         rows = []
-        columns = min(_COLUMNS, *(part.samples for part in self.judged.values()))
+        columns = min(_COLUMNS, *(part.samples for part in self.evaluated.values()))
         places = torch.arange(columns)
         for source in DOMAINS:
             to = other_than(source)
-            pictures = self._read(self.judged[source], places)
+            pictures = self._read(self.evaluated[source], places)
             there = self._translated(pictures, to)
             rows += [pictures, there, self._translated(there, source)]
             if self.paired:
-                rows.append(self._read(self.judged[to], places))
+                rows.append(self._read(self.evaluated[to], places))
         return torch.cat(rows), columns
 
     # ---- measures --------------------------------------------------------------------------
@@ -148,17 +148,17 @@ class Translation:
         counts = dict.fromkeys(names, 0)
         for source in DOMAINS:
             to = other_than(source)
-            count = min(_MOST, self.judged[source].samples)
+            count = min(_MOST, self.evaluated[source].samples)
             for positions in self.share.positions(count):
-                pictures = self._read(self.judged[source], positions)
+                pictures = self._read(self.evaluated[source], positions)
                 there = self._translated(pictures, to)
                 found = {f"cycle_error_{source}": _error(self._translated(there, source), pictures)}
                 if self._perceptual is not None:
-                    truth = self._read(self.judged[to], positions)
+                    truth = self._read(self.evaluated[to], positions)
                     pairs = {"": there, "_identity": pictures}
                     for ending, image in pairs.items():
                         found[f"truth_error_to_{to}{ending}"] = _error(image, truth)
-                        distances = distance(self._perceptual, _signed(image), _signed(truth))
+                        distances = distance(self._perceptual, to_float(image), to_float(truth))
                         found[f"truth_distance{suffix}_to_{to}{ending}"] = distances.double()
                 for name, values in found.items():
                     sums[name] += float(values.sum())
@@ -191,8 +191,3 @@ def _towards(name: str, to: Domain) -> str:
 def _error(a: Tensor, b: Tensor) -> Tensor:
     """float64 [n]: mean absolute difference of uint8 images, pixels from 0 to 1."""
     return (a.double() - b.double()).abs().mean(dim=(1, 2, 3)) / 255
-
-
-def _signed(image: Tensor) -> Tensor:
-    """uint8 to float in [-1, 1]."""
-    return image.float() / 127.5 - 1

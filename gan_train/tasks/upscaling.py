@@ -20,12 +20,13 @@ from torch import Tensor
 
 from gan_train.data.pictures import TestPicture, TestPictures
 from gan_train.errors import UserError
+from gan_train.images.pixels import to_float
+from gan_train.images.resize import bicubic_downsample, bicubic_upsample
+from gan_train.images.tiles import upscale_picture
 from gan_train.metrics.collect import all_sum
 from gan_train.metrics.perceptual import build_perceptual, distance
 from gan_train.metrics.psnr_ssim import psnr, ssim
 from gan_train.metrics.real import read_places
-from gan_train.resize import bicubic_enlarge, bicubic_shrink
-from gan_train.sampling.tiles import upscale_picture
 from gan_train.tasks.task import Setting
 
 _ROWS = 8
@@ -66,7 +67,7 @@ class Upscaling:
             return self.pictures[place]
         assert self.held_out is not None
         high = read_places(self.held_out, self.shards, torch.tensor([place]))[0][0]
-        return TestPicture("", str(place), high, bicubic_shrink(high, self.scale))
+        return TestPicture("", str(place), high, bicubic_downsample(high, self.scale))
 
     def _upscaled(self, low: Tensor) -> Tensor:
         """uint8 [C, scale h, scale w] of uint8 [C, h, w]."""
@@ -81,7 +82,7 @@ class Upscaling:
         for place in range(min(2 * _ROWS, self.images)):
             picture = self._picture(place)
             versions = (
-                bicubic_enlarge(picture.low, self.scale),
+                bicubic_upsample(picture.low, self.scale),
                 self._upscaled(picture.low).cpu(),
                 picture.high,
             )
@@ -116,7 +117,7 @@ class Upscaling:
         """By name, of the network and of bicubic enlargement."""
         versions = {
             "": self._upscaled(picture.low),
-            "_bicubic": bicubic_enlarge(picture.low, self.scale),
+            "_bicubic": bicubic_upsample(picture.low, self.scale),
         }
         values: dict[str, float] = {}
         truth = picture.high[None].to(self.device)
@@ -149,7 +150,7 @@ def _tiles(image: Tensor) -> Tensor:
         for top in _starts(height)
         for left in _starts(width)
     ]
-    return torch.cat(tiles).float() / 127.5 - 1
+    return to_float(torch.cat(tiles))
 
 
 def _starts(size: int) -> list[int]:

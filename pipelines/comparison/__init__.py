@@ -1,0 +1,1 @@
+"""`gan-train compare`: several recipes, one data set, one budget, one report."""

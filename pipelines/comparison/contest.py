@@ -24,17 +24,20 @@ from prefect.cache_policies import NO_CACHE
 from pydantic import BaseModel, ConfigDict
 from tqdm import tqdm
 
-from gan_train import runs
-from gan_train.checkpoint import candidates, read_json, write_json
 from gan_train.config import Config
 from gan_train.data.index import Index
-from gan_train.events import LOG_NAME
-from gan_train.runs import Event
-from gan_train.schedule import check, schedule_end
-from pipelines import artifacts, driver, plan, ray_train, registry
-from pipelines.cluster import identifiers
+from gan_train.files.atomic import read_json, write_json
+from gan_train.runs import run_folder
+from gan_train.runs.checkpoint import list_checkpoints
+from gan_train.runs.events import LOG_NAME
+from gan_train.runs.run_folder import Event
+from gan_train.training.schedule import check, schedule_end
 from pipelines.comparison.training_time import Stopwatch
-from pipelines.progress import LineReader, Warnings, score_line
+from pipelines.compute import training
+from pipelines.compute.cluster import identifiers
+from pipelines.flows import artifacts, driver, plan
+from pipelines.flows.progress import LineReader, Warnings, score_line
+from pipelines.registry import versions
 
 TAG = "compare"
 """The tag of a comparison's runs in MLflow; its value is the comparison's id."""
@@ -63,23 +66,23 @@ class Contestant:
         self.index = Index.load(shards)
         self._path = folder / f"{config.name}.json"
         self.record = self._take_up()
-        self.run_dir = runs.folder(config) / self.record.run
+        self.run_dir = run_folder.folder(config) / self.record.run
         stages = check(config, self.index.image_shape, config.cluster.workers)
         self.end = schedule_end(config, stages)
         self.watch = Stopwatch(plan.checkpoints(config, stages, self.end))
-        for event in runs.read_events(self.run_dir):
+        for event in run_folder.read_events(self.run_dir):
             self.watch.take(event, live=False)
         self._events = LineReader(self.run_dir / LOG_NAME, skip=True)
-        self._warnings = Warnings(self.run_dir / ray_train.WORKER_LOG)
+        self._warnings = Warnings(self.run_dir / training.WORKER_LOG)
         self.training = False
 
     def _take_up(self) -> Record:
         """What an earlier attempt left, or a new run."""
         if self._path.exists():
             record = Record.model_validate(read_json(self._path))
-            if (runs.folder(self.config) / record.run / runs.CONFIG).is_file():
+            if (run_folder.folder(self.config) / record.run / run_folder.CONFIG).is_file():
                 return record
-        record = Record(run=runs.new(self.config, self.shards).name)
+        record = Record(run=run_folder.new(self.config, self.shards).name)
         self._write(record)
         return record
 
@@ -120,35 +123,35 @@ class Contestant:
 
     def stop(self) -> None:
         """Ask the workers to save a checkpoint and end."""
-        (self.run_dir / ray_train.STOP).touch()
+        (self.run_dir / training.STOP).touch()
 
     def train(self, stopping: threading.Event, ids: dict[str, str]) -> None:
         """Train within the budget, score where it ends, measure path lengths. Blocks."""
         ids = ids | identifiers()
         with (
-            runs.exclusive(self.run_dir),
-            registry.Shipper(self.config, self.run_dir, self.index, ids),
+            run_folder.exclusive(self.run_dir),
+            versions.Shipper(self.config, self.run_dir, self.index, ids),
         ):
             if not (self.time_is_over() or self._finished()):
                 self._fit(self.config)
             if not (self._finished() or stopping.is_set()):
                 # stopped for its time: a schedule that ends where it stands only scores it
-                reached = int(candidates(self.run_dir)[0].name)
+                reached = int(list_checkpoints(self.run_dir)[0].name)
                 train = self.config.train.model_copy(update={"total_kimg": reached / 1000})
                 self._fit(self.config.model_copy(update={"train": train}))
         if self._finished() and not stopping.is_set():
             self.keep(lengths=self._path_lengths(), done=True, error=None)
 
     def _fit(self, config: Config) -> None:
-        ray_train.clear(self.run_dir)
+        training.clear(self.run_dir)
         self.training = True
         try:
-            ray_train.fit(config, self.shards, self.run_dir)
+            training.fit(config, self.shards, self.run_dir)
         finally:
             self.training = False
 
     def _finished(self) -> bool:
-        return runs.finished(runs.read_events(self.run_dir))
+        return run_folder.finished(run_folder.read_events(self.run_dir))
 
     def _path_lengths(self) -> dict[str, float]:
         """In z, which all families have that make images of latents; for the others none."""
@@ -158,7 +161,7 @@ class Contestant:
         alone = {"metrics": ("path_length",), "path_lengths": ("z_end",)}
         evaluate = self.config.evaluate.model_copy(update=alone)
         config = self.config.model_copy(update={"evaluate": evaluate})
-        scored = ray_train.evaluate(config, self.shards, candidates(self.run_dir)[0])
+        scored = training.evaluate(config, self.shards, list_checkpoints(self.run_dir)[0])
         scores: dict[str, float] = scored["scores"]
         return scores
 
@@ -251,7 +254,7 @@ def _interrupted(active: Sequence[Contestant], stopping: threading.Event, board:
 
 
 def _ends(contestant: Contestant) -> int:
-    return sum(event["kind"] == "end" for event in runs.read_events(contestant.run_dir))
+    return sum(event["kind"] == "end" for event in run_folder.read_events(contestant.run_dir))
 
 
 def _in_thread(work: Callable[[], None]) -> Future[None]:

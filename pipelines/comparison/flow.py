@@ -21,16 +21,18 @@ from typing import Any
 from prefect import flow
 from prefect.states import Cancelled
 
-from gan_train import runs
 from gan_train.config import Config
-from gan_train.data.files import write_aside
-from pipelines import artifacts, flows, ray_shards, tracking
-from pipelines.cluster import address_of, connected
+from gan_train.files.atomic import write_aside
+from gan_train.runs import run_folder
 from pipelines.comparison.contest import TAG, Contestant, race
 from pipelines.comparison.facts import Facts, chart, sections
 from pipelines.comparison.gather import entries
 from pipelines.comparison.plan import Comparison
 from pipelines.comparison.report import markdown, page
+from pipelines.compute import sharding
+from pipelines.compute.cluster import address_of, connected
+from pipelines.flows import artifacts, stages
+from pipelines.registry import tracking
 
 log = logging.getLogger(__name__)
 
@@ -47,8 +49,8 @@ def compare_flow(comparison: Comparison, out: Path | None = None) -> Any:
     folder = comparison.folder
     folder.mkdir(parents=True, exist_ok=True)
     with connected(comparison.cluster):
-        flows.shard_flow(comparison.configs[0])
-        shards = ray_shards.finished(comparison.configs[0])
+        stages.shard_flow(comparison.configs[0])
+        shards = sharding.finished(comparison.configs[0])
         slots, hardware = _room(comparison)
         contestants = [
             Contestant(_shared(config, slots), comparison.minutes, shards, folder)
@@ -95,7 +97,7 @@ def _facts(
     comparison: Comparison, contestants: Sequence[Contestant], slots: int, hardware: str
 ) -> Facts:
     index, config = contestants[0].index, comparison.configs[0]
-    times = [event["time_ms"] for c in contestants for event in runs.read_events(c.run_dir)]
+    times = [event["time_ms"] for c in contestants for event in run_folder.read_events(c.run_dir)]
     ended = datetime.fromtimestamp(max(times) / 1000) if times else datetime.now()
     return Facts(
         id=comparison.id,

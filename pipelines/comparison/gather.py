@@ -11,14 +11,15 @@ from typing import Any
 import torch
 from PIL import Image
 
-from gan_train import recipes, runs
+from gan_train import recipes
 from gan_train.adversary import Adversary
-from gan_train.checkpoint import newest_valid
-from gan_train.grid import make_grid
+from gan_train.images.grid import make_grid
 from gan_train.inference import Generator
 from gan_train.metrics.protocol import Protocol, comparable
-from gan_train.optim import parameters_of
-from gan_train.runs import Event
+from gan_train.runs import run_folder
+from gan_train.runs.checkpoint import newest_valid
+from gan_train.runs.run_folder import Event
+from gan_train.training.optimizers import parameters_of
 from pipelines.comparison.contest import Contestant
 from pipelines.comparison.facts import Entry, Picture, Scored, duration
 from pipelines.comparison.training_time import training_seconds
@@ -49,8 +50,8 @@ def _entry(contestant: Contestant) -> Entry:
     config, run_dir = contestant.config, contestant.run_dir
     adversary = config.family.build(contestant.index.image_shape, config.train.batch)
     generator, others = parameter_counts(adversary)
-    events = runs.read_events(run_dir)
-    nimg = runs.reached(events)
+    events = run_folder.read_events(run_dir)
+    nimg = run_folder.reached(events)
     memory = [e["values"]["memory_gib"] for e in events if e["kind"] == "metrics"]
     seconds = training_seconds(events, nimg)
     return Entry(
@@ -107,7 +108,7 @@ def notes(contestant: Contestant, adversary: Adversary, events: Sequence[Event])
     """What a reader must know to judge the scores: schedules that the budget cut or outlasted, and
     generators that had not grown up."""
     own = sum(stage.nimg for stage in adversary.stages()) / 1000
-    nimg = runs.reached(events)
+    nimg = run_folder.reached(events)
     kimg, minutes = nimg / 1000, training_seconds(events, nimg) / 60
     said = []
     if contestant.minutes is not None and minutes < _NEAR * contestant.minutes:
@@ -148,7 +149,7 @@ def _picture(contestant: Contestant, adversary: Adversary) -> Picture | None:
     if adversary.task == "generate":
         folder = newest_valid(contestant.run_dir)
         return None if folder is None else _samples(folder)
-    path = runs.newest_grid(contestant.run_dir)
+    path = run_folder.newest_grid(contestant.run_dir)
     if path is None:
         return None
     with Image.open(path) as grid:

@@ -17,14 +17,15 @@ from pathlib import Path
 import torch
 from pydantic import BaseModel, ConfigDict, Field
 
-from gan_train import recipes, runs
+from gan_train import recipes
 from gan_train.config import ClusterConfig, Config
 from gan_train.data.sharding import plan_shards
 from gan_train.errors import UserError
-from gan_train.schedule import check, schedule_end
-from pipelines.cluster import address_of
+from gan_train.runs import run_folder
+from gan_train.training.schedule import check, schedule_end
 from pipelines.comparison.training_time import training_seconds
-from pipelines.plan import checkpoints, image_shape
+from pipelines.compute.cluster import address_of
+from pipelines.flows.plan import checkpoints, image_shape
 
 _DECIDED = {
     "train.total_kimg": "the budget says how long training is: --kimg or --minutes",
@@ -158,7 +159,7 @@ def _like(config: Config, base: Config, workers: int | None) -> Config:
     tree["cluster"]["address"] = given["cluster"]["address"]
     if workers is not None:
         tree["cluster"]["workers"] = workers
-    return recipes.anchored(recipes.check(tree))
+    return recipes.with_absolute_paths(recipes.check(tree))
 
 
 def _budgeted(config: Config, kimg: float | None, end: int, own_places: bool) -> Config:
@@ -231,10 +232,10 @@ def _expected_minutes(comparison: Comparison, config: Config, end: int) -> float
     """Of training, as far as it is known: from the budget, or the speed of the newest run of this
     recipe."""
     speed = None
-    for run_dir in sorted(runs.folder(config).glob(f"{config.name}-2*"), reverse=True):
-        events = runs.read_events(run_dir)
-        if seconds := training_seconds(events, runs.reached(events)):
-            speed = runs.reached(events) / seconds
+    for run_dir in sorted(run_folder.folder(config).glob(f"{config.name}-2*"), reverse=True):
+        events = run_folder.read_events(run_dir)
+        if seconds := training_seconds(events, run_folder.reached(events)):
+            speed = run_folder.reached(events) / seconds
             break
     if comparison.minutes is None:
         return None if speed is None else end / speed / 60

@@ -10,7 +10,7 @@ from __future__ import annotations
 import time
 from collections.abc import Callable, Iterable, Sequence
 
-from gan_train.runs import Event
+from gan_train.runs.run_folder import Event
 
 
 def training_seconds(events: Iterable[Event], nimg: int) -> float:

@@ -20,7 +20,7 @@ def test_every_part_is_timed(tiny_source: Path, tmp_path: Path) -> None:
     config = tiny_config(tiny_source, tmp_path, cluster__workers=2)
     recipe.write_text(recipes.dump(config), encoding="utf-8")
     # a process of its own, as for a user: its Prefect and Ray end with it
-    command = [sys.executable, "-m", "pipelines.cli", "bench", str(recipe)]
+    command = [sys.executable, "-m", "pipelines.cli.main", "bench", str(recipe)]
     told = subprocess.run(
         [*command, "--seconds", "0.5", "--rounds", "1"], capture_output=True, text=True
     )

@@ -13,16 +13,17 @@ import pytest
 import torch
 import torch.nn.functional as F
 
-from gan_train import recipes, trainer
+from gan_train import recipes
 from gan_train.adversary import Clock, ImageShape, Losses
-from gan_train.arithmetic import Arithmetic, attainable
-from gan_train.bench_forms import INSTEAD, Form
-from gan_train.bench_options import EPILOG, add_arguments
-from gan_train.bench_step import REPEATS, measure
+from gan_train.bench.forms import INSTEAD, Form
+from gan_train.bench.operations import Arithmetic, attainable
+from gan_train.bench.options import EPILOG, add_arguments
+from gan_train.bench.step import REPEATS, measure
 from gan_train.errors import UserError
 from gan_train.families.stylegan.config import StyleGANConfig
 from gan_train.families.stylegan.family import StyleGAN
 from gan_train.rng import BatchRandom
+from gan_train.training import trainer
 from tests.training import tiny_config
 
 CPU = torch.device("cpu")
@@ -100,7 +101,7 @@ def test_another_family_by_its_recipe_alone_without_engines(tmp_path: Path) -> N
         "for name in ('ray', 'mlflow', 'prefect', 'pandas', 'pipelines'):\n"
         "    sys.modules[name] = None\n"
         "sys.argv[0] = 'bench_step'\n"
-        "runpy.run_module('gan_train.bench_step', run_name='__main__')\n"
+        "runpy.run_module('gan_train.bench.step', run_name='__main__')\n"
     )
     command = [sys.executable, "-c", program, recipe(tmp_path), "--rounds", "1"]
     done = subprocess.run(command, capture_output=True, text=True, timeout=200)

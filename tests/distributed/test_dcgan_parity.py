@@ -8,7 +8,7 @@ from typing import Any
 import pytest
 
 from gan_train.config import Config
-from gan_train.runtime import PlainRuntime
+from gan_train.runs.runtime import PlainRuntime
 from tests.training import run, run_workers, tiny_config, weights
 
 pytestmark = pytest.mark.slow

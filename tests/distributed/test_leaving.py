@@ -8,7 +8,7 @@ from pathlib import Path
 import torch
 import torch.distributed as dist
 
-from gan_train.distributed import end
+from gan_train.nn.collectives import end
 
 
 def threads_of_gloo() -> int:

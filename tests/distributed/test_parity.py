@@ -8,8 +8,8 @@ import pytest
 import torch
 
 from gan_train.config import Config
-from gan_train.distributed import assert_identical, average_gradients
-from gan_train.runtime import PlainRuntime
+from gan_train.nn.collectives import assert_identical, average_gradients
+from gan_train.runs.runtime import PlainRuntime
 from tests.training import run, run_workers, tiny_config, weights
 
 

@@ -11,7 +11,7 @@ from gan_train.adversary import Clock, ImageShape
 from gan_train.config import EvaluateConfig
 from gan_train.families.progan import ProGANConfig
 from gan_train.metrics.path_length import PathLengths
-from gan_train.metrics.real import Share
+from gan_train.metrics.real import RankShare
 from tests.training import run_workers
 
 PATHS = 40  # a group and a part of one: nothing for a third worker
@@ -27,7 +27,7 @@ def _measure(results: Path) -> None:
     adversary = family.build(shape, 16).eval().requires_grad_(False)
     adversary.advance(Clock(10**9, 10**9))  # fully grown
     config = EvaluateConfig(path_lengths=("z_full", "z_end"), path_length_images=PATHS)
-    share = Share(rank, world, torch.device("cpu"), batch=30)
+    share = RankShare(rank, world, torch.device("cpu"), batch=30)
     meter = PathLengths(config, adversary, torch.tensor([3, 1]), results, 0, share)
     found = [meter._lengths("z_full").tolist(), meter.measure()]
     results.mkdir(exist_ok=True)

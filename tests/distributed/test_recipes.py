@@ -19,9 +19,9 @@ from gan_train.adversary import ImageShape
 from gan_train.config import Config
 from gan_train.data.images import open_picture
 from gan_train.inference import Generator
-from gan_train.runtime import PlainRuntime
-from pipelines import logged_model
-from pipelines.model_interface import interface_of
+from gan_train.runs.runtime import PlainRuntime
+from pipelines.registry import logged_model
+from pipelines.registry.model_interface import interface_of
 from tests.training import assert_same_bits, newest, run, run_workers, weights
 
 pytestmark = [

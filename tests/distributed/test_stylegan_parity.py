@@ -9,7 +9,7 @@ import pytest
 import torch
 
 from gan_train.config import Config
-from gan_train.runtime import PlainRuntime
+from gan_train.runs.runtime import PlainRuntime
 from tests.training import run, run_workers, stylegan, tiny_config, weights
 
 

@@ -13,10 +13,10 @@ from typing import Any
 import pytest
 import torch.multiprocessing
 
-from gan_train.checkpoint import FOLDER, candidates, newest_valid, refuse_changes
 from gan_train.config import Config
 from gan_train.errors import UserError
-from gan_train.runtime import PlainRuntime
+from gan_train.runs.checkpoint import FOLDER, list_checkpoints, newest_valid, refuse_changes
+from gan_train.runs.runtime import PlainRuntime
 from tests.training import assert_same_bits, run, run_workers, tiny_config, weights
 
 ALL = ("networks", "generator", "optimizers")
@@ -61,7 +61,7 @@ def test_resume_is_bit_exact(
     whole = run(config, tmp_path / "whole")
     broken = tmp_path / "broken"
     run_killed(config, broken, killed_at)
-    assert 0 < int(candidates(broken)[0].name) < 192, "killed too early or too late"
+    assert 0 < int(list_checkpoints(broken)[0].name) < 192, "killed too early or too late"
     run(config, broken)
     for name in ALL:
         assert_same_bits(weights(broken, name), weights(whole, name))
@@ -89,7 +89,7 @@ def test_a_damaged_checkpoint_is_passed_over_loudly(
 ) -> None:
     config = tiny_config(tiny_source, tmp_path, train__checkpoint_kimg=0.048)
     run_dir = run(config, tmp_path / "run")
-    newest, before = candidates(run_dir)[:2]
+    newest, before = list_checkpoints(run_dir)[:2]
     path = newest / file
     content = bytearray(path.read_bytes())
     if harm == "flip":
@@ -131,7 +131,7 @@ def test_a_changed_configuration_is_refused(tiny_source: Path, tmp_path: Path) -
         train__total_kimg=0.25,
     )
     run(declared, run_dir)
-    assert int(candidates(run_dir)[0].name) >= 250
+    assert int(list_checkpoints(run_dir)[0].name) >= 250
 
 
 def test_settings_that_came_later_count_at_their_defaults(

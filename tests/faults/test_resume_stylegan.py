@@ -8,7 +8,7 @@ from typing import Any
 
 import pytest
 
-from gan_train.checkpoint import candidates
+from gan_train.runs.checkpoint import list_checkpoints
 from tests.faults.test_resume import ALL, run_killed
 from tests.training import assert_same_bits, run, stylegan, tiny_config, weights
 
@@ -34,7 +34,7 @@ def test_resume_is_bit_exact(
     whole = run(config, tmp_path / "whole")
     broken = tmp_path / "broken"
     run_killed(config, broken, saved + 16)
-    assert int(candidates(broken)[0].name) == saved, "killed too early or too late"
+    assert int(list_checkpoints(broken)[0].name) == saved, "killed too early or too late"
     run(config, broken)
     for name in ALL:
         assert_same_bits(weights(broken, name), weights(whole, name))

@@ -9,9 +9,9 @@ import pytest
 import torch
 
 from gan_train import recipes
-from gan_train.bench_step import measure
+from gan_train.bench.step import measure
 from gan_train.config import Config
-from gan_train.runtime import PlainRuntime
+from gan_train.runs.runtime import PlainRuntime
 from tests.training import assert_same_bits, run, stylegan, tiny_config, weights
 
 pytestmark = pytest.mark.gpu

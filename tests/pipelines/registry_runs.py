@@ -11,11 +11,12 @@ import torch
 from PIL import Image
 
 from gan_train.adversary import Clock
-from gan_train.checkpoint import FOLDER, save_generator, write_json
 from gan_train.config import Config
 from gan_train.data.index import Index, ShardInfo, content_hash
-from gan_train.events import LOG_NAME, EventLog
+from gan_train.files.atomic import write_json
 from gan_train.metrics.protocol import Protocol
+from gan_train.runs.checkpoint import FOLDER, save_generator
+from gan_train.runs.events import LOG_NAME, EventLog
 
 METRIC = "fd_efficientnet_lite0"
 CLASSES = ("7", "A", "B")

@@ -7,10 +7,11 @@ from pathlib import Path
 import pytest
 import torch
 
-from gan_train.checkpoint import newest_valid
 from gan_train.errors import UserError
-from gan_train.grid import make_grid
-from gan_train.inference import Generator, to_uint8
+from gan_train.images.grid import make_grid
+from gan_train.images.pixels import to_uint8_at
+from gan_train.inference import Generator
+from gan_train.runs.checkpoint import newest_valid
 from tests.training import run, tiny_config
 
 
@@ -54,10 +55,10 @@ def test_wrong_requests_are_named(checkpoint: Path) -> None:
 
 def test_the_range_of_pixels() -> None:
     x = torch.tensor([-1.5, -1.0, 0.0, 1.0, 2.0]).view(5, 1, 1, 1)
-    assert to_uint8(x, 1).flatten().tolist() == [0, 0, 128, 255, 255]
+    assert to_uint8_at(x, 1).flatten().tolist() == [0, 0, 128, 255, 255]
     levels = torch.arange(256, dtype=torch.float32).view(1, 1, 16, 16)
-    assert torch.equal(to_uint8(levels / 127.5 - 1, 16), levels.to(torch.uint8))
-    assert to_uint8(torch.zeros(2, 3, 4, 4), 16).shape == (2, 3, 16, 16)
+    assert torch.equal(to_uint8_at(levels / 127.5 - 1, 16), levels.to(torch.uint8))
+    assert to_uint8_at(torch.zeros(2, 3, 4, 4), 16).shape == (2, 3, 16, 16)
 
 
 def test_a_grid_fills_rows() -> None:

@@ -10,7 +10,7 @@ from pathlib import Path
 import pytest
 
 from gan_train import recipes
-from gan_train.checkpoint import newest_valid
+from gan_train.runs.checkpoint import newest_valid
 from tests.training import assert_same_bits, tiny_config, weights
 
 BLOCK = """

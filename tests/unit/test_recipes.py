@@ -101,25 +101,25 @@ def test_a_dump_reads_back_the_same() -> None:
 
 def test_anchoring_makes_paths_absolute_and_nothing_else() -> None:
     config = recipes.load("demo", ["evaluate.weights=https://example.org/w.pt"])
-    anchored = recipes.anchored(config)
-    assert anchored.workspace.is_absolute() and Path(anchored.data.source).is_absolute()
-    assert anchored.evaluate == config.evaluate
-    assert recipes.anchored(anchored) == anchored
+    absolute = recipes.with_absolute_paths(config)
+    assert absolute.workspace.is_absolute() and Path(absolute.data.source).is_absolute()
+    assert absolute.evaluate == config.evaluate
+    assert recipes.with_absolute_paths(absolute) == absolute
     local = recipes.load("demo", ["evaluate.weights=w.pt", "evaluate.perceptual_weights=v.pt"])
-    found = recipes.anchored(local).evaluate
+    found = recipes.with_absolute_paths(local).evaluate
     assert found.weights == str(Path("w.pt").absolute())
     assert found.perceptual_weights == str(Path("v.pt").absolute())
 
 
 def test_anchoring_reaches_every_path_of_pictures() -> None:
     more = ["family.content=vgg19", "family.content_weights=vgg.pth", "evaluate.pictures=Set5"]
-    upscales = recipes.anchored(recipes.load("srgan-photos-x4", more))
+    upscales = recipes.with_absolute_paths(recipes.load("srgan-photos-x4", more))
     assert upscales.family.content_weights == str(Path("vgg.pth").absolute())
     assert upscales.evaluate.pictures == str(Path("Set5").absolute())
-    second = recipes.anchored(recipes.load("cyclegan-emoji-32")).data.second
+    second = recipes.with_absolute_paths(recipes.load("cyclegan-emoji-32")).data.second
     assert second is not None and Path(str(second.source)).is_absolute()
     one_source = recipes.load("cyclegan-horse2zebra-128")
-    assert recipes.anchored(one_source).data.second == one_source.data.second
+    assert recipes.with_absolute_paths(one_source).data.second == one_source.data.second
 
 
 @pytest.mark.parametrize("path", sorted(recipes.SHIPPED.glob("*.yaml")), ids=lambda path: path.stem)

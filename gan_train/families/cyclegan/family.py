@@ -13,7 +13,6 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
-from gan_train import losses
 from gan_train.adversary import (
     Adversary,
     Batch,
@@ -29,6 +28,7 @@ from gan_train.errors import UserError
 from gan_train.families.cyclegan.config import CycleGANConfig
 from gan_train.families.cyclegan.networks import Discriminator, Generator
 from gan_train.families.cyclegan.pool import ImagePool
+from gan_train.nn import losses
 from gan_train.rng import BatchRandom
 
 GENERATORS = ("generator_ab", "generator_ba")
@@ -110,8 +110,8 @@ class CycleGAN(Adversary):
         5.2 and the distances to true partners."""
         c = self.config
         a, b = batch["image"], batch["other"]  # [N, C, R, R] each
-        fake_b, same_b = self._painted(self.generator_ab, a, b)
-        fake_a, same_a = self._painted(self.generator_ba, b, a)
+        fake_b, same_b = self._translate_with_identity(self.generator_ab, a, b)
+        fake_a, same_a = self._translate_with_identity(self.generator_ba, b, a)
         batch["fake_a"], batch["fake_b"] = fake_a.detach(), fake_b.detach()
 
         cycle_a = F.l1_loss(self.generator_ba(fake_b), a)
@@ -134,8 +134,8 @@ class CycleGAN(Adversary):
     def loss_d(self, batch: Batch, rng: BatchRandom, clock: Clock) -> Losses:
         """Half of the least squares (section 4) of reals against fakes out of the pools."""
         a, b = batch["image"], batch["other"]  # [N, C, R, R] each
-        shown_a = self.pool_a.shown(batch["fake_a"], rng)
-        shown_b = self.pool_b.shown(batch["fake_b"], rng)
+        shown_a = self.pool_a.query(batch["fake_a"], rng)
+        shown_b = self.pool_b.query(batch["fake_b"], rng)
         terms, metrics = {}, {}
         for domain, discriminator, real, fake in (
             ("a", self.discriminator_a, a, shown_a),
@@ -147,7 +147,7 @@ class CycleGAN(Adversary):
             metrics[f"logit/fake_{domain}"] = fake_logit.detach().mean()
         return Losses(terms, metrics)
 
-    def _painted(
+    def _translate_with_identity(
         self, generator: nn.Module, x: Tensor, own: Tensor
     ) -> tuple[Tensor, Tensor | None]:
         """Translations of x and, for the identity loss, of images that are of the target domain

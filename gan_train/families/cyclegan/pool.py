@@ -13,7 +13,7 @@ import torch
 from torch import Tensor, nn
 
 from gan_train.adversary import ImageShape
-from gan_train.distributed import gather
+from gan_train.nn.collectives import gather
 from gan_train.rng import BatchRandom
 
 
@@ -31,7 +31,7 @@ class ImagePool(nn.Module):
         self.register_buffer("images", blank)
 
     @torch.no_grad()
-    def shown(self, fakes: Tensor, rng: BatchRandom) -> Tensor:
+    def query(self, fakes: Tensor, rng: BatchRandom) -> Tensor:
         """What D is shown in place of this worker's fakes [n, C, R, R], of the same shape.
 
         Fake after fake, in the order of their positions over all workers: while the pool has free

@@ -12,12 +12,12 @@ import torch.nn.functional as F
 from torch import Tensor, nn
 
 from gan_train.adversary import ImageShape
-from gan_train.convolution import convolved, working_type
 from gan_train.families.stylegan import resampling
 from gan_train.families.stylegan.config import StyleGANConfig
 from gan_train.families.stylegan.mapping import Dense, Mapping
 from gan_train.families.stylegan.synthesis import clamped
-from gan_train.layers import minibatch_stddev
+from gan_train.nn.convolution import compute_dtype, conv2d
+from gan_train.nn.layers import minibatch_stddev
 
 
 class Conv(nn.Module):
@@ -47,17 +47,17 @@ class Conv(nn.Module):
         self.scale = 1 / math.sqrt(inputs * kernel * kernel)
 
     def forward(self, x: Tensor) -> Tensor:
-        kind = working_type(x)
+        kind = compute_dtype(x)
         # the gain goes into the operands: LeakyReLU(c x) = c LeakyReLU(x) for positive c
         weight = (self.weight * (self.scale * self.gain)).to(kind)
         bias = None if self.bias is None else (self.bias * self.gain).to(kind)
         x = x.to(kind)
         if not self.down:
-            y = convolved(x, weight, bias, padding=weight.shape[-1] // 2)
+            y = conv2d(x, weight, bias, padding=weight.shape[-1] // 2)
         elif weight.shape[-1] == 1:
-            y = convolved(resampling.halved(x), weight, bias)
+            y = conv2d(resampling.downsample(x), weight, bias)
         else:
-            y = resampling.convolved_and_halved(x, weight, bias)
+            y = resampling.convolve_downsample(x, weight, bias)
         if self.rectify:
             y = F.leaky_relu_(y, 0.2)
         return clamped(y, self.clamp)

@@ -13,7 +13,6 @@ from collections.abc import Mapping
 import torch
 from torch import Tensor, nn
 
-from gan_train import losses
 from gan_train.adversary import (
     Adversary,
     Batch,
@@ -25,10 +24,11 @@ from gan_train.adversary import (
     Phase,
     Stage,
 )
-from gan_train.augment import augment, next_strength
 from gan_train.families.stylegan import synthesis
 from gan_train.families.stylegan.config import StyleGANConfig
 from gan_train.families.stylegan.discriminator import Discriminator
+from gan_train.nn import losses
+from gan_train.nn.augment import augment, next_strength
 from gan_train.rng import BatchRandom
 
 CLASS_MEAN_LATENTS = 1000
@@ -192,7 +192,7 @@ class StyleGAN(Adversary):
         w: Tensor = self.generator.mapping(z, label)  # type: ignore[operator]
         return w
 
-    def truncated(
+    def truncate(
         self, ws: Tensor, psi: float, cutoff: int | None = None, label: Tensor | None = None
     ) -> Tensor:
         """arXiv 1812.04958, appendix B: mean + psi (w - mean), in the first `cutoff` layers.
@@ -215,7 +215,7 @@ class StyleGAN(Adversary):
         """The stored noise maps: an image is a function of its latent, class and truncation."""
         ws = self.styles(z, label)[:, None].expand(-1, self.num_ws, -1)
         if truncation != 1:
-            ws = self.truncated(ws, truncation, label=label)
+            ws = self.truncate(ws, truncation, label=label)
         return self.synthesise(ws, "const")
 
     @torch.no_grad()
@@ -231,7 +231,7 @@ class StyleGAN(Adversary):
         """How many of the styles reach the image now."""
         return self.num_ws
 
-    def mixed_styles(self, label: Tensor | None, rng: BatchRandom) -> Tensor:
+    def mix_styles(self, label: Tensor | None, rng: BatchRandom) -> Tensor:
         """ws [N, num_ws, w_dim]; a share `mixing` of the images takes its later layers from a
         second latent: arXiv 1812.04958, section 3.1."""
         z = rng.normal(self.z_dim)
@@ -247,7 +247,7 @@ class StyleGAN(Adversary):
 
     # ---- losses --------------------------------------------------------------------------------
 
-    def seen(self, image: Tensor) -> Tensor:
+    def prepare_reals(self, image: Tensor) -> Tensor:
         """What D gets to see of real images, before augmentation."""
         return image
 
@@ -256,9 +256,9 @@ class StyleGAN(Adversary):
         c = self.config
         if c.augment != "none":
             image = augment(image, self.augment_p, rng, c.augment_groups)
-        return self.judged(image, label)
+        return self.discriminate(image, label)
 
-    def judged(self, image: Tensor, label: Tensor | None) -> Tensor:
+    def discriminate(self, image: Tensor, label: Tensor | None) -> Tensor:
         """D's logits [N]."""
         logits: Tensor = self.discriminator(image, label)
         return logits
@@ -266,7 +266,7 @@ class StyleGAN(Adversary):
     def loss_g(self, batch: Batch, rng: BatchRandom, clock: Clock) -> Losses:
         """G moves its fakes towards what D calls real."""
         label = batch.get("label")
-        ws = self.mixed_styles(label, rng)
+        ws = self.mix_styles(label, rng)
         self.pending_w.add(ws[:, 0].mean(dim=0))
         logit = self.logits(self.synthesise(ws, rng), label, rng)
         found = Losses({"G": losses.nonsaturating_g(logit)})
@@ -276,8 +276,8 @@ class StyleGAN(Adversary):
         """Path-length regularisation, on a part of the batch: arXiv 1912.04958, section 3.2."""
         c, label = self.config, batch.get("label")
         chosen = slice(None, None, c.path_length_shrink)  # shares begin at multiples of the grain
-        rng = rng.only(chosen)
-        ws = self.mixed_styles(None if label is None else label[chosen], rng)
+        rng = rng.select(chosen)
+        ws = self.mix_styles(None if label is None else label[chosen], rng)
         image = self.synthesise(ws, rng)
         noise = rng.normal(*image.shape[1:]).to(image) / math.sqrt(image[0, 0].numel())
         lengths = path_lengths(image, noise, ws)  # [N / shrink]
@@ -289,11 +289,11 @@ class StyleGAN(Adversary):
     def loss_d(self, batch: Batch, rng: BatchRandom, clock: Clock) -> Losses:
         """D tells reals from fakes of the same classes."""
         label = batch.get("label")
-        real = self.seen(batch["image"])
+        real = self.prepare_reals(batch["image"])
         with torch.no_grad():
-            fake = self.synthesise(self.mixed_styles(label, rng), rng).to(real.dtype)
+            fake = self.synthesise(self.mix_styles(label, rng), rng).to(real.dtype)
         both = None if label is None else torch.cat([label, label])
-        logits = self.logits(torch.cat([real, fake]), both, rng.repeated(2))
+        logits = self.logits(torch.cat([real, fake]), both, rng.repeat(2))
         real_logit, fake_logit = logits.chunk(2)
         self.pending_sign.add(real_logit.sign().mean())
         metrics = losses.mean_logits(real_logit, fake_logit)
@@ -305,6 +305,6 @@ class StyleGAN(Adversary):
         """R1, weighted by the interval."""
         c = self.config
         penalty = losses.r1_penalty(
-            lambda x: self.logits(x, batch.get("label"), rng), self.seen(batch["image"])
+            lambda x: self.logits(x, batch.get("label"), rng), self.prepare_reals(batch["image"])
         )
         return Losses({"r1": c.r1_gamma * c.r1_every * penalty})

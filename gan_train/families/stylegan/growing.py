@@ -13,15 +13,15 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
-from gan_train import growth
 from gan_train.adversary import Clock, ImageShape, Noise, Stage
 from gan_train.families.stylegan.config import StyleGANConfig
 from gan_train.families.stylegan.family import StyleGAN
 from gan_train.families.stylegan.mapping import Dense, mapping_of
 from gan_train.families.stylegan.noise import noise_maps
 from gan_train.families.stylegan.resampling import BLUR, filtered
-from gan_train.growth import Progress
-from gan_train.layers import (
+from gan_train.nn import growth
+from gan_train.nn.growth import Progress
+from gan_train.nn.layers import (
     EqualizedConv2d,
     EqualizedLinear,
     downsample,
@@ -171,9 +171,9 @@ class GrowingStyleGAN(StyleGAN):
     def layers_in_use(self) -> int:
         return 2 * (self.progress.resolution.bit_length() - 2)
 
-    def seen(self, image: Tensor) -> Tensor:
-        return growth.faded(image, self.progress.alpha)
+    def prepare_reals(self, image: Tensor) -> Tensor:
+        return growth.fade_reals(image, self.progress.alpha)
 
-    def judged(self, image: Tensor, label: Tensor | None) -> Tensor:
+    def discriminate(self, image: Tensor, label: Tensor | None) -> Tensor:
         logits: Tensor = self.discriminator(image, label, self.progress)
         return logits

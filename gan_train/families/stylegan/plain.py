@@ -12,8 +12,8 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor
 
-from gan_train.convolution import working_type
 from gan_train.families.stylegan.elementwise import Features
+from gan_train.nn.convolution import compute_dtype
 
 TAPS = (1.0, 3.0, 3.0, 1.0)
 
@@ -70,7 +70,7 @@ def literal(
     """What `synthesis.modulated_conv` computes, by `convolve`: `grouped` or `scaled`."""
     features = x.multiplied()
     if noise is not None:
-        noise = (noise * strength).to(working_type(features))
+        noise = (noise * strength).to(compute_dtype(features))
     y = convolve(features, weight, style, noise, up)
     return Features((y + bias.to(y.dtype)[:, None, None]) * gain)
 
@@ -85,9 +85,9 @@ def scaled(x: Tensor, weight: Tensor, style: Tensor, noise: Tensor | None, up: b
     """As it is widely trained: one weight for all images, features scaled before and after,
     demodulation from a tensor of weights for every image."""
     factor = deviations(weight, style).reciprocal()
-    weight = weight.to(working_type(x))
+    weight = weight.to(compute_dtype(x))
     y = x * style.to(x.dtype)[:, :, None, None]
-    y = doubled_and_convolved(y, weight) if up else F.conv2d(y, weight, padding=1)
+    y = upsample_convolve(y, weight) if up else F.conv2d(y, weight, padding=1)
     factor = factor.to(y.dtype)[:, :, None, None]
     return y * factor if noise is None else torch.addcmul(noise, y, factor)
 
@@ -106,22 +106,22 @@ def shifted(y: Tensor, bias: Tensor, noise: Tensor | None, strength: Tensor) -> 
     return torch.addcmul(y, noise.to(y.dtype), strength.to(y.dtype)[:, :, None, None])
 
 
-def doubled(x: Tensor) -> Tensor:
-    """`resampling.doubled`."""
+def upsample(x: Tensor) -> Tensor:
+    """`resampling.upsample`."""
     return resample(x, 2, 1, (2, 1), gain=4.0)
 
 
-def halved(x: Tensor, gain: float = 1.0) -> Tensor:
-    """`resampling.halved`."""
+def downsample(x: Tensor, gain: float = 1.0) -> Tensor:
+    """`resampling.downsample`."""
     return resample(x, 1, 2, (1, 1), gain)
 
 
-def convolved_and_halved(x: Tensor, weight: Tensor, bias: Tensor | None = None) -> Tensor:
-    """`resampling.convolved_and_halved`."""
+def convolve_downsample(x: Tensor, weight: Tensor, bias: Tensor | None = None) -> Tensor:
+    """`resampling.convolve_downsample`."""
     return F.conv2d(resample(x, 1, 1, (2, 2), gain=1.0), weight, bias, stride=2)
 
 
-def doubled_and_convolved(x: Tensor, weight: Tensor) -> Tensor:
-    """`resampling.doubled_and_convolved`."""
+def upsample_convolve(x: Tensor, weight: Tensor) -> Tensor:
+    """`resampling.upsample_convolve`."""
     y = F.conv_transpose2d(x, weight.transpose(0, 1), stride=2)
     return resample(y, 1, 1, (1, 1), gain=4.0)

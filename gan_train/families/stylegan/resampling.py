@@ -17,7 +17,7 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor
 
-from gan_train.convolution import convolved, transposed_convolved
+from gan_train.nn.convolution import conv2d, conv_transpose2d
 
 Taps = tuple[float, ...]
 TAPS: Taps = (1.0, 3.0, 3.0, 1.0)
@@ -68,7 +68,7 @@ class _Halved(torch.autograd.Function):
     @staticmethod
     def backward(ctx: Any, *gradients: Any) -> Any:
         (gradient,) = gradients
-        return doubled(gradient if ctx.gain == 4 else gradient * (ctx.gain / 4)), None
+        return upsample(gradient if ctx.gain == 4 else gradient * (ctx.gain / 4)), None
 
 
 class _Doubled(torch.autograd.Function):
@@ -83,7 +83,7 @@ class _Doubled(torch.autograd.Function):
 
     @staticmethod
     def backward(ctx: Any, *gradients: Any) -> Any:
-        return halved(gradients[0], 4.0)
+        return downsample(gradients[0], 4.0)
 
 
 def filtered(x: Tensor, padding: int, gain: float = 1.0, taps: Taps = TAPS) -> Tensor:
@@ -92,27 +92,27 @@ def filtered(x: Tensor, padding: int, gain: float = 1.0, taps: Taps = TAPS) -> T
     return y
 
 
-def halved(x: Tensor, gain: float = 1.0) -> Tensor:
+def downsample(x: Tensor, gain: float = 1.0) -> Tensor:
     """The filter times `gain`, then keep every second place. [N, C, 2H, 2W] -> [N, C, H, W]."""
     y: Tensor = _Halved.apply(x, gain)  # type: ignore[no-untyped-call]
     return y
 
 
-def doubled(x: Tensor) -> Tensor:
+def upsample(x: Tensor) -> Tensor:
     """Zeros between the places, then the filter times 4. [N, C, H, W] -> [N, C, 2H, 2W]."""
     y: Tensor = _Doubled.apply(x)  # type: ignore[no-untyped-call]
     return y
 
 
-def convolved_and_halved(x: Tensor, weight: Tensor, bias: Tensor | None = None) -> Tensor:
+def convolve_downsample(x: Tensor, weight: Tensor, bias: Tensor | None = None) -> Tensor:
     """Filter, then a convolution of stride 2. [N, I, 2H, 2W], [O, I, 3, 3] -> [N, O, H, W]."""
-    return convolved(filtered(x, padding=2), weight, bias, stride=2)
+    return conv2d(filtered(x, padding=2), weight, bias, stride=2)
 
 
-def doubled_and_convolved(x: Tensor, weight: Tensor) -> Tensor:
+def upsample_convolve(x: Tensor, weight: Tensor) -> Tensor:
     """A convolution of the zero-stuffed x, then the filter. [N, I, H, W] -> [N, O, 2H, 2W].
 
     weight [O, I, 3, 3] enters unflipped, as published: every tap spreads forward.
     """
-    y = transposed_convolved(x, weight.transpose(0, 1), stride=2)  # [N, O, 2H+1, 2W+1]
+    y = conv_transpose2d(x, weight.transpose(0, 1), stride=2)  # [N, O, 2H+1, 2W+1]
     return filtered(y, padding=1, gain=4.0)

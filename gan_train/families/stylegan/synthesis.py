@@ -17,12 +17,12 @@ import torch.nn.functional as F
 from torch import Tensor, nn
 
 from gan_train.adversary import ImageShape, Noise
-from gan_train.convolution import convolved, working_type
 from gan_train.families.stylegan import resampling
 from gan_train.families.stylegan.config import StyleGANConfig
 from gan_train.families.stylegan.elementwise import Features, shifted_
 from gan_train.families.stylegan.mapping import Dense, mapping_of
 from gan_train.families.stylegan.noise import noise_maps
+from gan_train.nn.convolution import compute_dtype, conv2d
 
 
 def clamped(x: Tensor, bound: float | None) -> Tensor:
@@ -56,12 +56,12 @@ def modulated_conv(
     bias [O], noise [N, 1, ...] or the same for all images [...], strength [].
     """
     deviation = deviations(weight, style)
-    kind = working_type(x.values)
+    kind = compute_dtype(x.values)
     modulated = x.values * x.styled(style).to(x.values.dtype)[:, :, None, None]
     y = (
-        resampling.doubled_and_convolved(modulated, weight.to(kind))
+        resampling.upsample_convolve(modulated, weight.to(kind))
         if up
-        else convolved(modulated, weight.to(kind), padding=1)
+        else conv2d(modulated, weight.to(kind), padding=1)
     )
     # what is divided by later, at no cost, must be added in proportion
     y = shifted_(y, bias * deviation, noise, strength * deviation)
@@ -115,7 +115,7 @@ class ToImage(nn.Module):
         style = x.styled(self.affine(w) * self.scale)  # [N, I]
         # a weight for every image is small here: N matrix products [H W, I] x [I, C], which leave
         # the gradient of x in channels_last
-        kind = working_type(x.values)
+        kind = compute_dtype(x.values)
         weight = (self.weight[:, :, 0, 0].T * style[:, :, None]).to(kind)  # [N, I, C]
         pixels = x.values.to(kind).flatten(2).transpose(1, 2)  # [N, H W, I]
         y = torch.baddbmm(self.bias.to(kind), pixels, weight)  # [N, H W, C]
@@ -147,13 +147,13 @@ class SynthesisBlock(nn.Module):
         """`ws`: the styles of conv0 (not in the first block), conv1 and torgb; `noise`: the maps
         of conv0 and conv1."""
         if x is None:
-            const = self.const.expand(len(ws[0]), -1, -1, -1).to(working_type(self.const))
+            const = self.const.expand(len(ws[0]), -1, -1, -1).to(compute_dtype(self.const))
             x = Features(const.contiguous(memory_format=layout_of(self.conv1.weight)))
         else:
             x = self.conv0(x, ws[0], noise[0])
         x = self.conv1(x, ws[-2], noise[-1])
         added = self.torgb(x, ws[-1]).to(self.torgb.weight.dtype)  # images are summed in full
-        return x, added if image is None else resampling.doubled(image) + added
+        return x, added if image is None else resampling.upsample(image) + added
 
 
 def layout_of(weight: Tensor) -> torch.memory_format:

@@ -16,7 +16,7 @@ import torch
 from torch import Tensor
 
 from gan_train.data.index import DamagedShard, Index
-from gan_train.data.loader import LoadedBatch, Loader, read_images, shrink
+from gan_train.data.loader import LoadedBatch, Loader, downsample, read_images
 from gan_train.data.reader import open_shard, read_range
 from gan_train.data.sharding import shard
 from gan_train.errors import UserError
@@ -194,7 +194,7 @@ def test_the_cache_spares_reading(tmp_path: Path) -> None:
         hidden = whole[1].rename(tmp_path / "hidden")
         later = take(one.batches(0, 8, 4), 10) + take(batches, 3)
         hidden.rename(whole[1])
-        assert torch.equal(joined(later[:10])[0], shrink(joined(first)[0], 4))
+        assert torch.equal(joined(later[:10])[0], downsample(joined(first)[0], 4))
     expected = joined(take(loader(whole, cache_mb=0).batches(80, 8, 8), 3))
     assert all(map(torch.equal, joined(later[10:]), expected))
 
@@ -342,11 +342,11 @@ def test_shrinking_is_exact_at_the_largest_factor() -> None:
     image = torch.from_numpy(
         np.random.default_rng(0).integers(0, 256, (1, 1, 1024, 1024), np.uint8)
     )
-    assert shrink(image, 1024) is image
+    assert downsample(image, 1024) is image
     sums = image.reshape(4, 256, 4, 256).long().sum((1, 3))
-    assert torch.equal(shrink(image, 4)[0, 0].long(), (sums + 2**15) // 2**16)
-    assert shrink(torch.full((1, 1, 8, 8), 255, dtype=torch.uint8), 1).item() == 255
-    assert shrink(torch.zeros(0, 1, 8, 8, dtype=torch.uint8), 4).shape == (0, 1, 4, 4)
+    assert torch.equal(downsample(image, 4)[0, 0].long(), (sums + 2**15) // 2**16)
+    assert downsample(torch.full((1, 1, 8, 8), 255, dtype=torch.uint8), 1).item() == 255
+    assert downsample(torch.zeros(0, 1, 8, 8, dtype=torch.uint8), 4).shape == (0, 1, 4, 4)
 
 
 def test_loading_leaves_the_global_generator_alone(data: tuple[Index, Path]) -> None:

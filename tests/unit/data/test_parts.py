@@ -19,7 +19,7 @@ from gan_train.data.index import Index
 from gan_train.data.loader import read_images
 from gan_train.data.sharding import plan_shards, shard
 from gan_train.errors import UserError
-from gan_train.resize import bicubic_shrink
+from gan_train.images.resize import bicubic_downsample
 
 
 def picture(value: int) -> bytes:
@@ -194,7 +194,7 @@ def test_small_pictures_stand_beside_large_ones(two: dict[str, Any], tmp_path: P
     stream = Feed(config, 5, Index.load(directory), directory, Larger(), 0, 1).batches(0, 8, 8)
     loaded = next(stream)
     stream.close()
-    assert torch.equal(loaded.beside["low"], bicubic_shrink(loaded.images, 2))
+    assert torch.equal(loaded.beside["low"], bicubic_downsample(loaded.images, 2))
     assert loaded.beside["low"].shape == (8, 1, 4, 4)
 
 

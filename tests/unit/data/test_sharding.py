@@ -19,7 +19,6 @@ from pathlib import Path
 
 import pytest
 
-from gan_train.data.files import aside, remove_leftovers
 from gan_train.data.index import DamagedShard, Index, ShardInfo
 from gan_train.data.sharding import (
     ShardReceipt,
@@ -30,6 +29,7 @@ from gan_train.data.sharding import (
     write_shard,
 )
 from gan_train.errors import UserError
+from gan_train.files.atomic import aside, remove_leftovers
 from tests.unit.data.pictures import (
     class_files,
     config,

@@ -9,13 +9,13 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor
 
-from gan_train import losses
 from gan_train.adversary import Batch, Clock, ImageShape
 from gan_train.errors import UserError
 from gan_train.families.cyclegan.config import CycleGANConfig
 from gan_train.families.cyclegan.family import CycleGAN
 from gan_train.families.cyclegan.networks import Discriminator, Generator, reflected
 from gan_train.families.cyclegan.pool import ImagePool
+from gan_train.nn import losses
 from gan_train.rng import BatchRandom
 from tests.training import run_workers
 from tests.unit.families.small import normal
@@ -248,7 +248,7 @@ def test_a_pool_is_a_list_that_fakes_go_through_one_by_one(size: int, batch: int
     for step in range(40):
         start, fakes = step * batch, numbered(step * batch, batch)
         expected = played(model, size, fakes, range(start, start + batch), draws(start, batch))
-        shown = pool.shown(fakes, draws(start, batch))
+        shown = pool.query(fakes, draws(start, batch))
         assert torch.equal(shown, expected), step
         assert torch.equal(pool.images[: len(model)], torch.stack(model)), step
         own += int((shown == fakes).all(dim=(1, 2, 3)).sum()) if start >= size else 0
@@ -260,15 +260,15 @@ def test_micro_batches_leave_the_same_pool() -> None:
     whole, cut = (ImagePool(5, ImageShape(1, 4)).double() for _ in range(2))
     for start in range(0, 48, 12):
         fakes = numbered(start, 12)
-        expected = whole.shown(fakes, draws(start, 12))
-        parts = [cut.shown(fakes[i : i + 4], draws(start + i, 4)) for i in (0, 4, 8)]
+        expected = whole.query(fakes, draws(start, 12))
+        parts = [cut.query(fakes[i : i + 4], draws(start + i, 4)) for i in (0, 4, 8)]
         assert torch.equal(torch.cat(parts), expected)
         assert torch.equal(whole.images, cut.images)
 
 
 def test_a_pool_of_none_shows_what_it_is_given() -> None:
     pool, fakes = ImagePool(0, ImageShape(1, 4)).double(), numbered(0, 3)
-    assert torch.equal(pool.shown(fakes, draws(0, 3)), fakes)
+    assert torch.equal(pool.query(fakes, draws(0, 3)), fakes)
 
 
 def test_pools_are_kept_and_not_averaged() -> None:
@@ -295,7 +295,7 @@ def _shares(folder: str) -> None:
     for start in range(0, 60, 6):
         positions = torch.arange(start + rank, start + 6, world)  # as the loader deals them
         fakes = numbered(0, 60)[positions]
-        shown.append(pool.shown(fakes, BatchRandom(3, "D", positions)))
+        shown.append(pool.query(fakes, BatchRandom(3, "D", positions)))
     torch.save({"pool": pool.images, "shown": torch.stack(shown)}, Path(folder) / f"{rank}.pt")
 
 
@@ -304,7 +304,7 @@ def test_the_pool_is_the_same_on_two_workers_as_on_one(tmp_path: Path) -> None:
     run_workers(2, tmp_path, _shares, str(tmp_path))
     first, second = (torch.load(tmp_path / f"{rank}.pt", weights_only=True) for rank in (0, 1))
     pool = ImagePool(5, ImageShape(1, 4)).double()
-    whole = [pool.shown(numbered(start, 6), draws(start, 6)) for start in range(0, 60, 6)]
+    whole = [pool.query(numbered(start, 6), draws(start, 6)) for start in range(0, 60, 6)]
     assert torch.equal(first["pool"], pool.images) and torch.equal(second["pool"], pool.images)
     assert torch.equal(first["shown"], torch.stack(whole)[:, 0::2])
     assert torch.equal(second["shown"], torch.stack(whole)[:, 1::2])

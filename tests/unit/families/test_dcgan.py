@@ -11,10 +11,10 @@ import torch
 from torch import nn
 
 from gan_train.adversary import Batch, Clock, ImageShape
-from gan_train.batchnorm import BatchNorm
 from gan_train.errors import UserError
 from gan_train.families.dcgan import DCGAN, DCGANConfig
 from gan_train.inference import Generator
+from gan_train.nn.batchnorm import BatchNorm
 from gan_train.rng import BatchRandom
 from tests.training import newest, run, tiny_config, weights
 

@@ -16,7 +16,7 @@ from torch import Tensor
 from gan_train.adversary import Batch, Clock, ImageShape
 from gan_train.errors import UserError
 from gan_train.families.lapgan import LAPGAN, LAPGANConfig
-from gan_train.pyramid import expanded, laplacian, reconstructed, reduced
+from gan_train.nn.pyramid import downsample, laplacian, reconstructed, upsample
 from gan_train.rng import BatchRandom
 
 SHAPE = ImageShape(2, 32, ("A", "B", "C"))
@@ -73,7 +73,7 @@ def test_glyphs_come_back(letters: Tensor, coarsest: int) -> None:
     sides = [band.shape[-1] for band in pyramid]
     assert sides == [s for s in (1, 2, 4, 8, 16, 32) if s >= coarsest]
     assert (reconstructed(pyramid) - letters).abs().max() <= 1e-6
-    assert coarsest == 32 or not torch.allclose(expanded(reduced(letters)), letters, atol=0.1)
+    assert coarsest == 32 or not torch.allclose(upsample(downsample(letters)), letters, atol=0.1)
 
 
 @pytest.mark.parametrize("side", [1, 2, 4, 64, 256])
@@ -97,7 +97,7 @@ def test_the_filters_are_the_binomial_ones() -> None:
     def inside(place: int) -> int:
         return min(max(place, 0), 7)  # the border is repeated
 
-    smaller = reduced(image[None, None])[0, 0]
+    smaller = downsample(image[None, None])[0, 0]
     for i, j in ((2, 1), (0, 0), (3, 3), (0, 2)):
         total = sum(
             weights[m] * weights[n] * image[inside(2 * i + m - 2), inside(2 * j + n - 2)]
@@ -105,7 +105,7 @@ def test_the_filters_are_the_binomial_ones() -> None:
             for n in range(5)
         )
         assert smaller[i, j] == pytest.approx(float(total), abs=1e-12)
-    large = expanded(image[None, None])[0, 0]
+    large = upsample(image[None, None])[0, 0]
     assert large.shape == (16, 16)
     for i, j in ((6, 6), (7, 6), (7, 9), (0, 0), (15, 15)):
         # 4 sums over the m and n for which (i - m) / 2 and (j - n) / 2 are whole
@@ -172,8 +172,8 @@ def test_a_level_is_conditioned_on_the_real_picture_expanded() -> None:
     family, batch = small(), batch_of()
     picture, low = family.real(16, batch)
     assert low is not None
-    torch.testing.assert_close(picture, reduced(batch["image"]), rtol=0, atol=0)
-    torch.testing.assert_close(low, expanded(reduced(picture)), rtol=0, atol=0)
+    torch.testing.assert_close(picture, downsample(batch["image"]), rtol=0, atol=0)
+    torch.testing.assert_close(low, upsample(downsample(picture)), rtol=0, atol=0)
     # picture and low make the band of the real pyramid
     torch.testing.assert_close(picture - low, laplacian(batch["image"], 8)[1], rtol=0, atol=0)
     picture, low = family.real(8, batch)
@@ -190,7 +190,7 @@ def test_losses_are_the_logistic_ones() -> None:
         draw = draws().normal if low is None else draws().noise
         fake = family.generated(side, draw(size).double(), low, label)
         on_real, on_fake = (
-            torch.sigmoid(family.judged(side, x, low, label, draws())) for x in (real, fake)
+            torch.sigmoid(family.discriminate(side, x, low, label, draws())) for x in (real, fake)
         )
         expected_d = -on_real.log().mean() - (1 - on_fake).log().mean()
         found_d = family.loss_d(side, batch, draws(), Clock())
@@ -212,7 +212,7 @@ def test_r1_is_the_slope_along_the_picture() -> None:
         nudge[:, place] = step
         nudge = nudge.view_as(real)
         up, down = (
-            family.judged(16, x, low, batch["label"], draws(2))
+            family.discriminate(16, x, low, batch["label"], draws(2))
             for x in (real + nudge, real - nudge)
         )
         total += float(((up - down).detach() / (2 * step)).square().mean())
@@ -225,7 +225,7 @@ def test_dropout_is_drawn_by_place() -> None:
 
     def logits(positions: Tensor) -> Tensor:
         rng = BatchRandom(0, "test", positions)
-        return family.judged(8, real[positions], None, batch["label"][positions], rng)
+        return family.discriminate(8, real[positions], None, batch["label"][positions], rng)
 
     whole = logits(torch.arange(8))
     torch.testing.assert_close(
@@ -260,7 +260,7 @@ def test_a_picture_is_the_expanded_coarser_one_and_a_band() -> None:
     z, label = latents(family), torch.tensor([0, 1, 2, 0])
     coarse, middle, fine = family.pictures(z, label)
     assert coarse.abs().max() <= 1
-    low = expanded(coarse)
+    low = upsample(coarse)
     band = family.generator_16.band(z[:, 6:262], low, label)
     torch.testing.assert_close(middle, (low + band).clamp(-1, 1), rtol=0, atol=0)
     assert fine.abs().max() <= 1
@@ -271,7 +271,7 @@ def test_a_picture_is_the_expanded_coarser_one_and_a_band() -> None:
             generator.out.weight.zero_()
             generator.out.bias.zero_()
     smooth = family.sample(z, label)
-    torch.testing.assert_close(smooth, expanded(expanded(coarse)), rtol=0, atol=1e-12)
+    torch.testing.assert_close(smooth, upsample(upsample(coarse)), rtol=0, atol=1e-12)
 
 
 def test_training_and_sampling_run_the_same_networks() -> None:
@@ -279,7 +279,7 @@ def test_training_and_sampling_run_the_same_networks() -> None:
     family = small()
     z, label = latents(family), torch.tensor([0, 1, 2, 0])
     coarse, middle, _ = family.pictures(z, label)
-    again = family.generated(16, z[:, 6:262], expanded(coarse), label)
+    again = family.generated(16, z[:, 6:262], upsample(coarse), label)
     torch.testing.assert_close(again, middle, rtol=0, atol=0)
 
 
@@ -299,8 +299,8 @@ def test_the_class_reaches_both_networks(side: int) -> None:
     z = draws(4).normal(6 if low is None else side * side).double()
     a, b = torch.zeros(4, dtype=torch.int64), torch.ones(4, dtype=torch.int64)
     assert differ(family.generated(side, z, low, a), family.generated(side, z, low, b))
-    judged = [family.judged(side, picture, low, label, draws(4)) for label in (a, b)]
-    assert differ(*judged)
+    logits = [family.discriminate(side, picture, low, label, draws(4)) for label in (a, b)]
+    assert differ(*logits)
 
 
 @pytest.mark.parametrize("side", LEVELS[1:])
@@ -312,8 +312,8 @@ def test_the_low_pass_picture_reaches_both_networks(side: int) -> None:
     z, label = draws(4).noise(side * side).double(), batch["label"]
     generator = family.get_submodule(f"generator_{side}")
     assert differ(generator.band(z, low, label), generator.band(z, -low, label))
-    judged = [family.judged(side, picture, given, label, draws(4)) for given in (low, -low)]
-    assert differ(*judged)
+    logits = [family.discriminate(side, picture, given, label, draws(4)) for given in (low, -low)]
+    assert differ(*logits)
 
 
 def test_the_noise_reaches_every_level() -> None:

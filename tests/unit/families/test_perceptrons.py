@@ -17,10 +17,10 @@ from gan_train.data.sharding import shard
 from gan_train.errors import UserError
 from gan_train.families.cgan import CGAN, CGANConfig
 from gan_train.families.vanilla import Vanilla, VanillaConfig
-from gan_train.layers import Maxout, dropout
+from gan_train.nn.layers import Maxout, dropout
 from gan_train.rng import BatchRandom
-from gan_train.runtime import PlainRuntime
-from gan_train.trainer import Trainer
+from gan_train.runs.runtime import PlainRuntime
+from gan_train.training.trainer import Trainer
 from tests.training import assert_same_bits, run, tiny_config, weights
 
 SHAPE = ImageShape(3, 8, ("A", "B", "C"))

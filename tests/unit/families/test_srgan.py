@@ -13,11 +13,11 @@ from PIL import Image
 from torch import Tensor, nn
 
 from gan_train.adversary import Batch, Clock, ImageShape, Stage
-from gan_train.batchnorm import BatchNorm
-from gan_train.content import ContentDistance
 from gan_train.errors import UserError
 from gan_train.families.srgan import SRGAN, SRGANConfig
-from gan_train.resize import bicubic_shrink, enlarged
+from gan_train.images.resize import bicubic_downsample, bicubic_upsample_float
+from gan_train.nn.batchnorm import BatchNorm
+from gan_train.pretrained.content import ContentDistance
 from tests.unit.families.small import draws, normal
 
 SMALL: dict[str, object] = {
@@ -52,7 +52,7 @@ def test_the_generator_is_the_papers_figure_4() -> None:
     family = small(kernel=9, skip="none")
     p = iter(family.generator.parameters())
 
-    def convolved(x: Tensor) -> Tensor:
+    def conv2d(x: Tensor) -> Tensor:
         weight, bias = next(p), next(p)
         return F.conv2d(x, weight, bias, padding=weight.shape[-1] // 2)
 
@@ -63,14 +63,14 @@ def test_the_generator_is_the_papers_figure_4() -> None:
     for _ in range(2):
         y, kernel, bias = x, next(p), next(p)
         y = F.prelu(F.conv2d(y, kernel, bias, padding=1), next(p))
-        x = x + convolved(y)
-    x = first + convolved(x)
+        x = x + conv2d(y)
+    x = first + conv2d(x)
     for _ in range(2):
-        x = convolved(x)
+        x = conv2d(x)
         n, c, h, w = x.shape
         x = x.view(n, c // 4, 2, 2, h, w).permute(0, 1, 4, 2, 5, 3).reshape(n, c // 4, 2 * h, 2 * w)
         x = F.prelu(x, next(p))
-    expected = convolved(x)
+    expected = conv2d(x)
     assert not list(p) and expected.shape == (2, 3, 28, 20)
     torch.testing.assert_close(family.upscale(low), expected)
 
@@ -96,14 +96,14 @@ def test_training_begins_at_bicubic(scale: int, channels: int) -> None:
     config = SRGANConfig.model_validate(SMALL | {"scale": scale})
     family = config.build(ImageShape(channels, 32), 4)
     low = normal(2, channels, 5, 9).float()
-    assert torch.equal(family.upscale(low), enlarged(low, scale))
+    assert torch.equal(family.upscale(low), bicubic_upsample_float(low, scale))
     with torch.autocast("cpu", dtype=torch.bfloat16):  # the picture itself is not rounded
-        assert torch.equal(family.upscale(low), enlarged(low, scale))
+        assert torch.equal(family.upscale(low), bicubic_upsample_float(low, scale))
     lived = small(ImageShape(channels, 32), scale=scale)
     bare = small(ImageShape(channels, 32), scale=scale, skip="none")
     bare.load_state_dict(lived.state_dict())
     difference = lived.upscale(low.double()) - bare.upscale(low.double())
-    torch.testing.assert_close(difference, enlarged(low.double(), scale))
+    torch.testing.assert_close(difference, bicubic_upsample_float(low.double(), scale))
     with torch.autocast("cpu", dtype=torch.bfloat16):
         assert bare.float().upscale(low).dtype == torch.float32
 
@@ -266,7 +266,7 @@ def test_it_learns_to_beat_bicubic_on_glyphs(glyphs: Path) -> None:
             with archive.open(name) as file:
                 planes.append(np.array(Image.open(file).convert("L")))
     images = torch.from_numpy(np.stack(planes))[:, None]  # [64, 1, 32, 32]
-    truth, low = (x.float() / 127.5 - 1 for x in (images, bicubic_shrink(images, 2)))
+    truth, low = (x.float() / 127.5 - 1 for x in (images, bicubic_downsample(images, 2)))
     torch.manual_seed(0)
     settings = SMALL | {"scale": 2, "width": 12, "high_width": 12, "content_weight": 0}
     family = SRGANConfig.model_validate(settings).build(ImageShape(1, 32), 16)
@@ -280,5 +280,5 @@ def test_it_learns_to_beat_bicubic_on_glyphs(glyphs: Path) -> None:
         optimizer.step()
     with torch.no_grad():  # on pictures that it has not seen
         error = (family.upscale(low[48:]) - truth[48:]).square().mean()
-        bicubic = (enlarged(low[48:], 2) - truth[48:]).square().mean()
+        bicubic = (bicubic_upsample_float(low[48:], 2) - truth[48:]).square().mean()
     assert error < 0.7 * bicubic

@@ -10,10 +10,10 @@ import torch
 from safetensors import safe_open
 from torch import Tensor
 
-from gan_train import losses
 from gan_train.adversary import ImageShape
 from gan_train.families.stylegan.config import StyleGANConfig
 from gan_train.families.stylegan.family import StyleGAN, path_lengths
+from gan_train.nn import losses
 
 FILE = Path(__file__).parents[2] / "golden" / "stylegan2_32.safetensors"
 Tensors = dict[str, Tensor]
@@ -57,18 +57,18 @@ def ws(golden: Tensors, family: StyleGAN) -> Tensor:
     return family.styles(golden["in.z"], None)[:, None].repeat(1, family.num_ws, 1)
 
 
-def judged(family: StyleGAN, image: Tensor) -> Tensor:
+def discriminate(family: StyleGAN, image: Tensor) -> Tensor:
     """Logits [N]. The reference's groups of the minibatch deviation are samples that stand
     N / group apart; here they are neighbours, so the batch is put in that order and back."""
     group = family.config.mbstd_group
     order = torch.arange(len(image)).view(group, -1).T.flatten()
-    return family.judged(image[order], None)[order.argsort()]
+    return family.discriminate(image[order], None)[order.argsort()]
 
 
 def test_styles(golden: Tensors, family: StyleGAN, ws: Tensor) -> None:
     assert_golden(golden, "w", ws[:, 0])
     for layer in range(family.num_ws):
-        assert_golden(golden, "w_psi0.7", family.truncated(ws, 0.7)[:, layer])
+        assert_golden(golden, "w_psi0.7", family.truncate(ws, 0.7)[:, layer])
 
 
 def test_images(golden: Tensors, family: StyleGAN, ws: Tensor) -> None:
@@ -81,8 +81,8 @@ def test_images(golden: Tensors, family: StyleGAN, ws: Tensor) -> None:
 
 
 def test_logits_and_losses(golden: Tensors, family: StyleGAN) -> None:
-    real = judged(family, golden["in.real"])
-    fake = judged(family, family.sample(golden["in.z"], None))
+    real = discriminate(family, golden["in.real"])
+    fake = discriminate(family, family.sample(golden["in.z"], None))
     assert_golden(golden, "logits_real", real[:, None])
     assert_golden(golden, "logits_fake", fake[:, None])
     assert_golden(golden, "loss_G_main", losses.nonsaturating_g(fake))
@@ -110,9 +110,9 @@ def assert_golden_gradients(golden: Tensors, name: str, found: Tensor) -> None:
 def test_r1(golden: Tensors, family: StyleGAN, dtype: torch.dtype) -> None:
     family = copy.deepcopy(family).to(dtype)
     real = golden["in.real"].to(dtype).requires_grad_(True)
-    (gradient,) = torch.autograd.grad(judged(family, real).sum(), real)
+    (gradient,) = torch.autograd.grad(discriminate(family, real).sum(), real)
     assert_golden_gradients(golden, "r1_sq_norm", gradient.square().sum(dim=(1, 2, 3)))
-    penalty = losses.r1_penalty(lambda x: judged(family, x), real).float()
+    penalty = losses.r1_penalty(lambda x: discriminate(family, x), real).float()
     rtol = 1e-3 if dtype == torch.float32 else 1e-4
     torch.testing.assert_close(penalty, golden["out.r1_sq_norm"].mean() / 2, rtol=rtol, atol=0)
 

@@ -16,8 +16,8 @@ from gan_train.families.stylegan.growing import (
     GrowingStyleGAN,
     StyledLayer,
 )
-from gan_train.growth import Progress, images_of
-from gan_train.layers import EqualizedConv2d, downsample, upsample
+from gan_train.nn.growth import Progress, images_of
+from gan_train.nn.layers import EqualizedConv2d, downsample, upsample
 from tests.unit.families.small import batch_of, draws, lived, normal, small
 
 close = torch.testing.assert_close
@@ -33,7 +33,7 @@ def leaky(x: Tensor) -> Tensor:
     return torch.where(x > 0, x, 0.2 * x)
 
 
-def convolved(conv: EqualizedConv2d, x: Tensor) -> Tensor:
+def conv2d(conv: EqualizedConv2d, x: Tensor) -> Tensor:
     """The stored weight N(0, 1) times He's constant."""
     fan_in = conv.weight[0].numel()
     gain = 1.0 if conv.weight.shape[0] == 3 and conv.weight.shape[-1] == 1 else math.sqrt(2)
@@ -97,9 +97,9 @@ def textbook_generator(family: GrowingStyleGAN, ws: Tensor, side: int) -> Tensor
             break
         for i in range(2):
             if level > 4 and i == 0:
-                x = blurred(convolved(g.convolutions[f"{level}-0"], upsample(x)))
+                x = blurred(conv2d(g.convolutions[f"{level}-0"], upsample(x)))
             elif i == 1:
-                x = convolved(g.convolutions[f"{level}-1"], x)
+                x = conv2d(g.convolutions[f"{level}-1"], x)
             layer = g.styled[f"{level}-{i}"]
             assert isinstance(layer, StyledLayer)
             x = x + layer.noise_const * layer.noise_strength[:, None, None]
@@ -108,7 +108,7 @@ def textbook_generator(family: GrowingStyleGAN, ws: Tensor, side: int) -> Tensor
             scale, shift = affine(layer, ws[:, at])
             x = (x - mean) / (variance[:, :, None, None] + 1e-8).sqrt() * scale + shift
             at += 1
-    return convolved(g.to_rgb[f"{side}"], x)
+    return conv2d(g.to_rgb[f"{side}"], x)
 
 
 @pytest.mark.parametrize("side", [4, 8, 16])
@@ -127,17 +127,17 @@ def test_the_discriminator_is_the_textbook_one(side: int) -> None:
               + d.from_rgb[f"{side}"].bias[:, None, None])  # fmt: skip
     for level in (16, 8):
         if level <= side:
-            x = leaky(convolved(d.convolutions[f"{level}-0"], x))
-            x = leaky(downsample(convolved(d.convolutions[f"{level}-1"], blurred(x))))
+            x = leaky(conv2d(d.convolutions[f"{level}-0"], x))
+            x = leaky(downsample(conv2d(d.convolutions[f"{level}-1"], blurred(x))))
     groups = x.view(2, 2, *x.shape[1:])
     deviation = (groups.var(dim=1, correction=0) + 1e-8).sqrt().mean(dim=(1, 2, 3))
     deviation = deviation.repeat_interleave(2)[:, None, None, None].expand(-1, 1, 4, 4)
-    x = leaky(convolved(d.conv, torch.cat([x, deviation], dim=1)))
+    x = leaky(conv2d(d.conv, torch.cat([x, deviation], dim=1)))
     weight = d.dense.weight * math.sqrt(2 / d.dense.weight.shape[1])
     x = leaky(x.flatten(1) @ weight.T + d.dense.bias)
     expected = x @ d.out.weight[0] / math.sqrt(x.shape[1]) + d.out.bias
     family.progress = Progress(side, 1.0)
-    close(family.judged(image, None), expected)
+    close(family.discriminate(image, None), expected)
 
 
 def test_growing_convolution_doubles_bilinearly() -> None:
@@ -172,8 +172,8 @@ def test_a_fade_begins_and_ends_without_a_jump() -> None:
     found = {}
     for resolution, alpha in ((8, 1.0), (16, 0.0), (16, 0.25), (16, 1 - 1e-12), (16, 1.0)):
         family.progress = Progress(resolution, alpha)
-        shown = downsample(image) if resolution == 8 else family.seen(image)
-        found[resolution, alpha] = family.synthesise(ws, "const"), family.judged(shown, label)
+        shown = downsample(image) if resolution == 8 else family.prepare_reals(image)
+        found[resolution, alpha] = family.synthesise(ws, "const"), family.discriminate(shown, label)
     close(found[16, 0.0][0], upsample(found[8, 1.0][0]))
     close(found[16, 0.0][1], found[8, 1.0][1])
     for a, b in zip(found[16, 1 - 1e-12], found[16, 1.0], strict=True):
@@ -191,7 +191,7 @@ def test_fades_of_the_discriminator_blend_features() -> None:
     layer.register_forward_hook(lambda m, x, out: given.append(x[0]))
     for alpha in (0.0, 0.25, 1.0):
         family.progress = Progress(16, alpha)
-        family.judged(image, None)
+        family.discriminate(image, None)
     close(given[1], 0.75 * given[0] + 0.25 * given[2])
 
 
@@ -200,10 +200,13 @@ def test_images_and_logits_are_float32_in_bfloat16() -> None:
     ws, image, label = normal(4, family.num_ws, 12), normal(4, 3, 16, 16), torch.arange(4) % 3
     for alpha in (0.4, 1.0):
         family.progress = Progress(16, alpha)
-        exact = family.double().synthesise(ws, "const"), family.judged(image, label)
+        exact = family.double().synthesise(ws, "const"), family.discriminate(image, label)
         family.float()
         with torch.autocast("cpu", dtype=torch.bfloat16):
-            found = family.synthesise(ws.float(), "const"), family.judged(image.float(), label)
+            found = (
+                family.synthesise(ws.float(), "const"),
+                family.discriminate(image.float(), label),
+            )
         for a, b in zip(found, exact, strict=True):
             assert a.dtype == torch.float32
             close(a.double(), b, rtol=0, atol=0.1 * float(b.detach().abs().max()))
@@ -215,7 +218,7 @@ def test_reals_are_faded_like_fakes() -> None:
     family.progress = Progress(16, 0.25)
     batch = batch_of(family)
     expected = 0.75 * upsample(downsample(batch["image"])) + 0.25 * batch["image"]
-    close(family.seen(batch["image"]), expected)
+    close(family.prepare_reals(batch["image"]), expected)
     shown: list[Tensor] = []
     family.discriminator.register_forward_pre_hook(lambda m, given: shown.append(given[0]))
     family.loss_d(batch, draws(), Clock())
@@ -223,7 +226,7 @@ def test_reals_are_faded_like_fakes() -> None:
     family.loss_r1(batch, draws(), Clock())
     close(shown.pop(), expected)
     family.progress = Progress(16, 1.0)
-    assert torch.equal(family.seen(batch["image"]), batch["image"])
+    assert torch.equal(family.prepare_reals(batch["image"]), batch["image"])
 
 
 @pytest.mark.parametrize(

@@ -290,7 +290,7 @@ def test_projection(generation: int) -> None:
     inner = family.discriminator.b4.out if generation == 2 else family.discriminator.out
     inner.register_forward_hook(lambda m, given, out: features.extend([given[0], out]))
     image, label = normal(4, 3, 16, 16), torch.tensor([0, 1, 2, 1])
-    logits = family.judged(image, label)
+    logits = family.discriminate(image, label)
     hidden, out = features
     if generation == 2:
         mapping, width = family.discriminator.mapping, family.config.width(4)
@@ -304,7 +304,7 @@ def test_projection(generation: int) -> None:
         embedding = family.discriminator.embed.weight[label]
         expected = out[:, 0] + (embedding * hidden).sum(dim=1) / math.sqrt(hidden.shape[1])
     close(logits, expected)
-    assert not torch.allclose(logits, family.judged(image, (label + 1) % 3))
+    assert not torch.allclose(logits, family.discriminate(image, (label + 1) % 3))
 
 
 # ---- both --------------------------------------------------------------------------------------
@@ -325,7 +325,7 @@ def test_the_clamp_bounds_every_activation() -> None:
                 lambda m, given, out, at=name: largest.__setitem__(at, largest_of(out))
             )
     family.sample(normal(8, 8), torch.zeros(8, dtype=torch.int64))
-    family.judged(10 * normal(8, 3, 16, 16), torch.zeros(8, dtype=torch.int64))
+    family.discriminate(10 * normal(8, 3, 16, 16), torch.zeros(8, dtype=torch.int64))
     assert len(largest) == 5 + 3 + 1 + 6 + 1
     for name, value in largest.items():
         if name.endswith("skip"):
@@ -337,21 +337,21 @@ def test_the_clamp_bounds_every_activation() -> None:
 def test_channels_last_and_float32_are_the_same_networks() -> None:
     family, label = small(), torch.arange(4) % 3
     ws, image = normal(4, family.num_ws, 12), normal(4, 3, 16, 16)
-    expected = family.synthesise(ws, "const"), family.judged(image, label)
+    expected = family.synthesise(ws, "const"), family.discriminate(image, label)
     family.to(memory_format=torch.channels_last)
     close(family.synthesise(ws, "const"), expected[0])
     last = image.contiguous(memory_format=torch.channels_last)
-    close(family.judged(last, label), expected[1])
+    close(family.discriminate(last, label), expected[1])
     family.float()
     for found, exact in (
         (family.synthesise(ws.float(), "const"), expected[0]),
-        (family.judged(last.float(), label), expected[1]),
+        (family.discriminate(last.float(), label), expected[1]),
     ):
         close(found.double(), exact, rtol=0, atol=1e-5 * float(exact.detach().abs().max()))
     with torch.autocast("cpu", dtype=torch.bfloat16):
         for found, exact in (
             (family.synthesise(ws.float(), "const"), expected[0]),
-            (family.judged(last.float(), label), expected[1]),
+            (family.discriminate(last.float(), label), expected[1]),
         ):
             assert found.dtype == torch.float32
             close(found.double(), exact, rtol=0, atol=0.05 * float(exact.detach().abs().max()))

@@ -14,11 +14,11 @@ from gan_train.families.stylegan.plain import resample
 from gan_train.families.stylegan.resampling import (
     BLUR,
     TAPS,
-    convolved_and_halved,
-    doubled,
-    doubled_and_convolved,
+    convolve_downsample,
+    downsample,
     filtered,
-    halved,
+    upsample,
+    upsample_convolve,
 )
 from tests.unit.families.small import normal
 
@@ -43,8 +43,8 @@ def blurred(x: Tensor) -> Tensor:
 
 
 PAIRS: dict[str, tuple[Map, Map]] = {
-    "halved": (lambda x, w: halved(x), lambda x, w: resample(x, 1, 2, (1, 1), 1.0)),
-    "doubled": (lambda x, w: doubled(x), lambda x, w: resample(x, 2, 1, (2, 1), 4.0)),
+    "downsample": (lambda x, w: downsample(x), lambda x, w: resample(x, 1, 2, (1, 1), 1.0)),
+    "upsample": (lambda x, w: upsample(x), lambda x, w: resample(x, 2, 1, (2, 1), 4.0)),
     "filtered 1": (
         lambda x, w: filtered(x, padding=1, gain=4.0),
         lambda x, w: resample(x, 1, 1, (1, 1), 4.0),
@@ -55,10 +55,10 @@ PAIRS: dict[str, tuple[Map, Map]] = {
     ),
     "blurred": (lambda x, w: filtered(x, padding=1, taps=BLUR), lambda x, w: blurred(x)),
     "convolved and halved": (
-        convolved_and_halved,
+        convolve_downsample,
         lambda x, w: F.conv2d(resample(x, 1, 1, (2, 2), 1.0), w, stride=2),
     ),
-    "doubled and convolved": (doubled_and_convolved, stuffed_convolution),
+    "doubled and convolved": (upsample_convolve, stuffed_convolution),
 }
 BY_NAME = pytest.mark.parametrize(("fast", "literal"), PAIRS.values(), ids=PAIRS.keys())
 
@@ -107,13 +107,13 @@ def test_lower_precision(fast: Map, literal: Map, dtype: torch.dtype, tolerance:
 @pytest.mark.parametrize(
     "of",
     [
-        halved,
-        doubled,
+        downsample,
+        upsample,
         lambda x: filtered(x, padding=1, gain=4.0),
         lambda x: filtered(x, padding=2),
         lambda x: filtered(x, padding=1, taps=BLUR),
     ],
-    ids=["halved", "doubled", "filtered 1", "filtered 2", "blurred"],
+    ids=["downsample", "upsample", "filtered 1", "filtered 2", "blurred"],
 )
 def test_every_derivative_is_right(of: Callable[[Tensor], Tensor]) -> None:
     """Against finite differences, first and second order; the cube makes the second one matter."""
@@ -131,14 +131,16 @@ def test_translation() -> None:
     by 2 in doubling."""
     x = normal(2, 3, 24, 24)
     shifted = x.roll((2, -2), dims=(2, 3))
-    torch.testing.assert_close(inner(halved(shifted)), inner(halved(x).roll((1, -1), dims=(2, 3))))
-    twice = doubled(x).roll((4, -4), dims=(2, 3))
-    torch.testing.assert_close(inner(doubled(shifted), 8), inner(twice, 8))
+    torch.testing.assert_close(
+        inner(downsample(shifted)), inner(downsample(x).roll((1, -1), dims=(2, 3)))
+    )
+    twice = upsample(x).roll((4, -4), dims=(2, 3))
+    torch.testing.assert_close(inner(upsample(shifted), 8), inner(twice, 8))
 
 
 def test_a_constant_stays_inside() -> None:
     x = torch.ones(1, 2, 8, 8, dtype=torch.float64)
-    for y in (halved(x), doubled(x), filtered(x, 2, taps=TAPS), filtered(x, 1, taps=BLUR)):
+    for y in (downsample(x), upsample(x), filtered(x, 2, taps=TAPS), filtered(x, 1, taps=BLUR)):
         torch.testing.assert_close(inner(y, 2), torch.ones_like(inner(y, 2)))
         assert (y[:, :, 0] < 0.9).all()  # outside is zero
 
@@ -148,7 +150,7 @@ def test_halving_undoes_doubling_of_what_is_smooth() -> None:
     row = torch.arange(32, dtype=torch.float64) * 2 * math.pi / 16
     x = torch.sin(row)[:, None] + torch.cos(row + 1)[None]
     x = x[None, None]
-    error = inner(halved(doubled(x)) - x).abs().max() / x.abs().max()
+    error = inner(downsample(upsample(x)) - x).abs().max() / x.abs().max()
     assert error < 0.1
     for shift in (-1, 1):
-        assert inner(halved(doubled(x)).roll(shift, 2) - x).abs().max() > 0.3
+        assert inner(downsample(upsample(x)).roll(shift, 2) - x).abs().max() > 0.3

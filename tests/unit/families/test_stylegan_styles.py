@@ -10,7 +10,7 @@ from gan_train.adversary import ImageShape, StyleSpace
 from gan_train.errors import UserError
 from gan_train.families.stylegan.config import StyleGANConfig
 from gan_train.families.stylegan.family import StyleGAN
-from gan_train.growth import Progress
+from gan_train.nn.growth import Progress
 from tests.unit.families.small import draws, normal, small
 
 close = torch.testing.assert_close
@@ -33,11 +33,11 @@ def test_truncation_is_the_formula(generation: int) -> None:
     family = grown(generation)
     assert isinstance(family, StyleSpace)
     mean, ws = family.generator.mapping.w_avg, normal(4, 6, 12)
-    close(family.truncated(ws, 0.7), mean + 0.7 * (ws - mean))
-    close(family.truncated(ws, 0.0), mean.expand(4, 6, 12))
-    assert torch.equal(family.truncated(ws, 1.0), ws)
+    close(family.truncate(ws, 0.7), mean + 0.7 * (ws - mean))
+    close(family.truncate(ws, 0.0), mean.expand(4, 6, 12))
+    assert torch.equal(family.truncate(ws, 1.0), ws)
     for cutoff in range(7):
-        drawn = family.truncated(ws, 0.3, cutoff)
+        drawn = family.truncate(ws, 0.3, cutoff)
         close(drawn[:, :cutoff], (mean + 0.3 * (ws - mean))[:, :cutoff])
         assert torch.equal(drawn[:, cutoff:], ws[:, cutoff:])
 
@@ -56,8 +56,8 @@ def test_classes_are_drawn_to_their_own_mean(generation: int) -> None:
     assert (means[0] - means[1]).abs().max() > 0.05
     ws = normal(4, 6, 12)
     expected = means[:, None] + 0.7 * (ws - means[:, None])
-    close(family.truncated(ws, 0.7, label=label), expected)
-    half = family.truncated(ws, 0.7, 2, label)
+    close(family.truncate(ws, 0.7, label=label), expected)
+    half = family.truncate(ws, 0.7, 2, label)
     close(half[:, :2], expected[:, :2])
     assert torch.equal(half[:, 2:], ws[:, 2:])
 
@@ -110,7 +110,7 @@ def crossovers(ws: Tensor) -> Tensor:
 @BOTH
 def test_no_mixing(generation: int) -> None:
     family = grown(generation, mixing=0)
-    ws = family.mixed_styles(labels(50), draws(50))
+    ws = family.mix_styles(labels(50), draws(50))
     z = draws(50).normal(8).double()
     close(ws, family.styles(z, labels(50))[:, None].expand(-1, 6, -1))
 
@@ -121,7 +121,7 @@ def test_mixing_always(generation: int) -> None:
     family, n = grown(generation, mixing=1), 600
     rng = draws(n)
     z, other = rng.normal(8).double(), rng.normal(8).double()
-    ws = family.mixed_styles(labels(n), draws(n))
+    ws = family.mix_styles(labels(n), draws(n))
     counts = torch.bincount(crossovers(ws), minlength=7)
     assert counts[0] == 0 and counts[6] == 0
     assert (counts[1:6] - n / 5).abs().max() < 4 * (n / 5) ** 0.5
@@ -131,7 +131,7 @@ def test_mixing_always(generation: int) -> None:
 
 def test_mixing_for_a_share_of_the_images() -> None:
     family = small(mixing=0.9)
-    whole = crossovers(family.mixed_styles(labels(2000), draws(2000))) == 6
+    whole = crossovers(family.mix_styles(labels(2000), draws(2000))) == 6
     assert abs(float(whole.double().mean()) - 0.1) < 0.03
 
 
@@ -139,14 +139,14 @@ def test_growing_networks_mix_within_the_layers_in_use() -> None:
     family = small(generation=1, mixing=1)
     for resolution, layers in ((8, 4), (16, 6)):
         family.progress = Progress(resolution, 1.0)
-        found = crossovers(family.mixed_styles(labels(300), draws(300)))
+        found = crossovers(family.mix_styles(labels(300), draws(300)))
         assert set(found.tolist()) == set(range(1, layers))
 
 
 def test_mixing_does_not_depend_on_the_batch() -> None:
     family = small()
-    whole = family.mixed_styles(labels(8), draws(8))
-    part = family.mixed_styles(labels(8)[4:], draws(4, start=4))
+    whole = family.mix_styles(labels(8), draws(8))
+    part = family.mix_styles(labels(8)[4:], draws(4, start=4))
     close(part, whole[4:])
 
 
@@ -174,5 +174,5 @@ def test_sizes_without_classes(generation: int, channels: int, resolution: int) 
     )
     image = family.sample(normal(2, 8), None, 0.7)
     assert image.shape == (2, channels, resolution, resolution)
-    assert family.judged(image, None).shape == (2,)
+    assert family.discriminate(image, None).shape == (2,)
     assert family.num_ws == 2 * (resolution.bit_length() - 2)

@@ -11,11 +11,11 @@ import torch.nn.functional as F
 from torch import Tensor
 
 from gan_train.adversary import Batch, Clock, ImageShape, Losses
-from gan_train.augment import augment
 from gan_train.families.stylegan import synthesis
 from gan_train.families.stylegan.config import StyleGANConfig
 from gan_train.families.stylegan.family import StyleGAN
 from gan_train.families.stylegan.noise import noise_maps
+from gan_train.nn.augment import augment
 from gan_train.rng import BatchRandom
 from tests.unit.families.small import batch_of, draws, halves, small
 
@@ -68,7 +68,7 @@ def test_a_regulariser_of_every_step_is_a_term_of_the_loss() -> None:
     batch = batch_of(family)
     found = family.loss_d(batch, draws(), Clock())
     real = batch["image"].clone().requires_grad_()
-    (slope,) = torch.autograd.grad(family.judged(real, batch["label"]).sum(), real)
+    (slope,) = torch.autograd.grad(family.discriminate(real, batch["label"]).sum(), real)
     penalty = 3.0 / 2 * slope.square().sum(dim=(1, 2, 3)).mean()
     lazy = small(GREY8).loss_d(batch, draws(), Clock())
     close(found.terms, {"D": lazy.terms["D"], "r1": penalty})
@@ -93,10 +93,10 @@ def test_loss_of_the_generator(changes: dict[str, object]) -> None:
     """softplus(-D(augmented fake))."""
     family = small(**changes)
     batch, rng = batch_of(family), draws()
-    fake = family.synthesise(family.mixed_styles(batch["label"], rng), rng)
+    fake = family.synthesise(family.mix_styles(batch["label"], rng), rng)
     if changes:
         fake = augment(fake, 0.9, rng)
-    expected = F.softplus(-family.judged(fake, batch["label"])).mean()
+    expected = F.softplus(-family.discriminate(fake, batch["label"])).mean()
     found = family.loss_g(batch, draws(), Clock()).terms
     close(found, {"G": expected})
     found["G"].backward()
@@ -108,12 +108,12 @@ def test_loss_of_the_discriminator(changes: dict[str, object]) -> None:
     """softplus(-D(real)) + softplus(D(fake)), each augmented on its own; G is left alone."""
     family = small(**changes)
     batch, rng = batch_of(family), draws()
-    fake = family.synthesise(family.mixed_styles(batch["label"], rng), rng)
+    fake = family.synthesise(family.mix_styles(batch["label"], rng), rng)
     real = batch["image"]
     if changes:
-        real, fake = augment(torch.cat([real, fake]), 0.9, rng.repeated(2)).chunk(2)
+        real, fake = augment(torch.cat([real, fake]), 0.9, rng.repeat(2)).chunk(2)
         assert not torch.allclose(real, batch["image"])
-    real_logit, fake_logit = (family.judged(x, batch["label"]) for x in (real, fake))
+    real_logit, fake_logit = (family.discriminate(x, batch["label"]) for x in (real, fake))
     expected = F.softplus(-real_logit).mean() + F.softplus(fake_logit).mean()
     losses = family.loss_d(batch, draws(), Clock())
     close(losses.terms, {"D": expected})
@@ -130,7 +130,7 @@ def test_r1_is_weighted_by_its_interval(changes: dict[str, object]) -> None:
     batch = batch_of(family)
     real = batch["image"].clone().requires_grad_(True)
     shown = augment(real, 0.9, draws()) if changes else real
-    (gradient,) = torch.autograd.grad(family.judged(shown, batch["label"]).sum(), real)
+    (gradient,) = torch.autograd.grad(family.discriminate(shown, batch["label"]).sum(), real)
     expected = 3.0 / 2 * gradient.square().sum(dim=(1, 2, 3)).mean() * 16
     found = family.loss_r1(batch, draws(), Clock()).terms
     close(found, {"r1": expected})
@@ -144,8 +144,8 @@ def test_path_lengths_are_those_of_the_jacobian(monkeypatch: pytest.MonkeyPatch)
     batch = batch_of(family, 8)
     rng = draws(8)
     chosen = slice(0, None, 2)
-    part = rng.only(chosen)
-    ws = family.mixed_styles(batch["label"][chosen], part).detach()
+    part = rng.select(chosen)
+    ws = family.mix_styles(batch["label"][chosen], part).detach()
     convolutions = [m for m in family.generator.modules() if isinstance(m, synthesis.StyledConv)]
     maps = noise_maps(part, [m.noise_const for m in convolutions])
     y = part.normal(1, 8, 8).double() / 8  # 1 / sqrt(H W)
@@ -378,4 +378,4 @@ def test_the_networks_start_as_published() -> None:
             assert (parameter == expected).all(), name
     image = family.sample(torch.randn(16, 64), None)
     assert 0.3 < float(image.detach().std()) < 3
-    assert not math.isnan(float(family.judged(image, None).detach().sum()))
+    assert not math.isnan(float(family.discriminate(image, None).detach().sum()))

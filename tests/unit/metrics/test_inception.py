@@ -16,9 +16,10 @@ from torch import Tensor, nn
 
 from gan_train.config import EvaluateConfig
 from gan_train.errors import UserError
-from gan_train.metrics import extractors, weights
+from gan_train.metrics import extractors
 from gan_train.metrics.extractors import InceptionExtractor, build_extractor, identify
-from gan_train.metrics.weights import fetch
+from gan_train.pretrained import weights
+from gan_train.pretrained.weights import fetch
 
 CPU = torch.device("cpu")
 

@@ -25,7 +25,7 @@ from gan_train.metrics.path_length import (
     slerp,
     trimmed_mean,
 )
-from gan_train.metrics.real import Share
+from gan_train.metrics.real import RankShare
 from gan_train.rng import BatchRandom
 
 CPU = torch.device("cpu")
@@ -89,7 +89,7 @@ class _Styled(_Plain):
             w = w + 1000 * label[:, None]
         return w
 
-    def truncated(
+    def truncate(
         self, ws: Tensor, psi: float, cutoff: int | None = None, label: Tensor | None = None
     ) -> Tensor:
         raise AssertionError("path lengths are measured without truncation")
@@ -111,7 +111,7 @@ def _meter(
 ) -> PathLengths:
     monkeypatch.setattr(path_length, "build_perceptual", lambda *_: perceptual or _Linear())
     config = EvaluateConfig(path_lengths=kinds, path_length_images=count, batch=batch)
-    share = Share(0, 1, CPU, batch)
+    share = RankShare(0, 1, CPU, batch)
     counted = torch.tensor(counts, dtype=torch.int64)
     return PathLengths(config, adversary, counted, Path("unused"), SEED, share)
 
@@ -279,7 +279,7 @@ def test_ranks_cut_their_share_as_one_alone_would(monkeypatch: pytest.MonkeyPatc
     def cuts(world_size: int) -> list[list[int]]:
         found: list[list[int]] = []
         for rank in range(world_size):
-            meter._share = Share(rank, world_size, CPU, 30)
+            meter._share = RankShare(rank, world_size, CPU, 30)
             found += [part.tolist() for part in meter._positions(150)]
         return sorted(found)
 

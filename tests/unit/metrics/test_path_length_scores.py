@@ -9,7 +9,6 @@ from typing import Any
 
 import pytest
 
-from gan_train import runs
 from gan_train.config import Config
 from gan_train.data.index import Index
 from gan_train.data.sharding import shard
@@ -17,9 +16,10 @@ from gan_train.errors import UserError
 from gan_train.metrics.evaluator import Evaluator
 from gan_train.metrics.extractors import EFFICIENTNET
 from gan_train.metrics.protocol import comparable
-from gan_train.runtime import PlainRuntime
-from gan_train.scoring import Scorer, evaluate_checkpoint
-from pipelines.promotion import headline
+from gan_train.runs import run_folder
+from gan_train.runs.runtime import PlainRuntime
+from gan_train.training.scoring import Scorer, evaluate_checkpoint
+from pipelines.registry.promotion import headline
 from tests.training import run, tiny_config
 
 NAMES = ["ppl_z_full_efficientnet_lite0", "ppl_z_end_efficientnet_lite0"]
@@ -52,7 +52,7 @@ def _anew(trained: Path, glyphs: Path, **changes: Any) -> dict[str, Any]:
 
 
 def test_a_run_stores_them_beside_the_score(trained: Path) -> None:
-    (event,) = [e for e in runs.read_events(trained) if e["kind"] == "checkpoint"]
+    (event,) = [e for e in run_folder.read_events(trained) if e["kind"] == "checkpoint"]
     assert list(event["scores"])[-2:] == NAMES
     assert "pair_distance" in event["scores"]
     assert all(0.01 < event["scores"][name] < 1e6 for name in NAMES)
@@ -64,13 +64,13 @@ def test_a_run_stores_them_beside_the_score(trained: Path) -> None:
         "perceptual_resize": "bilinear128",
         "perceptual_weights": EFFICIENTNET.weights_sha256,
     }
-    assert runs.score_table(trained)[0][NAMES[0]] == event["scores"][NAMES[0]]
+    assert run_folder.score_table(trained)[0][NAMES[0]] == event["scores"][NAMES[0]]
     stored = json.loads((trained / event["path"] / "scores.json").read_text())
     assert stored == {"scores": event["scores"], "protocol": told}
 
 
 def test_a_checkpoint_is_scored_anew_alike(trained: Path, glyphs: Path) -> None:
-    (event,) = [e for e in runs.read_events(trained) if e["kind"] == "checkpoint"]
+    (event,) = [e for e in run_folder.read_events(trained) if e["kind"] == "checkpoint"]
     assert _anew(trained, glyphs) == {k: event[k] for k in ("scores", "protocol")}
 
 

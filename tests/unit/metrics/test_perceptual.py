@@ -19,7 +19,7 @@ from gan_train.data.sharding import shard
 from gan_train.errors import UserError
 from gan_train.metrics import perceptual
 from gan_train.metrics.perceptual import EfficientNetPerceptual, build_perceptual, distance
-from tests.unit.metrics.test_efficientnet import published_weights, textbook_maps
+from tests.unit.pretrained.test_efficientnet import published_weights, textbook_maps
 
 CPU = torch.device("cpu")
 

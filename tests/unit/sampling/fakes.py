@@ -32,7 +32,7 @@ class LinearStyles(Adversary):
         w = self.mean + z @ self.mixer
         return w if label is None else w + self.classes[label]
 
-    def truncated(
+    def truncate(
         self, ws: Tensor, psi: float, cutoff: int | None = None, label: Tensor | None = None
     ) -> Tensor:
         mean = self.mean if label is None else (self.mean + self.classes[label])[:, None]
@@ -54,7 +54,7 @@ class LinearStyles(Adversary):
 
     def sample(self, z: Tensor, label: Tensor | None, truncation: float = 1.0) -> Tensor:
         ws = self.styles(z, label)[:, None].expand(-1, self.num_ws, -1)
-        return self.synthesise(self.truncated(ws, truncation, label=label), "const")
+        return self.synthesise(self.truncate(ws, truncation, label=label), "const")
 
 
 class NoStyles(Adversary):

@@ -13,10 +13,10 @@ from PIL import Image
 from torch import Tensor
 
 from gan_train.adversary import Clock, ImageShape
-from gan_train.checkpoint import save_generator
 from gan_train.config import Config
 from gan_train.errors import UserError
 from gan_train.inference import Generator
+from gan_train.runs.checkpoint import save_generator
 from gan_train.sampling import translate
 from gan_train.sampling.translate import translate_files
 from tests.training import tiny_config

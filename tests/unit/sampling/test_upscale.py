@@ -13,11 +13,11 @@ import torch
 from numpy.typing import NDArray
 from PIL import Image, ImageCms
 
-from gan_train import checkpoint
 from gan_train.adversary import Clock, ImageShape
 from gan_train.config import Config
 from gan_train.errors import UserError
-from gan_train.resize import bicubic_enlarge
+from gan_train.images.resize import bicubic_upsample
+from gan_train.runs import checkpoint
 from gan_train.sampling.upscale import upscale_files
 from tests.training import tiny_config
 
@@ -65,7 +65,7 @@ def pixels(height: int, width: int, channels: int = 3) -> Bytes:
 def bicubic(plane: Bytes) -> Bytes:
     """Twice as large, of [H, W] or [H, W, C]."""
     planes = torch.from_numpy(plane.copy()).view(*plane.shape[:2], -1).permute(2, 0, 1)
-    found: Bytes = bicubic_enlarge(planes, 2).permute(1, 2, 0).numpy()
+    found: Bytes = bicubic_upsample(planes, 2).permute(1, 2, 0).numpy()
     return found[..., 0] if plane.ndim == 2 else found
 
 

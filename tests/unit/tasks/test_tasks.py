@@ -17,10 +17,10 @@ from gan_train.config import Config
 from gan_train.data.index import Index
 from gan_train.data.sharding import shard
 from gan_train.errors import UserError
-from gan_train.resize import enlarged
-from gan_train.runtime import PlainRuntime
-from gan_train.scoring import Scorer
-from pipelines.promotion import headline
+from gan_train.images.resize import bicubic_upsample_float
+from gan_train.runs.runtime import PlainRuntime
+from gan_train.training.scoring import Scorer
+from pipelines.registry.promotion import headline
 from tests.training import run_workers
 
 SIDE = 32
@@ -49,7 +49,7 @@ class Bicubic(Adversary):
         self.shape, self.generator = shape, nn.Identity()
 
     def upscale(self, low: Tensor) -> Tensor:
-        return enlarged(low, 2)
+        return bicubic_upsample_float(low, 2)
 
 
 def glyph_pairs(glyphs: Path, folder: Path) -> tuple[Path, Path]:

@@ -1,0 +1,143 @@
+"""Timings of the training step, the loader, sharding and scoring: the code of a run, timed.
+
+The figures of one machine say little about another; ratios within one call do. The file
+`pipelines/flows/overhead.py` adds the overhead of Ray, Prefect and MLflow, and prints the table.
+"""
+
+from __future__ import annotations
+
+import itertools
+import json
+import os
+import tempfile
+import time
+from collections.abc import Callable
+from dataclasses import dataclass
+from pathlib import Path
+
+import torch
+import torch.distributed
+from torch.multiprocessing.spawn import spawn
+
+from gan_train.adversary import Clock, Stage
+from gan_train.config import Config
+from gan_train.data.feed import Feed
+from gan_train.data.index import Index
+from gan_train.data.sharding import shard
+from gan_train.nn.collectives import end
+from gan_train.runs.runtime import PlainRuntime
+from gan_train.training.scoring import Scorer
+from gan_train.training.trainer import Trainer
+
+
+@dataclass(frozen=True)
+class Timing:
+    """Images over elapsed seconds and over CPU seconds of this process."""
+
+    images_per_second: float
+    images_per_cpu_second: float
+
+
+def timed(work: Callable[[], int]) -> Timing:
+    """Time `work`, which returns how many images it handled."""
+    wall, cpu = time.perf_counter(), time.process_time()
+    images = work()
+    return Timing(images / (time.perf_counter() - wall), images / (time.process_time() - cpu))
+
+
+def last_stage(config: Config, index: Index) -> Stage:
+    """The stage at full resolution, where a run spends its steady state."""
+    return config.family.build(index.image_shape, config.train.batch).stages()[-1]
+
+
+def time_steps(
+    config: Config, index: Index, shards: Path, runtime: PlainRuntime, seconds: float
+) -> Timing:
+    """The bare loop: `Trainer.step` on batches that are already in memory, in the last stage."""
+    trainer = Trainer(config, index, shards, runtime)
+    *before, stage = trainer.stages
+    trainer.clock = Clock(0, sum(s.nimg for s in before) + stage.nimg // 2)
+    batches = list(itertools.islice(trainer.loader.batches(0, stage.batch, stage.resolution), 8))
+    turn = itertools.cycle(batches)
+    for _ in range(8):
+        trainer.step(stage, next(turn))
+
+    def steps() -> int:
+        done, until = 0, time.perf_counter() + seconds
+        # the same number of steps on every worker: rank 0's watch decides, every 8 steps
+        while True:
+            for _ in range(8):
+                trainer.step(stage, next(turn))
+                done += stage.batch
+            over = torch.tensor([float(time.perf_counter() > until)], device=runtime.device)
+            if runtime.world_size > 1:
+                torch.distributed.broadcast(over, 0)
+            if over.item():  # which waits for a GPU to be done
+                return done
+
+    return timed(steps)
+
+
+def time_loader(config: Config, index: Index, shards: Path) -> dict[str, Timing]:
+    """One epoch of decoding, then one out of memory, as rank 0 of 1 would read them."""
+    stage = last_stage(config, index)
+    adversary = config.family.build(index.image_shape, config.train.batch)
+    here = config.data.model_copy(update={"loader_workers": 0})
+    loader = Feed(here, config.seed, index, shards, adversary, rank=0, world_size=1)
+    count = max(index.samples // stage.batch, 1)
+    stream = loader.batches(0, stage.batch, stage.resolution)
+
+    def epoch() -> int:
+        return sum(len(b.images) for b in itertools.islice(stream, count))
+
+    return {"loader, decoding": timed(epoch), "loader, from memory": timed(epoch)}
+
+
+def time_sharding(config: Config) -> Timing:
+    """Read, transform and write the whole source once, in this process."""
+    with tempfile.TemporaryDirectory() as folder:
+        return timed(lambda: Index.load(shard(config.data, Path(folder))).samples)
+
+
+def time_scoring(config: Config, index: Index, shards: Path) -> Timing:
+    """Score a generator, its images included; the real side is prepared first."""
+    with tempfile.TemporaryDirectory() as folder:
+        runtime = PlainRuntime(Path(folder), config.cluster.gpu)
+        family = config.family.build(index.image_shape, config.train.batch).to(runtime.device)
+        family.advance(Clock(0, sum(s.nimg for s in family.stages())))
+        scorer = Scorer(config, index, shards, runtime, family)
+        scorer.measure()  # the real side is cached after this
+
+        def score() -> int:
+            scorer.measure()
+            return config.evaluate.images
+
+        return timed(score)
+
+
+def _worker(
+    rank: int, world: int, folder: str, config: Config, shards: str, seconds: float
+) -> None:
+    torch.set_num_threads(1)
+    os.environ |= {"RANK": str(rank), "WORLD_SIZE": str(world), "LOCAL_RANK": str(rank)}
+    gpu: str = config.cluster.gpu
+    if gpu == "auto" and torch.cuda.device_count() < world:
+        gpu = "no"  # as with Ray, all or none
+    if world > 1:
+        meeting = f"file://{folder}/rendezvous"
+        backend = "nccl" if gpu != "no" else "gloo"
+        torch.distributed.init_process_group(backend, meeting, rank=rank, world_size=world)
+    index = Index.load(Path(shards))
+    runtime = PlainRuntime(Path(folder), gpu)
+    timing = time_steps(config, index, Path(shards), runtime, seconds)
+    if rank == 0:
+        (Path(folder) / "rate").write_text(json.dumps(timing.images_per_second))
+    end()
+
+
+def time_workers(config: Config, shards: Path, world: int, seconds: float) -> float:
+    """Images/s of the bare loop in `world` processes of one thread each."""
+    with tempfile.TemporaryDirectory() as folder:
+        arguments = (world, folder, config, str(shards), seconds)
+        spawn(_worker, arguments, nprocs=world)
+        return float((Path(folder) / "rate").read_text())

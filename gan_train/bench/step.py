@@ -1,0 +1,293 @@
+"""What a training step costs, whole and by phase, and how far that is from the machine's peak.
+
+`Trainer.step` is timed as a run calls it, on random pictures that are sharded into a temporary
+folder. It needs neither Ray nor Prefect nor MLflow: a machine with torch, numpy, pillow, pyyaml,
+pydantic, webdataset and safetensors runs `python -m gan_train.bench.step RECIPE ...`, and
+`gan-train bench-step` is the same. Time is CPU seconds of one thread, or elapsed time on a GPU.
+
+Forms (precision, layout, what is done in another way) take turns, and medians over the rounds
+count: the speed of a machine drifts, ratios within one call say more than seconds. The reference:
+
+    python -m gan_train.bench.step stylegan2-emoji-64 --resolutions 32,64 --batch 16 \\
+        --precisions float32,bf16 --layouts channels_last --instead scaled,grouped \\
+        --set family.z_dim=512 --set family.w_dim=512 --set family.channel_base=1024 \\
+        --set family.channel_max=64 --set family.path_length_every=4 --set family.augment=none
+"""
+
+from __future__ import annotations
+
+import argparse
+import itertools
+import math
+import sys
+import tempfile
+from collections.abc import Iterator, Sequence
+from contextlib import closing
+from dataclasses import dataclass, field, replace
+from pathlib import Path
+from statistics import median
+
+import numpy as np
+import torch
+from PIL import Image
+
+from gan_train import recipes
+from gan_train.adversary import Clock, Stage
+from gan_train.bench.forms import OF_STYLEGAN2, WHOLE, Form, forms
+from gan_train.bench.operations import Arithmetic, attainable, seconds
+from gan_train.bench.options import EPILOG, SUMMARY, add_arguments
+from gan_train.config import Config
+from gan_train.data.index import Index
+from gan_train.data.sharding import shard
+from gan_train.errors import UserError
+from gan_train.families.stylegan.config import StyleGANConfig
+from gan_train.runs.runtime import PlainRuntime
+from gan_train.training import schedule
+from gan_train.training.trainer import Trainer
+
+REPEATS = 4  # steps of each phase alone, in every round
+
+
+@dataclass
+class Measured:
+    """Seconds by round: of a step, the mean over one cycle of the lazy regularisers; of each phase
+    alone; and of what is in every step beside the phases (batch, statistics, moving average)."""
+
+    step: list[float] = field(default_factory=list)
+    phases: dict[str, list[float]] = field(default_factory=dict)
+    rest: list[float] = field(default_factory=list)
+    operations: float = 0.0
+    """In convolutions and matrix products, per step."""
+    counted_seconds: float = 0.0
+    """In the same, per step, while they were counted, in the first round."""
+    memory: int = 0
+    """Peak bytes on a GPU: networks, optimizers and a cycle of steps; 0 on a CPU."""
+
+
+class Subject:
+    """A trainer in the last stage of its schedule, and some batches in memory."""
+
+    def __init__(self, config: Config, form: Form, folder: Path, batch: int | None) -> None:
+        shards = shard(config.data, folder)
+        index = Index.load(shards)
+        schedule.check(config, index.image_shape, world_size=1)
+        gpu = "no" if config.cluster.gpu == "no" else "auto"  # one is enough, whatever the recipe
+        runtime = PlainRuntime(folder, gpu)
+        self.form, self.device = form, runtime.device
+        before = self._allocated()
+        self.trainer = Trainer(config, index, shards, runtime)
+        *earlier, last = self.trainer.stages
+        self.stage = replace(last, batch=batch or last.batch)
+        self.trainer.clock = Clock(0, sum(stage.nimg for stage in earlier) + last.nimg // 2)
+        stream = self.trainer.loader.batches(0, self.stage.batch, self.stage.resolution)
+        with closing(stream):
+            self._turn = itertools.cycle(list(itertools.islice(stream, 4)))
+        self.cycle = math.lcm(*(phase.every for phase in self.stage.phases))
+        self.measured = Measured()
+        self._run(self.stage, self.cycle)  # memory and kernels are set up
+        self._resident = self._allocated() - before
+
+    def _allocated(self) -> int:
+        return torch.cuda.memory_allocated(self.device) if self.device.type == "cuda" else 0
+
+    def _run(self, stage: Stage, steps: int) -> float:
+        """Seconds per step."""
+        with self.form.active():
+            start = seconds(self.device)
+            for _ in range(steps):
+                self.trainer.step(stage, next(self._turn))
+            return (seconds(self.device) - start) / steps
+
+    def count(self) -> None:
+        """Count the arithmetic of one cycle, and time it."""
+        with Arithmetic(self.device) as counted:
+            self._run(self.stage, self.cycle)
+        self.measured.operations = counted.operations / self.cycle
+        self.measured.counted_seconds = counted.seconds / self.cycle
+
+    def round(self) -> None:
+        """Time a cycle of whole steps, then each phase."""
+        m, before = self.measured, self._allocated()
+        if self.device.type == "cuda":
+            torch.cuda.reset_peak_memory_stats(self.device)
+        m.step.append(self._run(self.stage, self.cycle))
+        if self.device.type == "cuda":
+            peak = torch.cuda.max_memory_allocated(self.device)
+            m.memory = max(m.memory, self._resident + peak - before)
+        rest = self._run(replace(self.stage, phases=()), REPEATS)
+        m.rest.append(rest)
+        for phase in self.stage.phases:
+            alone = replace(self.stage, phases=(replace(phase, every=1),))
+            m.phases.setdefault(phase.name, []).append(self._run(alone, REPEATS) - rest)
+
+
+def measure(
+    recipe: str,
+    overrides: Sequence[str],
+    *,
+    resolutions: Sequence[int] | None,
+    batch: int | None,
+    precisions: Sequence[str] | None,
+    layouts: Sequence[str] | None,
+    instead: Sequence[str],
+    rounds: int,
+) -> Iterator[str]:
+    """The lines of the report, size by size. None takes what the recipe says; `instead` names other
+    ways (bench_options.py).
+
+    Raises UserError for a recipe or batch that cannot be, and for StyleGAN2's other ways with
+    another family.
+    """
+    given = recipes.load(recipe, overrides)
+    family = given.family
+    stylegan2 = isinstance(family, StyleGANConfig) and family.generation == 2
+    if wrong := [name for name in instead if name in OF_STYLEGAN2 and not stylegan2]:
+        raise UserError(f"--instead {wrong[0]}: {given.name} is no StyleGAN2")
+    if rounds < 1:
+        raise UserError(f"--rounds {rounds}: at least 1")
+    layouts = layouts or ("channels_last" if given.train.channels_last else "contiguous",)
+    precisions = precisions or (given.train.precision,)
+    for resolution in resolutions or (given.data.resolution,):
+        with tempfile.TemporaryDirectory() as folder:
+            _random_pictures(Path(folder) / "pictures", resolution, count=4 * (batch or 16))
+            subjects = []
+            for form in forms(precisions, layouts, instead):
+                changes = _changes(form, resolution, batch, Path(folder))
+                config = recipes.load(recipe, [*overrides, *changes])
+                with form.active():
+                    subjects.append(Subject(config, form, Path(folder), batch))
+            peaks = _take_turns(subjects, rounds)
+            yield from _report(given.name, subjects, peaks)
+
+
+def _changes(form: Form, resolution: int, batch: int | None, folder: Path) -> list[str]:
+    """What is overridden in the recipe: the form, the size, and all that a step does not touch."""
+    changes = {
+        "data.source": folder / "pictures",
+        "data.resolution": resolution,
+        "data.only_classes": "[]",
+        "data.lanes": 1,
+        "data.loader_workers": 0,
+        "workspace": folder,
+        "train.precision": form.precision,
+        "train.channels_last": str(form.channels_last).lower(),
+        "train.threads": 1,
+        "train.start_from": "null",
+        "train.total_kimg": "null",
+        "evaluate.metrics": "[diversity]",
+        "evaluate.images": 4,
+    }
+    if batch is not None:
+        changes["train.batch"] = batch
+    return [f"{key}={value}" for key, value in changes.items()]
+
+
+def _random_pictures(folder: Path, resolution: int, count: int) -> None:
+    """PNGs of noise in two class folders."""
+    random = np.random.default_rng(0)
+    for number in range(count):
+        pixels = random.integers(256, size=(resolution, resolution, 3), dtype=np.uint8)
+        path = folder / "ab"[number % 2] / f"{number}.png"
+        path.parent.mkdir(parents=True, exist_ok=True)
+        Image.fromarray(pixels).save(path)
+
+
+def _take_turns(subjects: list[Subject], rounds: int) -> dict[torch.dtype, tuple[float, str]]:
+    """Measure all of them, round by round. Returns the peak by type, and what reached it."""
+    peaks: dict[torch.dtype, tuple[float, str]] = {}
+    for number in range(rounds):
+        for subject in subjects:
+            dtype = subject.form.dtype
+            tried = attainable(subject.device, dtype)
+            best = max((rate, name) for name, rate in tried.items())
+            peaks[dtype] = max(best, peaks.get(dtype, best))
+            if number == 0:
+                subject.count()
+            subject.round()
+    return peaks
+
+
+# ---- the report --------------------------------------------------------------------------------
+
+
+def _report(
+    name: str, subjects: list[Subject], peaks: dict[torch.dtype, tuple[float, str]]
+) -> Iterator[str]:
+    first = subjects[0]
+    stage, gpu = first.stage, first.device.type == "cuda"
+    machine = torch.cuda.get_device_name(first.device) if gpu else "CPU, one thread, CPU seconds"
+    rounds = len(first.measured.step)
+    yield f"{name} at {stage.resolution} px, batch {stage.batch}; {machine}; rounds: {rounds}"
+    for dtype, (rate, what) in peaks.items():
+        yield f"peak {str(dtype).removeprefix('torch.')}: {rate / 1e9:,.0f} GFLOP/s, a large {what}"
+
+    yield f"{'whole step':26}      ms  spread  images/s   GFLOP  of peak" + "   GiB" * gpu
+    for subject in subjects:
+        m, step = subject.measured, median(subject.measured.step)
+        spread = (max(m.step) - min(m.step)) / step
+        share = m.operations / step / peaks[subject.form.dtype][0]
+        yield (
+            f"{subject.form!s:26}{1e3 * step:8.1f}{100 * spread:7.1f}%{stage.batch / step:10.1f}"
+            f"{m.operations / 1e9:8.2f}{100 * share:8.1f}%" + f"{m.memory / 2**30:6.2f}" * gpu
+        )
+
+    heads = [p.name + (f" /{p.every}" if p.every > 1 else "") for p in stage.phases]
+    yield f"{'ms by phase (/steps)':26}" + "".join(f"{head:>14}" for head in [*heads, "the rest"])
+    for subject in subjects:
+        parts = [*subject.measured.phases.values(), subject.measured.rest]
+        yield f"{subject.form!s:26}" + "".join(f"{1e3 * median(part):14.1f}" for part in parts)
+
+    for subject in subjects:
+        yield _bound(subject, peaks[subject.form.dtype][0])
+    yield from _ratios(subjects)
+    yield ""
+
+
+def _bound(subject: Subject, peak: float) -> str:
+    m = subject.measured
+    counted = m.counted_seconds / m.step[0]
+    inside = m.operations / m.counted_seconds / peak
+    return (
+        f"{subject.form}: {100 * counted:.0f}% of the time is in convolutions and matrix products, "
+        f"at {100 * inside:.0f}% of the peak; the rest is memory-bound passes and calls"
+    )
+
+
+def _ratios(subjects: list[Subject]) -> Iterator[str]:
+    """How many times as long the other ways take as ours, round by round; what changes the whole
+    step is compared with our other precisions, too."""
+    for other, ours in itertools.product(subjects, subjects):
+        one, fast = other.form, ours.form
+        same = one.precision == fast.precision or one.instead in WHOLE
+        if one.instead and not fast.instead and same:
+            rounds = zip(other.measured.step, ours.measured.step, strict=True)
+            ratios = [slow / quick for slow, quick in rounds]
+            yield (
+                f"{one} takes {median(ratios):.2f} times as long as {fast} "
+                f"({min(ratios):.2f} to {max(ratios):.2f})"
+            )
+
+
+def main(arguments: list[str] | None = None) -> int:
+    """The command line; returns the exit status."""
+    parser = argparse.ArgumentParser(
+        prog="python -m gan_train.bench.step",
+        description=SUMMARY[0].upper() + SUMMARY[1:] + ".",
+        epilog=EPILOG,
+        formatter_class=argparse.RawDescriptionHelpFormatter,
+    )
+    parser.add_argument("recipe", help="a YAML file, or the name of one in configs/")
+    parser.add_argument("--set", action="append", default=[], metavar="KEY=VALUE", dest="overrides")
+    add_arguments(parser)
+    given = parser.parse_args(arguments)
+    try:
+        for line in measure(**vars(given)):
+            print(line, flush=True)
+    except UserError as error:
+        print(f"gan-train: {error}", file=sys.stderr)
+        return 2
+    return 0
+
+
+if __name__ == "__main__":
+    sys.exit(main())

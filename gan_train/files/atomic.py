@@ -1,0 +1,71 @@
+"""Writing files so that a killed process leaves either the old file, the new one, or a leftover.
+
+A file is written aside, forced to the disk, then renamed. While it is written it is locked, so a
+leftover of a killed writer (nobody holds its lock) can be told from a file in the making.
+"""
+
+from __future__ import annotations
+
+import fcntl
+import json
+import os
+from collections.abc import Iterator
+from contextlib import contextmanager
+from pathlib import Path
+from typing import Any, BinaryIO
+
+_ASIDE = ".part"
+
+
+@contextmanager
+def aside(path: Path) -> Iterator[BinaryIO]:
+    """A binary file to write, which becomes `path` when the block ends without an error."""
+    path.parent.mkdir(parents=True, exist_ok=True)
+    part = path.with_name(f"{path.name}.{os.getpid()}-{os.urandom(4).hex()}{_ASIDE}")
+    try:
+        with part.open("xb") as file:
+            fcntl.flock(file, fcntl.LOCK_EX)
+            yield file
+            file.flush()
+            os.fsync(file.fileno())
+            part.replace(path)
+    except BaseException:
+        part.unlink(missing_ok=True)
+        raise
+    force_to_disk(path.parent)  # the rename itself
+
+
+def write_aside(path: Path, data: bytes) -> None:
+    """Replace `path` by `data` in one step."""
+    with aside(path) as file:
+        file.write(data)
+
+
+def remove_leftovers(directory: Path) -> None:
+    """Delete what killed writers left in `directory`; files still being written are locked."""
+    for part in directory.glob(f"*{_ASIDE}"):
+        with part.open("rb") as file:
+            try:
+                fcntl.flock(file, fcntl.LOCK_EX | fcntl.LOCK_NB)
+            except BlockingIOError:
+                continue
+            part.unlink(missing_ok=True)
+
+
+def write_json(path: Path, value: Any) -> None:
+    """Replace `path` by a JSON file in one step; the same value gives the same bytes."""
+    write_aside(path, json.dumps(value, indent=1, sort_keys=True).encode())
+
+
+def read_json(path: Path) -> Any:
+    """The value that `write_json` wrote."""
+    return json.loads(path.read_text(encoding="utf-8"))
+
+
+def force_to_disk(path: Path) -> None:
+    """Wait until a file's content, or a folder's entries, are on the disk."""
+    handle = os.open(path, os.O_RDONLY)
+    try:
+        os.fsync(handle)
+    finally:
+        os.close(handle)

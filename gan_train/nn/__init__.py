@@ -1,0 +1,1 @@
+"""Parts of networks and of losses that families share; the collectives over workers."""

@@ -1,0 +1,87 @@
+"""Progressive growth, for all families that grow: Karras et al. 2017 (arXiv 1710.10196), section 2.
+
+Training starts at a low resolution and doubles it; each new level is faded in, then trained as it
+is. Pure functions of the schedule and of the images seen.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
+
+import torch
+from torch import Tensor
+
+from gan_train.adversary import Phase, Stage
+from gan_train.errors import UserError
+from gan_train.nn.layers import downsample, upsample
+
+Kimg = float | dict[int, float]
+"""Thousands of images, for all resolutions or by resolution."""
+
+
+@dataclass(frozen=True)
+class Progress:
+    """Where growth stands: images of `resolution`, whose newest level counts for `alpha`."""
+
+    resolution: int
+    alpha: float
+
+
+def levels(start: int, resolution: int) -> list[int]:
+    """Powers of two from `start` to `resolution`. Raises UserError for any other `start`."""
+    if start & (start - 1) or start > resolution:
+        raise UserError(
+            f"family.start_resolution is {start}; allowed: a power of two from 4 to "
+            f"data.resolution ({resolution})"
+        )
+    return [2**k for k in range(start.bit_length() - 1, resolution.bit_length())]
+
+
+def images_of(kimg: Kimg, resolution: int) -> int:
+    """Images of a span. Raises UserError where it is given for other resolutions."""
+    if isinstance(kimg, dict):
+        if resolution not in kimg:
+            raise UserError(f"family: no kimg given for resolution {resolution} in {kimg}")
+        kimg = kimg[resolution]
+    return round(kimg * 1000)
+
+
+def growth_stages(
+    levels: Sequence[int],
+    fade: Kimg,
+    stable: Kimg,
+    batch: Mapping[int, int],
+    default_batch: int,
+    phases: tuple[Phase, ...],
+) -> tuple[Stage, ...]:
+    """A stage for each level, and before it, but for the first, the stage of its fade."""
+    stages = []
+    for level in levels:
+        size = batch.get(level, default_batch)
+        if level > levels[0]:
+            images = images_of(fade, level)
+            stages.append(
+                Stage(f"{level}-fade", images, level, size, phases, fresh_optimizers=True)
+            )
+        images = images_of(stable, level)
+        stages.append(Stage(f"{level}", images, level, size, phases, milestone=True))
+    return tuple(stages)
+
+
+def progress_at(stages: Sequence[Stage], nimg: int) -> Progress:
+    """Resolution and alpha from the images seen: alpha rises linearly through a fade."""
+    start = 0
+    for stage in stages:
+        if nimg < start + stage.nimg:
+            fading = stage.name.endswith("-fade")
+            return Progress(stage.resolution, (nimg - start) / stage.nimg if fading else 1.0)
+        start += stage.nimg
+    return Progress(stages[-1].resolution, 1.0)
+
+
+def fade_reals(image: Tensor, alpha: float) -> Tensor:
+    """Reals [N, C, H, W] lose the detail that fakes cannot have yet (figure 2)."""
+    if alpha == 1:
+        return image
+    return torch.lerp(upsample(downsample(image)), image, alpha)

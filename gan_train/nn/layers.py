@@ -1,0 +1,143 @@
+"""Layers that two or more families share. Single-device code: no ranks, no clocks."""
+
+from __future__ import annotations
+
+import math
+
+import torch
+import torch.nn.functional as F
+from torch import Tensor, nn
+
+from gan_train.nn.convolution import compute_dtype, conv2d, conv_transpose2d
+from gan_train.rng import BatchRandom
+
+
+class EqualizedLinear(nn.Module):
+    """Linear layer whose weights are N(0, 1) and scaled by He's constant at run time.
+
+    Equalised learning rate: Karras et al. 2017 (arXiv 1710.10196), section 4.1. `gain` is He's
+    gain, sqrt(2) before a rectifier and 1 before a linear output. [N, inputs] -> [N, outputs].
+    """
+
+    def __init__(self, inputs: int, outputs: int, gain: float = math.sqrt(2), bias: bool = True):
+        super().__init__()
+        self.weight = nn.Parameter(torch.randn(outputs, inputs))
+        self.bias = nn.Parameter(torch.zeros(outputs)) if bias else None
+        self.scale = gain / math.sqrt(inputs)
+
+    def forward(self, x: Tensor) -> Tensor:
+        with torch.autocast(x.device.type, enabled=False):  # small, and exact where it matters
+            # x is smaller than the weight
+            return F.linear(x.to(self.weight.dtype) * self.scale, self.weight, self.bias)
+
+
+class EqualizedConv2d(nn.Module):
+    """Convolution with equalised learning rate (see `EqualizedLinear`), "same" padding.
+
+    `resample` fuses a change of size into the convolution: "up" equals nearest-neighbour doubling
+    followed by the 3x3 convolution, "down" equals the convolution followed by a 2x2 mean. Either
+    is one 4x4 convolution of stride 2 whose kernel is the 3x3 kernel summed over 2x2 shifts: the
+    same function for 16/36 of the arithmetic.
+    """
+
+    def __init__(
+        self,
+        inputs: int,
+        outputs: int,
+        kernel: int,
+        gain: float = math.sqrt(2),
+        resample: str | None = None,
+    ):
+        super().__init__()
+        assert resample in (None, "up", "down") and (resample is None or kernel == 3)
+        self.weight = nn.Parameter(torch.randn(outputs, inputs, kernel, kernel))
+        self.bias = nn.Parameter(torch.zeros(outputs))
+        self.scale = gain / math.sqrt(inputs * kernel * kernel)
+        self.resample = resample
+
+    def forward(self, x: Tensor) -> Tensor:
+        kind = compute_dtype(x)
+        x, bias, weight = x.to(kind), self.bias.to(kind), (self.weight * self.scale).to(kind)
+        if self.resample is None:
+            return conv2d(x, weight, bias, padding=weight.shape[-1] // 2)
+        w = F.pad(weight, (1, 1, 1, 1))
+        w = w[..., 1:, 1:] + w[..., 1:, :-1] + w[..., :-1, 1:] + w[..., :-1, :-1]  # [O, I, 4, 4]
+        if self.resample == "down":
+            return conv2d(x, w * 0.25, bias, stride=2, padding=1)
+        # a transposed convolution correlates with the flipped kernel
+        w = w.flip(2, 3).transpose(0, 1)  # [I, O, 4, 4]
+        return conv_transpose2d(x, w, bias, stride=2, padding=1)
+
+
+class Maxout(nn.Module):
+    """Each unit is the largest of several linear functions. [N, inputs] -> [N, units].
+
+    Goodfellow et al. 2013, arXiv 1302.4389, section 2.
+    """
+
+    def __init__(self, inputs: int, units: int, pieces: int):
+        super().__init__()
+        self.linear = nn.Linear(inputs, units * pieces)
+        self.pieces = pieces
+
+    def forward(self, x: Tensor) -> Tensor:
+        return self.linear(x).unflatten(1, (-1, self.pieces)).amax(dim=2)
+
+
+def he_start(module: nn.Module) -> None:
+    """Give a linear layer weights ~ N(0, 2 / inputs) and biases 0; for `Module.apply`.
+
+    He et al. 2015 (arXiv 1502.01852), equation 10: rectifiers then keep the size of a signal. From
+    smaller weights a generator's images hardly depend on z, and collapse.
+    """
+    if isinstance(module, nn.Linear):
+        nn.init.kaiming_normal_(module.weight, nonlinearity="relu")
+        nn.init.zeros_(module.bias)
+
+
+def dropout(x: Tensor, rate: float, random: BatchRandom) -> Tensor:
+    """x [N, D] with a share `rate` of the values at zero and the others divided by 1 - rate.
+
+    Srivastava et al. 2014, JMLR 15. Which ones is drawn by sample, so that it depends on neither
+    the number of workers nor the micro-batches.
+    """
+    if rate == 0:
+        return x
+    kept = random.uniform(x.shape[1]) >= rate
+    return x * kept.to(x.dtype) / (1 - rate)
+
+
+def pixel_norm(x: Tensor) -> Tensor:
+    """Scale every pixel's feature vector to unit mean square, over dim 1.
+
+    Karras et al. 2017, section 4.2: b = a / sqrt(mean_j a_j^2 + 1e-8).
+    """
+    return x * torch.rsqrt(x.square().mean(dim=1, keepdim=True) + 1e-8)
+
+
+def minibatch_stddev(x: Tensor, group: int) -> Tensor:
+    """Append a channel with the standard deviation across groups of neighbouring samples.
+
+    Karras et al. 2017, section 3: the deviation of each feature at each place over the group,
+    averaged over features and places to one number. [N, C, H, W] -> [N, C+1, H, W]. N must be a
+    multiple of `group`; groups are runs of neighbours, so that they do not depend on how a global
+    batch is split over ranks.
+    """
+    n, c, h, w = x.shape
+    assert n % group == 0, f"batch {n} is no multiple of the group {group}"
+    y = x.to(torch.promote_types(x.dtype, torch.float32)).reshape(n // group, group, c, h, w)
+    y = y - y.mean(dim=1, keepdim=True)
+    y = (y.square().mean(dim=1) + 1e-8).sqrt()  # [N/group, C, H, W]
+    y = y.mean(dim=(1, 2, 3))  # [N/group]
+    y = y.repeat_interleave(group).to(x.dtype).view(n, 1, 1, 1).expand(n, 1, h, w)
+    return torch.cat([x, y], dim=1)
+
+
+def upsample(x: Tensor) -> Tensor:
+    """Double the size by repeating pixels. [N, C, H, W] -> [N, C, 2H, 2W]."""
+    return F.interpolate(x, scale_factor=2, mode="nearest")
+
+
+def downsample(x: Tensor) -> Tensor:
+    """Halve the size by the mean of 2x2 pixels. [N, C, 2H, 2W] -> [N, C, H, W]."""
+    return F.avg_pool2d(x, 2)

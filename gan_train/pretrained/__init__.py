@@ -1,0 +1,1 @@
+"""Frozen recognition networks of others: their checked weights, content losses on them."""

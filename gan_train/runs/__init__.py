@@ -1,0 +1,1 @@
+"""A run on the disk: folder, checkpoints, event log, start; and the seam to its engine."""

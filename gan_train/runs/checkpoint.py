@@ -1,0 +1,305 @@
+"""Checkpoints without pickle: safetensors and JSON, written aside, checksummed, renamed.
+
+    checkpoints/000012000/
+        networks.safetensors     all networks and buffers as trained
+        generator.safetensors    the averaged networks: what `inference.py` loads
+        generator.json           family, shape and clock for it
+        optimizers.safetensors   moments, named <optimizer>/<parameter>/<quantity>
+        state.json               clock, stage, configuration, data hash
+        MANIFEST.json            sha256 of each file above
+        scores.json              added once the checkpoint has been scored
+
+Order, latents and fades are functions of the clock, so the clock is all there is to restore of
+them.
+"""
+
+from __future__ import annotations
+
+import contextlib
+import logging
+import shutil
+from collections.abc import Mapping
+from dataclasses import asdict
+from pathlib import Path
+from typing import Any
+
+import torch
+from pydantic import BaseModel, ValidationError
+from safetensors.torch import load_file, save_file
+from torch import Tensor
+
+from gan_train.adversary import Adversary, Clock, ImageShape
+from gan_train.config import Config
+from gan_train.errors import UserError
+from gan_train.files.atomic import force_to_disk, read_json, write_json
+from gan_train.files.digests import sha256_of
+
+log = logging.getLogger(__name__)
+
+FOLDER = "checkpoints"
+MANIFEST = "MANIFEST.json"
+SCORES = "scores.json"
+PRUNED = "PRUNED"
+
+
+# ---- files -------------------------------------------------------------------------------------
+
+
+def _save_tensors(state: Mapping[str, Tensor], path: Path) -> None:
+    # safetensors wants dense, unshared memory; layouts such as channels_last are a runtime matter
+    save_file({k: v.detach().to("cpu").contiguous().clone() for k, v in state.items()}, path)
+
+
+# ---- the generator alone -----------------------------------------------------------------------
+
+
+def save_generator(
+    directory: Path, averaged: Mapping[str, Tensor], config: Config, shape: ImageShape, clock: Clock
+) -> None:
+    """Write what inference needs: averaged weights, and how to build the networks for them."""
+    _save_tensors(averaged, directory / "generator.safetensors")
+    family = config.family.model_dump(mode="json")
+    write_json(
+        directory / "generator.json",
+        {
+            "format": 1,
+            "recipe": config.name,
+            "family": family,
+            "batch": config.train.batch,
+            "shape": asdict(shape),
+            "clock": asdict(clock),
+        },
+    )
+
+
+# ---- whole checkpoints -------------------------------------------------------------------------
+
+
+def save(
+    run_dir: Path,
+    adversary: Adversary,
+    averaged: Mapping[str, Tensor],
+    optimizers: Mapping[str, torch.optim.Optimizer],
+    config: Config,
+    data_hash: str,
+    clock: Clock,
+    trained: Clock,
+    stage: str,
+) -> Path:
+    """Write the checkpoint of this clock and return its folder. Only rank 0 calls this.
+
+    `trained` is the clock of the last step: the generator is used at the resolution and the fade
+    that its weights were trained at, not at those that come next.
+
+    Raises OSError or safetensors' own error when the disk is full; the newest valid checkpoint
+    then still stands, as nothing is renamed before all of it is on the disk.
+    """
+    folder = run_dir / FOLDER / f"{clock.nimg:012d}"
+    aside = folder.with_name(folder.name + ".tmp")
+    shutil.rmtree(aside, ignore_errors=True)
+    aside.mkdir(parents=True)
+    _save_tensors(adversary.state_dict(), aside / "networks.safetensors")
+    _save_tensors(optimizer_state(adversary, optimizers), aside / "optimizers.safetensors")
+    save_generator(aside, averaged, config, adversary.shape, trained)
+    write_json(
+        aside / "state.json",
+        {
+            "format": 1,
+            "clock": asdict(clock),
+            "stage": stage,
+            "config": config.model_dump(mode="json"),
+            "data": data_hash,
+        },
+    )
+    _seal(aside)
+    if folder.exists():  # a damaged one of the same clock, passed over on resume
+        shutil.rmtree(folder)
+    aside.replace(folder)
+    force_to_disk(folder.parent)
+    return folder
+
+
+def save_start(
+    folder: Path, adversary: Adversary, averaged: Mapping[str, Tensor], config: Config
+) -> Path:
+    """Write networks that were not trained here: a checkpoint without progress and optimizers.
+
+    It can be generated from, registered, and trained on (`train.start_from`), not resumed. Raises
+    UserError when there is something at `folder` already.
+    """
+    if folder.exists():
+        raise UserError(f"{folder} is there already: name another folder, or delete it")
+    aside = folder.with_name(folder.name + ".tmp")
+    shutil.rmtree(aside, ignore_errors=True)
+    aside.mkdir(parents=True)
+    _save_tensors(adversary.state_dict(), aside / "networks.safetensors")
+    save_generator(aside, averaged, config, adversary.shape, Clock())
+    _seal(aside)
+    aside.replace(folder)
+    force_to_disk(folder.absolute().parent)
+    return folder
+
+
+def _seal(folder: Path) -> None:
+    """Write down the files' checksums, and force all to the disk."""
+    write_json(folder / MANIFEST, {p.name: sha256_of(p) for p in sorted(folder.iterdir())})
+    for path in folder.iterdir():
+        force_to_disk(path)
+
+
+def find_damage(folder: Path) -> str | None:
+    """What is wrong with a checkpoint's files; None if every checksum holds."""
+    try:
+        manifest = read_json(folder / MANIFEST)
+    except (OSError, ValueError) as error:
+        return f"no readable {MANIFEST} ({error})"
+    for name, digest in manifest.items():
+        path = folder / name
+        if not path.is_file():
+            return f"{name} is missing"
+        if sha256_of(path) != digest:
+            return f"{name} is not what was written (checksum differs)"
+    return None
+
+
+def list_checkpoints(run_dir: Path) -> list[Path]:
+    """Folders of whole checkpoints, newest first, damaged ones included."""
+    root = run_dir / FOLDER
+    if not root.is_dir():
+        return []
+    folders = (p for p in root.iterdir() if p.name.isdigit() and not (p / PRUNED).exists())
+    return sorted(folders, reverse=True)
+
+
+def newest_valid(run_dir: Path) -> Path | None:
+    """The newest checkpoint whose checksums hold; a damaged one is passed over loudly."""
+    for folder in list_checkpoints(run_dir):
+        fault = find_damage(folder)
+        if fault is None:
+            return folder
+        log.error("DAMAGED CHECKPOINT passed over: %s: %s", folder, fault)
+    return None
+
+
+def load(
+    folder: Path,
+    adversary: Adversary,
+    optimizers: Mapping[str, torch.optim.Optimizer],
+    config: Config,
+    data_hash: str,
+) -> tuple[Clock, str, dict[str, Tensor]]:
+    """Restore networks and optimizers in place; return clock, stage and the averaged weights.
+
+    Raises UserError when the configuration or the data differ from those of the checkpoint.
+    """
+    state = read_json(folder / "state.json")
+    if state["data"] != data_hash:
+        raise UserError(
+            f"{folder} was trained on other data (content hash {state['data'][:12]}, now "
+            f"{data_hash[:12]}): restore the data, or start a new run"
+        )
+    refuse_changes(state["config"], config)
+    device = next(adversary.parameters()).device
+    adversary.load_state_dict(load_file(folder / "networks.safetensors", device=str(device)))
+    moments = load_file(folder / "optimizers.safetensors", device=str(device))
+    load_optimizer_state(adversary, optimizers, moments)
+    averaged = load_file(folder / "generator.safetensors", device=str(device))
+    return Clock(**state["clock"]), state["stage"], averaged
+
+
+def prune(run_dir: Path, keep: int, best: Path | None) -> None:
+    """Thin all but the `keep` newest checkpoints and the best one to their generator and score.
+
+    What is left can be registered and sampled, not resumed.
+    """
+    for folder in list_checkpoints(run_dir)[keep:]:
+        if best is not None and folder.name == best.name:
+            continue
+        (folder / PRUNED).touch()
+        for name in (MANIFEST, "networks.safetensors", "optimizers.safetensors", "state.json"):
+            (folder / name).unlink(missing_ok=True)
+
+
+# ---- optimizers --------------------------------------------------------------------------------
+
+
+def _names(adversary: Adversary) -> dict[int, str]:
+    return {id(p): name for name, p in adversary.named_parameters()}
+
+
+def optimizer_state(
+    adversary: Adversary, optimizers: Mapping[str, torch.optim.Optimizer]
+) -> dict[str, Tensor]:
+    """All moments as tensors, keyed <optimizer>/<parameter>/<quantity>."""
+    names = _names(adversary)
+    return {
+        f"{key}/{names[id(p)]}/{quantity}": value
+        for key, optimizer in optimizers.items()
+        for p, moments in optimizer.state.items()
+        for quantity, value in moments.items()
+        if isinstance(value, Tensor)
+    }
+
+
+def load_optimizer_state(
+    adversary: Adversary,
+    optimizers: Mapping[str, torch.optim.Optimizer],
+    state: Mapping[str, Tensor],
+) -> None:
+    """Put moments back where `optimizer_state` found them."""
+    parameters = dict(adversary.named_parameters())
+    for path, value in state.items():
+        key, name, quantity = path.split("/")
+        parameter = parameters[name]
+        if value.shape == parameter.shape:
+            # in the parameter's memory layout: fused kernels pair elements by place in memory
+            dtype = value.dtype if quantity == "step" else parameter.dtype
+            value = torch.empty_like(parameter, dtype=dtype).copy_(value)
+        optimizers[key].state[parameter][quantity] = value.to(parameter.device)
+
+
+# ---- what may change between a run and its resumption ------------------------------------------
+
+
+def _flatten(value: Any, prefix: str = "") -> dict[str, Any]:
+    if isinstance(value, dict) and value:
+        return {
+            k: v
+            for key, part in value.items()
+            for k, v in _flatten(part, f"{prefix}{key}.").items()
+        }
+    return {prefix[:-1]: value}
+
+
+def harmless_keys(model: type[BaseModel], prefix: str = "") -> set[str]:
+    """Dotted keys of the fields that are declared harmless on resume."""
+    keys = set()
+    for name, info in model.model_fields.items():
+        extra = info.json_schema_extra
+        if isinstance(extra, dict) and extra.get("resume") == "harmless":
+            keys.add(prefix + name)
+        elif isinstance(info.annotation, type) and issubclass(info.annotation, BaseModel):
+            keys |= harmless_keys(info.annotation, f"{prefix}{name}.")
+    return keys
+
+
+def refuse_changes(saved: dict[str, Any], config: Config) -> None:
+    """Raise UserError if the resumed run would train something else than the saved one. Settings
+    that came after it was saved count at their defaults."""
+    with contextlib.suppress(ValidationError):  # else what differs is named below
+        saved = Config.model_validate(saved).model_dump(mode="json")
+    before, after = _flatten(saved), _flatten(config.model_dump(mode="json"))
+    allowed = harmless_keys(Config) | set(config.train.allow_changed)
+    changed = [
+        key
+        for key in sorted(before.keys() | after.keys())
+        if before.get(key) != after.get(key)
+        and not any(key == a or key.startswith(f"{a}.") for a in allowed)
+    ]
+    if changed:
+        lines = "; ".join(f"{k}: {before.get(k)!r} -> {after.get(k)!r}" for k in changed)
+        raise UserError(
+            f"the configuration differs from the one this run was started with: {lines}. Restore "
+            f"it, start a new run, or declare it harmless: --set train.allow_changed="
+            f"[{', '.join(changed)}]"
+        )

@@ -1,0 +1,144 @@
+"""Run folders: `<workspace>/train/<run>/` with config.yaml, events, samples and checkpoints."""
+
+from __future__ import annotations
+
+import json
+import os
+from collections.abc import Iterable, Iterator, Sequence
+from contextlib import contextmanager
+from datetime import datetime
+from fcntl import LOCK_EX, LOCK_NB, flock
+from pathlib import Path
+from typing import Any
+
+from gan_train import recipes
+from gan_train.config import Config
+from gan_train.errors import UserError
+from gan_train.files.atomic import read_json
+from gan_train.runs.checkpoint import SCORES, list_checkpoints
+from gan_train.runs.events import LOG_NAME
+
+Event = dict[str, Any]
+CONFIG = "config.yaml"
+SHARDS = "shards"
+
+
+def folder(config: Config) -> Path:
+    """Where the runs of a workspace lie."""
+    return config.workspace / "train"
+
+
+def new(config: Config, shards: Path, stamp: str | None = None) -> Path:
+    """Make the folder of a new run, named `<recipe>-<date>-<time>`: its configuration, and a link
+    to the shards it trains on."""
+    stamp = stamp or datetime.now().strftime("%Y%m%d-%H%M%S")
+    for attempt in range(100):
+        run_dir = folder(config) / (f"{config.name}-{stamp}" + (f"-{attempt}" if attempt else ""))
+        try:
+            run_dir.mkdir(parents=True)
+        except FileExistsError:  # another run of the same second
+            continue
+        (run_dir / CONFIG).write_text(recipes.dump(config), encoding="utf-8")
+        (run_dir / SHARDS).symlink_to(os.path.relpath(shards, run_dir.resolve()))
+        return run_dir
+    raise AssertionError("a hundred runs in one second")
+
+
+def find(config: Config, run: str) -> Path:
+    """The folder of a run by its name (or its path). Raises UserError when there is none."""
+    for run_dir in (folder(config) / run, Path(run).absolute()):
+        if (run_dir / CONFIG).is_file():
+            return run_dir
+    known = sorted(path.parent.name for path in folder(config).glob(f"*/{CONFIG}"))
+    raise UserError(
+        f"{run}: no such run in {folder(config)}; allowed: "
+        + (", ".join(known[-10:]) if known else "none yet, start one with `gan-train run`")
+    )
+
+
+def configuration(run_dir: Path | str, overrides: Sequence[str] = ()) -> Config:
+    """The configuration that a run was started with."""
+    return recipes.load(str(Path(run_dir) / CONFIG), overrides)
+
+
+def configuration_of(target: str, overrides: Sequence[str] = ()) -> Config:
+    """The configuration of a run (its name in ./runs, or its folder) or of a checkpoint's run.
+
+    Raises UserError when no run is found there.
+    """
+    place = Path(target)
+    for run_dir in (Path("runs/train") / target, place, *place.absolute().parents[:2]):
+        if (run_dir / CONFIG).is_file():
+            return configuration(run_dir, overrides)
+    raise UserError(
+        f"{target}: no run in runs/train, no folder of a run or a checkpoint; name the folder, or "
+        "the configuration to score with: --recipe RECIPE"
+    )
+
+
+def shards_of(run_dir: Path) -> Path:
+    """The shards that a run trains on. Raises UserError when they are gone."""
+    directory = (run_dir / SHARDS).resolve()
+    if not directory.is_dir():
+        raise UserError(f"the shards of {run_dir.name} are gone ({directory}): shard again")
+    return directory
+
+
+@contextmanager
+def exclusive(run_dir: Path) -> Iterator[None]:
+    """Raise UserError if another process is training this run: two would write one log."""
+    with (run_dir / ".lock").open("w") as file:
+        try:
+            flock(file, LOCK_EX | LOCK_NB)
+        except BlockingIOError:
+            raise UserError(f"{run_dir.name} is being trained by another process") from None
+        file.write(str(os.getpid()))
+        file.flush()
+        yield
+
+
+def read_events(run_dir: Path) -> list[Event]:
+    """All events of a run so far; a line still being written is left out."""
+    path = run_dir / LOG_NAME
+    text = path.read_text(encoding="utf-8") if path.exists() else ""
+    return [json.loads(line) for line in text.splitlines(keepends=True) if line.endswith("\n")]
+
+
+def reached(events: Iterable[Event]) -> int:
+    """Images seen by the newest checkpoint, from which a run goes on."""
+    return max((e["nimg"] for e in events if e["kind"] == "checkpoint"), default=0)
+
+
+def finished(events: Iterable[Event]) -> bool:
+    """Whether the run came to the end of its schedule, and was not stopped on the way."""
+    ends = [event["status"] for event in events if event["kind"] == "end"]
+    return ends[-1:] == ["finished"]
+
+
+def score_table(run_dir: Path) -> list[dict[str, Any]]:
+    """A row for each scored checkpoint, oldest first: kimg, level, fade and the scores.
+
+    Comes from the event log, so that checkpoints which were thinned out since are in it too.
+    """
+    rows = {}
+    for event in read_events(run_dir):
+        if event["kind"] == "checkpoint":
+            level = {k: event[k] for k in ("resolution", "alpha") if k in event}
+            rows[event["nimg"]] = {"kimg": event["nimg"] / 1000, **level, **event["scores"]}
+    return [rows[nimg] for nimg in sorted(rows)]
+
+
+def unscored(run_dir: Path) -> list[Path]:
+    """Checkpoints without scores, oldest first: those of a stop, or of a kill while scoring."""
+    return [path for path in reversed(list_checkpoints(run_dir)) if not (path / SCORES).exists()]
+
+
+def scored(checkpoint: Path) -> dict[str, Any]:
+    """What was measured on a checkpoint: scores, and the protocol they belong to."""
+    result: dict[str, Any] = read_json(checkpoint / SCORES)
+    return result
+
+
+def newest_grid(run_dir: Path) -> Path | None:
+    """The newest sample grid of a run."""
+    return max((run_dir / "samples").glob("*.png"), default=None)

@@ -1,0 +1,66 @@
+"""The engine seam: who this process is among the workers, where the run lives, whom to tell.
+
+`PlainRuntime` serves one process and torchrun. Ray's lives in `pipelines/compute/training.py`.
+"""
+
+from __future__ import annotations
+
+import os
+from pathlib import Path
+from typing import Protocol
+
+import torch
+
+from gan_train.errors import UserError
+
+
+class Runtime(Protocol):
+    """What the trainer asks of whatever launched it."""
+
+    rank: int
+    world_size: int
+    device: torch.device
+    run_dir: Path
+    """A folder that every worker and the driver see: checkpoints, samples, event log."""
+
+    def report(self, metrics: dict[str, float], checkpoint: Path | None) -> None:
+        """Tell the engine of progress; every rank calls it at the same points."""
+
+    def should_stop(self) -> bool:
+        """True when this run was asked to stop: the trainer saves a checkpoint and returns."""
+
+
+def _device(gpu: str, local_rank: int) -> torch.device:
+    found = torch.cuda.device_count() if gpu != "no" else 0
+    if found == 0 and gpu != "yes":
+        return torch.device("cpu")
+    if local_rank >= found:
+        raise UserError(
+            f"process {local_rank + 1} of this machine has no GPU of its own, there are {found}: "
+            "start as many processes as GPUs, or add --set cluster.gpu=no"
+        )
+    return torch.device("cuda", local_rank)
+
+
+class PlainRuntime:
+    """One plain process, or the processes that torchrun started (RANK, WORLD_SIZE, LOCAL_RANK)."""
+
+    def __init__(self, run_dir: Path, gpu: str = "auto") -> None:
+        """`gpu` as `cluster.gpu`: "auto" takes one where there is any, "yes" needs one, "no" none.
+
+        Raises UserError where a GPU is wanted and this process has none of its own.
+        """
+        self.run_dir = run_dir
+        self.rank = int(os.environ.get("RANK", 0))
+        self.world_size = int(os.environ.get("WORLD_SIZE", 1))
+        self.device = _device(gpu, int(os.environ.get("LOCAL_RANK", 0)))
+        if self.device.type == "cuda":
+            torch.cuda.set_device(self.device)
+        if self.world_size > 1 and not torch.distributed.is_initialized():
+            torch.distributed.init_process_group("nccl" if self.device.type == "cuda" else "gloo")
+
+    def report(self, metrics: dict[str, float], checkpoint: Path | None) -> None:
+        """Nobody to tell: the event log in `run_dir` has it all."""
+
+    def should_stop(self) -> bool:
+        return False

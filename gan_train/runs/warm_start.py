@@ -1,0 +1,85 @@
+"""Where a fresh run begins: the networks of a checkpoint, of an imported model or of another run.
+
+Networks alone are taken: optimizers, clock and the family's own statistics start anew.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from pathlib import Path
+
+import torch
+from safetensors.torch import load_file
+from torch import Tensor
+
+from gan_train.adversary import Adversary
+from gan_train.errors import UserError
+from gan_train.runs.checkpoint import find_damage
+
+NETWORKS = "networks.safetensors"
+AVERAGED = "generator.safetensors"
+
+
+def start_from(folder: Path, adversary: Adversary, averaged: Mapping[str, Tensor]) -> None:
+    """Load the networks in `folder`, and their moving averages, into those of a fresh run.
+
+    `averaged` are the averaged networks' own tensors, by name, which are written into.
+
+    Raises UserError when the folder has none, is damaged, or its networks are of another shape.
+    """
+    check_folder(folder)
+    fault = find_damage(folder)
+    if fault is not None:
+        raise UserError(f"train.start_from: {folder} is damaged: {fault}")
+    names = network_names(adversary)
+    given = {k: v for k, v in load_file(folder / NETWORKS).items() if k.split(".")[0] in names}
+    pairs = [
+        (networks(adversary), given),
+        (averaged, load_file(folder / AVERAGED)),
+    ]
+    for own, found in pairs:
+        if (first := difference(own, found)) is not None:
+            raise UserError(
+                f"train.start_from: the networks in {folder} do not fit: {first}. Change `family` "
+                "or `data` to match, or start from other networks"
+            )
+    for own, found in pairs:
+        take(own, found)
+
+
+def check_folder(folder: Path) -> None:
+    """Raise UserError unless `folder` holds networks to start from."""
+    if not (folder / NETWORKS).is_file():
+        raise UserError(
+            f"train.start_from: {folder} holds no {NETWORKS}: name a checkpoint's folder (older "
+            "ones keep their generator alone), or one that `gan-train import` wrote"
+        )
+
+
+def network_names(adversary: Adversary) -> set[str]:
+    """The submodules that are networks: what optimizers move, and what is averaged."""
+    moved = {name for spec in adversary.optimizers().values() for name in spec.nets}
+    return moved | set(adversary.averaged)
+
+
+def networks(adversary: Adversary) -> dict[str, Tensor]:
+    """The networks' parameters and buffers, in place, by name; other state is left out."""
+    names = network_names(adversary)
+    return {k: v for k, v in adversary.state_dict().items() if k.split(".")[0] in names}
+
+
+def difference(own: Mapping[str, Tensor], given: Mapping[str, Tensor]) -> str | None:
+    """The first tensor, by name, that is missing, too many or of another shape; None if none is."""
+    for name in sorted(own.keys() | given.keys()):
+        here = list(own[name].shape) if name in own else "absent"
+        there = list(given[name].shape) if name in given else "absent"
+        if here != there:
+            return f"{name} is {there} there, and {here} in the networks of this recipe"
+    return None
+
+
+@torch.no_grad()
+def take(own: Mapping[str, Tensor], given: Mapping[str, Tensor]) -> None:
+    """Copy `given` into the tensors of `own`, which have the same names and shapes."""
+    for name, tensor in own.items():
+        tensor.copy_(given[name])

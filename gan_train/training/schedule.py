@@ -1,0 +1,70 @@
+"""Where training stands in its schedule: pure functions of the images seen."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+
+from gan_train.adversary import Adversary, ImageShape, Stage
+from gan_train.config import Config
+from gan_train.data.feed import check_data
+from gan_train.data.order import check_split
+from gan_train.errors import UserError
+from gan_train.nn.batchnorm import BatchNorm
+
+
+def schedule_end(config: Config, stages: Sequence[Stage]) -> int:
+    """Images after which training ends: `train.total_kimg`, or the sum of the stages."""
+    if config.train.total_kimg is not None:
+        return round(config.train.total_kimg * 1000)
+    return sum(stage.nimg for stage in stages)
+
+
+def stage_at(stages: Sequence[Stage], nimg: int, end: int) -> tuple[Stage, int]:
+    """The stage in which image number `nimg` falls, and where it ends. The last one has no end of
+    its own."""
+    stop = 0
+    for stage in stages:
+        stop += stage.nimg
+        if nimg < stop:
+            return stage, min(stop, end)
+    return stages[-1], end
+
+
+def crossed(before: int, now: int, every_kimg: float) -> bool:
+    """Whether a multiple of `every_kimg` lies in (before, now]."""
+    every = every_kimg * 1000
+    return int(now / every) > int(before / every)
+
+
+def check(config: Config, shape: ImageShape, world_size: int) -> tuple[Stage, ...]:
+    """The stages of this configuration on this data.
+
+    Raises UserError before anything starts if the number of workers does not fit.
+    """
+    if shape.resolution != config.data.resolution:
+        raise UserError(
+            f"data.resolution={config.data.resolution}: the shards hold {shape.resolution} px "
+            "images; shard again"
+        )
+    adversary = config.family.build(shape, config.train.batch)
+    check_data(config.data, adversary)
+    check_average(config, adversary)
+    for stage in adversary.stages():
+        check_split(
+            lanes=config.data.lanes,
+            grain=adversary.grain * config.train.accumulate,
+            world_size=world_size,
+            batch=stage.batch,
+        )
+    return adversary.stages()
+
+
+def check_average(config: Config, adversary: Adversary) -> None:
+    """Raise UserError where averaged weights would be normalised by statistics of other weights."""
+    layers = (m for name in adversary.averaged for m in getattr(adversary, name).modules())
+    if config.train.ema_kimg > 0 and any(isinstance(layer, BatchNorm) for layer in layers):
+        raise UserError(
+            f"train.ema_kimg={config.train.ema_kimg:g}: {config.family.name} normalises by running "
+            "statistics, which fit the weights as trained and no average of them; set "
+            "train.ema_kimg to 0"
+        )

@@ -1,0 +1,91 @@
+"""Scores and sample grids of a generator in training, or of a checkpoint on its own."""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Callable
+from pathlib import Path
+from typing import Any
+
+from gan_train.adversary import Adversary, Clock, Task
+from gan_train.config import Config
+from gan_train.data.index import Index
+from gan_train.errors import UserError
+from gan_train.files.atomic import read_json, write_json
+from gan_train.images.grid import save_grid
+from gan_train.inference import Generator
+from gan_train.runs import checkpoint
+from gan_train.runs.runtime import Runtime
+from gan_train.tasks.generation import Generation
+from gan_train.tasks.task import ImageTask, Setting
+from gan_train.tasks.translation import Translation
+from gan_train.tasks.upscaling import Upscaling
+
+TASKS: dict[Task, Callable[[Setting], ImageTask]] = {
+    "generate": Generation,
+    "upscale": Upscaling,
+    "translate": Translation,
+}
+
+
+class Scorer:
+    """Draws and scores the images of one adversary, whose weights may change between calls."""
+
+    def __init__(
+        self, config: Config, index: Index, shards: Path, runtime: Runtime, adversary: Adversary
+    ) -> None:
+        self.runtime, self.adversary = runtime, adversary
+        setting = Setting(config, index, shards, runtime, adversary)
+        self.task = TASKS[adversary.task](setting)
+
+    def draw(self, clock: Clock, name: str) -> Path:
+        """Write the sample grid as trained at this clock."""
+        self.adversary.advance(clock)
+        images, columns = self.task.grid()
+        return save_grid(images, columns, self.runtime.run_dir / "samples" / name)
+
+    def score(self, folder: Path) -> dict[str, Any]:
+        """`{"scores": ..., "protocol": ...}` of a checkpoint's weights, computed at most once.
+
+        Collective. Rank 0 leaves the result beside the weights.
+        """
+        path = folder / checkpoint.SCORES
+        if path.exists():
+            scored: dict[str, Any] = read_json(path)
+            return scored
+        self.adversary.advance(Clock(**read_json(folder / "generator.json")["clock"]))
+        scored = self.measure()
+        if self.runtime.rank == 0:
+            write_json(path, scored)
+        return scored
+
+    def measure(self) -> dict[str, Any]:
+        """`{"scores": ..., "protocol": ...}` of the weights as they are. Collective."""
+        return self.task.measure()
+
+    def best(self, run_dir: Path) -> Path | None:
+        """The checkpoint that is best by the task's metric among those scored."""
+        return best_checkpoint(run_dir, self.task.metric)
+
+
+def best_checkpoint(run_dir: Path, metric: str) -> Path | None:
+    """The scored checkpoint of a run whose `metric` is lowest; one that is no number never is."""
+    found = []
+    for path in sorted((run_dir / checkpoint.FOLDER).glob(f"*/{checkpoint.SCORES}")):
+        score = read_json(path)["scores"].get(metric, math.nan)
+        if not math.isnan(score):
+            found.append((score, path.parent))
+    return min(found)[1] if found else None
+
+
+def evaluate_checkpoint(
+    config: Config, index: Index, shards: Path, folder: Path, runtime: Runtime
+) -> dict[str, Any]:
+    """Score a checkpoint or a download under `config.evaluate`, without writing to it."""
+    generator = Generator.load(folder, str(runtime.device))
+    if generator.shape != index.image_shape:
+        raise UserError(
+            f"{folder} makes {generator.shape}, the shards hold {index.image_shape}: scores across "
+            "data sets are not comparable"
+        )
+    return Scorer(config, index, shards, runtime, generator.adversary).measure()

@@ -1,0 +1,288 @@
+"""The only training loop, for every family. `Trainer.step` is the whole life of a step."""
+
+from __future__ import annotations
+
+import contextlib
+import logging
+import time
+from collections.abc import Iterator
+from pathlib import Path
+
+import torch
+from torch import Tensor
+
+from gan_train.adversary import Batch, Clock, Stage
+from gan_train.config import Config
+from gan_train.data.feed import Feed
+from gan_train.data.index import Index
+from gan_train.data.loader import LoadedBatch
+from gan_train.images.pixels import to_float
+from gan_train.nn.collectives import (
+    any_worker,
+    assert_identical,
+    average_buffers,
+    average_gradients,
+    barrier,
+)
+from gan_train.rng import BatchRandom, derive
+from gan_train.runs import checkpoint
+from gan_train.runs.events import EventLog
+from gan_train.runs.runtime import Runtime
+from gan_train.runs.warm_start import start_from
+from gan_train.training.curves import Curves, peak_memory_gib
+from gan_train.training.memory import keep_freed_memory, to_device
+from gan_train.training.moving_average import AveragedWeights, decay
+from gan_train.training.optimizers import build_optimizer, parameters_of
+from gan_train.training.schedule import check, crossed, schedule_end, stage_at
+from gan_train.training.scoring import Scorer
+
+log = logging.getLogger(__name__)
+
+STOP_POLL_STEPS = 8  # how often the workers ask each other whether to stop
+
+
+def train(config: Config, index: Index, shards: Path, runtime: Runtime) -> None:
+    """Train from the newest valid checkpoint in `runtime.run_dir`, or from the start.
+
+    Every worker calls this. Raises UserError when the configuration does not fit the data or the
+    number of workers, FloatingPointError on divergence.
+    """
+    check(config, index.image_shape, runtime.world_size)
+    Trainer(config, index, shards, runtime).run()
+
+
+class Trainer:
+    """State of one worker's training. The same on all workers but for the share of the batch."""
+
+    def __init__(self, config: Config, index: Index, shards: Path, runtime: Runtime) -> None:
+        self.config, self.runtime, self.index = config, runtime, index
+        self.device = runtime.device
+        if config.train.threads:
+            torch.set_num_threads(config.train.threads)
+        if self.device.type == "cpu":
+            keep_freed_memory()
+        torch.backends.cudnn.deterministic = True  # convolutions give the same bits again on a GPU
+
+        # Networks: the same random start on every worker
+        torch.manual_seed(derive(config.seed, "weights"))
+        self.adversary = config.family.build(index.image_shape, config.train.batch)
+        dtype = torch.float64 if config.train.precision == "float64" else torch.float32
+        layout = torch.channels_last if config.train.channels_last else torch.contiguous_format
+        self.dtype, self.layout = dtype, layout
+        self.adversary.to(self.device, dtype)
+        self.adversary.to(memory_format=layout)  # type: ignore[call-overload]
+        self.averaged = AveragedWeights(self.adversary)
+        self.optimizers = {
+            name: build_optimizer(self.adversary, spec)
+            for name, spec in self.adversary.optimizers().items()
+        }
+        self.stages = self.adversary.stages()
+        self.end = schedule_end(config, self.stages)
+        self.clock = self.trained = Clock()  # now, and at the last step: the fade of the weights
+        self.stage_name = ""  # the stage that the optimizers' moments belong to
+
+        # Data: this worker's share of an order that is the same for any number of workers
+        ranks = runtime.rank, runtime.world_size
+        self.loader = Feed(config.data, config.seed, index, shards, self.adversary, *ranks)
+        self.curves = Curves(self.device)
+        self.scorer = Scorer(config, index, shards, runtime, self.averaged.adversary)
+        self.events = EventLog(runtime.run_dir) if runtime.rank == 0 else None
+
+    # ---- the loop ------------------------------------------------------------------------------
+
+    def run(self) -> None:
+        """Stage by stage until the schedule ends or someone asks to stop."""
+        self.resume()
+        stopped = False
+        while self.clock.nimg < self.end and not stopped:
+            stage, stage_end = stage_at(self.stages, self.clock.nimg, self.end)
+            self.enter(stage)
+            self.start_timer()
+            batches = self.loader.batches(self.clock.nimg, stage.batch, stage.resolution)
+            with contextlib.closing(batches):
+                for loaded in batches:
+                    before = self.clock.nimg
+                    self.step(stage, loaded)
+                    over = self.clock.nimg >= stage_end
+                    stopped = self.asked_to_stop()
+                    self.housekeeping(before, stage, over, stopped)
+                    if over or stopped:
+                        break
+        if self.events:
+            self.events.append("end", self.clock.nimg, status="stopped" if stopped else "finished")
+
+    def step(self, stage: Stage, loaded: LoadedBatch) -> None:
+        """One global batch: every phase that is due moves its networks once."""
+        self.adversary.advance(self.clock)
+        torch.manual_seed(derive(self.config.seed, "torch", self.clock.nimg, self.runtime.rank))
+        micro_batches = list(self.micro_batches(loaded))
+
+        for phase in stage.phases:
+            if self.clock.step % phase.every:
+                continue
+            # Only the phase's networks get gradients
+            spec = self.adversary.optimizers()[phase.optimizer]
+            parameters = parameters_of(self.adversary, spec)
+            self.adversary.requires_grad_(False)
+            for p in parameters:
+                p.requires_grad_(True)
+
+            # Losses and gradients, a micro-batch at a time
+            for batch, positions in micro_batches:
+                rng = BatchRandom(self.config.seed, phase.name, positions)
+                with self.autocast():
+                    losses = phase.loss(batch, rng, self.clock)
+                torch.stack(list(losses.terms.values())).sum().div(len(micro_batches)).backward()
+                for name, value in losses.terms.items():
+                    self.curves.add(f"loss/{name}", value)
+                for name, value in losses.metrics.items():
+                    self.curves.add(name, value)
+
+            # The same mean gradient on every worker, then one update
+            average_gradients(parameters)
+            self.curves.add(f"gradient_norm/{phase.name}", gradient_norm(parameters))
+            optimizer = self.optimizers[phase.optimizer]
+            for group in optimizer.param_groups:
+                group["lr"] = self.adversary.learning_rate(phase.optimizer, stage, self.clock)
+                if "momentum" in group:
+                    group["momentum"] = self.adversary.momentum(phase.optimizer, self.clock)
+            optimizer.step()
+            optimizer.zero_grad(set_to_none=True)
+
+        # Running statistics, clock, moving average
+        average_buffers(self.adversary.running_buffers())
+        self.trained = self.clock
+        self.clock = Clock(self.clock.step + 1, self.clock.nimg + stage.batch)
+        t = self.config.train
+        self.averaged.update(decay(stage.batch, self.clock.nimg, t.ema_kimg * 1000, t.ema_ramp))
+
+    def housekeeping(self, before: int, stage: Stage, over: bool, stopped: bool) -> None:
+        """Curves, samples, checkpoints and scores, at places that depend on the clock alone."""
+        t, now = self.config.train, self.clock.nimg
+        finished = now >= self.end
+        save = crossed(before, now, t.checkpoint_kimg) or (over and stage.milestone) or finished
+        if crossed(before, now, t.tick_kimg) or save:
+            self.tick(stage)
+        if crossed(before, now, t.sample_kimg) or save:
+            self.draw_samples()
+        if save or stopped:
+            self.save(score=not stopped)
+        self.start_timer(reset=save or stopped)
+
+    # ---- its parts -----------------------------------------------------------------------------
+
+    def micro_batches(self, loaded: LoadedBatch) -> Iterator[tuple[Batch, Tensor]]:
+        """This worker's share, cut for accumulation: tensors on the device, and their positions."""
+        parts = self.config.train.accumulate
+        whole: Batch = {}
+        for name, pixels in {"image": loaded.images, **loaded.beside}.items():
+            image = to_float(to_device(self.device, pixels), self.dtype)
+            whole[name] = image.contiguous(memory_format=self.layout)  # [N, C, H, W]
+        if loaded.labels is not None:
+            whole["label"] = to_device(self.device, loaded.labels)
+        cut = {name: tensor.chunk(parts) for name, tensor in whole.items()}
+        for i, positions in enumerate(to_device(self.device, loaded.positions).chunk(parts)):
+            yield {name: tensors[i] for name, tensors in cut.items()}, positions
+
+    def autocast(self) -> contextlib.AbstractContextManager[object]:
+        """bf16 for the matrix products where asked for; master weights stay float32."""
+        on = self.config.train.precision == "bf16"
+        return torch.autocast(self.device.type, dtype=torch.bfloat16, enabled=on)
+
+    def enter(self, stage: Stage) -> None:
+        """Begin a stage: fresh moments where the family asks for them, unless resumed inside it."""
+        if stage.fresh_optimizers and stage.name != self.stage_name:
+            for name, spec in self.adversary.optimizers().items():
+                self.optimizers[name] = build_optimizer(self.adversary, spec)
+        self.stage_name = stage.name
+
+    def resume(self) -> None:
+        """Take up the newest valid checkpoint; score it if the last attempt died before that.
+
+        A run that has none begins with fresh networks, or with those of `train.start_from`.
+        """
+        folder = checkpoint.newest_valid(self.runtime.run_dir)
+        if folder is None:
+            if self.config.train.start_from is not None:
+                averaged = self.averaged.state_dict()
+                start_from(self.config.train.start_from, self.adversary, averaged)
+            return
+        self.clock, self.stage_name, averaged = checkpoint.load(
+            folder, self.adversary, self.optimizers, self.config, self.index.content_hash
+        )
+        self.averaged.load_state_dict(averaged)
+        log.info("resumed from %s at %.1f kimg", folder, self.clock.nimg / 1000)
+        self.score_checkpoint(folder)
+
+    def asked_to_stop(self) -> bool:
+        """Whether any worker was asked to stop, agreed on by all."""
+        if self.clock.step % STOP_POLL_STEPS:
+            return False
+        return any_worker(self.runtime.should_stop(), self.device)
+
+    def start_timer(self, reset: bool = True) -> None:
+        """Restart the clock that images/s is measured by; saving and scoring are not counted."""
+        if reset:
+            self.timer, self.timed_from = time.perf_counter(), self.clock.nimg
+
+    def tick(self, stage: Stage) -> None:
+        """Reduce the curves, check that the workers agree, tell log and engine."""
+        assert_identical(self.adversary.parameters(), self.device)
+        values = self.curves.flush()
+        seconds = time.perf_counter() - self.timer
+        values["images_per_second"] = (self.clock.nimg - self.timed_from) / seconds
+        values["memory_gib"] = peak_memory_gib(self.device)
+        values |= self.adversary.status()
+        for name in self.optimizers:
+            values[f"learning_rate/{name}"] = self.adversary.learning_rate(name, stage, self.clock)
+        if self.events:
+            self.events.append("metrics", self.clock.nimg, values=values)
+        self.runtime.report({"nimg": self.clock.nimg, **values}, None)
+        self.start_timer()
+
+    def draw_samples(self) -> None:
+        """A grid of the averaged generator's images, from the same latents every time."""
+        if self.events:
+            path = self.scorer.draw(self.trained, f"{self.clock.nimg:012d}.png")
+            relative = str(path.relative_to(self.runtime.run_dir))
+            self.events.append("image", self.clock.nimg, path=relative)
+
+    def save(self, score: bool) -> None:
+        """Write a checkpoint (rank 0), and score it unless there is no time left."""
+        folder = self.runtime.run_dir / checkpoint.FOLDER / f"{self.clock.nimg:012d}"
+        if self.runtime.rank == 0:
+            checkpoint.save(
+                self.runtime.run_dir,
+                self.adversary,
+                self.averaged.state_dict(),
+                self.optimizers,
+                self.config,
+                self.index.content_hash,
+                self.clock,
+                self.trained,
+                self.stage_name,
+            )
+        barrier()
+        if score:
+            self.score_checkpoint(folder)
+
+    def score_checkpoint(self, folder: Path) -> None:
+        """Score a checkpoint once, tell log and engine, thin the older ones."""
+        scored = self.scorer.score(folder)
+        if self.events:
+            self.events.append(
+                "checkpoint",
+                self.clock.nimg,
+                path=str(folder.relative_to(self.runtime.run_dir)),
+                **scored,
+                **self.averaged.adversary.status(),
+            )
+            best = self.scorer.best(self.runtime.run_dir)
+            checkpoint.prune(self.runtime.run_dir, self.config.train.keep_checkpoints, best)
+        self.runtime.report({"nimg": self.clock.nimg, **scored["scores"]}, folder)
+
+
+def gradient_norm(parameters: list[Tensor]) -> Tensor:
+    """L2 norm over all gradients, as a scalar on the device."""
+    norms = torch._foreach_norm([p.grad for p in parameters if p.grad is not None])
+    return torch.stack(norms).norm()

@@ -1,0 +1,88 @@
+"""`gan-train compare`: several recipes, the same data and budget, one report.
+
+Arguments are read here; what is compared is decided in `comparison.py`, and done in `compare.py`,
+which is imported when there is something to do.
+"""
+
+from __future__ import annotations
+
+import argparse
+import sys
+from pathlib import Path
+from typing import Any
+
+from pipelines.cli.arguments import add_command, add_overrides
+
+FAILED = 1
+STOPPED = 130
+
+
+def add(commands: Any) -> None:
+    """Add the command to a parser's list."""
+    compare = add_command(
+        commands,
+        "compare",
+        _compare,
+        "train recipes on the same data with the same budget, and report",
+        "  gan-train compare demo stylegan2-glyphs --minutes 4 --out compare.html\n"
+        "  gan-train compare demo stylegan2-glyphs --kimg 60 --set evaluate.images=1000\n"
+        "  gan-train compare demo stylegan2-glyphs --minutes 4 --dry-run\n\n"
+        "All get the data and the protocol of scoring of the first recipe (or of --data). Stopped\n"
+        "by Ctrl-C, the same command goes on; what is finished is not trained again. To start\n"
+        "over, delete its folder in <workspace>/compare.",
+    )
+    compare.add_argument("recipes", nargs="+", metavar="RECIPE", help="YAML files, or names")
+    budget = compare.add_mutually_exclusive_group(required=True)
+    budget.add_argument("--kimg", type=float, metavar="K", help="thousands of images for each")
+    budget.add_argument("--minutes", type=float, metavar="M", help="of training for each")
+    compare.add_argument("--data", metavar="RECIPE", help="whose data and protocol all get")
+    compare.add_argument("--workers", type=int, metavar="N", help="for each; default: its own")
+    compare.add_argument("--at-once", type=int, metavar="N", help="side by side, at most")
+    compare.add_argument("--target", type=float, metavar="SCORE", help="tell the time it took")
+    compare.add_argument("--out", type=Path, metavar="FILE", help="a copy of the page, as .html")
+    compare.add_argument("--dry-run", action="store_true", help="show the plan and start nothing")
+    add_overrides(compare)
+
+
+def _compare(given: argparse.Namespace) -> int:
+    from gan_train.errors import UserError
+    from pipelines.comparison import plan
+
+    for name in ("kimg", "minutes", "workers", "at_once"):
+        value = getattr(given, name)
+        if value is not None and value <= 0:
+            raise UserError(f"--{name.replace('_', '-')} {value:g}: allowed: more than 0")
+    if given.out is not None and given.out.suffix != ".html":
+        raise UserError(f"--out {given.out}: the report is a page, name a file ending in .html")
+    wanted = plan.planned(
+        given.recipes,
+        given.overrides,
+        data=given.data,
+        kimg=given.kimg,
+        minutes=given.minutes,
+        workers=given.workers,
+        at_once=given.at_once,
+        target=given.target,
+    )
+    if given.dry_run:
+        print(plan.describe(wanted))
+        return 0
+    from pipelines.flows import prefect_env
+
+    prefect_env.prepare(wanted.configs[0])
+    from pipelines.comparison import flow, report
+
+    out = given.out and given.out.absolute()
+    state = flow.compare_flow(wanted, out, return_state=True)
+    if state.is_cancelled():
+        print(f"gan-train: {state.message}", file=sys.stderr)
+        return STOPPED
+    facts = state.result()
+    print(report.text(facts))
+    print(f"\nreport      {out or wanted.folder / flow.PAGE}")
+    for entry in facts.entries:
+        print(f"run         {entry.run}")
+    failed = [entry for entry in facts.entries if entry.error]
+    for entry in failed:
+        print(f"gan-train: {entry.recipe} failed: {entry.error}", file=sys.stderr)
+    return FAILED if failed else 0

@@ -1,0 +1,296 @@
+"""`gan-train`: the command line. Arguments are read here; the work is done elsewhere.
+
+What is heavy is imported by the command that needs it, so that help and mistakes answer at once.
+"""
+
+from __future__ import annotations
+
+import argparse
+import json
+import logging
+import sys
+from collections.abc import Callable
+from typing import TYPE_CHECKING, Any
+
+from gan_train.bench import options
+from pipelines.cli import compare, importing, pictures, sampling
+from pipelines.cli.arguments import add_command, add_overrides
+
+if TYPE_CHECKING:
+    from gan_train.config import Config
+
+STOPPED = 130  # as a shell reports an interrupt
+
+_DESCRIPTION = """\
+Train GANs from a folder of images to a registered, scored generator.
+
+  gan-train run demo                          shard, train, score, register: all of it
+  gan-train run demo --dry-run                what that would do, without doing it
+  gan-train run cifar10-32 --set train.batch=64 --set cluster.workers=4
+  gan-train run demo --resume demo-20260131-120000
+  gan-train generate demo --seeds 0-63 --class A --out a.png
+  gan-train upscale holiday/*.jpg --model srgan-photos-x4
+  gan-train interpolate demo --seeds 0-3 --class A --loop --out walk.gif
+  gan-train compare demo stylegan2-glyphs --minutes 4 --out compare.html
+  gan-train config demo                       every setting, with its value
+"""
+_RECIPE = "a YAML file, or the name of one in configs/"
+
+
+def main(arguments: list[str] | None = None) -> int:
+    """Run a command; returns the exit status: 2 for a user's mistake, 130 when stopped."""
+    given = _parser().parse_args(arguments)
+    _log_to_terminal()
+    command: Callable[[argparse.Namespace], int] = given.command
+    from gan_train.errors import UserError
+
+    try:
+        return command(given)
+    except UserError as error:
+        print(f"gan-train: {error}", file=sys.stderr)
+        return 2
+    except KeyboardInterrupt:
+        print("gan-train: stopped", file=sys.stderr)
+        return STOPPED
+
+
+def _log_to_terminal() -> None:
+    """Our own warnings alone: what Ray, Prefect and MLflow log is in their files and UIs."""
+    handler = logging.StreamHandler()
+    handler.setFormatter(logging.Formatter("%(levelname)s: %(message)s"))
+    for name in ("gan_train", "pipelines"):
+        logging.getLogger(name).handlers = [handler]
+        logging.getLogger(name).propagate = False
+
+
+# ---- arguments ---------------------------------------------------------------------------------
+
+
+def _parser() -> argparse.ArgumentParser:
+    parser = argparse.ArgumentParser(
+        prog="gan-train",
+        description=_DESCRIPTION,
+        formatter_class=argparse.RawDescriptionHelpFormatter,
+    )
+    commands = parser.add_subparsers(title="commands", required=True, metavar="COMMAND")
+
+    run = add_command(commands, "run", _run, "shard, train, score and register")
+    _recipe(run)
+    run.add_argument("--dry-run", action="store_true", help="show the plan and start nothing")
+    run.add_argument("--resume", metavar="RUN", help="go on with this run")
+
+    shard = add_command(commands, "shard", _shard, "turn images into verified WebDataset shards")
+    _recipe(shard)
+
+    train = add_command(
+        commands,
+        "train",
+        _train,
+        "train on shards that are there",
+        "As a Ray job:  ray job submit --submission-id my-run -- gan-train train demo\n"
+        "Without Ray:   gan-train train demo --plain\n"
+        "With torchrun: torchrun --nproc-per-node 2 -m gan_train demo",
+    )
+    _recipe(train)
+    train.add_argument("--resume", metavar="RUN", help="go on with this run")
+    train.add_argument(
+        "--plain", action="store_true", help="in this process, without Ray, Prefect and MLflow"
+    )
+
+    evaluate = add_command(
+        commands,
+        "evaluate",
+        _evaluate,
+        "score checkpoints",
+        "  gan-train evaluate demo-20260131-120000\n"
+        "  gan-train evaluate runs/train/demo-20260131-120000/checkpoints/000000108000 "
+        "--set evaluate.images=10000",
+    )
+    evaluate.add_argument("target", help="a run, a checkpoint's folder, or a downloaded generator")
+    evaluate.add_argument(
+        "--recipe", help="the data and protocol to score with; default: those of the run"
+    )
+    add_overrides(evaluate)
+
+    sampling.add(commands)
+    pictures.add(commands)
+    importing.add(commands)
+    compare.add(commands)
+
+    promote = add_command(
+        commands, "promote", _promote, "register the best of a run, or choose the champion by hand"
+    )
+    _recipe(promote)
+    what = promote.add_mutually_exclusive_group(required=True)
+    what.add_argument("--run", metavar="RUN", help="register its best generator")
+    what.add_argument("--version", type=int, help="make this version champion")
+    promote.add_argument(
+        "--force", action="store_true", help="also where the scores are not comparable"
+    )
+
+    bench = add_command(
+        commands,
+        "bench",
+        _bench,
+        "time sharding, loader, scoring, training step and the whole pipeline",
+        "Ratios are the figures to compare: of several workers to one, of the pipeline to the bare "
+        "loop.\nLeave the machine alone meanwhile; with the demo it takes about five minutes.",
+    )
+    _recipe(bench)
+    bench.add_argument("--seconds", type=float, default=15, help="for each timing of the step")
+    bench.add_argument("--rounds", type=int, default=3, help="of which the median ratio counts")
+
+    bench_step = add_command(commands, "bench-step", _bench_step, options.SUMMARY, options.EPILOG)
+    _recipe(bench_step)
+    options.add_arguments(bench_step)
+
+    config = add_command(commands, "config", _config, "show the resolved configuration")
+    config.add_argument("recipe", nargs="?", help=_RECIPE)
+    config.add_argument("--schema", action="store_true", help="print the JSON Schema of recipes")
+    add_overrides(config)
+    return parser
+
+
+def _recipe(parser: argparse.ArgumentParser) -> None:
+    parser.add_argument("recipe", help=_RECIPE)
+    add_overrides(parser)
+
+
+# ---- commands ----------------------------------------------------------------------------------
+
+
+def _load(given: argparse.Namespace) -> Config:
+    from gan_train import recipes
+
+    return recipes.with_absolute_paths(recipes.load(given.recipe, given.overrides))
+
+
+def _flow(config: Config, name: str, *arguments: Any) -> Any:
+    """Run a flow in this process; returns its result, or None when it was cancelled."""
+    from pipelines.flows import prefect_env
+
+    prefect_env.prepare(config)
+    from pipelines.flows import stages
+
+    state = getattr(stages, name)(config, *arguments, return_state=True)
+    if state.is_cancelled():
+        print(f"gan-train: {state.message}", file=sys.stderr)
+        return None
+    return state.result()
+
+
+def _run(given: argparse.Namespace) -> int:
+    from pipelines.flows import plan
+
+    config = _load(given)
+    if given.dry_run:
+        print(plan.describe(config))
+        return 0
+    plan.precheck(config)
+    from pipelines.cli import summary
+
+    done = _flow(config, "run_flow", given.resume)
+    if done is None:
+        return STOPPED
+    run_dir, registration = done
+    print(summary.run_summary(config, run_dir, registration))
+    return 0
+
+
+def _shard(given: argparse.Namespace) -> int:
+    config = _load(given)
+    from pipelines.flows import plan
+
+    plan.precheck(config)
+    directory = _flow(config, "shard_flow")
+    if directory is None:
+        return STOPPED
+    print(f"shards      {directory}")
+    return 0
+
+
+def _train(given: argparse.Namespace) -> int:
+    config = _load(given)
+    if given.plain:
+        from gan_train.__main__ import train_plain
+
+        logging.getLogger("gan_train").setLevel(logging.INFO)
+        print(f"run         {train_plain(config, given.resume)}")
+        return 0
+    from pipelines.flows import plan
+
+    plan.precheck(config)
+    run_dir = _flow(config, "train_flow", given.resume)
+    if run_dir is None:
+        return STOPPED
+    print(f"run         {run_dir}")
+    return 0
+
+
+def _evaluate(given: argparse.Namespace) -> int:
+    from gan_train import recipes
+    from gan_train.runs import run_folder
+    from pipelines.cli import summary
+
+    if given.recipe is not None:
+        config = _load(given)
+    else:
+        config = recipes.with_absolute_paths(
+            run_folder.configuration_of(given.target, given.overrides)
+        )
+    rows = _flow(config, "evaluate_flow", given.target)
+    if rows is None:
+        return STOPPED
+    print(summary.table(rows))
+    return 0
+
+
+def _promote(given: argparse.Namespace) -> int:
+    config = _load(given)
+    registration = _flow(config, "promote_flow", given.run, given.version, given.force)
+    if registration is None:
+        return STOPPED
+    print(
+        f"{registration.model} version {registration.version} is {registration.alias}: "
+        f"{registration.reason}\n{registration.ui}"
+    )
+    return 0
+
+
+def _bench(given: argparse.Namespace) -> int:
+    config = _load(given)
+    from pipelines.flows import plan
+
+    plan.precheck(config)
+    from pipelines.flows.overhead import measure
+
+    for line in measure(config, given.seconds, given.rounds):
+        print(line, flush=True)
+    return 0
+
+
+def _bench_step(given: argparse.Namespace) -> int:
+    from gan_train.bench.step import measure
+
+    options = {key: value for key, value in vars(given).items() if key != "command"}
+    for line in measure(**options):
+        print(line, flush=True)
+    return 0
+
+
+def _config(given: argparse.Namespace) -> int:
+    from gan_train import recipes
+    from gan_train.config import Config
+    from gan_train.errors import UserError
+
+    if given.schema:
+        print(json.dumps(Config.model_json_schema(), indent=2))
+        return 0
+    if given.recipe is None:
+        raise UserError("config: name a recipe, or ask for the --schema")
+    print(recipes.dump(recipes.load(given.recipe, given.overrides)), end="")
+    return 0
+
+
+if __name__ == "__main__":
+    sys.exit(main())

@@ -1,0 +1,318 @@
+"""`gan-train generate`, `mix`, `interpolate` and `project`: what is done with a trained generator.
+
+Arguments are read here; the work is done in `gan_train.sampling`, which is imported by the command
+that needs it.
+"""
+
+from __future__ import annotations
+
+import argparse
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+from pipelines.cli.arguments import add_command, add_overrides
+
+if TYPE_CHECKING:
+    from gan_train.config import Config
+    from gan_train.inference import Generator
+    from gan_train.sampling.painter import Look
+
+_SEEDS = "0-63"
+_CHAMPION = "champion"
+_LARGEST_SEED = 2**63 - 1
+_MOST_SEEDS = 100_000
+
+
+def add(commands: Any) -> None:
+    """Add the sampling commands to a parser's list."""
+    generate = add_command(
+        commands,
+        "generate",
+        _generate,
+        "draw images from a trained generator",
+        "  gan-train generate demo --seeds 0-63 --out grid.png          the champion\n"
+        "  gan-train generate demo --version 3 --class A --out a.png\n"
+        "  gan-train generate runs/train/.../checkpoints/000000108000 --seeds 1,2,5 --out images/\n"
+        "  gan-train generate faces --w projected.safetensors --out again.png",
+    )
+    add_model(generate)
+    generate.add_argument("--seeds", help=f"one image each, as 0-63 or 1,2,5; default: {_SEEDS}")
+    generate.add_argument(
+        "--w",
+        type=Path,
+        metavar="FILE",
+        help="styles instead of seeds, as `project` writes them; --truncation acts on them, too",
+    )
+    generate.add_argument(
+        "--class", dest="label", metavar="NAME", help="default: all classes in turn"
+    )
+    _look(generate)
+    _out(generate, "grid.png", "a PNG for a grid, or a folder")
+    add_overrides(generate)
+
+    mix = add_command(
+        commands,
+        "mix",
+        _mix,
+        "give images the styles of others in some layers (families with styles)",
+        "  gan-train mix faces --rows 0-3 --columns 10-15 --layers coarse --out poses.png\n\n"
+        "On top the images of --columns, at the left those of --rows. Each of the others is the\n"
+        "image of its row, but in --layers it has the styles of its column: coarse layers (4 and\n"
+        "8 pixels) hold pose and shape, middle ones (16 and 32) features, fine ones colours.",
+    )
+    add_model(mix)
+    mix.add_argument("--rows", default="0-3", help="seeds, as 0-3 or 1,2,5; default: %(default)s")
+    mix.add_argument("--columns", default="4-9", help="seeds; default: %(default)s")
+    mix.add_argument(
+        "--layers",
+        default="coarse",
+        help="taken from the column: coarse, middle, fine, or numbers as 0-3; default: %(default)s",
+    )
+    mix.add_argument("--class", dest="label", metavar="NAME", help="default: all classes in turn")
+    _look(mix)
+    _out(mix, "mix.png", "a PNG")
+    add_overrides(mix)
+
+    interpolate = add_command(
+        commands,
+        "interpolate",
+        _interpolate,
+        "film the way from image to image",
+        "  gan-train interpolate faces --seeds 1,7,3 --loop --out walk.gif\n"
+        "  gan-train interpolate letters --seeds 5 --class A,B,C --frames 40 --out letters.mp4\n\n"
+        "Every seed's image is passed. The way goes over the sphere of latents z, or along a\n"
+        "smooth curve through the styles w, where it may also go from class to class.",
+    )
+    add_model(interpolate)
+    interpolate.add_argument("--seeds", default="0-3", help="to pass; default: %(default)s")
+    interpolate.add_argument(
+        "--class", dest="label", metavar="NAME[,NAME]", help="one, or, in w, one for each seed"
+    )
+    interpolate.add_argument(
+        "--space", choices=("z", "w"), help="default: w where the family has styles, else z"
+    )
+    interpolate.add_argument(
+        "--frames", type=int, default=30, help="from seed to seed; default: %(default)s"
+    )
+    interpolate.add_argument(
+        "--fps", type=float, default=25, help="frames per second; default: %(default)s"
+    )
+    interpolate.add_argument(
+        "--loop", action="store_true", help="and back to the first; a GIF then repeats"
+    )
+    _look(interpolate)
+    _out(interpolate, "walk.gif", "a .gif, an .mp4 (with the program ffmpeg), or a folder of PNGs")
+    add_overrides(interpolate)
+
+    project = add_command(
+        commands,
+        "project",
+        _project,
+        "find the style whose image looks like a picture (families with styles)",
+        "  gan-train project faces me.jpg --out me.png\n\n"
+        "Writes picture and reconstruction side by side, and the style w beside them, here\n"
+        "me.safetensors, for `gan-train generate --w`. The picture is cropped and resized as the\n"
+        "recipe's `data` settings say, and compared by `evaluate.perceptual`.",
+    )
+    add_model(project)
+    project.add_argument("picture", type=Path, help="an image file")
+    project.add_argument(
+        "--class", dest="label", metavar="NAME", help="start at its mean; default: that of all"
+    )
+    project.add_argument("--steps", type=int, default=1000, help="default: %(default)s")
+    project.add_argument("--recipe", help="the settings to use; default: those of the model")
+    _out(project, "projected.png", "a PNG")
+    add_overrides(project)
+
+
+def add_model(parser: argparse.ArgumentParser, name: str = "model") -> None:
+    """Which generator is meant."""
+    parser.add_argument(
+        name,
+        help="a checkpoint's folder, or a run or recipe whose registered model is meant",
+        **({"required": True} if name.startswith("-") else {}),
+    )
+    parser.add_argument(
+        "--version", help=f"of the registered model: a number or an alias; default: {_CHAMPION}"
+    )
+
+
+def _look(parser: argparse.ArgumentParser) -> None:
+    parser.add_argument(
+        "--truncation",
+        type=float,
+        default=1.0,
+        metavar="PSI",
+        help="of a family with styles, -2 to 2: below 1 less variety, more typical; 0 the mean; "
+        "default: %(default)g",
+    )
+    parser.add_argument(
+        "--cutoff", type=int, metavar="LAYERS", help="truncate the first layers alone; default: all"
+    )
+    parser.add_argument(
+        "--noise",
+        choices=("const", "none", "random"),
+        help="of a family with styles: as stored (default), none, or new for each seed",
+    )
+
+
+def _out(parser: argparse.ArgumentParser, default: str, what: str) -> None:
+    parser.add_argument(
+        "--out", type=Path, default=Path(default), help=f"{what}; default: {default}"
+    )
+
+
+def seeds(text: str, option: str = "--seeds") -> list[int]:
+    """`0-63` or `1,2,5` or both. Raises UserError for anything else."""
+    from gan_train.errors import UserError
+
+    found: list[int] = []
+    for part in text.split(","):
+        first, dash, last = part.partition("-")
+        if not first.isdecimal() or (dash and not last.isdecimal()):
+            raise UserError(f"{option} {text}: allowed: numbers and ranges, such as 0-63 or 1,2,5")
+        if max(int(first), int(last or first)) > _LARGEST_SEED:
+            raise UserError(f"{option} {text}: allowed: at most {_LARGEST_SEED}")
+        start, end = int(first), int(last if dash else first) + 1
+        if len(found) + end - start > _MOST_SEEDS:
+            raise UserError(f"{option} {text}: allowed: at most {_MOST_SEEDS} images at once")
+        found += range(start, end)
+    if not found:
+        raise UserError(f"{option} {text}: holds no number")
+    return found
+
+
+# ---- where the generator comes from ------------------------------------------------------------
+
+
+def _is_checkpoint(model: str) -> bool:
+    return (Path(model) / "generator.json").is_file()
+
+
+def _configuration(given: argparse.Namespace) -> Config:
+    """The configuration of a run or recipe whose registered model is meant."""
+    from gan_train import recipes
+    from gan_train.runs import run_folder
+
+    is_run = (Path(given.model) / run_folder.CONFIG).is_file()
+    load = run_folder.configuration if is_run else recipes.load
+    return recipes.with_absolute_paths(load(given.model, given.overrides))
+
+
+def _settings(given: argparse.Namespace) -> Config:
+    """The configuration that `--recipe` names, or else that of the model: of its run, or the recipe
+    that an import left beside it. Raises UserError when there is none."""
+    from gan_train import recipes
+    from gan_train.runs import run_folder
+    from pipelines.cli.importing import RECIPE
+
+    if given.recipe is None and not _is_checkpoint(given.model):
+        return _configuration(given)
+    beside = Path(given.model) / RECIPE
+    if given.recipe is None and not beside.is_file():
+        return recipes.with_absolute_paths(
+            run_folder.configuration_of(given.model, given.overrides)
+        )
+    return recipes.with_absolute_paths(recipes.load(given.recipe or str(beside), given.overrides))
+
+
+def _generator(given: argparse.Namespace, takes_settings: bool = False) -> Generator:
+    """The generator of a checkpoint, or of the registry, on a GPU if there is one.
+
+    `takes_settings`: `--set` means something to the command itself. Raises UserError when there
+    is no such generator, and for options that a checkpoint's folder has no use for.
+    """
+    import torch
+
+    from gan_train.inference import Generator
+
+    folder = folder_of(given, takes_settings)
+    return Generator.load(folder, "cuda" if torch.cuda.is_available() else "cpu")
+
+
+def folder_of(given: argparse.Namespace, takes_settings: bool = False) -> Path:
+    """The folder of the generator that is meant; see `_generator`."""
+    from gan_train.errors import UserError
+
+    if _is_checkpoint(given.model):
+        idle = ["--version"] if given.version else []
+        idle += ["--set"] if given.overrides and not takes_settings else []
+        if idle:
+            raise UserError(
+                f"{' and '.join(idle)}: of use for a registered model alone, and {given.model} is "
+                "the folder of a generator: leave it out"
+            )
+        return Path(given.model)
+    config = _configuration(given)
+    from pipelines.registry import versions
+
+    return versions.download(config, given.version or _CHAMPION)
+
+
+def _look_of(given: argparse.Namespace) -> Look:
+    from gan_train.sampling.painter import Look
+
+    return Look(given.truncation, given.cutoff, given.noise)
+
+
+# ---- commands ----------------------------------------------------------------------------------
+
+
+def _generate(given: argparse.Namespace) -> int:
+    from gan_train.errors import UserError
+
+    numbers = seeds(_SEEDS if given.seeds is None else given.seeds)
+    if given.w is not None and (given.seeds, given.label) != (None, None):
+        raise UserError("--w takes the place of --seeds and --class: leave these out")
+    from gan_train.sampling.generate import generate, regenerate
+
+    generator, look = _generator(given), _look_of(given)
+    if given.w is not None:
+        print(regenerate(generator, given.w, look, given.out))
+    else:
+        print(generate(generator, numbers, given.label, look, given.out))
+    return 0
+
+
+def _mix(given: argparse.Namespace) -> int:
+    rows, columns = seeds(given.rows, "--rows"), seeds(given.columns, "--columns")
+    from gan_train.sampling.mixing import mix
+
+    generator, look = _generator(given), _look_of(given)
+    print(mix(generator, rows, columns, given.layers, given.label, look, given.out))
+    return 0
+
+
+def _interpolate(given: argparse.Namespace) -> int:
+    numbers = seeds(given.seeds)
+    from gan_train.sampling.interpolation import Walk, interpolate
+
+    classes = () if given.label is None else tuple(given.label.split(","))
+    walk = Walk(tuple(numbers), classes, given.space, given.frames, given.loop)
+    print(interpolate(_generator(given), walk, _look_of(given), given.out, given.fps))
+    return 0
+
+
+def _project(given: argparse.Namespace) -> int:
+    from gan_train.errors import UserError
+
+    if given.out.suffix.lower() != ".png":
+        raise UserError(f"--out {given.out}: allowed: a name ending in .png")
+    config = _settings(given)
+    from gan_train.metrics.perceptual import build_perceptual
+    from gan_train.sampling.projection import picture_for, project, save_projection
+
+    generator = _generator(given, takes_settings=True)
+    picture = picture_for(generator, given.picture, config.data)
+    perceptual = build_perceptual(
+        config.evaluate, config.workspace / "statistics", generator.device
+    )
+    found = project(generator, picture, perceptual, given.label, given.steps)
+    pictures, w = save_projection(found, picture, given.out)
+    print(
+        f"distance    {found.distance_before:.4g} at the mean style, "
+        f"{found.distance_after:.4g} at the end ({perceptual.name})\n"
+        f"pictures    {pictures}\n"
+        f"w           {w}"
+    )
+    return 0

@@ -1,0 +1,105 @@
+"""What a finished run says: samples, scores, the registered version, and how to look at them."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+from gan_train.adversary import ImageShape
+from gan_train.config import Config
+from gan_train.runs import run_folder
+from pipelines.flows import progress
+
+if TYPE_CHECKING:
+    from pipelines.registry.versions import Registration
+
+_COLUMNS = 8  # checkpoints in the summary's table
+
+_ANY = ImageShape(3, 32, ("a", "b"))  # for what does not depend on it
+
+Row = dict[str, Any]
+
+
+def table(rows: Sequence[Row]) -> str:
+    """Scores as text: a line per measure, a column per checkpoint, and last what real images get
+    (for a distance: the null value, half of them against the other half) or what a baseline gets
+    that has no network (bicubic enlargement, the untranslated pictures)."""
+    paired = [progress.paired({k: v for k, v in row.items() if k not in _PLACE}) for row in rows]
+    measures = list(dict.fromkeys(name for row in paired for name in row))
+    words = {
+        progress.reference_word(name, row)
+        for row, measures in zip(rows, paired, strict=True)
+        for name, (_, reference) in measures.items()
+        if reference is not None
+    }
+    head = ["", *(_place(row) for row in rows), " or ".join(sorted(words)) or "real"]
+    lines = [head]
+    for name in measures:
+        references = [row[name][1] for row in paired if name in row]
+        values = [_cell(row[name][0]) if name in row else "-" for row in paired]
+        lines.append([name, *values, _cell(references[-1])])
+    widths = [max(len(line[i]) for line in lines) for i in range(len(head))]
+    return "\n".join(
+        "  ".join([line[0].ljust(widths[0]), *map(str.rjust, line[1:], widths[1:])])
+        for line in lines
+    )
+
+
+_PLACE = ("kimg", "resolution", "alpha", "checkpoint")
+
+
+def _place(row: Row) -> str:
+    """A checkpoint in few characters: `108k@32px`."""
+    if "kimg" not in row:
+        return str(row.get("checkpoint", ""))
+    return f"{row['kimg']:.4g}k" + (f"@{row['resolution']:.0f}px" if "resolution" in row else "")
+
+
+def _cell(value: float | None) -> str:
+    return "-" if value is None else f"{value:.4g}"
+
+
+def run_summary(config: Config, run_dir: Path, registration: Registration) -> str:
+    """The last words of `gan-train run`."""
+    grid = run_folder.newest_grid(run_dir)
+    rows = run_folder.score_table(run_dir)
+    more = [f"(the last {_COLUMNS} of {len(rows)}; all: gan-train evaluate {_near(run_dir)})"]
+    return "\n".join(
+        [
+            "",
+            table(rows[-_COLUMNS:]),
+            *(more if len(rows) > _COLUMNS else []),
+            "",
+            f"samples     {_near(grid) if grid else 'none'}",
+            f"run         {_near(run_dir)}",
+            f"registered  {registration.model} version {registration.version}, "
+            f"{registration.alias}: {registration.reason}",
+            f"images      {_command(config, run_dir, registration.version)}",
+            *uis(config, registration.ui),
+        ]
+    )
+
+
+def _command(config: Config, run_dir: Path, version: int) -> str:
+    """What makes pictures with the registered version."""
+    task = config.family.build(_ANY, config.train.batch).task
+    model = f"{_near(run_dir)} --version {version}"
+    return {
+        "generate": f"gan-train generate {model} --seeds 0-63 --out grid.png",
+        "upscale": f"gan-train upscale PICTURE... --model {model}",
+        "translate": f"gan-train translate PICTURE... --to B --model {model}",
+    }[task]
+
+
+def _near(path: Path) -> str:
+    """The path as it is shortest to type from here."""
+    here = Path.cwd()
+    return str(path.relative_to(here) if path.is_relative_to(here) else path)
+
+
+def uis(config: Config, mlflow_page: str) -> list[str]:
+    """How to open the two user interfaces."""
+    home = config.workspace / "prefect"
+    prefect = config.flow.server or f"PREFECT_HOME={home} prefect server start"
+    return [f"MLflow      {mlflow_page}", f"Prefect     {prefect}"]

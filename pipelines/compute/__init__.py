@@ -1,0 +1,1 @@
+"""Ray: the cluster, sharding as tasks, training and scoring on workers, jobs."""

@@ -1,0 +1,117 @@
+"""The training as a Ray job, on a cluster that this process is no part of.
+
+    ray job submit --submission-id RUN -- gan-train train RECIPE      # by hand
+    gan-train run RECIPE --set cluster.jobs=http://head:8265          # from the flow
+
+The workspace is a folder that the cluster and this process both see: the run is followed through
+its event log. A submission id is given once, so that asking twice never trains twice.
+"""
+
+from __future__ import annotations
+
+import argparse
+import os
+import shlex
+import sys
+import time
+from pathlib import Path
+from typing import TYPE_CHECKING
+
+from gan_train.config import Config
+from gan_train.errors import UserError
+from gan_train.runs import run_folder
+from gan_train.runs.checkpoint import list_checkpoints
+from pipelines.compute import training
+from pipelines.compute.cluster import QUIET, environment
+
+if TYPE_CHECKING:
+    from ray.job_submission import JobSubmissionClient
+
+POLL_S = 1.0
+_LOG_TAIL = 3000  # characters
+
+
+def connect(address: str) -> JobSubmissionClient:
+    """A client of a cluster's dashboard. Raises UserError when nobody answers."""
+    os.environ.update(environment(local="RAY_ADDRESS" not in os.environ))
+    from ray.job_submission import JobSubmissionClient
+
+    # these would win over the address asked for
+    aside = {name: os.environ.pop(name, None) for name in ("RAY_ADDRESS", "RAY_API_SERVER_ADDRESS")}
+    try:
+        return JobSubmissionClient(address)
+    except ConnectionError as error:
+        raise UserError(
+            f"cluster.jobs={address}: no Ray dashboard answers there; start the cluster with "
+            "`ray start --head`, or leave the key empty to train from this process"
+        ) from error
+    finally:
+        os.environ.update({name: value for name, value in aside.items() if value is not None})
+
+
+def submission_id(run: str, flow_run_id: str) -> str:
+    """The same for the same attempt at the same run, whoever asks."""
+    return f"{run}-{flow_run_id[:8]}"
+
+
+def run(config: Config, shards: Path, run_dir: Path, submission: str) -> training.Outcome:
+    """Submit the training, or find that it was submitted already, and wait for its end.
+
+    Raises UserError for a mistake that the workers found, RuntimeError with the end of the job's
+    log when it failed.
+    """
+    assert config.cluster.jobs is not None
+    client = connect(config.cluster.jobs)
+    known = {job.submission_id for job in client.list_jobs()}
+    if submission not in known:
+        command = [sys.executable, "-m", "pipelines.compute.jobs", str(run_dir), str(shards)]
+        client.submit_job(
+            entrypoint=shlex.join(command),
+            submission_id=submission,
+            metadata={"run": run_dir.name, "recipe": config.name},
+            runtime_env={"env_vars": QUIET},
+        )
+    while not (status := client.get_job_status(submission)).is_terminal():
+        time.sleep(POLL_S)
+    refused = run_dir / training.REFUSED
+    if refused.exists():
+        raise UserError(refused.read_text(encoding="utf-8"))
+    if status.value != "SUCCEEDED" and not (run_dir / training.STOP).exists():
+        tail = client.get_job_logs(submission)[-_LOG_TAIL:]
+        raise RuntimeError(f"Ray job {submission} ended as {status.value}:\n{tail}")
+    return training.Outcome(next(iter(list_checkpoints(run_dir)), None), {})
+
+
+def stop(address: str, part: str) -> list[str]:
+    """End the jobs whose submission id ends in `part` (a flow run's); returns their ids."""
+    client = connect(address)
+    running = [
+        job.submission_id
+        for job in client.list_jobs()
+        if job.submission_id and job.submission_id.endswith(f"-{part[:8]}")
+        if not job.status.is_terminal()
+    ]
+    for submission in running:
+        client.stop_job(submission)
+    return running
+
+
+def main(arguments: list[str] | None = None) -> None:
+    """The entrypoint of a submitted job: train a run's configuration on the cluster it is in."""
+    parser = argparse.ArgumentParser(
+        prog="python -m pipelines.compute.jobs", description=main.__doc__
+    )
+    parser.add_argument("run_dir", type=Path)
+    parser.add_argument("shards", type=Path)
+    given = parser.parse_args(arguments)
+    config = run_folder.configuration(given.run_dir)
+    cluster = config.cluster.model_copy(update={"address": "auto", "jobs": None})
+    try:
+        training.fit(config.model_copy(update={"cluster": cluster}), given.shards, given.run_dir)
+    except UserError as error:  # for whoever submitted this
+        (given.run_dir / training.REFUSED).write_text(str(error), encoding="utf-8")
+        sys.exit(f"gan-train: {error}")
+
+
+if __name__ == "__main__":
+    main()

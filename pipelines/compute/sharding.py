@@ -1,0 +1,81 @@
+"""Sharding spread over Ray tasks. What a shard holds is decided by the plan alone
+(`gan_train/data/sharding.py`), so the bytes are the same on any number of workers."""
+
+from __future__ import annotations
+
+import sys
+from collections.abc import Callable
+from dataclasses import dataclass
+from pathlib import Path
+
+from tqdm import tqdm
+
+from gan_train.config import Config
+from gan_train.data.index import Index
+from gan_train.data.sharding import (
+    ShardPlan,
+    ShardReceipt,
+    finish_shards,
+    plan_shards,
+    verified_index,
+    write_shard,
+)
+from gan_train.errors import UserError
+from pipelines.compute.cluster import connected
+
+
+@dataclass(frozen=True)
+class Sharded:
+    """A finished data set on disk; `skipped` if all of it was there and its hashes held."""
+
+    directory: Path
+    index: Index
+    skipped: bool
+
+
+def shard(config: Config, on_progress: Callable[[float], None] = lambda fraction: None) -> Sharded:
+    """Shard the images of `config.data`, or verify that it was done before.
+
+    What is damaged or missing is written again. Raises UserError for a source that cannot be read
+    or of which too much is broken.
+    """
+    plan = plan_shards(config.data, None, config.workspace)
+    index = verified_index(plan)
+    if index is not None:
+        return Sharded(plan.directory, index, skipped=True)
+    with connected(config.cluster):
+        receipts = _spread(plan, on_progress)
+    return Sharded(plan.directory, finish_shards(plan, receipts), skipped=False)
+
+
+def finished(config: Config) -> Path:
+    """The folder of this configuration's data set, whose hashes were verified by `shard`.
+
+    Raises UserError when the images have not been sharded yet.
+    """
+    directory = plan_shards(config.data, None, config.workspace).directory
+    Index.load(directory)
+    return directory
+
+
+def _spread(plan: ShardPlan, on_progress: Callable[[float], None]) -> list[ShardReceipt]:
+    """Write every shard in a Ray task; one whose process dies is tried again elsewhere."""
+    import ray
+
+    task = ray.remote(num_cpus=1, max_retries=3)(write_shard)
+    shared = ray.put(plan)
+    waiting = [task.remote(shared, number) for number in range(plan.shards)]
+    receipts: list[ShardReceipt] = []
+    hidden = not sys.stderr.isatty()
+    with tqdm(total=plan.shards, unit="shard", desc="sharding", disable=hidden) as bar:
+        while waiting:
+            ready, waiting = ray.wait(waiting)
+            try:
+                receipts += ray.get(ready)
+            except ray.exceptions.RayTaskError as error:
+                if isinstance(error.cause, UserError):
+                    raise UserError(str(error.cause)) from None
+                raise
+            bar.update(len(ready))
+            on_progress(len(receipts) / plan.shards)
+    return receipts

@@ -1,0 +1,1 @@
+"""Prefect: the flows, what their UI shows, and the driver that attends to a training."""

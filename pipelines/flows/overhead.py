@@ -1,0 +1,128 @@
+"""`gan-train bench`: what each part of a run costs, and what the whole pipeline adds.
+
+The overhead compares a real training flow (Prefect, Ray Train, event log, MLflow, sample grids) in
+the last stage with the bare loop of the same number of workers; both run here, one after the other.
+"""
+
+from __future__ import annotations
+
+import os
+import shutil
+import tempfile
+from collections.abc import Iterator
+from pathlib import Path
+from statistics import median
+
+from gan_train import recipes
+from gan_train.adversary import Clock
+from gan_train.bench import parts
+from gan_train.config import Config
+from gan_train.data.index import Index
+from gan_train.data.sharding import shard
+from gan_train.files.atomic import write_json
+from gan_train.runs import checkpoint, run_folder
+from gan_train.runs.runtime import PlainRuntime
+from gan_train.training.trainer import Trainer
+
+
+def measure(config: Config, seconds: float, rounds: int) -> Iterator[str]:
+    """The lines of the report, each as soon as it is known. `seconds` go into each timing.
+
+    The machine's speed drifts, so one worker, several, and the pipeline take turns for `rounds`
+    rounds; ratios are medians over the rounds.
+    """
+    config = recipes.with_absolute_paths(config)
+    with tempfile.TemporaryDirectory() as folder:
+        config = config.model_copy(update={"workspace": Path(folder)})
+        shards = shard(config.data, config.workspace)
+        index = Index.load(shards)
+        stage = parts.last_stage(config, index)
+        yield (
+            f"{config.name}, stage {stage.name}: global batch {stage.batch}, "
+            f"{os.cpu_count()} cores, {config.cluster.workers} workers"
+        )
+        yield _row("sharding", parts.time_sharding(config))
+        for name, timing in parts.time_loader(config, index, shards).items():
+            yield _row(name, timing)
+        yield _row("scoring", parts.time_scoring(config, index, shards))
+        yield from _steps(config, shards, index, seconds, rounds)
+
+
+def _steps(
+    config: Config, shards: Path, index: Index, seconds: float, rounds: int
+) -> Iterator[str]:
+    """Training on one worker and on several, each by itself and inside the pipeline.
+
+    With fewer workers than cores the engines have a core of their own; with as many, what they
+    take is taken from training.
+    """
+    workers = config.cluster.workers
+    share = config.train.model_copy(update={"batch": config.train.batch // workers, "threads": 1})
+    single = config.cluster.model_copy(update={"workers": 1})
+    alone = config.model_copy(update={"train": share, "cluster": single})  # one worker of several
+    rounds_of = []
+    for _ in range(rounds):
+        one = parts.time_workers(alone, shards, 1, seconds)
+        one_whole = _pipeline(alone, shards, index, 4 * one * seconds)
+        bare = parts.time_workers(config, shards, workers, seconds)
+        whole = _pipeline(config, shards, index, 4 * bare * seconds)
+        rounds_of.append((one, one_whole, bare, whole))
+    one, one_whole, bare, whole = (median(column) for column in zip(*rounds_of, strict=True))
+    scaling = median(r[2] / r[0] for r in rounds_of)
+    overheads = [median(r[i] / r[i + 1] - 1 for r in rounds_of) for i in (0, 2)]
+    names = "1 worker", f"{workers} workers"
+    yield f"{f'step, {names[0]} on 1 core':32}{one:10.0f} images/s"
+    yield f"{f'step, {names[1]}':32}{bare:10.0f} images/s   {scaling:.2f} times one worker"
+    for name, rate, overhead in zip(names, (one_whole, whole), overheads, strict=True):
+        row = f"whole pipeline, {name}"
+        yield f"{row:32}{rate:10.0f} images/s   overhead {100 * overhead:+.1f}%"
+
+
+def _row(name: str, timing: parts.Timing) -> str:
+    return (
+        f"{name:32}{timing.images_per_second:10.0f} images/s "
+        f"{timing.images_per_cpu_second:10.0f} per CPU-second"
+    )
+
+
+def _pipeline(config: Config, shards: Path, index: Index, images: float) -> float:
+    """Images/s of a training flow over `images` images in the last stage, by its event log.
+
+    Its steady state is the second half, after an epoch at least: the first pays for the imports of
+    MLflow, a database, and decoding, where the images then stay in memory (`data.cache_mb`).
+    """
+    from pipelines.flows import prefect_env
+
+    prefect_env.prepare(config)
+    from pipelines.flows import stages
+
+    images = max(images, 2.2 * index.samples)
+    run_dir = run_folder.new(config, shards)
+    start = _begin_in_last_stage(config, shards, index, run_dir)
+    total_kimg = (start + images) / 1000
+    config = config.model_copy(
+        update={
+            "train": config.train.model_copy(update={"total_kimg": total_kimg}),
+            # scoring is timed on its own
+            "evaluate": config.evaluate.model_copy(update={"metrics": ("diversity",), "images": 8}),
+        }
+    )
+    stages.train_flow(config, run_dir.name)
+    ticks = [e for e in run_folder.read_events(run_dir) if e["kind"] == "metrics"]
+    first, last = ticks[len(ticks) // 2 - 1], ticks[-1]
+    return 1000 * (last["nimg"] - first["nimg"]) / (last["time_ms"] - first["time_ms"])
+
+
+def _begin_in_last_stage(config: Config, shards: Path, index: Index, run_dir: Path) -> int:
+    """Give the run an untrained checkpoint amid the last stage; returns the images it stands at."""
+    with tempfile.TemporaryDirectory() as folder:
+        trainer = Trainer(config, index, shards, PlainRuntime(Path(folder)))
+        *before, stage = trainer.stages
+        steps = (sum(s.nimg for s in before) + stage.nimg // 2) // stage.batch
+        trainer.clock = trainer.trained = Clock(steps, steps * stage.batch)
+        trainer.stage_name = stage.name
+        trainer.save(score=False)
+        (saved,) = checkpoint.list_checkpoints(Path(folder))
+        write_json(saved / checkpoint.SCORES, {"scores": {}, "protocol": {}})
+        shutil.copytree(saved, run_dir / checkpoint.FOLDER / saved.name)
+    return trainer.clock.nimg

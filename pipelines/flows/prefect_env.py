@@ -1,0 +1,85 @@
+"""Prefect's environment for a command from the terminal. Prefect reads it when first imported."""
+
+from __future__ import annotations
+
+import atexit
+import http.client
+import importlib
+import os
+import socket
+import subprocess
+import sys
+from pathlib import Path
+
+from gan_train.config import Config
+from gan_train.errors import UserError
+
+STARTUP_S = 120.0
+"""A first start makes the database, beside whatever else the machine does."""
+
+
+def prepare(config: Config) -> None:
+    """Choose server, database and loudness, where the user's environment has not.
+
+    Without a server one is started until this process ends, on loopback. Its database is kept in
+    the workspace, so that `PREFECT_HOME=<workspace>/prefect prefect server start` shows all runs
+    later.
+
+    Raises UserError if the server does not start.
+    """
+    wanted = {
+        "PREFECT_SERVER_ANALYTICS_ENABLED": "false",
+        "DO_NOT_TRACK": "1",
+        # a person at the terminal reads our own lines; the flow's log is in the UI
+        "PREFECT_LOGGING_HANDLERS_CONSOLE_LEVEL": "CRITICAL",
+    }
+    embedded = config.flow.server is None and "PREFECT_API_URL" not in os.environ
+    home = Path(os.environ.get("PREFECT_HOME", config.workspace.absolute() / "prefect"))
+    if config.flow.server is not None:
+        os.environ["PREFECT_API_URL"] = config.flow.server
+    if embedded:
+        wanted["PREFECT_HOME"] = str(home)
+    for name, value in wanted.items():
+        os.environ.setdefault(name, value)
+    if embedded:
+        _start_server(home)
+
+
+def _start_server(home: Path) -> None:
+    """Start a server that ends with this process and make it Prefect's; returns when it answers."""
+    home.mkdir(mode=0o700, parents=True, exist_ok=True)
+    log = home / "server.log"
+    with socket.create_server(("127.0.0.1", 0)) as listening, log.open("wb") as output:
+        port = listening.getsockname()[1]
+        server = subprocess.Popen(
+            [sys.executable, "-m", "pipelines.flows.prefect_server", str(listening.fileno())],
+            stdin=subprocess.PIPE,
+            stdout=output,
+            stderr=output,
+            pass_fds=[listening.fileno()],
+            start_new_session=True,
+        )
+    atexit.register(_stop, server)
+    os.environ["PREFECT_API_URL"] = f"http://127.0.0.1:{port}/api"
+    importlib.import_module("prefect.flows")  # takes seconds, which the server needs as well
+    # the socket listens already: the request waits in its queue until the server is up
+    connection = http.client.HTTPConnection("127.0.0.1", port, timeout=STARTUP_S)
+    try:
+        connection.request("GET", "/api/health")
+        status = connection.getresponse().status
+    except (OSError, http.client.HTTPException) as error:
+        raise UserError(f"Prefect's server did not start ({error}); it said why in {log}") from None
+    finally:
+        connection.close()
+    if status != http.client.OK:
+        raise UserError(f"Prefect's server answers with status {status}; it said why in {log}")
+
+
+def _stop(server: subprocess.Popen[bytes]) -> None:
+    assert server.stdin is not None
+    server.stdin.close()
+    try:
+        server.wait(timeout=10)
+    except subprocess.TimeoutExpired:
+        server.kill()
+        server.wait()

@@ -1,0 +1,157 @@
+"""What a person sees while a run goes on: its event log and its workers' warnings, followed."""
+
+from __future__ import annotations
+
+import math
+import re
+import sys
+import time
+from collections.abc import Collection
+from pathlib import Path
+from typing import TextIO
+
+from tqdm import tqdm
+
+from gan_train.runs.run_folder import Event
+from pipelines.registry.promotion import OF_BASELINES, REFERENCES
+
+_SHOWN = 4  # measures in a line
+
+
+class LineReader:
+    """The complete lines that were appended to a file since the last look."""
+
+    def __init__(self, path: Path, skip: bool = False) -> None:
+        """`skip` leaves out what stands there already."""
+        self.path = path
+        self._place = path.stat().st_size if skip and path.exists() else 0
+
+    def new(self) -> list[str]:
+        """Lines, oldest first; a line still being written waits for the next look."""
+        if not self.path.exists() or self.path.stat().st_size <= self._place:
+            return []
+        with self.path.open("rb") as file:
+            file.seek(self._place)
+            whole = file.read().rpartition(b"\n")[0]
+        if not whole:
+            return []
+        self._place += len(whole) + 1
+        return whole.decode("utf-8").split("\n")
+
+
+class Display:
+    """A progress bar on a terminal; a line now and then where there is none."""
+
+    def __init__(self, total: int, done: int, stream: TextIO = sys.stderr) -> None:
+        self._stream = stream
+        self._first: tuple[float, int] | None = (
+            None  # when the first event came, and where it stood
+        )
+        self._line_due = 0.0
+        self.total, self.done = total, done
+        self._bar = tqdm(
+            total=total,
+            initial=done,
+            unit="img",
+            unit_scale=True,
+            dynamic_ncols=True,
+            smoothing=0.1,
+            file=stream,
+            disable=not stream.isatty(),
+            desc="training",
+        )
+
+    def show(self, event: Event) -> None:
+        """Take in one event of the log."""
+        self._first = self._first or (time.monotonic(), event["nimg"])
+        forward = max(0, event["nimg"] - self.done)
+        self.done += forward
+        if event["kind"] == "metrics":
+            self._bar.set_postfix_str(describe(event["values"]), refresh=False)
+        self._bar.update(forward)
+        if event["kind"] == "checkpoint":
+            self.say(f"{event['nimg'] / 1000:8.1f} kimg  {score_line(event)}")
+        elif self._bar.disable and event["kind"] == "metrics" and time.monotonic() > self._line_due:
+            self._line_due = time.monotonic() + 15
+            self.say(
+                f"{event['nimg'] / 1000:8.1f} of {self.total / 1000:.1f} kimg, "
+                f"{self._time_left()}  {describe(event['values'])}"
+            )
+
+    def _time_left(self) -> str:
+        assert self._first is not None
+        seconds, images = time.monotonic() - self._first[0], self.done - self._first[1]
+        if images <= 0:
+            return "time left unknown"
+        return f"{math.ceil((self.total - self.done) * seconds / images / 60)} min left"
+
+    def say(self, text: str) -> None:
+        """Print a line without tearing the bar."""
+        self._bar.write(text, file=self._stream)
+        self._stream.flush()
+
+    def close(self) -> None:
+        """Leave the bar as it stands."""
+        self._bar.close()
+
+
+def describe(values: dict[str, float]) -> str:
+    """Resolution, fade, speed and losses in one short text."""
+    parts = []
+    if "resolution" in values:
+        parts.append(f"{values['resolution']:.0f}px")
+    if values.get("alpha", 1.0) < 1.0:
+        parts.append(f"alpha {values['alpha']:.2f}")
+    if "images_per_second" in values:
+        parts.append(f"{values['images_per_second']:.0f} img/s")
+    losses = {k.partition("/")[2]: v for k, v in values.items() if k.startswith("loss/")}
+    parts += [f"{name} {value:.3g}" for name, value in losses.items()]
+    return "  ".join(parts)
+
+
+def paired(scores: dict[str, float]) -> dict[str, tuple[float, float | None]]:
+    """Each measure with its reference, if there is one: what a baseline gets, the null value, or
+    what real images get."""
+    return {
+        name: (value, next((scores[name + e] for e in REFERENCES if name + e in scores), None))
+        for name, value in scores.items()
+        if not name.endswith(REFERENCES)
+    }
+
+
+def reference_word(measure: str, scores: Collection[str]) -> str:
+    """What a measure's reference is, in a word: `bicubic`, `identity`, or `real`."""
+    return next((e[1:] for e in OF_BASELINES if measure + e in scores), "real")
+
+
+def score_line(event: Event) -> str:
+    """The first few measures of a checkpoint's event in one line, their references beside them."""
+    scores = event.get("scores", {})
+    shown = [
+        f"{name} {value:.4g}"
+        + ("" if reference is None else f" ({reference_word(name, scores)} {reference:.4g})")
+        for name, (value, reference) in list(paired(scores).items())[:_SHOWN]
+    ]
+    level = f"{event['resolution']:.0f}px  " if "resolution" in event else ""
+    return level + ("  ".join(shown) or "not scored")
+
+
+_SEVERE = re.compile(r" (WARNING|ERROR|CRITICAL) (worker \d+: .*)")
+
+
+class Warnings:
+    """The workers' warnings and errors, each said once to the person at the terminal."""
+
+    def __init__(self, path: Path) -> None:
+        self._lines, self._said = LineReader(path, skip=True), set[str]()
+
+    def new(self) -> list[str]:
+        """Messages since the last look; one that several workers share comes once."""
+        found = []
+        for line in self._lines.new():
+            match = _SEVERE.search(line)
+            text = match and f"{match[1]}: {match[2].partition(': ')[2]}"
+            if text and text not in self._said:
+                self._said.add(text)
+                found.append(text)
+        return found

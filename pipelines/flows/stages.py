@@ -1,0 +1,257 @@
+"""The Prefect flows: shard, train, evaluate, promote, and the one that chains them.
+
+Each takes the whole configuration tree, which Prefect validates and shows as a form, and does its
+work in one or two tasks, because a flow or task run costs a second. Retried is what may be done
+twice; training restarts its own workers (`cluster.max_failures`) and resumes, so Prefect does not
+retry it. Sharding is skipped by looking at the files and their hashes, never by a cached result,
+which would not notice that they are gone.
+"""
+
+from __future__ import annotations
+
+import logging
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager, nullcontext
+from functools import partial
+from pathlib import Path
+from typing import Any
+
+from prefect import Flow, flow, runtime, task
+from prefect.cache_policies import NO_CACHE
+from prefect.client.schemas.objects import FlowRun, State, TaskRun
+from prefect.states import Cancelled
+from prefect.tasks import Task
+
+from gan_train import recipes
+from gan_train.config import Config
+from gan_train.data.index import Index
+from gan_train.errors import UserError
+from gan_train.runs import run_folder
+from gan_train.runs.checkpoint import list_checkpoints
+from gan_train.runs.run_folder import Event
+from gan_train.training.schedule import check, schedule_end
+from pipelines.compute import jobs, sharding, training
+from pipelines.compute.cluster import connected, identifiers
+from pipelines.flows import artifacts
+from pipelines.flows.driver import Attention, Ended, attend
+from pipelines.registry import versions
+
+log = logging.getLogger(__name__)
+
+
+def _unless_users_mistake(task: Task[..., Any], run: TaskRun, state: State[Any]) -> bool:
+    """Retry what may go away by itself, such as a server's absence; a user's mistake does not."""
+    error = state.result(raise_on_failure=False)
+    return not isinstance(error, UserError) or error.__cause__ is not None
+
+
+# ---- shard -------------------------------------------------------------------------------------
+
+
+@task(
+    name="shard",
+    retries=2,
+    retry_delay_seconds=5,
+    retry_condition_fn=_unless_users_mistake,
+    cache_policy=NO_CACHE,
+)
+def write_shards(config: Config) -> Path:
+    """Write the shards that are missing or damaged; the folder of the data set."""
+    sharded = sharding.shard(config, artifacts.Progress("sharding", "Shards written"))
+    index = sharded.index
+    artifacts.note(
+        "data-set",
+        f"{'Verified' if sharded.skipped else 'Written'}: **{index.samples} images** of"
+        f" {index.resolution} px in {len(index.shards)} shards, {len(index.classes)} classes, "
+        f"{index.quarantined} quarantined.\n\n`{sharded.directory}`\n\ncontent hash "
+        f"`{index.content_hash}`",
+    )
+    log.info("shards %s: %s", "verified" if sharded.skipped else "written", sharded.directory)
+    return sharded.directory
+
+
+@flow(name="shard", flow_run_name="shard-{config.name}")
+def shard_flow(config: Config) -> Path:
+    """Turn the images of `data.source` into verified WebDataset shards; returns their folder."""
+    return write_shards(recipes.with_absolute_paths(config))
+
+
+# ---- train -------------------------------------------------------------------------------------
+
+
+def stop_job(flow: Flow[..., Any], flow_run: FlowRun, state: State[Any]) -> None:
+    """End the Ray job of a flow run that was cancelled or has died: Prefect ends only the flow's
+    own processes, and with them a Ray that they started or a driver that they are."""
+    address = flow_run.parameters["config"].get("cluster", {}).get("jobs")
+    if address:
+        jobs.stop(address, str(flow_run.id))
+
+
+@task(name="train", cache_policy=NO_CACHE)
+def train_workers(config: Config, shards: Path, run_dir: Path) -> Ended:
+    """Train under Ray while MLflow and Prefect are told how it goes."""
+    index = Index.load(shards)
+    stages = check(config, index.image_shape, config.cluster.workers)
+
+    def on_event(event: Event) -> None:
+        if event["kind"] == "checkpoint":
+            artifacts.score_table(run_folder.score_table(run_dir), f"Scores of {run_dir.name}")
+            if grid := run_folder.newest_grid(run_dir):
+                artifacts.sample_grid(grid, f"{run_dir.name} at {event['nimg'] / 1000:.0f} kimg")
+
+    attention = Attention(
+        on_event=on_event,
+        on_progress=artifacts.Progress("training", "Images shown, of the whole schedule"),
+        cancelled=artifacts.cancelled,
+    )
+    with (
+        run_folder.exclusive(run_dir),
+        _workers(config, shards, run_dir) as (training, ids),
+        versions.Shipper(config, run_dir, index, ids),
+    ):
+        return attend(training, run_dir, schedule_end(config, stages), attention)
+
+
+@contextmanager
+def _workers(
+    config: Config, shards: Path, run_dir: Path
+) -> Iterator[tuple[Callable[[], training.Outcome], dict[str, str]]]:
+    """The training as a call that blocks, and what it is known by in Prefect and Ray."""
+    ids = {"prefect.flow_run_id": runtime.flow_run.get_root_flow_run_id() or ""}
+    if config.cluster.jobs is not None:
+        job = jobs.submission_id(run_dir.name, ids["prefect.flow_run_id"])
+        yield partial(jobs.run, config, shards, run_dir, job), ids | {"ray.submission_id": job}
+        return
+    with connected(config.cluster):
+        yield partial(training.fit, config, shards, run_dir), ids | identifiers()
+
+
+@flow(
+    name="train",
+    flow_run_name="train-{config.name}",
+    on_cancellation=[stop_job],
+    on_crashed=[stop_job],
+)
+def train_flow(config: Config, resume: str | None = None) -> Any:
+    """Train on the shards of this configuration; returns the run's folder.
+
+    `resume` names a run to go on with. The flow run ends as Cancelled when the training was
+    stopped; its last checkpoint then holds all that was trained.
+    """
+    config = recipes.with_absolute_paths(config)
+    shards = None if resume else sharding.finished(config)
+    run_dir = run_folder.new(config, shards) if shards else run_folder.find(config, str(resume))
+    ended = train_workers(config, run_folder.shards_of(run_dir), run_dir)
+    if not ended.finished:
+        return Cancelled(
+            message=f"stopped at {ended.nimg / 1000:.1f} kimg; go on with --resume {run_dir.name}"
+        )
+    return run_dir
+
+
+# ---- evaluate ----------------------------------------------------------------------------------
+
+
+@task(
+    name="score",
+    retries=1,
+    retry_delay_seconds=5,
+    retry_condition_fn=_unless_users_mistake,
+    cache_policy=NO_CACHE,
+)
+def score_checkpoint(config: Config, shards: Path, checkpoint: Path) -> dict[str, Any]:
+    """Score one checkpoint on the workers, under `config.evaluate`."""
+    return training.evaluate(config, shards, checkpoint)
+
+
+@flow(name="evaluate", flow_run_name="evaluate-{config.name}")
+def evaluate_flow(config: Config, target: str) -> list[dict[str, Any]]:
+    """Score what has no score yet; returns the table.
+
+    `target` is a run, whose table covers all its checkpoints, or the folder of one checkpoint or
+    of a downloaded generator, which is always scored anew under `config.evaluate`.
+    """
+    config = recipes.with_absolute_paths(config)
+    if (Path(target) / "generator.json").is_file():
+        scored = score_checkpoint(config, sharding.finished(config), Path(target).absolute())
+        rows = [{"checkpoint": Path(target).name, **scored["scores"]}]
+    else:
+        run_dir = run_folder.find(config, target)
+        rows = run_folder.score_table(run_dir)
+        for checkpoint in run_folder.unscored(run_dir):
+            scored = score_checkpoint(config, run_folder.shards_of(run_dir), checkpoint)
+            rows.append({"kimg": int(checkpoint.name) / 1000, **scored["scores"]})
+        rows.sort(key=lambda row: row["kimg"])
+        if not rows and not list_checkpoints(run_dir):
+            raise UserError(f"{run_dir.name} has no checkpoint to score yet")
+    artifacts.score_table(rows, f"Scores of {Path(target).name}")
+    return rows
+
+
+# ---- promote -----------------------------------------------------------------------------------
+
+
+@task(
+    name="register",
+    retries=3,
+    retry_delay_seconds=[2, 10, 60],
+    retry_condition_fn=_unless_users_mistake,
+    cache_policy=NO_CACHE,
+)
+def register(config: Config, shards: Path, run_dir: Path) -> versions.Registration:
+    """Register the best checkpoint; doing it again finds the version that is there."""
+    ids = {"prefect.flow_run_id": runtime.flow_run.get_root_flow_run_id() or ""}
+    return versions.register_best(config, run_dir, Index.load(shards), ids | identifiers())
+
+
+@flow(name="promote", flow_run_name="promote-{config.name}")
+def promote_flow(
+    config: Config, run: str | None = None, version: int | None = None, force: bool = False
+) -> versions.Registration:
+    """Register the best generator of `run`, which becomes champion if its score is better; or make
+    an existing `version` champion by hand (`force`: also where scores are not comparable)."""
+    config = recipes.with_absolute_paths(config)
+    if (run is None) == (version is None):
+        raise UserError("promote takes either a run or a version")
+    if version is not None:
+        registration = versions.promote(config, version, force)
+        artifacts.note("registered", _registration_note(registration))
+        return registration
+    run_dir = run_folder.find(config, str(run))
+    registration = register(config, run_folder.shards_of(run_dir), run_dir)
+    artifacts.note("registered", _registration_note(registration))
+    if grid := run_folder.newest_grid(run_dir):
+        artifacts.sample_grid(grid, f"Samples of {run_dir.name}")
+    return registration
+
+
+def _registration_note(registration: versions.Registration) -> str:
+    page = registration.ui
+    link = f"[page in MLflow]({page})" if page.startswith("http") else f"```\n{page}\n```"
+    return (
+        f"**{registration.model} version {registration.version}** is `{registration.alias}`: "
+        f"{registration.reason}.\n\n{link}"
+    )
+
+
+# ---- all of it ---------------------------------------------------------------------------------
+
+
+@flow(
+    name="gan-train",
+    flow_run_name="run-{config.name}",
+    on_cancellation=[stop_job],
+    on_crashed=[stop_job],
+)
+def run_flow(config: Config, resume: str | None = None) -> Any:
+    """Shard, train, score and register; returns the run's folder and its registration."""
+    config = recipes.with_absolute_paths(config)
+    # Ray is started once for all of it, unless another cluster trains
+    with nullcontext() if config.cluster.jobs else connected(config.cluster):
+        shard_flow(config)
+        state = train_flow(config, resume, return_state=True)
+    if state.is_cancelled():
+        return Cancelled(message=state.message)
+    run_dir: Path = state.result()
+    evaluate_flow(config, run_dir.name)
+    return run_dir, promote_flow(config, run_dir.name)

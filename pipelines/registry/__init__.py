@@ -1,0 +1,1 @@
+"""MLflow: runs, logged models, registered versions, and who is champion."""

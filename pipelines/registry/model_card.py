@@ -1,0 +1,218 @@
+"""The description of a registered version: a model card in Markdown. Pure text, no MLflow.
+
+MLflow's UI shows headings, lists, tables and code, and pictures by an address on its own server;
+pictures inside the text (`data:`) are dropped. The database holds 5,000 characters.
+"""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
+from typing import Any
+from urllib.parse import urlencode
+
+from gan_train.config import Config
+from gan_train.data.index import Index
+from pipelines.registry.promotion import REFERENCES
+
+LIMIT = 5000
+_CLASSES_SHOWN = 40
+_ROWS = 16
+_GAP = "&nbsp;&nbsp;"  # the UI's tables have no space between their columns
+
+
+@dataclass(frozen=True)
+class CardFacts:
+    """What the card tells beyond configuration and data."""
+
+    model: str
+    nimg: int
+    scores: Mapping[str, Any]
+    protocol: Mapping[str, Any]
+    metric: str
+    task: str
+    z_dim: int
+    conditional: bool
+    run_id: str
+    picture: str | None  # path among the run's artifacts
+    commit: str | None
+    config_hash: str
+
+
+def model_card(config: Config, index: Index, facts: CardFacts) -> str:
+    """The card, at most `LIMIT` characters."""
+    text = "\n\n".join(
+        part
+        for part in (
+            _what(config, index, facts),
+            _picture(facts),
+            _scores(facts),
+            _data(config, index),
+            _training(config, facts),
+            _use(config, index, facts),
+        )
+        if part
+    )
+    assert len(text) <= LIMIT, f"a model card of {len(text)} characters"
+    return text
+
+
+def _colour(channels: int) -> str:
+    return "grey" if channels == 1 else "RGB"
+
+
+def _classes(index: Index) -> str:
+    names = ", ".join(index.classes[:_CLASSES_SHOWN])
+    more = len(index.classes) - _CLASSES_SHOWN
+    return _cut(names, 300) + (f" and {more} more" if more > 0 else "")
+
+
+def _cut(text: str, limit: int) -> str:
+    return text if len(text) <= limit else text[: limit - 1] + "…"
+
+
+def _what(config: Config, index: Index, facts: CardFacts) -> str:
+    side = index.resolution
+    asked = f" of {len(index.classes)} classes on request" if facts.conditional else ""
+    if facts.task != "generate":
+        makes = _PICTURES_OF_PICTURES[facts.task]
+        return (
+            f"A **{config.family.name}** generator: {makes}, {_colour(index.channels)}. Trained "
+            f"from scratch on *{_cut(_source(config), 80)}* at {side}x{side} pixels."
+        )
+    return (
+        f"A **{config.family.name}** generator: latents to {_colour(index.channels)} images of "
+        f"{side}x{side} pixels{asked}. Trained from scratch on *{_cut(_source(config), 80)}*; "
+        f"its images are synthetic."
+    )
+
+
+def _source(config: Config) -> str:
+    """The name of the source, or of both; domain A comes first."""
+    first = _ending(config.data.source, config.data.only_classes)
+    second = config.data.second
+    if second is None:
+        return first
+    other = _ending(second.source or config.data.source, second.only_classes)
+    return f"{first} (A) and {other} (B)"
+
+
+def _ending(path: str, classes: Sequence[str]) -> str:
+    name = path.rstrip("/").rsplit("/", 1)[-1]
+    return f"{name} {', '.join(classes)}" if classes and len(classes) < 4 else name
+
+
+def _picture(facts: CardFacts) -> str:
+    if facts.picture is None:
+        return ""
+    where = urlencode({"path": facts.picture, "run_uuid": facts.run_id})
+    return f"![samples at {facts.nimg:,} images](get-artifact?{where})"
+
+
+def number(value: Any) -> str:
+    """Four significant digits; a dash for what is no number."""
+    if not isinstance(value, int | float) or math.isnan(value):
+        return "–"
+    return f"{value:.0f}" if abs(value) >= 1000 else f"{value:.4g}"
+
+
+def score_rows(scores: Mapping[str, Any], metric: str) -> list[tuple[str, str, str]]:
+    """Rows (measure, of this version, of its reference), the one that decides first."""
+    names = [name for name in scores if not name.endswith(REFERENCES)]
+    names.sort(key=lambda name: name != metric)
+
+    def reference(name: str) -> Any:
+        return next((scores[name + end] for end in REFERENCES if name + end in scores), None)
+
+    return [(name, number(scores[name]), number(reference(name))) for name in names[:_ROWS]]
+
+
+_REFERENCES = {
+    "generate": "real images (null)",
+    "upscale": "bicubic",
+    "translate": "untranslated, or null",
+}
+
+
+def _scores(facts: CardFacts) -> str:
+    rows = [
+        f"| {name} {_GAP} | {value} {_GAP} | {real} |"
+        for name, value, real in score_rows(facts.scores, facts.metric)
+    ]
+    how = "; ".join(
+        f"{key} {_cut(str(value), 48 if key == 'reference' else 24)}"
+        for key, value in facts.protocol.items()
+        if key != "null_images"
+    )
+    halves = facts.protocol.get("null_images")
+    size = f", {halves} on each side" if halves else ""
+    null = (
+        "*Real images* have no distance from themselves: theirs is the null value, one half of "
+        f"them against another{size}, which is what a perfect generator gets. "
+        if facts.task == "generate"
+        else ""
+    )
+    return "\n".join(
+        [
+            "### Scores",
+            "",
+            f"| measure {_GAP} | this version {_GAP} | {_REFERENCES[facts.task]} |",
+            "|---|---|---|",
+            *rows,
+            "",
+            f"`{facts.metric}` decides, and lower is better. {null}Measured with: {how}.",
+        ]
+    )
+
+
+def _data(config: Config, index: Index) -> str:
+    labels = f"\n- {len(index.classes)} classes: {_classes(index)}" if index.classes else ""
+    return (
+        f"### Data\n\n- {index.samples:,} images, {_colour(index.channels)}, "
+        f"{index.resolution}x{index.resolution}, content hash `{index.content_hash[:16]}`{labels}\n"
+        f"- licence: {_cut(config.data.licence or 'not recorded', 200)}"
+    )
+
+
+def _training(config: Config, facts: CardFacts) -> str:
+    commit = f", commit `{facts.commit[:12]}`" if facts.commit else ""
+    return (
+        f"### Training\n\n- {facts.nimg:,} real images seen, seed {config.seed}, precision "
+        f"{config.train.precision}\n- recipe `{config.name}`, configuration "
+        f"`{facts.config_hash[:16]}`{commit}"
+    )
+
+
+_PICTURES_OF_PICTURES = {
+    "upscale": "small pictures of any size to larger ones",
+    "translate": "pictures of one domain to such of the other, both ways",
+}
+
+
+def _use_of_pictures(config: Config, facts: CardFacts, alias: str) -> str:
+    to = ', "to": "B"' if facts.task == "translate" else ""
+    return (
+        f"### Use\n\n```\ngan-train {facts.task} picture.jpg"
+        f"{' --to B' if to else ''} --model {config.name}\n```\n\n"
+        f"Served by `mlflow models serve --env-manager local -m models:/{facts.model}@{alias}`, it "
+        f'answers `{{"inputs": [{{"image": "<a picture file in base64>"{to}}}]}}` with PNG files '
+        "in base64. Weights are safetensors; nothing is pickled."
+    )
+
+
+def _use(config: Config, index: Index, facts: CardFacts) -> str:
+    label = f', "label": "{_cut(index.classes[0], 40)}"' if facts.conditional else ""
+    request = f'{{"seed": 1{label}}}'
+    alias = "champion"
+    if facts.task != "generate":
+        return _use_of_pictures(config, facts, alias)
+    return (
+        f"### Use\n\n```\nimport mlflow.pyfunc\n"
+        f'model = mlflow.pyfunc.load_model("models:/{facts.model}@{alias}")\n'
+        f"images = model.predict([{request}])  # uint8 [N, H, W, C]\n```\n\n"
+        f"Served by `mlflow models serve --env-manager local -m models:/{facts.model}@{alias}`, "
+        f'it answers `{{"inputs": [{request}]}}`. Instead of `seed`, `z` gives the latents: '
+        f"{facts.z_dim} numbers from N(0, 1). `truncation` below 1 trades variety for "
+        f"typicality, where the family has it. Weights are safetensors; nothing is pickled."
+    )

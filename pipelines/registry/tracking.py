@@ -1,0 +1,292 @@
+"""One training as one MLflow run: what each event of its log becomes there.
+
+Every method may be repeated without effect, which is what makes delivery exactly-once although
+events are sent at least once (`shipping.py`): metrics are unique in MLflow by key, time, step and
+value; files overwrite their own path; run and logged models are looked up before they are made.
+mlflow is imported inside functions: that takes seconds and reads the environment set in `connect`.
+"""
+
+from __future__ import annotations
+
+import json
+import logging
+import os
+import re
+import subprocess
+import tempfile
+import uuid
+import warnings
+from collections.abc import Iterator, Mapping
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+from PIL import Image
+
+from gan_train.config import Config
+from gan_train.data.index import Index
+from pipelines.registry import logged_model
+from pipelines.registry.spool import read_events
+
+if TYPE_CHECKING:
+    from mlflow import MlflowClient
+    from mlflow.entities import Metric, Run
+
+log = logging.getLogger(__name__)
+
+KEY_TAG = "gan_train.key"
+_METRICS_PER_BATCH = 1000  # MLflow's limits
+_PARAMS_PER_BATCH = 100
+_PARAM_CHARS = 6000
+_TAG_CHARS = 8000
+_DIGEST_CHARS = 36
+_QUIET = {
+    "MLFLOW_DISABLE_TELEMETRY": "true",
+    "DO_NOT_TRACK": "1",
+    "GIT_PYTHON_REFRESH": "quiet",
+    # weights are safetensors; nothing that MLflow loads here may be a pickle
+    "MLFLOW_ALLOW_PICKLE_DESERIALIZATION": "false",
+    "MLFLOW_ENABLE_ARTIFACTS_PROGRESS_BAR": "false",
+    # an absent server is noticed in seconds, not after a minute: the spool is the better retry
+    "MLFLOW_HTTP_REQUEST_MAX_RETRIES": "1",
+    "MLFLOW_HTTP_REQUEST_TIMEOUT": "20",
+}
+
+
+def tracking_uri(config: Config) -> str:
+    """The configured server, or the SQLite file in the workspace."""
+    return config.registry.tracking_uri or f"sqlite:///{config.workspace.absolute()}/mlflow.db"
+
+
+def connect(config: Config) -> MlflowClient:
+    """A client of the configured server; sets MLflow's environment where the user has not."""
+    for name, value in _QUIET.items():
+        os.environ.setdefault(name, value)
+    uri = tracking_uri(config)
+    if config.registry.tracking_uri is None:
+        config.workspace.mkdir(parents=True, exist_ok=True)
+    # their own remarks on import and on use, which nobody here can act on
+    warnings.filterwarnings("ignore", module=r"(mlflow|sqlalchemy|alembic)\b")
+    import mlflow.pyfunc
+    import mlflow.tracking
+
+    for noisy in ("alembic", "mlflow.store.db.utils"):  # a page of lines for each new database
+        logging.getLogger(noisy).setLevel(logging.WARNING)
+    return mlflow.tracking.MlflowClient(tracking_uri=uri, registry_uri=uri)
+
+
+def failures() -> tuple[type[Exception], ...]:
+    """What the client raises when the server is away or does not take what it is sent."""
+    from mlflow.exceptions import MlflowException
+    from sqlalchemy.exc import SQLAlchemyError
+
+    return MlflowException, SQLAlchemyError, OSError  # requests' exceptions are OSErrors
+
+
+# ---- the run -----------------------------------------------------------------------------------
+
+
+def flatten(tree: Mapping[str, Any], prefix: str = "") -> Iterator[tuple[str, str]]:
+    """Dotted keys and text values of a configuration."""
+    for key, value in tree.items():
+        if isinstance(value, Mapping) and value:
+            yield from flatten(value, f"{prefix}{key}.")
+        else:
+            yield prefix + str(key), "" if value is None else str(value)
+
+
+def shorten(text: str, limit: int) -> str:
+    """The text, cut to `limit` characters with an ellipsis that shows it."""
+    return text if len(text) <= limit else text[: limit - 1] + "…"
+
+
+def git_commit() -> dict[str, str]:
+    """MLflow's tags for the commit of the current folder; empty outside a repository."""
+
+    def git(*arguments: str) -> str:
+        done = subprocess.run(
+            ["git", *arguments], capture_output=True, text=True, check=True, timeout=10
+        )
+        return done.stdout.strip()
+
+    try:
+        commit, changed = git("rev-parse", "HEAD"), git("status", "--porcelain")
+    except (OSError, subprocess.SubprocessError):
+        return {}
+    tags = {"mlflow.source.git.commit": commit}
+    return tags | ({"mlflow.source.git.dirty": "true"} if changed else {})
+
+
+def dataset_name(config: Config) -> str:
+    """What the data set is called in MLflow: the name of its source."""
+    return Path(config.data.source).name
+
+
+def experiment_of(client: MlflowClient, config: Config) -> str:
+    """Id of the experiment; made when missing. Local artifacts live in the workspace."""
+    from mlflow.exceptions import MlflowException
+
+    name = config.registry.experiment
+    local = (config.workspace.absolute() / "mlartifacts").as_uri()
+    for attempt in range(2):
+        if found := client.get_experiment_by_name(name):
+            return str(found.experiment_id)
+        try:
+            location = local if config.registry.tracking_uri is None else None
+            return str(client.create_experiment(name, artifact_location=location))
+        except MlflowException:  # another run has just made it
+            if attempt:
+                raise
+    raise AssertionError("unreachable")
+
+
+class Tracking:
+    """The MLflow run of one training, found by `key` or made."""
+
+    def __init__(
+        self,
+        config: Config,
+        run_dir: Path,
+        index: Index,
+        ids: Mapping[str, str],
+        key: str,
+        run_id: str | None,
+    ) -> None:
+        self.client, self.config, self.run_dir = connect(config), config, run_dir
+        self.index, self.ids = index, ids
+        if run_id is None:
+            run = self._find(key) or self._create(key)
+        else:
+            run = self.client.get_run(run_id)
+        self.run_id: str = run.info.run_id
+        self.experiment_id: str = run.info.experiment_id
+        self.status: str = run.info.status
+        self._describe(run)
+
+    def set_status(self, status: str, time_ms: int | None = None) -> None:
+        """`RUNNING`, or how training ended: `FINISHED`, `FAILED`, `KILLED`."""
+        if status == self.status:
+            return
+        if status == "RUNNING":
+            self.client.update_run(self.run_id, status)
+        else:
+            self.client.set_terminated(self.run_id, status, time_ms)
+        self.status = status
+
+    def _find(self, key: str) -> Run | None:
+        experiment = experiment_of(self.client, self.config)
+        runs = self.client.search_runs([experiment], f"tags.`{KEY_TAG}` = '{key}'", max_results=1)
+        return runs[0] if runs else None
+
+    def _create(self, key: str) -> Run:
+        tags = {
+            KEY_TAG: key,
+            "mlflow.source.name": "gan-train",
+            "mlflow.source.type": "LOCAL",
+            "recipe": self.config.name,
+            "family": self.config.family.name,
+            "data_hash": self.index.content_hash,
+            **git_commit(),
+        }
+        experiment = experiment_of(self.client, self.config)
+        first = next(read_events(self.run_dir), None)  # a log may be older than its run in MLflow
+        return self.client.create_run(
+            experiment,
+            start_time=first[0]["time_ms"] if first else None,
+            tags=tags,
+            run_name=self.run_dir.name,
+        )
+
+    def _describe(self, run: Run) -> None:
+        """Parameters, ids and data set. A parameter keeps its first value in MLflow, so what a
+        resumption has changed becomes a tag `resumed.<key>`."""
+        from mlflow.entities import Dataset, DatasetInput, InputTag, Param, RunTag
+
+        wanted = {
+            key[:250]: shorten(value, _PARAM_CHARS)
+            for key, value in flatten(self.config.model_dump(mode="json"))
+        }
+        stored = run.data.params
+        fresh = [Param(k, v) for k, v in wanted.items() if k not in stored]
+        if fresh:
+            self.client.log_dict(self.run_id, self.config.model_dump(mode="json"), "config.json")
+            data = Dataset(
+                name=dataset_name(self.config),
+                digest=self.index.content_hash[:_DIGEST_CHARS],
+                source_type="local",
+                source=json.dumps({"uri": self.config.data.source}),
+                profile=json.dumps({"num_rows": self.index.samples}),
+            )
+            context = InputTag("mlflow.data.context", "training")
+            self.client.log_inputs(self.run_id, [DatasetInput(data, [context])])
+        tags = {f"resumed.{k}": v for k, v in wanted.items() if stored.get(k, v) != v}
+        tags |= {k: shorten(v, _TAG_CHARS) for k, v in self.ids.items() if v}
+        tags = {k: v for k, v in tags.items() if run.data.tags.get(k) != v}
+        if tags:
+            self.client.log_batch(self.run_id, tags=[RunTag(k, v) for k, v in tags.items()])
+        for start in range(0, len(fresh), _PARAMS_PER_BATCH):
+            part = fresh[start : start + _PARAMS_PER_BATCH]
+            self.client.log_batch(self.run_id, params=part)
+
+    # ---- events ----
+
+    def deliver(self, events: list[dict[str, Any]]) -> None:
+        """Bring events of one kind to the server (`shipping.batches` makes such lists)."""
+        kind = events[0]["kind"]
+        if kind == "metrics":
+            self._metrics([m for event in events for m in self._values(event, event["values"])])
+        elif kind == "image":
+            for event in events:
+                self._image(event)
+        elif kind == "checkpoint":
+            for event in events:
+                self._checkpoint(event)
+
+    def _values(
+        self, event: Mapping[str, Any], values: Mapping[str, Any], **more: str
+    ) -> list[Metric]:
+        from mlflow.entities import Metric
+
+        return [
+            Metric(
+                re.sub(r"[^\w\-./: ]", "_", key), float(x), event["time_ms"], event["nimg"], **more
+            )
+            for key, x in values.items()
+            if isinstance(x, int | float)
+        ]
+
+    def _metrics(self, metrics: list[Metric]) -> None:
+        for start in range(0, len(metrics), _METRICS_PER_BATCH):
+            self.client.log_batch(self.run_id, metrics=metrics[start : start + _METRICS_PER_BATCH])
+
+    def _image(self, event: Mapping[str, Any]) -> None:
+        """A grid, where the UI looks for images by step. `MlflowClient.log_image` would give the
+        file a random name, and so a second one when it is sent again."""
+        path = self.run_dir / event["path"]
+        if not path.is_file():
+            log.warning("%s is gone: not shown in MLflow", path)
+            return
+        key = Path(event["path"]).parent.name or "images"
+        name = uuid.uuid5(uuid.NAMESPACE_URL, f"{self.run_id}/{event['path']}")
+        stem = f"{key}+step+{event['nimg']}+timestamp+{event['time_ms']}+{name}"
+        with tempfile.TemporaryDirectory() as folder, Image.open(path) as picture:
+            full, small = Path(folder, f"{stem}.png"), Path(folder, f"{stem}+compressed.webp")
+            picture.save(full)
+            preview = picture.convert("RGB")
+            preview.thumbnail((256, 256))
+            preview.save(small)
+            for file in (full, small):
+                self.client.log_artifact(self.run_id, str(file), "images")
+        self.client.set_tag(self.run_id, "mlflow.loggedImages", True)
+
+    def _checkpoint(self, event: Mapping[str, Any]) -> None:
+        """A scored checkpoint: a logged model with weights, and its scores."""
+        if not event.get("scores"):
+            return
+        model_id = logged_model.deliver(
+            self.client, self.experiment_id, self.run_id, self.run_dir, event
+        )
+        data = {
+            "dataset_name": dataset_name(self.config),
+            "dataset_digest": self.index.content_hash[:_DIGEST_CHARS],
+        }
+        self._metrics(self._values(event, event["scores"], model_id=model_id, **data))

@@ -1,0 +1,423 @@
+"""The model registry: versions of the best generators, and which of them is champion.
+
+MLflow is imported in four files alone: this one (registered models), `tracking.py` (runs),
+`logged_model.py` (a model's files) and `served_model.py` (what MLflow executes to serve one). What
+others need stands here, `Shipper` and `ship` included. Decisions are made in `promotion.py`.
+"""
+
+from __future__ import annotations
+
+import hashlib
+import json
+import tempfile
+from collections.abc import Mapping
+from dataclasses import dataclass
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+from urllib.parse import quote
+
+from gan_train.config import Config
+from gan_train.data.index import Index
+from gan_train.errors import UserError
+from gan_train.files.digests import sha256_of
+from gan_train.runs.checkpoint import harmless_keys
+from pipelines.registry import logged_model
+from pipelines.registry.model_card import CardFacts, model_card
+from pipelines.registry.promotion import (
+    CHALLENGER,
+    CHAMPION,
+    Decision,
+    Score,
+    best_checkpoint,
+    decide,
+    event_score,
+    refusal,
+)
+from pipelines.registry.shipping import Delivery, Shipper, ship
+from pipelines.registry.spool import locked, read_events
+from pipelines.registry.tracking import connect, experiment_of, failures, flatten, tracking_uri
+
+if TYPE_CHECKING:
+    from mlflow import MlflowClient
+    from mlflow.entities.model_registry import ModelVersion
+
+__all__ = [
+    "Registration",
+    "Shipper",
+    "champion",
+    "config_hash",
+    "download",
+    "model_name",
+    "promote",
+    "register_best",
+    "register_import",
+    "ship",
+]
+
+
+@dataclass(frozen=True)
+class Registration:
+    """A version of the registered model, and how it stands."""
+
+    model: str
+    version: int
+    alias: str  # `champion` or `challenger`
+    reason: str
+    metric: str
+    score: float
+    scores: dict[str, Any]
+    run_id: str
+    ui: str  # a URL, or the command that opens the page
+
+
+def model_name(config: Config) -> str:
+    """The registered model of a recipe: `progan-demo`, `srgan-photos-x4`."""
+    family, name = config.family.name, config.name
+    return config.registry.model or (name if name.startswith(family) else f"{family}-{name}")
+
+
+def config_hash(config: Config) -> str:
+    """SHA-256 of all that changes what is trained; keys declared harmless are left out."""
+    harmless = harmless_keys(Config)
+    tree = {
+        key: value
+        for key, value in flatten(config.model_dump(mode="json"))
+        if not any(key == h or key.startswith(f"{h}.") for h in harmless)
+    }
+    return hashlib.sha256(json.dumps(tree, sort_keys=True).encode()).hexdigest()
+
+
+def register_best(
+    config: Config, run_dir: Path, index: Index, ids: Mapping[str, str]
+) -> Registration:
+    """Make the run's best scored checkpoint a version of the registered model, and decide whether
+    it becomes champion. May be repeated: the same checkpoint is the same version.
+
+    Raises UserError when no checkpoint is scored, or the tracking server is away.
+    """
+    event = best_checkpoint(event for event, _ in read_events(run_dir))
+    if event is None:
+        raise UserError(
+            f"{run_dir} has no checkpoint with a score to register: let it reach a checkpoint "
+            "(train.checkpoint_kimg), with `frechet` among evaluate.metrics"
+        )
+    delivery = Delivery(config, run_dir, index, ids)
+    try:
+        run_id = delivery.once()
+        client = connect(config)
+        with locked(config.workspace / "registry.lock"):
+            version = _version_of(client, config, run_dir, index, ids, run_id, event)
+            return _appoint(client, config, version)
+    except failures() as error:
+        raise _unreachable(config, error) from error
+
+
+def register_import(config: Config, folder: Path, origin: str, digest: str) -> tuple[int, str]:
+    """Make a generator that no run of ours has trained a version of the registered model.
+
+    It has no score, so it gets no alias: the champion stays. `origin` and `digest` are the imported
+    file's name and SHA-256. Returns the version and where it is seen. Raises UserError when the
+    tracking server is away.
+    """
+    name = model_name(config)
+    try:
+        client = connect(config)
+        with locked(config.workspace / "registry.lock"):
+            _ensure_model(client, config, name)
+            label = f"import-{digest[:12]}"
+            run_id = client.create_run(experiment_of(client, config), run_name=label).info.run_id
+            model = logged_model.deliver_import(client, run_id, label, folder)
+            client.set_terminated(run_id)
+            tags = {
+                "logged_model": model.model_id,
+                "family": config.family.name,
+                "recipe": config.name,
+                "resolution": str(config.data.resolution),
+                "images_seen": "0",
+                "imported_from": origin,
+                "imported_sha256": digest,
+                logged_model.WEIGHTS_TAG: model.tags[logged_model.WEIGHTS_TAG],
+            }
+            version = client.create_model_version(
+                name,
+                source=model.artifact_location,
+                run_id=run_id,
+                model_id=model.model_id,
+                tags=tags,
+                description=f"Imported from `{origin}` (SHA-256 {digest}), not trained or scored "
+                "here. Its terms of use are those of whoever published it.",
+            )
+            link = json.dumps([{"name": name, "version": version.version}])
+            client.set_logged_model_tags(model.model_id, {"mlflow.modelVersions": link})
+    except failures() as error:
+        raise _unreachable(config, error) from error
+    return int(version.version), _page(config, name, int(version.version))
+
+
+def promote(config: Config, version: int, force: bool = False) -> Registration:
+    """Make a version champion by hand, also a worse one.
+
+    Raises UserError when there is no such version or, unless forced, when its score and that of
+    the present champion were not measured alike.
+    """
+    try:
+        client = connect(config)
+        with locked(config.workspace / "registry.lock"):
+            new, now = _version(client, config, str(version)), _champion(client, config)
+            if now is not None and int(now.version) == int(new.version):
+                return _registration(config, new, CHAMPION, "it was champion already")
+            before = _score(now) if now is not None else None
+            why = refusal(_score(new), before)
+            if why and not force:
+                raise UserError(f"version {version} is not made champion: {why}; --force overrides")
+            reason = "promoted by hand" + (f" over version {now.version}" if now else "")
+            return _give(
+                client, config, new, Decision(CHAMPION, reason + (f", {why}" if why else ""))
+            )
+    except failures() as error:
+        raise _unreachable(config, error) from error
+
+
+def champion(config: Config) -> Registration | None:
+    """The present champion; None before the first. Raises UserError when the server is away."""
+    try:
+        now = _champion(connect(config), config)
+    except failures() as error:
+        raise _unreachable(config, error) from error
+    return None if now is None else _registration(config, now, CHAMPION, now.tags.get("reason", ""))
+
+
+def download(config: Config, version_or_alias: str) -> Path:
+    """A folder with the `generator.safetensors` and `generator.json` of a version (`3`) or an alias
+    (`champion`), checked against the registered SHA-256 and kept in the workspace.
+
+    Nothing of it is executed. Raises UserError when there is no such version, the server is away,
+    or the weights are not what was registered.
+    """
+    try:
+        client = connect(config)
+        found = _version(client, config, version_or_alias)
+        wanted = found.tags.get(logged_model.WEIGHTS_TAG, "")
+        target = config.workspace / "models" / found.name / f"{found.version}-{wanted[:16]}"
+        with locked(config.workspace / "registry.lock"):
+            if not target.exists():
+                _fetch(config, found, target)
+    except failures() as error:
+        raise _unreachable(config, error) from error
+    if sha256_of(target / logged_model.FILES[1]) != wanted:
+        raise UserError(
+            f"{target} does not hold the weights of {found.name} version {found.version} "
+            "(SHA-256 differs): delete the folder and download again"
+        )
+    return target
+
+
+# ---- versions ----------------------------------------------------------------------------------
+
+
+def _fetch(config: Config, found: ModelVersion, target: Path) -> None:
+    import mlflow.artifacts
+
+    uri = tracking_uri(config)
+    target.parent.mkdir(parents=True, exist_ok=True)
+    with tempfile.TemporaryDirectory(dir=target.parent) as folder:
+        got = mlflow.artifacts.download_artifacts(
+            artifact_uri=f"{found.source}/artifacts/generator",
+            dst_path=folder,
+            tracking_uri=uri,
+            registry_uri=uri,
+        )
+        Path(got).rename(target)
+
+
+def _version_of(
+    client: MlflowClient,
+    config: Config,
+    run_dir: Path,
+    index: Index,
+    ids: Mapping[str, str],
+    run_id: str,
+    event: Mapping[str, Any],
+) -> ModelVersion:
+    """The version of this checkpoint: found, or made with tags and card."""
+    run = client.get_run(run_id)
+    model = logged_model.find(client, run.info.experiment_id, run_id, logged_model.name_of(event))
+    assert model is not None, "the log has arrived, so its models have"
+    if logged_model.WEIGHTS_TAG not in model.tags:
+        raise UserError(f"the weights of {event['path']} were deleted before they could be sent")
+    name = model_name(config)
+    _ensure_model(client, config, name)
+    for version in client.search_model_versions(f"name = '{name}' AND run_id = '{run_id}'"):
+        if version.tags.get("logged_model") == model.model_id:
+            return version
+
+    score = event_score(event)
+    assert score is not None
+    about = model.params | model.tags
+    commit = run.data.tags.get("mlflow.source.git.commit")
+    card = CardFacts(
+        model=name,
+        nimg=event["nimg"],
+        scores=event["scores"],
+        protocol=event["protocol"],
+        metric=score.metric,
+        task=about.get("task", "generate"),
+        z_dim=int(about["z_dim"]),
+        conditional=about["conditional"] == "True",
+        run_id=run_id,
+        picture=_picture(client, run_id, run_dir, event["nimg"]),
+        commit=commit,
+        config_hash=config_hash(config),
+    )
+    tags = {
+        "logged_model": model.model_id,
+        "family": config.family.name,
+        "recipe": config.name,
+        "resolution": index.resolution,
+        "images_seen": event["nimg"],
+        "metric": score.metric,
+        "score": repr(score.value),
+        "n": event["protocol"].get("images", ""),
+        "extractor": event["protocol"].get("extractor", ""),
+        "data_hash": index.content_hash,
+        "config_hash": card.config_hash,
+        "scores": json.dumps(event["scores"]),
+        "protocol": json.dumps(event["protocol"], sort_keys=True),
+        logged_model.WEIGHTS_TAG: model.tags[logged_model.WEIGHTS_TAG],
+        "git_commit": commit,
+        # the workers are gone by now: their ids are known from the run
+        **{k: v for k, v in run.data.tags.items() if k.startswith(("ray", "prefect"))},
+        **ids,
+    }
+    version = client.create_model_version(
+        name,
+        source=model.artifact_location,  # MLflow resolves `models:/m-...` by a global address
+        run_id=run_id,
+        model_id=model.model_id,
+        tags={key: str(value) for key, value in tags.items() if value},
+        description=model_card(config, index, card),
+    )
+    link = json.dumps([{"name": name, "version": version.version}])
+    client.set_logged_model_tags(model.model_id, {"mlflow.modelVersions": link})
+    return version
+
+
+def _ensure_model(client: MlflowClient, config: Config, name: str) -> None:
+    from mlflow.exceptions import MlflowException
+
+    about = f"Generators of the recipe `{config.name}`. `models:/{name}@champion` is the best one."
+    try:
+        client.create_registered_model(name, description=about)
+    except MlflowException as error:
+        if error.error_code != "RESOURCE_ALREADY_EXISTS":
+            raise
+
+
+def _picture(client: MlflowClient, run_id: str, run_dir: Path, nimg: int) -> str | None:
+    """Artifact path of the newest sample grid up to this many images, put where the card looks."""
+    grids = [
+        event
+        for event, _ in read_events(run_dir)
+        if event["kind"] == "image"
+        and event["nimg"] <= nimg
+        and (run_dir / event["path"]).is_file()
+    ]
+    if not grids:
+        return None
+    path = run_dir / grids[-1]["path"]
+    client.log_artifact(run_id, str(path), "model_card")
+    return f"model_card/{path.name}"
+
+
+def _version(client: MlflowClient, config: Config, version_or_alias: str) -> ModelVersion:
+    """Raises UserError that names what there is."""
+    from mlflow.exceptions import MlflowException
+
+    name = model_name(config)
+    try:
+        if version_or_alias.isdecimal():
+            return client.get_model_version(name, version_or_alias)
+        return client.get_model_version_by_alias(name, version_or_alias)
+    except MlflowException as error:
+        if error.error_code not in ("RESOURCE_DOES_NOT_EXIST", "INVALID_PARAMETER_VALUE"):
+            raise
+    known = [v.version for v in client.search_model_versions(f"name = '{name}'", max_results=100)]
+    there = ", ".join(sorted(map(str, known), key=int)) or "none yet"
+    raise UserError(f"{name} has no version or alias {version_or_alias!r}; versions: {there}")
+
+
+def _champion(client: MlflowClient, config: Config) -> ModelVersion | None:
+    from mlflow.exceptions import MlflowException
+
+    try:
+        return client.get_model_version_by_alias(model_name(config), CHAMPION)
+    except MlflowException as error:
+        if error.error_code not in ("RESOURCE_DOES_NOT_EXIST", "INVALID_PARAMETER_VALUE"):
+            raise
+        return None
+
+
+def _score(version: ModelVersion) -> Score:
+    """The score that a version was registered with; none at all for a stranger's version."""
+    tags = version.tags
+    return Score(
+        name=f"version {version.version}",
+        metric=tags.get("metric", "none"),
+        value=float(tags.get("score", "nan")),
+        protocol=json.loads(tags.get("protocol", "{}")),
+    )
+
+
+# ---- aliases -----------------------------------------------------------------------------------
+
+
+def _appoint(client: MlflowClient, config: Config, version: ModelVersion) -> Registration:
+    """Champion or challenger, by comparison with the present champion."""
+    now = _champion(client, config)
+    if now is not None and int(now.version) == int(version.version):
+        return _registration(config, version, CHAMPION, version.tags.get("reason", ""))
+    decision = decide(_score(version), _score(now) if now is not None else None)
+    return _give(client, config, version, decision)
+
+
+def _give(
+    client: MlflowClient, config: Config, version: ModelVersion, decision: Decision
+) -> Registration:
+    """Move the alias and write the reason down."""
+    client.set_registered_model_alias(version.name, decision.alias, str(version.version))
+    if decision.alias == CHAMPION and CHALLENGER in version.aliases:
+        client.delete_registered_model_alias(version.name, CHALLENGER)
+    client.set_model_version_tag(version.name, str(version.version), "reason", decision.reason)
+    return _registration(config, version, decision.alias, decision.reason)
+
+
+def _registration(config: Config, version: ModelVersion, alias: str, reason: str) -> Registration:
+    score = _score(version)
+    return Registration(
+        model=version.name,
+        version=int(version.version),
+        alias=alias,
+        reason=reason,
+        metric=score.metric,
+        score=score.value,
+        scores=json.loads(version.tags.get("scores", "{}")),
+        run_id=version.run_id or "",
+        ui=_page(config, version.name, int(version.version)),
+    )
+
+
+def _page(config: Config, name: str, version: int) -> str:
+    """Where the version is seen: an address, or the command that serves it."""
+    uri = tracking_uri(config)
+    page = f"#/models/{quote(name)}/versions/{version}"
+    if uri.startswith("http"):
+        return f"{uri.rstrip('/')}/{page}"
+    return f"mlflow ui --backend-store-uri {uri} --port 5000  # http://127.0.0.1:5000/{page}"
+
+
+def _unreachable(config: Config, error: Exception) -> UserError:
+    first = str(error).splitlines()[0] if str(error) else type(error).__name__
+    return UserError(
+        f"MLflow at {tracking_uri(config)} does not do what is asked ({first[:300]}): nothing is "
+        "lost; once it is back, the same command goes on from here"
+    )

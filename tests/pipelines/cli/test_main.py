@@ -1,0 +1,172 @@
+"""The command line: answers fast, teaches, and starts nothing when something is wrong."""
+
+from __future__ import annotations
+
+import json
+import os
+import subprocess
+import sys
+from pathlib import Path
+
+import pytest
+import yaml
+
+from gan_train import recipes
+from gan_train.config import Config
+from gan_train.runs import run_folder
+from pipelines.cli.main import main
+from tests.training import run, tiny_config
+
+HEAVY = {"ray", "prefect", "mlflow"}
+
+
+def recipe(config: Config, folder: Path) -> str:
+    """A recipe file of this configuration."""
+    path = folder / f"{config.name}.yaml"
+    path.write_text(recipes.dump(config), encoding="utf-8")
+    return str(path)
+
+
+def python(code: str, *arguments: str) -> subprocess.CompletedProcess[str]:
+    """Run code in a clean interpreter."""
+    environment = os.environ | {"OMP_NUM_THREADS": "1"}
+    return subprocess.run(
+        [sys.executable, "-c", code, *arguments],
+        capture_output=True,
+        text=True,
+        timeout=240,
+        env=environment,
+        check=False,
+    )
+
+
+REPORT = f"""
+import sys
+from pipelines.cli.main import main
+status = main(sys.argv[1:])
+print("imported:", sorted({sorted(HEAVY)!r} & sys.modules.keys()), "status:", status)
+""".replace("['mlflow', 'prefect', 'ray'] &", "{'mlflow', 'prefect', 'ray'} &")
+
+
+def test_help_names_every_command_and_shows_examples(capsys: pytest.CaptureFixture[str]) -> None:
+    with pytest.raises(SystemExit) as end:
+        main(["--help"])
+    text = capsys.readouterr().out
+    assert end.value.code == 0
+    assert "gan-train run demo --dry-run" in text
+    for name in ("run", "shard", "train", "evaluate", "promote", "config"):
+        assert f"\n    {name} " in text
+
+
+@pytest.mark.parametrize(
+    ("arguments", "message"),
+    [
+        (["run", "demo", "--set", "train.bacth=64"], "train.bacth=64: unknown key; did you mean"),
+        (["run", "nowhere"], "nowhere: no such recipe"),
+        (["run", "demo", "--set", "data.source=/nowhere"], "data.source: /nowhere"),
+        (["run", "demo", "--set", "cluster.workers=5"], "5"),
+        (["run", "demo", "--set", "train.batch=30"], "must be a multiple of 8"),
+        (["evaluate", "nothing"], "nothing: no run in runs/train"),
+        (["config"], "name a recipe"),
+    ],
+)
+def test_a_mistake_exits_2_with_one_message(
+    arguments: list[str],
+    message: str,
+    tmp_path: Path,
+    monkeypatch: pytest.MonkeyPatch,
+    capsys: pytest.CaptureFixture[str],
+    glyphs: Path,
+) -> None:
+    monkeypatch.chdir(tmp_path)
+    if "demo" in arguments and arguments[0] == "run":
+        arguments = [*arguments[:2], "--set", f"data.source={glyphs}", *arguments[2:]]
+    assert main(arguments) == 2
+    said = capsys.readouterr()
+    assert message in said.err and said.err.startswith("gan-train: ")
+    assert "Traceback" not in said.err and said.out == ""
+    assert not list(tmp_path.iterdir())
+
+
+def test_a_mistake_is_found_before_ray_prefect_and_mlflow_are_imported(tmp_path: Path) -> None:
+    done = python(REPORT, "run", "demo", "--set", "train.bacth=64")
+    assert "imported: [] status: 2" in done.stdout, done.stderr
+
+
+def test_dry_run_shows_the_plan_and_writes_nothing(tiny_source: Path, tmp_path: Path) -> None:
+    config = tiny_config(tiny_source, tmp_path / "workspace")
+    done = python(REPORT, "run", recipe(config, tmp_path), "--dry-run")
+    assert "imported: [] status: 0" in done.stdout, done.stderr
+    assert not config.workspace.exists()
+    assert "images      24 of 8 px, grey, 3 classes" in done.stdout
+    assert "shards      2 in " in done.stdout and "not written yet" in done.stdout
+    assert "workers     1 x 1 CPU" in done.stdout
+    stages = [line.split() for line in done.stdout.splitlines() if line.startswith(("4 ", "8"))]
+    assert [stage[0] for stage in stages] == ["4", "8-fade", "8"]
+    assert [stage[-1] for stage in stages] == ["0.1", "0.1", "0.2"]
+
+
+def test_dry_run_knows_what_is_there(
+    tiny_source: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    config = tiny_config(tiny_source, tmp_path / "workspace")
+    run(config, tmp_path / "workspace" / "train" / "tiny-1")
+    assert main(["run", recipe(config, tmp_path), "--dry-run"]) == 0
+    text = capsys.readouterr().out
+    assert "written before: hashes are verified" in text
+    assert "1 of this recipe, newest tiny-1" in text
+
+
+def test_the_planned_checkpoints_are_those_that_are_written(
+    tiny_source: Path, tmp_path: Path
+) -> None:
+    from gan_train.data.index import Index
+    from gan_train.training.schedule import check, schedule_end
+    from pipelines.flows.plan import checkpoints
+
+    config = tiny_config(
+        tiny_source, tmp_path, train__checkpoint_kimg=0.048, train__keep_checkpoints=99
+    )
+    run_dir = run(config, tmp_path / "run")
+    stages = check(config, Index.load(next((tmp_path / "shards").iterdir())).image_shape, 1)
+    planned = checkpoints(config, stages, schedule_end(config, stages))
+    assert [row["kimg"] * 1000 for row in run_folder.score_table(run_dir)] == planned
+
+
+def test_config_shows_every_setting_and_reads_back(capsys: pytest.CaptureFixture[str]) -> None:
+    assert main(["config", "demo", "--set", "train.batch=48"]) == 0
+    shown = yaml.safe_load(capsys.readouterr().out)
+    assert recipes.check(shown) == recipes.load("demo", ["train.batch=48"])
+    assert main(["config", "--schema"]) == 0
+    schema = json.loads(capsys.readouterr().out)
+    assert schema["properties"].keys() == Config.model_fields.keys()
+
+
+@pytest.mark.slow
+def test_plain_training_imports_neither_ray_nor_prefect_nor_mlflow(
+    tiny_source: Path, tmp_path: Path
+) -> None:
+    config = tiny_config(tiny_source, tmp_path / "workspace")
+    done = python(REPORT, "train", recipe(config, tmp_path), "--plain")
+    assert "imported: [] status: 0" in done.stdout, done.stderr
+    (run_dir,) = run_folder.folder(config).iterdir()
+    assert run_folder.finished(run_folder.read_events(run_dir))
+
+
+@pytest.mark.slow
+def test_torchrun_trains_on_two_workers(tiny_source: Path, tmp_path: Path) -> None:
+    config = tiny_config(tiny_source, tmp_path / "workspace")
+    done = subprocess.run(
+        [
+            *(sys.executable, "-m", "torch.distributed.run", "--standalone"),
+            *("--nproc-per-node", "2", "-m", "gan_train", recipe(config, tmp_path)),
+        ],
+        capture_output=True,
+        text=True,
+        timeout=240,
+        env=os.environ | {"OMP_NUM_THREADS": "1"},
+        check=False,
+    )
+    assert done.returncode == 0, done.stderr
+    (run_dir,) = run_folder.folder(config).iterdir()
+    assert run_folder.finished(run_folder.read_events(run_dir))

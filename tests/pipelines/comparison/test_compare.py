@@ -1,0 +1,428 @@
+"""Comparisons: what is decided beforehand, and whole ones on real Ray, Prefect and MLflow."""
+
+from __future__ import annotations
+
+import json
+import os
+import signal
+import subprocess
+import sys
+import threading
+import time
+from collections.abc import Callable, Iterator
+from pathlib import Path
+from typing import Any
+
+import pytest
+from prefect.client.orchestration import get_client
+from prefect.states import Cancelling
+from prefect.testing.utilities import prefect_test_harness
+
+from gan_train import recipes
+from gan_train.config import Config
+from gan_train.data.index import Index
+from gan_train.errors import UserError
+from gan_train.runs import run_folder
+from gan_train.runs.checkpoint import list_checkpoints
+from gan_train.runs.events import EventLog
+from pipelines.cli.main import main
+from pipelines.comparison import contest, flow, gather
+from pipelines.comparison.facts import Facts
+from pipelines.comparison.plan import Comparison, describe, planned
+from pipelines.registry import tracking
+from tests.training import stylegan, tiny_config
+
+FD = "fd_efficientnet_lite0"
+
+
+def recipe(source: Path, folder: Path, name: str, **changes: Any) -> str:
+    """A recipe file of a tiny configuration, scored by a Fréchet distance of few images."""
+    config = tiny_config(
+        source,
+        folder / "workspace",
+        evaluate__metrics=["frechet", "diversity"],
+        evaluate__batch=8,
+        evaluate__path_length_images=4,
+        **changes,
+    )
+    path = folder / f"{name}.yaml"
+    tree = config.model_copy(update={"name": name})
+    path.write_text(recipes.dump(tree), encoding="utf-8")
+    return str(path)
+
+
+@pytest.fixture
+def growing(tiny_source: Path, tmp_path: Path) -> str:
+    """A ProGAN whose schedule is 0.192 kimg: 4 px, a fade, 8 px."""
+    return recipe(tiny_source, tmp_path, "growing")
+
+
+@pytest.fixture
+def styles(tiny_source: Path, tmp_path: Path) -> str:
+    """A StyleGAN2, on data and places of its own."""
+    (tmp_path / "elsewhere").mkdir()
+    return recipe(
+        tiny_source,
+        tmp_path / "elsewhere",
+        "styles",
+        family=stylegan(2) | {"kimg": 0.48},
+        data__mirror=True,
+        evaluate__images=8,
+    )
+
+
+# ---- decided beforehand ------------------------------------------------------------------------
+
+
+def test_all_recipes_get_the_data_the_protocol_and_the_places_of_one(
+    growing: str, styles: str, tmp_path: Path
+) -> None:
+    first, second = planned([growing, styles], kimg=0.096).configs
+    assert (first.data, first.evaluate, first.workspace) == (
+        second.data,
+        second.evaluate,
+        second.workspace,
+    )
+    assert first.workspace == tmp_path / "workspace" and not first.data.mirror
+    assert second.family.name == "stylegan" and second.name == "styles"
+    other = planned([growing, styles], data=styles, kimg=0.096).configs
+    assert all(config.data.mirror and config.evaluate.images == 8 for config in other)
+
+
+def test_the_budget_in_images_ends_every_schedule_and_places_the_scores(
+    growing: str, styles: str
+) -> None:
+    configs = planned([growing, styles], kimg=0.096).configs
+    assert [config.train.total_kimg for config in configs] == [0.096, 0.096]
+    assert [config.train.checkpoint_kimg for config in configs] == [0.016, 0.016]
+    configs = planned([growing, styles], minutes=1).configs
+    assert [config.train.total_kimg for config in configs] == [None, None]
+    assert [config.train.checkpoint_kimg for config in configs] == [0.032, 0.08]
+    own = planned([growing], ["train.checkpoint_kimg=0.05"], minutes=1).configs[0]
+    assert own.train.checkpoint_kimg == 0.05
+
+
+def test_path_lengths_are_measured_at_the_end_alone(growing: str) -> None:
+    wanted = ["evaluate.metrics=[frechet, path_length]"]
+    assert planned([growing], wanted, kimg=1).configs[0].evaluate.metrics == ("frechet",)
+    with pytest.raises(UserError, match="give a measure that recipes are ranked by"):
+        planned([growing], ["evaluate.metrics=[path_length]"], kimg=1)
+
+
+@pytest.mark.parametrize(
+    ("overrides", "more", "message"),
+    [
+        (["train.total_kimg=5"], {}, "--kimg or --minutes"),
+        (["cluster.jobs=http://head:8265"], {}, "submit it as a whole"),
+        (["evaluate.path_lengths=[w_end]"], {}, "between latents z"),
+        (["cluster.workers=2"], {"workers": 2}, "--workers says it already"),
+        (["family.fade_kimg=1"], {}, "styles: .*fade_kimg"),
+        (["data.classes=none"], {}, "growing: .*classes"),
+        ([], {"workers": 3}, "growing: .*lanes"),
+    ],
+)
+def test_what_cannot_be_compared_is_refused_by_name(
+    growing: str, styles: str, overrides: list[str], more: dict[str, int], message: str
+) -> None:
+    with pytest.raises(UserError, match=message):
+        planned([growing, styles], overrides, kimg=1, **more)
+
+
+def test_two_recipes_of_one_name_are_refused(growing: str) -> None:
+    with pytest.raises(UserError, match="two recipes are called growing"):
+        planned([growing, growing], kimg=1)
+
+
+def test_the_same_command_is_the_same_comparison(growing: str, styles: str) -> None:
+    both = planned([growing, styles], kimg=1)
+    assert both.id == planned([growing, styles], kimg=1, at_once=1, target=4.0).id
+    assert both.id.startswith("growing-styles-")
+    others = {
+        planned([growing, styles], kimg=2).id,
+        planned([growing, styles], minutes=1).id,
+        planned([growing, styles], ["seed=1"], kimg=1).id,
+        planned([growing], kimg=1).id,
+    }
+    assert len(others | {both.id}) == 5
+
+
+def test_side_by_side_as_there_is_room(growing: str, styles: str) -> None:
+    both = planned([growing, styles], ["cluster.workers=2"], kimg=1)
+    assert [both.slots(cpus, 0) for cpus in (1, 2, 3, 4, 100)] == [1, 1, 1, 2, 2]
+    assert both.slots(100, 2) == 1, "two GPUs are for one of them"
+    assert both.slots(100, 4) == 2
+    assert both.slots(100, 1) == 2, "with too few GPUs, all train on CPUs"
+    assert both.model_copy(update={"at_once": 1}).slots(100, 0) == 1
+
+
+def test_dry_run_shows_the_plan_and_starts_nothing(
+    growing: str, styles: str, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    given = ["compare", growing, styles, "--minutes", "2", "--workers", "2", "--dry-run"]
+    assert main(given) == 0
+    text = capsys.readouterr().out
+    assert "2 recipes, 2 min of training each" in text
+    assert "24 of 8 px, grey, 3 classes" in text
+    rows = {line.split()[0]: line.split()[1:] for line in text.splitlines() if line}
+    assert rows["growing"] == ["progan", "2", "0.192", "kimg", "6", "2.0", "min"]
+    assert rows["styles"] == ["stylegan", "2", "0.48", "kimg", "6", "2.0", "min"]
+    assert "4 min of training if one follows the other" in text
+    assert not (tmp_path / "workspace").exists()
+
+
+def test_the_time_a_budget_in_images_takes_is_known_from_an_earlier_run(growing: str) -> None:
+    comparison = planned([growing], kimg=0.12)
+    assert "unknown" in describe(comparison)
+    earlier = run_folder.folder(comparison.configs[0]) / "growing-20260101-000000"
+    earlier.mkdir(parents=True)
+    log = EventLog(earlier)
+    log.append("metrics", 100, values={"images_per_second": 1.0})
+    log.append("checkpoint", 100, scores={})
+    assert "2.0 min" in describe(comparison)
+
+
+@pytest.mark.parametrize(
+    ("arguments", "message"),
+    [
+        (["--kimg", "-1"], "--kimg -1: allowed: more than 0"),
+        (["--minutes", "0"], "--minutes 0: allowed"),
+        (["--kimg", "1", "--out", "compare.pdf"], "name a file ending in .html"),
+    ],
+)
+def test_a_mistake_exits_2(
+    growing: str, arguments: list[str], message: str, capsys: pytest.CaptureFixture[str]
+) -> None:
+    assert main(["compare", growing, *arguments]) == 2
+    assert message in capsys.readouterr().err
+
+
+def test_a_run_that_ends_where_it_was_stopped_says_so(tmp_path: Path) -> None:
+    for status in ("stopped", "finished", "finished"):
+        log = EventLog(tmp_path)
+        log.append("end", 100, status=status)
+        log.append("end", 100, status=status)
+    assert [event["status"] for event in run_folder.read_events(tmp_path)] == [
+        "stopped",
+        "finished",
+    ]
+    EventLog(tmp_path).append("end", 50, status="stopped")
+    assert run_folder.finished(run_folder.read_events(tmp_path))
+
+
+# ---- whole comparisons -------------------------------------------------------------------------
+
+
+@pytest.fixture(scope="module")
+def prefect_server() -> Iterator[None]:
+    """A real server with a database of its own."""
+    with prefect_test_harness(server_startup_timeout=120):
+        yield
+
+
+def engines(function: Any) -> Any:
+    """Marks of a test that starts Ray, Prefect and MLflow."""
+    for mark in (
+        pytest.mark.slow,
+        # the code of Ray, MLflow and Prefect uses what they have deprecated
+        pytest.mark.filterwarnings(r"ignore::DeprecationWarning"),
+        pytest.mark.filterwarnings(r"ignore::FutureWarning"),
+        pytest.mark.timeout(600),
+        pytest.mark.usefixtures("prefect_server"),
+    ):
+        function = mark(function)
+    return function
+
+
+def mlflow_runs(comparison: Comparison) -> dict[str, Any]:
+    """MLflow's runs of a comparison, by name."""
+    client = tracking.connect(comparison.configs[0])
+    experiment = tracking.experiment_of(client, comparison.configs[0])
+    found = client.search_runs([experiment], f"tags.compare = '{comparison.id}'")
+    return {run.info.run_name: run for run in found}
+
+
+def trained(config: Config) -> list[str]:
+    return sorted(path.name for path in run_folder.folder(config).iterdir())
+
+
+@engines
+def test_the_same_images_for_all_then_a_second_time_for_nothing(
+    growing: str, styles: str, tmp_path: Path
+) -> None:
+    comparison = planned([growing, styles], kimg=0.096)
+    out = tmp_path / "out" / "both.html"
+    found: Facts = flow.compare_flow(comparison, out)
+    assert [entry.error for entry in found.entries] == [None, None]
+    assert [entry.kimg for entry in found.entries] == [0.096, 0.096]
+    for entry in found.entries:
+        assert [point.kimg for point in entry.checkpoints][-1] == 0.096
+        assert len(entry.checkpoints) >= 6 and FD in entry.scores
+        assert entry.scores["ppl_z_end_efficientnet_lite0"] > 0
+        assert 0 < entry.minutes < 2 and entry.images_per_second
+        assert entry.generator_parameters > 0 < entry.other_parameters
+        assert entry.picture is not None and entry.picture.width == 8 * 8
+    notes = {entry.recipe: " ".join(entry.notes) for entry in found.entries}
+    assert "schedule of 0.192 kimg was cut at 0.096" in notes["growing"]
+    assert "grown to 8 of 8 px, faded in by 25%" in notes["growing"], "trained at 16 of 64 images"
+    assert "grown" not in notes["styles"]
+    assert "growing" in out.read_text() and "styles" in out.read_text()
+    assert Facts.model_validate_json(out.with_suffix(".json").read_text()) == found
+    assert (comparison.folder / "compare.html").read_text() == out.read_text()
+
+    # in MLflow: the runs by their tag, and the report
+    tracked = mlflow_runs(comparison)
+    assert sorted(tracked) == sorted([comparison.id, *(entry.run for entry in found.entries)])
+    assert {run.info.status for run in tracked.values()} == {"FINISHED"}
+    client = tracking.connect(comparison.configs[0])
+    kept = client.list_artifacts(tracked[comparison.id].info.run_id)
+    assert sorted(file.path for file in kept) == ["compare.html", "compare.json"]
+
+    # in Prefect: a table and the chart
+    with get_client(sync_client=True) as prefect:
+        shown = {str(a.key): str(a.data) for a in prefect.read_artifacts(limit=200)}
+    assert "| growing |" in shown["comparison"] and "| styles |" in shown["comparison"]
+    assert shown["comparison-chart"].startswith("data:image/svg+xml;base64,")
+
+    # again: the same report, and nothing is trained
+    before = trained(comparison.configs[0])
+    again = flow.compare_flow(comparison)
+    assert trained(comparison.configs[0]) == before
+    assert again == found
+    assert len(mlflow_runs(comparison)) == 3
+
+
+@engines
+def test_the_same_time_for_all_side_by_side_and_a_failure_loses_nothing(
+    growing: str, styles: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.chdir(tmp_path)
+    minutes = 0.03  # longer than the schedule of `growing`, shorter than that of the others
+    long = ["train.tick_kimg=0.016", "train.checkpoint_kimg=50"]
+    endless = recipe_like(styles, tmp_path, "endless", family__kimg=500)
+    diverging = recipe_like(styles, tmp_path, "diverging", family__kimg=500, family__lr=1e30)
+    comparison = planned([growing, endless, diverging], long, minutes=minutes)
+    found: Facts = flow.compare_flow(comparison)
+    ended, cut, failed = found.entries
+    assert ended.kimg == 0.192 and ended.error is None
+    assert 0.9 * minutes <= cut.minutes < 3 * minutes, "stopped when its time was over"
+    assert 0.016 < cut.kimg < 500 and len(cut.checkpoints) == 1 and FD in cut.scores
+    assert "was cut at" in " ".join(cut.notes)
+    if ended.minutes < 0.97 * minutes:
+        assert "these are its last images" in " ".join(ended.notes)
+    assert failed.error is not None and "not finite" in failed.error
+    page = (comparison.folder / "compare.html").read_text()
+    assert "Failed: " in page and "not finite" in page
+    tracked = mlflow_runs(comparison)
+    status = {entry.recipe: tracked[entry.run].info.status for entry in found.entries}
+    assert status == {"growing": "FINISHED", "endless": "FINISHED", "diverging": "FAILED"}
+    record = json.loads((comparison.folder / "diverging.json").read_text())
+    assert record["done"] is False and record["run"] == failed.run
+
+
+def recipe_like(path: str, folder: Path, name: str, **changes: Any) -> str:
+    """A copy of a recipe under another name, with changes as for `tiny_config`."""
+    config = recipes.load(
+        path, [f"{key.replace('__', '.')}={value}" for key, value in changes.items()]
+    )
+    copy = folder / f"{name}.yaml"
+    copy.write_text(recipes.dump(config.model_copy(update={"name": name})), encoding="utf-8")
+    return str(copy)
+
+
+def wait_for_scores(workspace: Path, name: str, given_up: Callable[[], bool]) -> None:
+    """Until a checkpoint of the recipe is scored."""
+    while not list(workspace.glob(f"train/{name}-*/checkpoints/*/scores.json")):
+        if given_up():
+            return
+        time.sleep(0.2)
+
+
+@engines
+def test_cancelled_in_prefect_the_same_comparison_goes_on(styles: str, tmp_path: Path) -> None:
+    endless = recipe_like(styles, tmp_path, "endless", family__kimg=500)
+    quick = ["train.tick_kimg=0.016", "train.checkpoint_kimg=0.16"]
+    comparison = planned([endless, styles], quick, minutes=0.25, at_once=1)
+    workspace, over = comparison.configs[0].workspace, threading.Event()
+
+    def cancel() -> None:
+        """As the UI does."""
+        wait_for_scores(workspace, "endless", over.is_set)
+        with get_client(sync_client=True) as client:
+            name = f"compare-{comparison.id}"
+            (run,) = (run for run in client.read_flow_runs() if run.name == name)
+            client.set_flow_run_state(run.id, Cancelling())
+
+    thread = threading.Thread(target=cancel)
+    thread.start()
+    state = flow.compare_flow(comparison, return_state=True)
+    over.set()
+    thread.join()
+    assert state.is_cancelled() and "the same command goes on" in str(state.message)
+    (first,) = workspace.glob("train/endless-*")
+    stopped = run_folder.read_events(first)[-1]
+    assert (stopped["kind"], stopped["status"]) == ("end", "stopped")
+    (second,) = workspace.glob("train/styles-*")
+    assert run_folder.read_events(second) == [], "it has not begun"
+
+    found: Facts = flow.compare_flow(comparison)
+    assert [entry.run for entry in found.entries] == [first.name, second.name]
+    assert found.entries[0].kimg > stopped["nimg"] / 1000, "it went on"
+    assert [entry.error for entry in found.entries] == [None, None]
+    assert found.entries[0].minutes == pytest.approx(0.25, rel=0.5)
+
+
+@pytest.mark.slow
+@pytest.mark.timeout(400)
+def test_an_interrupt_saves_a_checkpoint(styles: str, tmp_path: Path) -> None:
+    endless = recipe_like(styles, tmp_path, "endless", family__kimg=500)
+    workspace = planned([endless], minutes=60).configs[0].workspace
+    command = [sys.executable, "-m", "pipelines.cli.main", "compare", endless, "--minutes", "60"]
+    command += ["--set", "train.tick_kimg=0.016", "--set", "train.checkpoint_kimg=0.16"]
+
+    def hear_interrupts() -> None:
+        """Which a background job of a shell, as these tests may be, has inherited to ignore."""
+        signal.signal(signal.SIGINT, signal.SIG_DFL)
+
+    with subprocess.Popen(
+        command,
+        stderr=subprocess.PIPE,
+        text=True,
+        preexec_fn=hear_interrupts,
+        start_new_session=True,
+    ) as process:
+        wait_for_scores(workspace, "endless", lambda: process.poll() is not None)
+        os.killpg(process.pid, signal.SIGINT)  # all that it started, as Ctrl-C in a terminal does
+        _, said = process.communicate(timeout=120)
+    assert process.returncode == main.STOPPED, said
+    assert "endless  1 of 1" in said and "stopping: the workers save" in said
+    assert "the same command goes on" in said and "Traceback" not in said
+    (run_dir,) = workspace.glob("train/endless-*")
+    end = run_folder.read_events(run_dir)[-1]
+    assert (end["kind"], end["status"]) == ("end", "stopped")
+    assert int(list_checkpoints(run_dir)[0].name) == end["nimg"], "all that was trained is saved"
+
+
+def test_scores_of_another_protocol_are_not_set_beside(growing: str, styles: str) -> None:
+    """A run that was resumed under other settings, say."""
+    comparison = planned([growing, styles], kimg=1)
+    shards = shard_of(comparison.configs[0])
+    comparison.folder.mkdir(parents=True)
+    contestants = []
+    for images, config in zip((16, 8), comparison.configs, strict=True):
+        contestant = contest.Contestant(config, None, shards, comparison.folder)
+        protocol = {"data": "x", "extractor": "e", "images": images}
+        EventLog(contestant.run_dir).append(
+            "checkpoint", 16, scores={FD: 3.0}, protocol=protocol, path="checkpoints/16"
+        )
+        contestants.append(contestant)
+    first, second = gather.entries(contestants)
+    assert first.error is None
+    assert second.error is not None and "different numbers of images (16 and 8)" in second.error
+
+
+def shard_of(config: Config) -> Path:
+    from gan_train.data.sharding import shard
+
+    folder = shard(config.data, config.workspace)
+    assert Index.load(folder).samples == 24
+    return folder

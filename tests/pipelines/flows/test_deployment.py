@@ -1,0 +1,182 @@
+"""The deployment of infra/prefect on a real Prefect server, run and cancelled by a real worker."""
+
+from __future__ import annotations
+
+import os
+import signal
+import socket
+import subprocess
+import sys
+import time
+import urllib.request
+from collections.abc import Callable, Iterator
+from pathlib import Path
+from typing import Any
+from uuid import UUID
+
+import httpx
+import pytest
+import yaml
+
+from gan_train import recipes
+from gan_train.config import Config
+from gan_train.runs import run_folder
+from tests.training import tiny_config
+
+ROOT = Path(__file__).parents[3]
+DEPLOYMENTS = ROOT / "infra" / "prefect" / "prefect.yaml"
+PREFECT = str(Path(sys.executable).with_name("prefect"))
+
+
+def test_the_scheduled_recipe_is_the_demo() -> None:
+    (deployment,) = yaml.safe_load(DEPLOYMENTS.read_text(encoding="utf-8"))["deployments"]
+    assert recipes.check(deployment["parameters"]["config"]) == recipes.load("demo")
+
+
+class Server:
+    """A Prefect server and a worker, each in a session of its own."""
+
+    def __init__(self, folder: Path) -> None:
+        with socket.socket() as probe:
+            probe.bind(("127.0.0.1", 0))
+            port = probe.getsockname()[1]
+        self.url = f"http://127.0.0.1:{port}/api"
+        self.environment = os.environ | {
+            "PREFECT_HOME": str(folder),
+            "PREFECT_API_URL": self.url,
+            "PREFECT_WORKER_QUERY_SECONDS": "1",
+            "PREFECT_RUNNER_POLL_FREQUENCY": "1",
+        }
+        self._log = (folder / "log.txt").open("w")
+        self._processes: list[subprocess.Popen[bytes]] = []
+        self.start("server", "start", "--host", "127.0.0.1", "--port", str(port))
+        self.wait(self._healthy, 120)
+
+    def start(self, *arguments: str) -> None:
+        self._processes.append(
+            subprocess.Popen(
+                [PREFECT, *arguments],
+                cwd=ROOT,
+                env=self.environment,
+                stdout=self._log,
+                stderr=subprocess.STDOUT,
+                start_new_session=True,
+            )
+        )
+
+    def call(self, *arguments: str) -> None:
+        done = subprocess.run(
+            [PREFECT, *arguments],
+            cwd=ROOT,
+            env=self.environment,
+            capture_output=True,
+            text=True,
+            timeout=120,
+            check=False,
+        )
+        assert done.returncode == 0, done.stdout + done.stderr
+
+    def get(self, path: str) -> Any:
+        return httpx.get(f"{self.url}/{path}", timeout=30).raise_for_status().json()
+
+    def post(self, path: str, content: Any) -> Any:
+        return httpx.post(f"{self.url}/{path}", json=content, timeout=30).raise_for_status().json()
+
+    def wait(self, ready: Callable[[], bool], seconds: float) -> None:
+        deadline = time.monotonic() + seconds
+        while not ready():
+            assert time.monotonic() < deadline, Path(self._log.name).read_text()[-3000:]
+            time.sleep(0.3)
+
+    def _healthy(self) -> bool:
+        try:
+            return bool(urllib.request.urlopen(f"{self.url}/health", timeout=5).status == 200)
+        except OSError:
+            return False
+
+    def close(self) -> None:
+        for process in reversed(self._processes):
+            os.killpg(process.pid, signal.SIGTERM)
+            try:
+                process.wait(30)
+            except subprocess.TimeoutExpired:
+                os.killpg(process.pid, signal.SIGKILL)
+                process.wait(30)
+        self._log.close()
+
+
+@pytest.fixture
+def server(tmp_path: Path) -> Iterator[Server]:
+    (tmp_path / "prefect").mkdir()
+    started = Server(tmp_path / "prefect")
+    try:
+        yield started
+    finally:
+        started.close()
+
+
+def training(workspace: Path) -> list[int]:
+    """Processes of Ray that work for this run: they have its workspace in their environment."""
+    found = []
+    for entry in Path("/proc").iterdir():
+        if entry.name.isdigit():
+            try:
+                if f"GAN_TRAIN_TEST={workspace}".encode() in (entry / "environ").read_bytes():
+                    found.append(int(entry.name))
+            except OSError:
+                continue
+    return found
+
+
+@pytest.mark.slow
+@pytest.mark.timeout(600)
+def test_deployed_run_by_a_worker_and_cancelled(
+    server: Server, tiny_source: Path, tmp_path: Path
+) -> None:
+    workspace = tmp_path / "workspace"
+    server.environment["GAN_TRAIN_TEST"] = str(workspace)
+    server.call("work-pool", "create", "gan-train", "--type", "process")
+    server.call("--no-prompt", "deploy", "--prefect-file", str(DEPLOYMENTS), "--all")
+    deployment = server.get("deployments/name/gan-train/demo-nightly")
+    (schedule,) = deployment["schedules"]
+    assert schedule["schedule"]["cron"] == "0 2 * * *" and schedule["active"]
+    properties = deployment["parameter_openapi_schema"]["definitions"]["Config"]["properties"]
+    assert properties.keys() == Config.model_fields.keys(), "the form shows the whole tree"
+    server.start("worker", "start", "--pool", "gan-train")
+
+    def run(config: Config) -> UUID:
+        wanted = {"parameters": {"config": config.model_dump(mode="json")}}
+        created = server.post(f"deployments/{deployment['id']}/create_flow_run", wanted)
+        return UUID(created["id"])
+
+    def state(flow_run: UUID) -> str:
+        return str(server.get(f"flow_runs/{flow_run}")["state"]["type"])
+
+    # A wrong tree is refused when it is asked for
+    config = tiny_config(tiny_source, workspace, evaluate__metrics=["frechet"], evaluate__batch=8)
+    wrong = {"parameters": {"config": config.model_dump(mode="json") | {"nmae": "x"}}}
+    answer = httpx.post(f"{server.url}/deployments/{deployment['id']}/create_flow_run", json=wrong)
+    assert answer.status_code in (409, 422) and "nmae" in answer.text
+
+    # A whole run
+    first = run(config)
+    server.wait(lambda: state(first) in ("COMPLETED", "FAILED", "CRASHED"), 240)
+    assert state(first) == "COMPLETED", server.get(f"flow_runs/{first}")["state"]
+    (run_dir,) = run_folder.folder(config).iterdir()
+    assert run_folder.finished(run_folder.read_events(run_dir))
+
+    # One that is cancelled while it trains
+    long = tiny_config(
+        tiny_source, workspace, name="long", train__total_kimg=1000, cluster__workers=2
+    )
+    second = run(long)
+    server.wait(
+        lambda: bool(list(run_folder.folder(long).glob("long-*/checkpoints/*/scores.json"))), 240
+    )
+    assert training(workspace)
+    server.post(f"flow_runs/{second}/set_state", {"state": {"type": "CANCELLING"}})
+    server.wait(lambda: state(second) == "CANCELLED", 120)
+    (long_dir,) = run_folder.folder(long).glob("long-*")
+    assert not run_folder.finished(run_folder.read_events(long_dir))
+    # only the worker itself, which has the same environment, is left
+    server.wait(lambda: len(training(workspace)) <= 1, 60)

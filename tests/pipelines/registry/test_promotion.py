@@ -1,0 +1,257 @@
+"""Who becomes champion, which checkpoint is the best, and what the model card says: no MLflow."""
+
+from __future__ import annotations
+
+import math
+from pathlib import Path
+from typing import Any
+
+import pytest
+
+from gan_train.config import Config
+from pipelines.registry.model_card import LIMIT, CardFacts, model_card, number, score_rows
+from pipelines.registry.promotion import (
+    Score,
+    best_checkpoint,
+    decide,
+    event_score,
+    headline,
+    refusal,
+)
+from tests.pipelines.registry_runs import METRIC, config, index, protocol
+
+DATA, OTHER_DATA = index(), index("other")
+FD = protocol(DATA)
+INCEPTION = FD | {"extractor": "inception_v3_2015_12_05", "weights": "cd" * 32}
+
+
+def score(value: float, how: dict[str, Any] = FD, metric: str = METRIC) -> Score:
+    return Score("version 3", metric, value, how)
+
+
+@pytest.mark.parametrize(
+    ("candidate", "champion", "alias", "because"),
+    [
+        (score(40.0), None, "champion", "first scored version"),
+        (score(39.9), score(40.0), "champion", "better than 40"),
+        (score(40.0), score(40.0), "challenger", "equals"),
+        (score(40.1), score(40.0), "challenger", "worse than 40"),
+        (score(1.0, protocol(OTHER_DATA)), score(40.0), "challenger", "not comparable"),
+        (score(1.0, protocol(DATA, images=500)), score(40.0), "challenger", "not comparable"),
+        (score(1.0, FD | {"resize": "box 224"}), score(40.0), "challenger", "not comparable"),
+        (score(1.0, INCEPTION), score(40.0), "challenger", "not comparable"),
+        (score(1.0, INCEPTION, "fid"), score(40.0), "challenger", "different metrics"),
+        (score(math.nan), score(40.0), "challenger", "no number"),
+        (score(math.nan), None, "challenger", "no number"),
+        (score(-math.inf), score(40.0), "challenger", "no number"),
+        (score(99.0), score(math.nan), "champion", "is no number"),
+    ],
+)
+def test_alias_and_reason(
+    candidate: Score, champion: Score | None, alias: str, because: str
+) -> None:
+    decision = decide(candidate, champion)
+    assert decision.alias == alias
+    assert because in decision.reason
+    if champion is not None and "no number" not in decision.reason:
+        assert "version 3" in decision.reason
+
+
+def test_the_reason_names_what_differs() -> None:
+    assert "500" in decide(score(1.0, protocol(DATA, images=500)), score(40.0)).reason
+
+
+@pytest.mark.parametrize(
+    ("new", "now", "refused"),
+    [
+        (score(40.0), None, False),
+        (score(99.0), score(40.0), False),  # a person may prefer the worse score
+        (score(1.0, INCEPTION), score(40.0), True),
+        (score(math.nan), score(40.0), True),
+        (score(math.nan), None, True),
+    ],
+)
+def test_promotion_by_hand(new: Score, now: Score | None, refused: bool) -> None:
+    assert (refusal(new, now) is not None) == refused
+
+
+@pytest.mark.parametrize(
+    ("names", "expected"),
+    [
+        (("kid", "fid", "fd_efficientnet_lite0"), "fid"),
+        (("precision", "fd_efficientnet_lite0_null", "fd_efficientnet_lite0"), METRIC),
+        (("fid_null", "kid"), None),
+        ((), None),
+    ],
+)
+def test_the_metric_that_decides(names: tuple[str, ...], expected: str | None) -> None:
+    assert headline(dict.fromkeys(names, 1.0)) == expected
+
+
+def checkpoint(nimg: int, value: float | None, how: dict[str, Any] = FD) -> dict[str, Any]:
+    scores = {} if value is None else {METRIC: value}
+    return {"kind": "checkpoint", "nimg": nimg, "scores": scores, "protocol": how}
+
+
+@pytest.mark.parametrize(
+    ("events", "best"),
+    [
+        ([checkpoint(1, 50.0), checkpoint(2, 40.0), checkpoint(3, 45.0)], 2),
+        ([checkpoint(1, 40.0), checkpoint(2, 40.0)], 1),
+        ([checkpoint(1, 40.0), checkpoint(2, math.nan)], 1),
+        ([checkpoint(1, None), checkpoint(2, 40.0)], 2),
+        # scored otherwise from the second on: the first is out, however low
+        ([checkpoint(1, 4.0, INCEPTION), checkpoint(2, 50.0), checkpoint(3, 60.0)], 2),
+        ([checkpoint(1, math.nan)], None),
+        ([checkpoint(1, None), {"kind": "metrics", "nimg": 1, "values": {METRIC: 1.0}}], None),
+        ([], None),
+    ],
+)
+def test_best_checkpoint(events: list[dict[str, Any]], best: int | None) -> None:
+    found = best_checkpoint(events)
+    assert (found and found["nimg"]) == best
+
+
+def test_an_unscored_checkpoint_has_no_score() -> None:
+    assert event_score({"kind": "checkpoint", "nimg": 1, "path": "x"}) is None
+    assert event_score(checkpoint(2_000, 40.0)) == Score(
+        "the checkpoint at 2,000 images", METRIC, 40.0, FD
+    )
+
+
+# ---- the model card ----------------------------------------------------------------------------
+
+
+def facts(**changes: Any) -> CardFacts:
+    return CardFacts(
+        **{
+            "model": "progan-tiny",
+            "nimg": 123_456,
+            "scores": {"precision": 0.5, METRIC: 83.61, f"{METRIC}_null": 5.4},
+            "protocol": FD,
+            "metric": METRIC,
+            "task": "generate",
+            "z_dim": 8,
+            "conditional": True,
+            "run_id": "run7",
+            "picture": "model_card/a b.png",
+            "commit": "0123456789abcdef",
+            "config_hash": "fe" * 32,
+        }
+        | changes
+    )
+
+
+def settings(tmp_path: Path) -> Config:
+    return config(tmp_path)
+
+
+def test_card_tells_what_a_reader_needs(tmp_path: Path) -> None:
+    text = model_card(settings(tmp_path), DATA, facts())
+    for told in (
+        "8x8 pixels",
+        "3 classes: 7, A, B",
+        "123,456 real images",
+        "licence: OFL-1.1",
+        "get-artifact?path=model_card%2Fa+b.png&run_uuid=run7",
+        'models:/progan-tiny@champion")',
+        '"label": "7"',
+        DATA.content_hash[:16],
+        "0123456789ab",
+        "fefefefe",
+        "images 2000",
+    ):
+        assert told in text
+
+
+def test_card_without_picture_commit_and_classes(tmp_path: Path) -> None:
+    plain = settings(tmp_path)
+    data = plain.data.model_copy(update={"licence": None})
+    bare = facts(picture=None, commit=None, conditional=False)
+    text = model_card(plain.model_copy(update={"data": data}), DATA, bare)
+    assert "![" not in text and "commit" not in text and '"label"' not in text
+    assert "licence: not recorded" in text
+
+
+def test_null_stands_beside_its_distance() -> None:
+    scores = facts().scores | {"pair_distance": 10.0, "pair_distance_real": 12.9}
+    assert score_rows(scores, METRIC) == [
+        (METRIC, "83.61", "5.4"),
+        ("precision", "0.5", "–"),
+        ("pair_distance", "10", "12.9"),
+    ]
+
+
+PATHS = {
+    "path_length_images": 50_000,
+    "path_length_epsilon": "0.0001",
+    "perceptual": "efficientnet_lite0",
+    "perceptual_resize": "bilinear128",
+    "perceptual_weights": "ef" * 32,
+}
+
+
+def test_path_lengths_stand_beside_the_score_and_decide_nothing(tmp_path: Path) -> None:
+    name = "ppl_w_end_efficientnet_lite0"
+    text = model_card(
+        settings(tmp_path), DATA, facts(scores={name: 123.45, METRIC: 80.0}, protocol=FD | PATHS)
+    )
+    assert f"| {name} &nbsp;&nbsp; | 123.5 &nbsp;&nbsp; | – |" in text
+    for told in (
+        "path_length_images 50000",
+        "perceptual_resize bilinear128",
+        f"`{METRIC}` decides",
+    ):
+        assert told in text
+    assert headline({name: 1.0, METRIC: 80.0}) == METRIC
+    assert decide(score(39.0, FD | PATHS), score(40.0)).alias == "champion"
+    other = FD | PATHS | {"perceptual": "lpips_vgg16", "path_length_images": 2000}
+    assert decide(score(39.0, FD | PATHS), score(40.0, other)).alias == "champion"
+
+
+def test_card_fits_the_database(tmp_path: Path) -> None:
+    many = DATA.model_copy(update={"classes": tuple(f"{i}" * 200 for i in range(1000))})
+    scores = {METRIC: 1.0} | {f"measure_number_{i:03d}": 0.5 for i in range(100)}
+    long = settings(tmp_path)
+    data = long.data.model_copy(update={"source": "x" * 500, "licence": "y" * 5000})
+    long = long.model_copy(update={"data": data})
+    text = model_card(long, many, facts(scores=scores, protocol=FD | PATHS))
+    assert len(text) <= LIMIT
+
+
+@pytest.mark.parametrize(
+    ("value", "text"),
+    [(5.4321, "5.432"), (0.00012, "0.00012"), (12345.6, "12346"), (math.nan, "–"), (None, "–")],
+)
+def test_numbers(value: float | None, text: str) -> None:
+    assert number(value) == text
+
+
+@pytest.mark.parametrize(
+    ("task", "told"),
+    [
+        ("upscale", ["small pictures of any size", "| bicubic |", "gan-train upscale picture.jpg"]),
+        ("translate", ["one domain to such of the other", '"to": "B"', "--to B"]),
+    ],
+)
+def test_card_of_a_family_that_takes_pictures(tmp_path: Path, task: str, told: list[str]) -> None:
+    scores = {"perceptual": 0.2, "perceptual_bicubic": 0.4}
+    text = model_card(
+        settings(tmp_path), DATA, facts(task=task, scores=scores, metric="perceptual")
+    )
+    for words in [*told, "| 0.2 &nbsp;&nbsp; | 0.4 |"]:
+        assert words in text
+    assert "latents" not in text and "null value" not in text
+
+
+@pytest.mark.parametrize(
+    ("names", "decides"),
+    [
+        (["fd_x_to_A", "fd_x", "fd_x_to_B", "fd_x_null"], "fd_x"),
+        (["fid_to_A", "fid", "fd_x"], "fid"),
+        (["perceptual_x_bicubic", "psnr_y", "perceptual_x", "perceptual_x_Set5"], "perceptual_x"),
+        (["psnr_y", "perceptual_bicubic"], None),
+    ],
+)
+def test_what_decides_for_every_task(names: list[str], decides: str | None) -> None:
+    assert headline(dict.fromkeys(names, 1.0)) == decides

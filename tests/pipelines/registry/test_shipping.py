@@ -1,0 +1,372 @@
+"""The event log reaches MLflow exactly once, whatever is killed, and never holds training up."""
+
+from __future__ import annotations
+
+import json
+import logging
+import os
+import shutil
+import signal
+import socket
+import subprocess
+import sys
+import threading
+import time
+import urllib.error
+import urllib.request
+from collections.abc import Iterator
+from itertools import pairwise
+from pathlib import Path
+from typing import Any
+
+import pytest
+
+from gan_train.config import Config
+from gan_train.errors import UserError
+from pipelines.registry import shipping, versions
+from pipelines.registry.shipping import Shipper, batches, ship
+from pipelines.registry.spool import last_event, load_cursor, pending, read_events, save_cursor
+from pipelines.registry.tracking import connect
+from tests.pipelines.registry_runs import Run, config, index, logged_metrics, written_metrics
+
+# ---- the spool -----------------------------------------------------------------------------------
+
+
+def test_reading_stops_before_a_torn_line(tmp_path: Path) -> None:
+    run = Run(config(tmp_path), index())
+    run.metrics(1000)
+    run.metrics(2000)
+    log = run.folder / "events.jsonl"
+    whole = log.stat().st_size
+    with log.open("a") as file:
+        file.write('{"kind": "metrics", "nimg": 3000, "val')
+    events = list(read_events(run.folder))
+    assert [event["nimg"] for event, _ in events] == [1000, 2000]
+    assert events[-1][1] == whole
+    assert not pending(run.folder, whole) and pending(run.folder, events[0][1])
+    last = last_event(run.folder)
+    assert last is not None and last["nimg"] == 2000
+
+
+def test_last_event_of_long_lines(tmp_path: Path) -> None:
+    run = Run(config(tmp_path), index())
+    assert last_event(run.folder) is None
+    for nimg in range(1, 4):
+        run.metrics(nimg, **{f"value_{i}": 0.5 for i in range(1000)})
+        last = last_event(run.folder)
+        assert last is not None and last["nimg"] == nimg
+
+
+def test_batches_join_metrics_alone(tmp_path: Path) -> None:
+    run = Run(config(tmp_path), index())
+    for nimg in range(1, 401):
+        run.append("metrics", nimg, values={"a": 1.0, "b": 2.0})
+    run.append("image", 400, path="samples/x.png")
+    run.append("metrics", 401, values={"a": 1.0})
+    parts = list(batches(run.folder, 0))
+    assert [event for part, _ in parts for event in part] == run.events()
+    assert [len(part) for part, _ in parts] == [250, 150, 1, 1]
+    # each part ends where the next begins
+    for (_, behind), (rest, _) in pairwise(parts):
+        assert next(read_events(run.folder, behind))[0] == rest[0]
+
+
+def test_the_cursor_starts_anew_at_another_server(tmp_path: Path) -> None:
+    first = load_cursor(tmp_path, "http://127.0.0.1:1")
+    save_cursor(tmp_path, shipping.replace(first, run_id="r1", offset=77))
+    again = load_cursor(tmp_path, "http://127.0.0.1:1")
+    assert (again.key, again.run_id, again.offset) == (first.key, "r1", 77)
+    other = load_cursor(tmp_path, "http://127.0.0.1:2")
+    assert (other.key, other.run_id, other.offset) == (first.key, None, 0)
+
+
+@pytest.fixture(scope="module")
+def blank_database(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """MLflow's tables take seconds to make: once, then copied."""
+    folder = tmp_path_factory.mktemp("blank")
+    connect(config(folder))
+    return folder / "mlflow.db"
+
+
+@pytest.fixture
+def workspace(tmp_path: Path, blank_database: Path) -> Path:
+    shutil.copy(blank_database, tmp_path / "mlflow.db")
+    return tmp_path
+
+
+# ---- a real server -------------------------------------------------------------------------------
+
+
+def free_port() -> int:
+    with socket.socket() as probe:
+        probe.bind(("127.0.0.1", 0))
+        return int(probe.getsockname()[1])
+
+
+class Server:
+    """An `mlflow server` of its own on loopback; `kill` is SIGKILL to all its processes."""
+
+    def __init__(self, folder: Path) -> None:
+        self.folder, self.port = folder, free_port()
+        self.uri = f"http://127.0.0.1:{self.port}"
+        self.process: subprocess.Popen[bytes] | None = None
+
+    def start(self) -> None:
+        command = [
+            *(sys.executable, "-m", "mlflow", "server", "--host", "127.0.0.1", "--workers", "1"),
+            *(
+                "--port",
+                str(self.port),
+                "--backend-store-uri",
+                f"sqlite:///{self.folder}/server.db",
+            ),
+            *("--artifacts-destination", str(self.folder / "artifacts")),
+        ]
+        with (self.folder / "server.log").open("ab") as log:
+            self.process = subprocess.Popen(
+                command, stdout=log, stderr=log, cwd=self.folder, start_new_session=True
+            )
+        deadline = time.monotonic() + 120
+        while time.monotonic() < deadline:
+            try:
+                with urllib.request.urlopen(f"{self.uri}/health", timeout=5):
+                    return
+            except OSError:
+                time.sleep(0.3)
+        raise AssertionError((self.folder / "server.log").read_text())
+
+    def kill(self) -> None:
+        if self.process is not None:
+            os.killpg(self.process.pid, signal.SIGKILL)
+            self.process.wait()
+            self.process = None
+
+
+@pytest.fixture(scope="module")
+def server(tmp_path_factory: pytest.TempPathFactory, blank_database: Path) -> Iterator[Server]:
+    made = Server(tmp_path_factory.mktemp("server"))
+    shutil.copy(blank_database, made.folder / "server.db")
+    made.start()
+    yield made
+    made.kill()
+
+
+def image_files(client: Any, run_id: str) -> list[str]:
+    return sorted(file.path for file in client.list_artifacts(run_id, "images"))
+
+
+def models_of(client: Any, run_id: str) -> list[tuple[str, str]]:
+    experiment = client.get_run(run_id).info.experiment_id
+    found = client.search_logged_models([experiment], f"source_run_id = '{run_id}'")
+    return sorted((model.name, str(model.status)) for model in found)
+
+
+@pytest.mark.slow
+def test_a_server_killed_in_mid_run(
+    server: Server, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Metrics keep being written without a wait; after the restart all stand there, once."""
+    monkeypatch.setattr(shipping, "RETRY_S", 0.5)
+    settings = config(tmp_path, tracking_uri=server.uri, model="outage")
+    run = Run(settings, index())
+    slowest = 0.0
+    with Shipper(settings, run.folder, run.index, {"ray_job": "r"}) as shipper:
+        for nimg in range(1000, 61000, 1000):
+            before = time.monotonic()
+            run.metrics(nimg)
+            slowest = max(slowest, time.monotonic() - before)
+            if nimg % 20000 == 0:
+                run.image(nimg)
+                run.checkpoint(nimg, 100 - nimg / 1000)
+            if nimg == 25000:
+                until(lambda: shipper.mlflow_run_id is not None)
+                server.kill()
+            if nimg == 45000:
+                server.start()
+            time.sleep(0.05)
+        run.end(60000)
+    assert slowest < 1.0  # the client's own retries would have taken a minute
+
+    done = versions.register_best(settings, run.folder, run.index, {})
+    client = connect(settings)
+    assert done.run_id == shipper.mlflow_run_id
+    assert logged_metrics(client, done.run_id) == written_metrics(run)
+    assert len(image_files(client, done.run_id)) == 3 * 2
+    assert models_of(client, done.run_id) == [
+        (f"checkpoint-{nimg:012d}", "READY") for nimg in (20000, 40000, 60000)
+    ]
+    # the registry works through a server too: it refuses sources that are not its own
+    assert (done.version, done.alias, done.score) == (1, "champion", 40.0)
+    assert done.ui == f"{server.uri}/#/models/outage/versions/1"
+    folder = versions.download(settings, "champion")
+    assert (folder / "generator.safetensors").is_file()
+    # the picture of the card is where the card says
+    version = client.get_model_version("outage", "1")
+    link = version.description.split("](get-artifact")[1].split(")")[0]
+    with urllib.request.urlopen(f"{server.uri}/get-artifact{link}", timeout=20) as answer:
+        assert answer.read(8) == b"\x89PNG\r\n\x1a\n"
+
+
+def until(condition: Any, seconds: float = 60) -> None:
+    deadline = time.monotonic() + seconds
+    while not condition():
+        assert time.monotonic() < deadline, "waited in vain"
+        time.sleep(0.05)
+
+
+@pytest.mark.slow
+def test_a_server_that_stays_away(workspace: Path, caplog: pytest.LogCaptureFixture) -> None:
+    """Leaving the block neither raises nor waits for long; what is left is told and kept."""
+    settings = config(workspace, tracking_uri=f"http://127.0.0.1:{free_port()}")
+    run = Run(settings, index())
+    before = time.monotonic()
+    with caplog.at_level(logging.WARNING), Shipper(settings, run.folder, run.index, {}) as shipper:
+        run.metrics(1000)
+    assert time.monotonic() - before < shipping.DEADLINE_S + 5
+    assert shipper.mlflow_run_id is None
+    assert "not all of" in caplog.text and str(run.folder) in caplog.text
+    assert not ship(settings, run.folder, run.index, {})
+    run.checkpoint(1000, 50.0)
+    with pytest.raises(UserError, match="nothing is lost"):
+        versions.register_best(settings, run.folder, run.index, {})
+
+    # later, somewhere else
+    here = config(workspace)
+    assert ship(here, run.folder, run.index, {})
+    client = connect(here)
+    run_id = json.loads((run.folder / "mlflow.json").read_text())["run_id"]
+    assert logged_metrics(client, run_id) == written_metrics(run)
+
+
+# ---- killed shippers -----------------------------------------------------------------------------
+
+_SHIP_AND_DIE = """
+import os, signal, sys
+from pathlib import Path
+from gan_train.config import Config
+from gan_train.data.index import Index
+from pipelines import shipping
+
+saves = 0
+save_cursor = shipping.save_cursor
+
+def die_before_the_nth(run_dir, cursor):
+    global saves
+    saves += 1
+    if saves == int(sys.argv[4]):
+        os.kill(os.getpid(), signal.SIGKILL)
+    save_cursor(run_dir, cursor)
+
+shipping.save_cursor = die_before_the_nth
+config = Config.model_validate_json(sys.argv[1])
+shipping.ship(config, Path(sys.argv[2]), Index.load(Path(sys.argv[3])), {})
+"""
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize("nth", [1, 2, 4])
+def test_sigkill_between_delivery_and_cursor(workspace: Path, nth: int) -> None:
+    """The run was made, or the metrics or the checkpoint were sent, and nobody remembers."""
+    settings = config(workspace)
+    run = full_run(settings)
+    run.index.save(workspace)
+    arguments = [settings.model_dump_json(), str(run.folder), str(workspace), str(nth)]
+    died = subprocess.run([sys.executable, "-c", _SHIP_AND_DIE, *arguments], timeout=120)
+    assert died.returncode == -signal.SIGKILL
+    assert ship(settings, run.folder, run.index, {})
+    assert_everything_stands_once(settings, run)
+
+
+def full_run(settings: Config, name: str = "run") -> Run:
+    run = Run(settings, index(), name)
+    run.metrics(1000)
+    run.image(1000)
+    run.checkpoint(1000, 50.0)
+    run.metrics(2000)
+    run.end(2000)
+    return run
+
+
+def assert_everything_stands_once(settings: Config, run: Run) -> None:
+    client = connect(settings)
+    experiment = client.get_experiment_by_name(settings.registry.experiment)
+    assert experiment is not None
+    key = json.loads((run.folder / "mlflow.json").read_text())["key"]
+    (found,) = client.search_runs([experiment.experiment_id], f"tags.`gan_train.key` = '{key}'")
+    run_id = found.info.run_id
+    assert logged_metrics(client, run_id) == written_metrics(run)
+    assert len(image_files(client, run_id)) == 2
+    assert models_of(client, run_id) == [("checkpoint-000000001000", "READY")]
+    assert len(found.outputs.model_outputs) == 1 and len(found.inputs.dataset_inputs) == 1
+    (model,) = client.search_logged_models(
+        [experiment.experiment_id], f"source_run_id = '{run_id}'"
+    )
+    assert sorted(m.key for m in model.metrics) == sorted(run.events()[2]["scores"])
+    assert found.data.params["family.z_dim"] == "8"
+    assert found.info.status == "FINISHED"
+
+
+class Killed(BaseException):
+    """Stands for a kill: nothing catches it."""
+
+
+@pytest.mark.slow
+def test_death_after_any_call_to_mlflow(workspace: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """For every n: the shipper dies right after its n-th call was obeyed, and starts again."""
+    from mlflow import MlflowClient
+
+    settings = config(workspace)
+    calls, limit = 0, 0
+
+    def counted(name: str) -> Any:
+        real = getattr(MlflowClient, name)
+
+        def call(self: MlflowClient, *args: Any, **kwargs: Any) -> Any:
+            nonlocal calls
+            result = real(self, *args, **kwargs)
+            calls += 1
+            if calls == limit:
+                raise Killed(name)
+            return result
+
+        return call
+
+    writers = [
+        *("create_run", "log_batch", "log_dict", "log_inputs", "log_artifact", "set_tag"),
+        *("create_logged_model", "log_outputs", "set_logged_model_tags", "log_model_artifacts"),
+        *("finalize_logged_model", "set_terminated", "update_run"),
+    ]
+    with monkeypatch.context() as patch:
+        for name in writers:
+            patch.setattr(MlflowClient, name, counted(name))
+        died = []
+        for limit in range(1, 100):
+            run = full_run(settings, f"run-{limit}")
+            calls = 0
+            try:
+                ship(settings, run.folder, run.index, {})
+            except Killed as where:
+                died.append(str(where))
+            else:
+                break
+            assert ship(settings, run.folder, run.index, {})
+            assert_everything_stands_once(settings, run)
+    assert set(died) >= set(writers) - {"update_run"}, died
+
+
+@pytest.mark.slow
+def test_two_shippers_of_one_run(workspace: Path) -> None:
+    """A second process (or thread) with the same folder waits, and doubles nothing."""
+    settings = config(workspace)
+    run = full_run(settings)
+    results: list[bool] = []
+    threads = [
+        threading.Thread(target=lambda: results.append(ship(settings, run.folder, run.index, {})))
+        for _ in range(2)
+    ]
+    for thread in threads:
+        thread.start()
+    for thread in threads:
+        thread.join()
+    assert results == [True, True]
+    assert_everything_stands_once(settings, run)

@@ -1,0 +1,289 @@
+"""Runs, logged models and registered versions in a real MLflow: SQLite in the workspace."""
+
+from __future__ import annotations
+
+import json
+import math
+import re
+import shutil
+from pathlib import Path
+
+import pytest
+from PIL import Image
+
+from gan_train.config import Config
+from gan_train.errors import UserError
+from pipelines.registry import versions
+from pipelines.registry.promotion import best_checkpoint
+from pipelines.registry.tracking import connect
+from tests.pipelines.registry_runs import (
+    METRIC,
+    Run,
+    config,
+    index,
+    logged_metrics,
+    written_metrics,
+)
+
+IDS = {"ray_job": "raysubmit_1", "prefect_flow_run": "0199-flow"}
+
+pytestmark = pytest.mark.slow
+
+
+@pytest.fixture(scope="module")
+def workspace(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """One database for the module, for making one takes seconds; every test has its own model."""
+    return tmp_path_factory.mktemp("workspace")
+
+
+def finished_run(settings: Config, name: str, score: float, salt: str = "", n: int = 2000) -> Run:
+    run = Run(settings, index(salt), name)
+    run.metrics(1000)
+    run.image(1000)
+    run.checkpoint(1000, score, n)
+    run.end(1000)
+    return run
+
+
+def register(run: Run) -> versions.Registration:
+    return versions.register_best(run.config, run.folder, run.index, IDS)
+
+
+def test_a_run_stands_in_mlflow_as_the_log_has_it(workspace: Path) -> None:
+    settings = config(workspace, model="whole-run")
+    run = Run(settings, index(), "whole")
+    for nimg, score in ((1000, 60.0), (2000, 40.0), (3000, math.nan)):
+        run.metrics(nimg)
+        run.image(nimg)
+        run.checkpoint(nimg, score)
+    run.end(3000)
+
+    done = register(run)
+
+    client = connect(settings)
+    found = client.get_run(done.run_id)
+    logged = logged_metrics(client, done.run_id)
+    # NaN is not equal to itself, so both sides are compared as text
+    assert list(map(repr, logged)) == list(map(repr, written_metrics(run)))
+
+    # parameters, ids, commit, data
+    assert found.info.status == "FINISHED" and found.info.run_name == "whole"
+    assert found.info.start_time == run.events()[0]["time_ms"]
+    assert found.data.params["family.z_dim"] == "8"
+    assert found.data.params["data.source"] == "pictures/letters.zip"
+    assert found.data.tags["data_hash"] == run.index.content_hash
+    assert IDS.items() <= found.data.tags.items()
+    assert re.fullmatch("[0-9a-f]{40}", found.data.tags["mlflow.source.git.commit"])
+    (data,) = found.inputs.dataset_inputs
+    assert data.dataset.name == "letters.zip"
+    assert run.index.content_hash.startswith(data.dataset.digest)
+
+    # images by step, named as MLflow itself names them: its UI goes by the name
+    client.log_image(done.run_id, Image.new("L", (8, 8)), key="theirs", step=7)
+    names = [Path(file.path).name for file in client.list_artifacts(done.run_id, "images")]
+    pattern = (
+        r"(samples|theirs)\+step\+(\d+)\+timestamp\+\d{13}\+[0-9a-f-]{36}(\+compressed\.webp|\.png)"
+    )
+    matches = [re.fullmatch(pattern, name) for name in names]
+    assert all(matches), names
+    steps = sorted((m[1], int(m[2]), m[3]) for m in matches if m)
+    theirs = [(end, step) for key, step, end in steps if key == "theirs"]
+    assert len(theirs) == 2
+    assert [s for k, s, end in steps if k == "samples" and end == ".png"] == [1000, 2000, 3000]
+    assert [s for k, s, end in steps if k == "samples" and end != ".png"] == [1000, 2000, 3000]
+    assert found.data.tags["mlflow.loggedImages"] == "True"
+
+    # a logged model per checkpoint, found by its score
+    models = client.search_logged_models(
+        [found.info.experiment_id],
+        filter_string=f"source_run_id = '{done.run_id}' AND metrics.{METRIC} > 0",
+        order_by=[{"field_name": f"metrics.{METRIC}", "ascending": True}],
+    )
+    assert [model.name for model in models] == [
+        "checkpoint-000000002000",
+        "checkpoint-000000001000",
+    ]
+    (value,) = [m for m in models[0].metrics if m.key == METRIC]
+    assert (value.value, value.step, value.dataset_name) == (40.0, 2000, "letters.zip")
+    assert sorted(out.step for out in found.outputs.model_outputs) == [1000, 2000, 3000]
+
+    # the best, not the newest, became the version; its card shows its picture
+    version = client.get_model_version("whole-run", str(done.version))
+    assert version.tags["images_seen"] == "2000"
+    picture = client.list_artifacts(done.run_id, "model_card")
+    assert [file.path for file in picture] == ["model_card/000000002000.png"]
+    assert "get-artifact?path=model_card%2F000000002000.png" in version.description
+
+
+def test_versions_become_champion_by_their_scores(workspace: Path) -> None:
+    settings = config(workspace, model="contest")
+    client = connect(settings)
+    assert versions.champion(settings) is None
+
+    first = register(finished_run(settings, "a", 50.0))
+    assert (first.version, first.alias) == (1, "champion")
+    worse = register(finished_run(settings, "b", 60.0))
+    assert (worse.version, worse.alias) == (2, "challenger")
+    assert "worse than 50" in worse.reason and "version 1" in worse.reason
+    equal = register(finished_run(settings, "c", 50.0))
+    assert equal.alias == "challenger" and "equals" in equal.reason
+    better = register(finished_run(settings, "d", 45.0))
+    assert better.alias == "champion"
+    other_data = register(finished_run(settings, "e", 1.0, salt="other"))
+    assert other_data.alias == "challenger" and "not comparable" in other_data.reason
+    other_n = register(finished_run(settings, "f", 1.0, n=500))
+    assert other_n.alias == "challenger" and "500" in other_n.reason
+
+    now = versions.champion(settings)
+    assert now is not None and now.version == better.version == 4
+    assert now.reason == better.reason and now.score == 45.0
+    model = client.get_registered_model("contest")
+    assert {k: int(v) for k, v in model.aliases.items()} == {"champion": 4, "challenger": 6}
+
+    tags = client.get_model_version("contest", "6").tags
+    assert tags["reason"] == other_n.reason
+    assert (tags["family"], tags["recipe"], tags["resolution"]) == ("progan", "tiny", "8")
+    assert (tags["metric"], tags["score"], tags["n"]) == (METRIC, "1.0", "500")
+    assert tags["data_hash"] == index().content_hash
+    assert tags["config_hash"] == versions.config_hash(settings)
+    assert IDS.items() <= tags.items()
+
+    # by hand: not across protocols, unless someone insists; a worse score is a person's choice
+    with pytest.raises(UserError, match="cannot be compared"):
+        versions.promote(settings, 6)
+    assert versions.promote(settings, 2).alias == "champion"
+    forced = versions.promote(settings, 6, force=True)
+    assert forced.version == 6 and "by hand over version 2" in forced.reason
+    aliases = client.get_registered_model("contest").aliases
+    assert {k: int(v) for k, v in aliases.items()} == {"champion": 6}
+    with pytest.raises(UserError, match="no version or alias '77'; versions: 1, 2, 3, 4, 5, 6"):
+        versions.promote(settings, 77)
+
+
+def test_registering_again_is_the_same_version(workspace: Path) -> None:
+    settings = config(workspace, model="again")
+    run = finished_run(settings, "again", 50.0)
+    first = register(run)
+    assert register(run) == first
+
+    run.checkpoint(2000, 30.0)  # training went on
+    second = register(run)
+    assert (second.version, second.alias, second.run_id) == (2, "champion", first.run_id)
+
+
+def test_no_pickle_and_the_same_weights(workspace: Path) -> None:
+    settings = config(workspace, model="files")
+    run = finished_run(settings, "files", 50.0)
+    done = register(run)
+
+    suffixes = {path.suffix for path in (workspace / "mlartifacts").rglob("*") if path.is_file()}
+    known = {".json", ".safetensors", ".png", ".webp", ".py", ".typed", ".txt", ".yaml", ""}
+    assert suffixes <= known, suffixes
+
+    folder = versions.download(settings, "champion")
+    assert folder == versions.download(settings, str(done.version))
+    weights = run.folder / "checkpoints" / "000000001000" / "generator.safetensors"
+    assert (folder / weights.name).read_bytes() == weights.read_bytes()
+
+    broken = bytearray(weights.read_bytes())
+    broken[-1] ^= 1
+    (folder / weights.name).write_bytes(broken)
+    with pytest.raises(UserError, match="SHA-256 differs"):
+        versions.download(settings, "champion")
+    with pytest.raises(UserError, match="no version or alias 'best'"):
+        versions.download(settings, "best")
+
+
+def test_a_checkpoint_deleted_before_it_was_sent(workspace: Path) -> None:
+    """Only the newest and the best are kept: the others may be gone when the server returns."""
+    settings = config(workspace, model="pruned")
+    run = Run(settings, index(), "pruned")
+    shutil.rmtree(run.checkpoint(1000, 60.0))
+    run.checkpoint(2000, 50.0)
+    run.end(2000)
+    done = register(run)
+    client = connect(settings)
+    assert logged_metrics(client, done.run_id) == written_metrics(run)
+    assert client.get_model_version("pruned", "1").tags["images_seen"] == "2000"
+
+
+def test_a_run_without_a_score_is_not_registered(workspace: Path) -> None:
+    run = Run(config(workspace, model="unscored"), index(), "unscored")
+    run.metrics(1000)
+    with pytest.raises(UserError, match="no checkpoint with a score"):
+        register(run)
+
+
+def test_a_resumed_run_goes_on_in_mlflow(workspace: Path) -> None:
+    settings = config(workspace, model="resumed")
+    run = Run(settings, index(), "resumed")
+    run.metrics(1000)
+    run.end(1000, "stopped")
+    assert versions.ship(settings, run.folder, run.index, IDS)
+    state = json.loads((run.folder / "mlflow.json").read_text())
+    client = connect(settings)
+    assert client.get_run(state["run_id"]).info.status == "KILLED"
+
+    cluster = settings.cluster.model_copy(update={"workers": 4})
+    more = settings.model_copy(update={"cluster": cluster})
+    with versions.Shipper(more, run.folder, run.index, {"ray_job": "raysubmit_2"}) as shipper:
+        run.metrics(2000)
+        run.end(2000)
+    assert shipper.mlflow_run_id == state["run_id"]
+    found = client.get_run(state["run_id"])
+    assert found.info.status == "FINISHED"
+    assert found.data.params["cluster.workers"] == "1"
+    assert found.data.tags["resumed.cluster.workers"] == "4"
+    assert found.data.tags["ray_job"] == "raysubmit_2"
+    assert logged_metrics(client, state["run_id"]) == written_metrics(run)
+
+    # nothing left to train: the run is still finished
+    with versions.Shipper(more, run.folder, run.index, {}):
+        pass
+    assert client.get_run(state["run_id"]).info.status == "FINISHED"
+
+
+@pytest.mark.parametrize(
+    ("error", "status"), [(RuntimeError("diverged"), "FAILED"), (KeyboardInterrupt(), "KILLED")]
+)
+def test_a_training_that_breaks_off(workspace: Path, error: BaseException, status: str) -> None:
+    settings = config(workspace)
+    run = Run(settings, index(), f"broken-{status}")
+    with (
+        pytest.raises(type(error)),
+        versions.Shipper(settings, run.folder, run.index, {}) as shipper,
+    ):
+        run.metrics(1000)
+        raise error
+    client = connect(settings)
+    assert shipper.mlflow_run_id is not None
+    assert client.get_run(shipper.mlflow_run_id).info.status == status
+    assert logged_metrics(client, shipper.mlflow_run_id) == written_metrics(run)
+
+
+def test_long_values_are_cut_and_kept_whole_beside(workspace: Path) -> None:
+    settings = config(workspace)
+    names = tuple(f"class-{i:05d}" for i in range(1000))
+    data = settings.data.model_copy(update={"only_classes": names})
+    settings = settings.model_copy(update={"data": data})
+    run = Run(settings, index(), "long")
+    run.metrics(1000)
+    assert versions.ship(settings, run.folder, run.index, {"long": "x" * 9000})
+    run_id = json.loads((run.folder / "mlflow.json").read_text())["run_id"]
+    client = connect(settings)
+    found = client.get_run(run_id)
+    assert len(found.data.params["data.only_classes"]) == 6000
+    assert found.data.params["data.only_classes"].endswith("…")
+    assert found.data.tags["long"].endswith("…")
+    whole = Path(client.download_artifacts(run_id, "config.json", str(run.folder)))
+    assert json.loads(whole.read_text())["data"]["only_classes"] == list(names)
+    # and again: a cut value is no change
+    run.metrics(2000)
+    assert versions.ship(settings, run.folder, run.index, {"long": "x" * 9000})
+    assert not [key for key in client.get_run(run_id).data.tags if key.startswith("resumed.")]
+
+
+def test_the_best_checkpoint_is_of_the_log(workspace: Path) -> None:
+    run = finished_run(config(workspace), "best", 50.0)
+    best = best_checkpoint(run.events())
+    assert best is not None and best["path"] == "checkpoints/000000001000"
