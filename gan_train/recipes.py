@@ -8,13 +8,13 @@ from __future__ import annotations
 
 import difflib
 import re
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from functools import cache
 from pathlib import Path
 from typing import Any
 
 import yaml
-from pydantic import ValidationError
+from pydantic import BaseModel, ValidationError
 from pydantic_core import ErrorDetails
 
 from gan_train.config import Config
@@ -36,6 +36,19 @@ def load(recipe: str, overrides: Sequence[str] = ()) -> Config:
         raise UserError(f"{path}: a recipe is a mapping such as `name: demo`, found {tree!r}")
     for override in overrides:
         _override(tree, override)
+    return check(tree)
+
+
+def change(config: Config, changes: Mapping[str, Any]) -> Config:
+    """The configuration with other values at some dotted keys, such as `{"train.batch": 64}`.
+
+    This is the one way to change a configuration: the result is checked as a recipe is. A value may
+    be a group, such as a dictionary or another configuration's part. Raises UserError.
+    """
+    tree = config.model_dump(mode="json")
+    for key, value in changes.items():
+        plain = value.model_dump(mode="json") if isinstance(value, BaseModel) else value
+        _set(tree, key.split("."), plain, f"changing {key}")
     return check(tree)
 
 
@@ -145,14 +158,19 @@ def _override(tree: dict[str, Any], override: str) -> None:
     parts = key.strip().split(".")
     if not equals or not all(parts):
         raise UserError(f"--set {override}: expected key=value, such as train.batch=64")
+    _set(tree, parts, _read(text, f"--set {override}"), f"--set {override}")
+
+
+def _set(tree: dict[str, Any], parts: Sequence[str], value: Any, what: str) -> None:
+    """Put the value at the path of keys `parts`; `what` says in messages what is being done."""
     node = tree
     for depth, part in enumerate(parts[:-1]):
         child = node.setdefault(part, {})
         if not isinstance(child, dict):
             group = ".".join(parts[: depth + 1])
-            raise UserError(f"--set {override}: {group} is a value ({child!r}), it has no keys")
+            raise UserError(f"{what}: {group} is a value ({child!r}), it has no keys")
         node = child
-    node[parts[-1]] = _read(text, f"--set {override}")
+    node[parts[-1]] = value
 
 
 def _explain(error: ErrorDetails, tree: dict[str, Any]) -> str:

@@ -7,7 +7,6 @@ import os
 from collections.abc import Iterable, Iterator, Sequence
 from contextlib import contextmanager
 from datetime import datetime
-from fcntl import LOCK_EX, LOCK_NB, flock
 from pathlib import Path
 from typing import Any
 
@@ -15,6 +14,7 @@ from gan_train import recipes
 from gan_train.config import Config
 from gan_train.errors import UserError
 from gan_train.files.atomic import read_json
+from gan_train.files.locks import locked_now
 from gan_train.runs.checkpoint import SCORES, list_checkpoints
 from gan_train.runs.events import LOG_NAME
 
@@ -87,14 +87,11 @@ def shards_of(run_dir: Path) -> Path:
 @contextmanager
 def exclusive(run_dir: Path) -> Iterator[None]:
     """Raise UserError if another process is training this run: two would write one log."""
-    with (run_dir / ".lock").open("w") as file:
-        try:
-            flock(file, LOCK_EX | LOCK_NB)
-        except BlockingIOError:
-            raise UserError(f"{run_dir.name} is being trained by another process") from None
-        file.write(str(os.getpid()))
-        file.flush()
-        yield
+    try:
+        with locked_now(run_dir / ".lock"):
+            yield
+    except BlockingIOError:
+        raise UserError(f"{run_dir.name} is being trained by another process") from None
 
 
 def read_events(run_dir: Path) -> list[Event]:

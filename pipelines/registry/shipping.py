@@ -18,12 +18,12 @@ from typing import Any
 
 from gan_train.config import Config
 from gan_train.data.index import Index
+from gan_train.files.locks import locked
 from gan_train.runs.events import LOG_NAME
 from pipelines.registry.spool import (
     Cursor,
     last_event,
     load_cursor,
-    locked,
     pending,
     read_events,
     save_cursor,

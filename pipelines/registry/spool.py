@@ -8,11 +8,9 @@ Nothing here knows MLflow.
 
 from __future__ import annotations
 
-import fcntl
 import json
 import uuid
 from collections.abc import Iterator
-from contextlib import contextmanager
 from dataclasses import asdict, dataclass, replace
 from pathlib import Path
 from typing import Any
@@ -96,12 +94,3 @@ def last_event(run_dir: Path) -> dict[str, Any] | None:
 def pending(run_dir: Path, offset: int) -> bool:
     """True when a complete event stands behind `offset`."""
     return next(read_events(run_dir, offset), None) is not None
-
-
-@contextmanager
-def locked(path: Path) -> Iterator[None]:
-    """Hold `path` against other processes and threads of this machine; freed by a kill."""
-    path.parent.mkdir(parents=True, exist_ok=True)
-    with path.open("w") as file:
-        fcntl.flock(file, fcntl.LOCK_EX)
-        yield

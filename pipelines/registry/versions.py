@@ -20,6 +20,7 @@ from gan_train.config import Config
 from gan_train.data.index import Index
 from gan_train.errors import UserError
 from gan_train.files.digests import sha256_of
+from gan_train.files.locks import locked
 from gan_train.runs.checkpoint import harmless_keys
 from pipelines.registry import logged_model
 from pipelines.registry.model_card import CardFacts, model_card
@@ -34,7 +35,7 @@ from pipelines.registry.promotion import (
     refusal,
 )
 from pipelines.registry.shipping import Delivery, Shipper, ship
-from pipelines.registry.spool import locked, read_events
+from pipelines.registry.spool import read_events
 from pipelines.registry.tracking import connect, experiment_of, failures, flatten, tracking_uri
 
 if TYPE_CHECKING:

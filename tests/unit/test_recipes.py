@@ -125,3 +125,20 @@ def test_anchoring_reaches_every_path_of_pictures() -> None:
 @pytest.mark.parametrize("path", sorted(recipes.SHIPPED.glob("*.yaml")), ids=lambda path: path.stem)
 def test_shipped_recipes_are_valid_and_named_like_their_file(path: Path) -> None:
     assert recipes.load(str(path)).name == path.stem
+
+
+def test_a_change_is_checked_like_a_recipe() -> None:
+    config = recipes.load("demo")
+    changed = recipes.change(config, {"train.batch": 32, "family": config.family})
+    assert changed.train.batch == 32
+    assert recipes.change(changed, {"train.batch": config.train.batch}) == config
+    with pytest.raises(UserError, match=r"train\.batch=0: allowed: a whole number at least 1"):
+        recipes.change(config, {"train.batch": 0})
+    with pytest.raises(UserError, match=r"train\.bacth=4: unknown key; did you mean train\.batch"):
+        recipes.change(config, {"train.bacth": 4})
+
+
+@pytest.mark.parametrize("recipe", sorted(path.stem for path in recipes.SHIPPED.glob("*.yaml")))
+def test_a_configuration_that_is_changed_back_is_the_same(recipe: str) -> None:
+    config = recipes.load(recipe)
+    assert recipes.change(config, {}) == config
