@@ -197,9 +197,10 @@ def test_noise(generation: int) -> None:
     ws = normal(1, family.num_ws, 12).expand(4, -1, -1)
     stored = family.synthesise(ws, "const")
     assert torch.equal(stored, family.synthesise(ws, "const"))
-    assert torch.equal(stored[0], stored[1])  # one map for all images
+    close(stored[0], stored[1])  # one map for all images
     none = family.synthesise(ws, "none")
-    assert torch.equal(none[0], none[1]) and not torch.allclose(none, stored)
+    close(none[0], none[1])
+    assert not torch.allclose(none, stored)
 
     fresh = family.synthesise(ws, draws(4))
     assert torch.equal(fresh, family.synthesise(ws, draws(4)))
