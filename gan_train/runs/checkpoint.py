@@ -21,7 +21,7 @@ import shutil
 from collections.abc import Mapping
 from dataclasses import asdict
 from pathlib import Path
-from typing import Any
+from typing import Any, get_args
 
 import torch
 from pydantic import BaseModel, ValidationError
@@ -272,14 +272,17 @@ def _flatten(value: Any, prefix: str = "") -> dict[str, Any]:
 
 
 def harmless_keys(model: type[BaseModel], prefix: str = "") -> set[str]:
-    """Dotted keys of the fields that are declared harmless on resume."""
+    """Dotted keys of the fields that are declared harmless on resume, in all groups below `model`,
+    the optional ones and every alternative of a union included."""
     keys = set()
     for name, info in model.model_fields.items():
         extra = info.json_schema_extra
         if isinstance(extra, dict) and extra.get("resume") == "harmless":
             keys.add(prefix + name)
-        elif isinstance(info.annotation, type) and issubclass(info.annotation, BaseModel):
-            keys |= harmless_keys(info.annotation, f"{prefix}{name}.")
+            continue
+        for group in (info.annotation, *get_args(info.annotation)):
+            if isinstance(group, type) and issubclass(group, BaseModel):
+                keys |= harmless_keys(group, f"{prefix}{name}.")
     return keys
 
 

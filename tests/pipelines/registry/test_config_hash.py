@@ -1,0 +1,26 @@
+"""The hash of a configuration covers what changes the training, and nothing else."""
+
+from __future__ import annotations
+
+from typing import Any
+
+import pytest
+
+from gan_train import recipes
+from pipelines.registry.versions import config_hash
+
+
+@pytest.mark.parametrize(
+    ("change", "same"),
+    [
+        ({"data.source": "/elsewhere"}, True),
+        ({"data.second.source": "/elsewhere"}, True),
+        ({"cluster.workers": 4, "workspace": "/elsewhere"}, True),
+        ({"data.second.pairs": "training"}, False),
+        ({"data.second": None}, False),
+        ({"train.batch": 12}, False),
+    ],
+)
+def test_where_the_data_lie_is_not_in_the_hash(change: dict[str, Any], same: bool) -> None:
+    config = recipes.load("cyclegan-emoji-32")
+    assert (config_hash(recipes.change(config, change)) == config_hash(config)) is same
