@@ -14,7 +14,7 @@ from urllib.parse import urlencode
 
 from gan_train.config import Config
 from gan_train.data.index import Index
-from pipelines.registry.promotion import REFERENCES
+from gan_train.metrics.scores import scores_of
 
 LIMIT = 5000
 _CLASSES_SHOWN = 40
@@ -117,15 +117,11 @@ def number(value: Any) -> str:
     return f"{value:.0f}" if abs(value) >= 1000 else f"{value:.4g}"
 
 
-def score_rows(scores: Mapping[str, Any], metric: str) -> list[tuple[str, str, str]]:
-    """Rows (measure, of this version, of its reference), the one that decides first."""
-    names = [name for name in scores if not name.endswith(REFERENCES)]
-    names.sort(key=lambda name: name != metric)
-
-    def reference(name: str) -> Any:
-        return next((scores[name + end] for end in REFERENCES if name + end in scores), None)
-
-    return [(name, number(scores[name]), number(reference(name))) for name in names[:_ROWS]]
+def score_rows(scores: Mapping[str, float], metric: str) -> list[tuple[str, str, str]]:
+    """Rows of a measure's name, the version's value and that of its reference. The measure that
+    decides comes first."""
+    found = sorted(scores_of(scores, {}).values(), key=lambda score: score.name != metric)
+    return [(score.name, number(score.value), number(score.reference)) for score in found[:_ROWS]]
 
 
 _REFERENCES = {

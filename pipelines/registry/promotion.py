@@ -1,7 +1,8 @@
-"""Which checkpoint is the best, and whether it may be champion: pure decisions, nothing else.
+"""Which checkpoint is the best, and whether it may be champion. These are pure decisions.
 
-Every distance here is better when it is lower. Two scores are compared only under one protocol
-(data set, extractor, resize, N); `gan_train/metrics/protocol.py` says when that holds.
+Every score that decides is better when it is lower (`gan_train/metrics/scores.py`). Two scores are
+compared only under one protocol (data set, extractor, resize, N); `gan_train/metrics/protocol.py`
+says when that holds.
 """
 
 from __future__ import annotations
@@ -12,14 +13,10 @@ from dataclasses import dataclass
 from typing import Any, Literal
 
 from gan_train.metrics.protocol import comparable
-
-OF_REAL_IMAGES = ("_null", "_real")
-"""Endings of what real images get: `fid_null` is half of them against half."""
+from gan_train.metrics.scores import headline, scores_of
 
 OF_BASELINES = ("_bicubic", "_identity")
-"""Endings of what pictures get without any network."""
-REFERENCES = (*OF_BASELINES, *OF_REAL_IMAGES)
-"""What stands beside a measure, the first that there is."""
+REFERENCES = (*OF_BASELINES, "_null", "_real")
 
 Alias = Literal["champion", "challenger"]
 CHAMPION: Alias = "champion"
@@ -27,10 +24,11 @@ CHALLENGER: Alias = "challenger"
 
 
 @dataclass(frozen=True)
-class Score:
-    """One generator's headline score. `protocol` is how it was measured."""
+class Standing:
+    """What a version or a checkpoint enters a comparison with: its deciding score, and how that
+    was measured."""
 
-    name: str  # what is scored, for messages: "version 3", "checkpoint at 4000 images"
+    name: str  # what was scored, for messages: "version 3", "the checkpoint at 4,000 images"
     metric: str
     value: float
     protocol: Mapping[str, Any]
@@ -44,25 +42,14 @@ class Decision:
     reason: str
 
 
-def headline(scores: Mapping[str, Any]) -> str | None:
-    """The metric that decides: `fid` where there is one, else the Fréchet distance `fd_...` of
-    another extractor, else the perceptual distance to true pictures; None when there is none. Of
-    one kind the shortest name counts, which is the mean of those with a direction or a set."""
-    names = [name for name in scores if not name.endswith(REFERENCES)]
-    for kind in ("fid", "fd_", "perceptual"):
-        if found := [name for name in names if name.startswith(kind)]:
-            return min(found, key=lambda name: (len(name), name))
-    return None
-
-
-def incomparable(a: Score, b: Score) -> str | None:
+def incomparable(a: Standing, b: Standing) -> str | None:
     """Why the two must not be compared; None when they may be."""
     if a.metric != b.metric:
         return f"{a.metric} and {b.metric} are different metrics"
     return comparable(a.protocol, b.protocol)
 
 
-def decide(candidate: Score, champion: Score | None) -> Decision:
+def decide(candidate: Standing, champion: Standing | None) -> Decision:
     """Champion only if better than the present one under the same protocol."""
     value = f"{candidate.metric} {candidate.value:.4g}"
     if not math.isfinite(candidate.value):
@@ -81,7 +68,7 @@ def decide(candidate: Score, champion: Score | None) -> Decision:
     return Decision(CHALLENGER, f"{value} is worse than {champion.value:.4g} of {against}")
 
 
-def refusal(new: Score, now: Score | None) -> str | None:
+def refusal(new: Standing, now: Standing | None) -> str | None:
     """Why a person must not make `new` champion without insisting; None when that is fine. A worse
     score is: whoever promotes by hand has looked at the images."""
     if not math.isfinite(new.value):
@@ -96,26 +83,26 @@ def best_checkpoint(events: Iterable[Mapping[str, Any]]) -> Mapping[str, Any] | 
     Only those scored like the newest one count: a resumed run may have changed its protocol.
     """
     scored = [
-        (event, score)
+        (event, standing)
         for event in events
-        if event["kind"] == "checkpoint" and (score := event_score(event)) is not None
+        if event["kind"] == "checkpoint" and (standing := event_standing(event)) is not None
     ]
     if not scored:
         return None
     newest = scored[-1][1]
     finite = [
-        (event, score)
-        for event, score in scored
-        if incomparable(score, newest) is None and math.isfinite(score.value)
+        (event, standing)
+        for event, standing in scored
+        if incomparable(standing, newest) is None and math.isfinite(standing.value)
     ]
     return min(finite, key=lambda pair: pair[1].value)[0] if finite else None
 
 
-def event_score(event: Mapping[str, Any]) -> Score | None:
-    """The headline score of a `checkpoint` event; None when it was not scored."""
-    scores = event.get("scores") or {}
-    metric = headline(scores)
-    if metric is None:
+def event_standing(event: Mapping[str, Any]) -> Standing | None:
+    """The deciding score of a `checkpoint` event; None when it was not scored."""
+    protocol = event.get("protocol") or {}
+    score = headline(scores_of(event.get("scores") or {}, protocol))
+    if score is None:
         return None
     name = f"the checkpoint at {event['nimg']:,} images"
-    return Score(name, metric, float(scores[metric]), event.get("protocol") or {})
+    return Standing(name, score.name, float(score.value), protocol)

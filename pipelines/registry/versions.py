@@ -28,10 +28,10 @@ from pipelines.registry.promotion import (
     CHALLENGER,
     CHAMPION,
     Decision,
-    Score,
+    Standing,
     best_checkpoint,
     decide,
-    event_score,
+    event_standing,
     refusal,
 )
 from pipelines.registry.shipping import Delivery, Shipper, ship
@@ -167,8 +167,8 @@ def promote(config: Config, version: int, force: bool = False) -> Registration:
             new, now = _version(client, config, str(version)), _champion(client, config)
             if now is not None and int(now.version) == int(new.version):
                 return _registration(config, new, CHAMPION, "it was champion already")
-            before = _score(now) if now is not None else None
-            why = refusal(_score(new), before)
+            before = _standing(now) if now is not None else None
+            why = refusal(_standing(new), before)
             if why and not force:
                 raise UserError(f"version {version} is not made champion: {why}; --force overrides")
             reason = "promoted by hand" + (f" over version {now.version}" if now else "")
@@ -252,8 +252,8 @@ def _version_of(
         if version.tags.get("logged_model") == model.model_id:
             return version
 
-    score = event_score(event)
-    assert score is not None
+    standing = event_standing(event)
+    assert standing is not None
     about = model.params | model.tags
     commit = run.data.tags.get("mlflow.source.git.commit")
     card = CardFacts(
@@ -261,7 +261,7 @@ def _version_of(
         nimg=event["nimg"],
         scores=event["scores"],
         protocol=event["protocol"],
-        metric=score.metric,
+        metric=standing.metric,
         task=about.get("task", "generate"),
         z_dim=int(about["z_dim"]),
         conditional=about["conditional"] == "True",
@@ -276,8 +276,8 @@ def _version_of(
         "recipe": config.name,
         "resolution": index.resolution,
         "images_seen": event["nimg"],
-        "metric": score.metric,
-        "score": repr(score.value),
+        "metric": standing.metric,
+        "score": repr(standing.value),
         "n": event["protocol"].get("images", ""),
         "extractor": event["protocol"].get("extractor", ""),
         "data_hash": index.content_hash,
@@ -358,10 +358,10 @@ def _champion(client: MlflowClient, config: Config) -> ModelVersion | None:
         return None
 
 
-def _score(version: ModelVersion) -> Score:
+def _standing(version: ModelVersion) -> Standing:
     """The score that a version was registered with; none at all for a stranger's version."""
     tags = version.tags
-    return Score(
+    return Standing(
         name=f"version {version.version}",
         metric=tags.get("metric", "none"),
         value=float(tags.get("score", "nan")),
@@ -377,7 +377,7 @@ def _appoint(client: MlflowClient, config: Config, version: ModelVersion) -> Reg
     now = _champion(client, config)
     if now is not None and int(now.version) == int(version.version):
         return _registration(config, version, CHAMPION, version.tags.get("reason", ""))
-    decision = decide(_score(version), _score(now) if now is not None else None)
+    decision = decide(_standing(version), _standing(now) if now is not None else None)
     return _give(client, config, version, decision)
 
 
@@ -393,14 +393,14 @@ def _give(
 
 
 def _registration(config: Config, version: ModelVersion, alias: str, reason: str) -> Registration:
-    score = _score(version)
+    standing = _standing(version)
     return Registration(
         model=version.name,
         version=int(version.version),
         alias=alias,
         reason=reason,
-        metric=score.metric,
-        score=score.value,
+        metric=standing.metric,
+        score=standing.value,
         scores=json.loads(version.tags.get("scores", "{}")),
         run_id=version.run_id or "",
         ui=_page(config, version.name, int(version.version)),

@@ -11,11 +11,10 @@ import pytest
 from gan_train.config import Config
 from pipelines.registry.model_card import LIMIT, CardFacts, model_card, number, score_rows
 from pipelines.registry.promotion import (
-    Score,
+    Standing,
     best_checkpoint,
     decide,
-    event_score,
-    headline,
+    event_standing,
     refusal,
 )
 from tests.pipelines.registry_runs import METRIC, config, index, protocol
@@ -25,8 +24,8 @@ FD = protocol(DATA)
 INCEPTION = FD | {"extractor": "inception_v3_2015_12_05", "weights": "cd" * 32}
 
 
-def score(value: float, how: dict[str, Any] = FD, metric: str = METRIC) -> Score:
-    return Score("version 3", metric, value, how)
+def score(value: float, how: dict[str, Any] = FD, metric: str = METRIC) -> Standing:
+    return Standing("version 3", metric, value, how)
 
 
 @pytest.mark.parametrize(
@@ -48,7 +47,7 @@ def score(value: float, how: dict[str, Any] = FD, metric: str = METRIC) -> Score
     ],
 )
 def test_alias_and_reason(
-    candidate: Score, champion: Score | None, alias: str, because: str
+    candidate: Standing, champion: Standing | None, alias: str, because: str
 ) -> None:
     decision = decide(candidate, champion)
     assert decision.alias == alias
@@ -71,21 +70,8 @@ def test_the_reason_names_what_differs() -> None:
         (score(math.nan), None, True),
     ],
 )
-def test_promotion_by_hand(new: Score, now: Score | None, refused: bool) -> None:
+def test_promotion_by_hand(new: Standing, now: Standing | None, refused: bool) -> None:
     assert (refusal(new, now) is not None) == refused
-
-
-@pytest.mark.parametrize(
-    ("names", "expected"),
-    [
-        (("kid", "fid", "fd_efficientnet_lite0"), "fid"),
-        (("precision", "fd_efficientnet_lite0_null", "fd_efficientnet_lite0"), METRIC),
-        (("fid_null", "kid"), None),
-        ((), None),
-    ],
-)
-def test_the_metric_that_decides(names: tuple[str, ...], expected: str | None) -> None:
-    assert headline(dict.fromkeys(names, 1.0)) == expected
 
 
 def checkpoint(nimg: int, value: float | None, how: dict[str, Any] = FD) -> dict[str, Any]:
@@ -113,8 +99,8 @@ def test_best_checkpoint(events: list[dict[str, Any]], best: int | None) -> None
 
 
 def test_an_unscored_checkpoint_has_no_score() -> None:
-    assert event_score({"kind": "checkpoint", "nimg": 1, "path": "x"}) is None
-    assert event_score(checkpoint(2_000, 40.0)) == Score(
+    assert event_standing({"kind": "checkpoint", "nimg": 1, "path": "x"}) is None
+    assert event_standing(checkpoint(2_000, 40.0)) == Standing(
         "the checkpoint at 2,000 images", METRIC, 40.0, FD
     )
 
@@ -203,7 +189,6 @@ def test_path_lengths_stand_beside_the_score_and_decide_nothing(tmp_path: Path) 
         f"`{METRIC}` decides",
     ):
         assert told in text
-    assert headline({name: 1.0, METRIC: 80.0}) == METRIC
     assert decide(score(39.0, FD | PATHS), score(40.0)).alias == "champion"
     other = FD | PATHS | {"perceptual": "lpips_vgg16", "path_length_images": 2000}
     assert decide(score(39.0, FD | PATHS), score(40.0, other)).alias == "champion"
@@ -242,16 +227,3 @@ def test_card_of_a_family_that_takes_pictures(tmp_path: Path, task: str, told: l
     for words in [*told, "| 0.2 &nbsp;&nbsp; | 0.4 |"]:
         assert words in text
     assert "latents" not in text and "null value" not in text
-
-
-@pytest.mark.parametrize(
-    ("names", "decides"),
-    [
-        (["fd_x_to_A", "fd_x", "fd_x_to_B", "fd_x_null"], "fd_x"),
-        (["fid_to_A", "fid", "fd_x"], "fid"),
-        (["perceptual_x_bicubic", "psnr_y", "perceptual_x", "perceptual_x_Set5"], "perceptual_x"),
-        (["psnr_y", "perceptual_bicubic"], None),
-    ],
-)
-def test_what_decides_for_every_task(names: list[str], decides: str | None) -> None:
-    assert headline(dict.fromkeys(names, 1.0)) == decides

@@ -18,9 +18,9 @@ from gan_train.data.index import Index
 from gan_train.data.sharding import shard
 from gan_train.errors import UserError
 from gan_train.images.resize import bicubic_upsample_float
+from gan_train.metrics.scores import headline, scores_of
 from gan_train.runs.runtime import PlainRuntime
 from gan_train.training.scoring import Scorer
-from pipelines.registry.promotion import headline
 from tests.training import run_workers
 
 SIDE = 32
@@ -104,7 +104,8 @@ def test_a_true_translation_scores_as_one(pairs: Config, tmp_path: Path) -> None
         assert f"{metric}_to_{to}_null" in scores
     both = (scores[f"{metric}_to_A"] + scores[f"{metric}_to_B"]) / 2
     assert scores[metric] == pytest.approx(both)
-    assert headline(scores) == metric
+    decides = headline(scores_of(scores, scored["protocol"]))
+    assert decides is not None and decides.name == metric
     assert scored["protocol"]["images"] == 16
 
 
@@ -156,7 +157,8 @@ def test_bicubic_scores_like_bicubic(glyphs: Path, tmp_path: Path) -> None:
     scores = scored["scores"]
     for name in ("perceptual_efficientnet_lite0", "psnr_y", "ssim_y"):
         assert scores[name] == pytest.approx(scores[f"{name}_bicubic"], rel=0.01), name
-    assert headline(scores) == "perceptual_efficientnet_lite0"
+    decides = headline(scores_of(scores, scored["protocol"]))
+    assert decides is not None and decides.name == "perceptual_efficientnet_lite0"
     assert scored["protocol"]["images"] == 12
     images, columns = made.task.grid()
     assert images.shape[1:] == (1, 128, 128) and columns == 6

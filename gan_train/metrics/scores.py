@@ -1,0 +1,236 @@
+"""What a score is: a value, what stands beside it, how it was measured, and which way is better.
+
+Scores are stored flat, as values by name (`scores.json`, the event log, MLflow). There a reference
+is a name of its own: `fd_x_null`, `fd_x_to_B_identity`, `psnr_y_bicubic_Set5`. This file is the one
+place that knows these endings; everybody else reads the flat form through `scores_of`.
+`evaluator.py`, `path_length.py` and the tasks list the names. An unknown name is a score without
+a direction, shown as it is written. Pure functions, no tensors.
+"""
+
+from __future__ import annotations
+
+import math
+import re
+from collections.abc import Iterable, Mapping
+from dataclasses import dataclass, field
+from typing import Literal
+
+from gan_train.metrics.protocol import Protocol
+
+Better = Literal["lower", "higher"]
+Reference = Literal["bicubic", "identity", "null", "real"]
+"""What a score is compared with: bicubic upsampling, the images as they were given, the same
+measure between two parts of the real images (a distance's null value), or what real images get."""
+
+_BASELINES: tuple[Reference, ...] = ("bicubic", "identity")
+_REFERENCES: tuple[Reference, ...] = (*_BASELINES, "null", "real")
+"""All of them. Where a score has several, the first counts as its reference."""
+
+REFERENCE_LABELS: dict[Reference, str] = {
+    "null": "real images",
+    "real": "real images",
+    "bicubic": "bicubic",
+    "identity": "unchanged",
+}
+"""How a table calls what stands beside a score."""
+
+
+@dataclass(frozen=True)
+class Measure:
+    """What is known of a score by its name: a label, a sentence that explains it, and which way is
+    better, if any."""
+
+    name: str
+    label: str
+    meaning: str
+    better: Better | None
+
+    def cost(self, value: float) -> float:
+        """The value as something that is better when it is lower; infinite for what is no finite
+        number."""
+        if not math.isfinite(value):
+            return math.inf
+        return -value if self.better == "higher" else value
+
+    def at_least_as_good(self, value: float, target: float) -> bool:
+        """Whether `value` is a finite number and not worse than `target`."""
+        return math.isfinite(value) and self.cost(value) <= self.cost(target)
+
+    def best(self, scores: Iterable[Mapping[str, float]]) -> float | None:
+        """The best value of this measure among several flat forms; None where no way is better, or
+        where all values are equal."""
+        values = {s[self.name] for s in scores if math.isfinite(s.get(self.name, math.nan))}
+        return min(values, key=self.cost) if self.better and len(values) > 1 else None
+
+
+@dataclass(frozen=True)
+class Score:
+    """One measured value. `protocol` says how it was measured: two scores may be compared only
+    when their protocols agree (`protocol.comparable`)."""
+
+    name: str
+    value: float
+    protocol: Protocol
+    references: Mapping[Reference, float] = field(default_factory=dict)
+    """All that stands beside the value; a translation has an identity and a null value."""
+
+    @property
+    def reference_kind(self) -> Reference | None:
+        """What the value is compared with in the first place: a method without a network where one
+        was measured, else real images; None where nothing stands beside it."""
+        return next((kind for kind in _REFERENCES if kind in self.references), None)
+
+    @property
+    def reference(self) -> float | None:
+        """The value of `reference_kind`."""
+        kind = self.reference_kind
+        return None if kind is None else self.references[kind]
+
+    @property
+    def reference_word(self) -> str:
+        """The reference in one word, for a line of text: `bicubic`, `identity` or `real`."""
+        kind = self.reference_kind
+        return kind if kind in _BASELINES and kind is not None else "real"
+
+    @property
+    def measure(self) -> Measure:
+        """Label, meaning and direction."""
+        return measure(self.name)
+
+    @property
+    def better(self) -> Better | None:
+        """Which way is better; None where neither is."""
+        return self.measure.better
+
+
+@dataclass(frozen=True)
+class _Kind:
+    """The measures whose names are `start`, or begin with it and an underscore."""
+
+    start: str
+    label: str
+    meaning: str
+    better: Better | None
+    beside: tuple[Reference, ...] = ("identity", "null", "real")
+
+
+_PAIRED: tuple[Reference, ...] = ("bicubic",)
+_KNOWN = (
+    _Kind("fid", "FID", "How far Inception features lie from those of real images.", "lower"),
+    _Kind("fd", "Fréchet distance", "How far features lie from those of real images.", "lower"),
+    _Kind("kid", "Kernel distance", "A distance of features that N does not bias.", "lower"),
+    _Kind("precision", "Precision", "The share of samples that lie among real images.", "higher"),
+    _Kind("recall", "Recall", "The share of real images that lie among samples.", "higher"),
+    _Kind("ppl", "Path length", "How much images change on a way between latents.", "lower"),
+    _Kind("class_accuracy", "Class accuracy", "The share seen as the class asked for.", "higher"),
+    _Kind("class_entropy", "Class entropy", "1 means that classes are equally frequent.", "higher"),
+    _Kind(
+        "pair_distance_within_class",
+        "Pair distance in class",
+        "The distance of two samples of one class, in pixels; low values show collapse.",
+        None,
+    ),
+    _Kind(
+        "pair_distance",
+        "Pair distance",
+        "The distance of two samples, in pixels; low values show collapse.",
+        None,
+    ),
+    _Kind(
+        "nearest_distance",
+        "Nearest distance",
+        "The distance to the nearest other sample; low values show copies.",
+        None,
+    ),
+    _Kind(
+        "perceptual",
+        "Perceptual distance",
+        "How different the image looks from the true one.",
+        "lower",
+        _PAIRED,
+    ),
+    _Kind("psnr", "PSNR", "Peak signal to noise against the true image, in dB.", "higher", _PAIRED),
+    _Kind("ssim", "SSIM", "Structural similarity to the true image, at most 1.", "higher", _PAIRED),
+    _Kind("cycle_error", "Cycle error", "What translation there and back changes.", "lower"),
+    _Kind("truth_error", "Error", "The difference of pixels to the true partner.", "lower"),
+    _Kind(
+        "truth_distance",
+        "Perceptual distance",
+        "How different the image looks from its true partner.",
+        "lower",
+    ),
+)
+_DECIDES = ("fid", "fd", "perceptual")
+_TOLD_ELSEWHERE = re.compile(r"_?(efficientnet_lite0|inception_v3_2015_12_05)|^_y(?=_|$)")
+"""Parts of names that labels leave out: the protocol holds them, or they go without saying."""
+
+
+def _begins(name: str, start: str) -> bool:
+    return name == start or name.startswith(f"{start}_")
+
+
+def _kind(name: str) -> _Kind | None:
+    return next((kind for kind in _KNOWN if _begins(name, kind.start)), None)
+
+
+def measure(name: str) -> Measure:
+    """What is known of a score by its name. The label keeps a direction, a space or a set:
+    `psnr_y_Set5` becomes "PSNR Set5"."""
+    kind = _kind(name)
+    if kind is None:
+        return Measure(name, name.replace("_", " "), "", None)
+    rest = _TOLD_ELSEWHERE.sub("", name.removeprefix(kind.start)).replace("_", " ")
+    return Measure(name, kind.label + rest, kind.meaning, kind.better)
+
+
+def split(name: str) -> tuple[str, Reference | None]:
+    """The name of the score that a stored value belongs to, and which of its references the value
+    is; None for the score itself. The ending may stand before a direction or a set.
+
+    Only those endings count that the measure can have: a set of test pictures may be called `real`.
+    """
+    kind = _kind(name)
+    endings = _REFERENCES if kind is None else kind.beside
+    found = re.search(rf"_({'|'.join(endings)})(?=_|$)", name)
+    if found is None:
+        return name, None
+    reference = next(ending for ending in endings if ending == found[1])
+    return name[: found.start()] + name[found.end() :], reference
+
+
+def scores_of(values: Mapping[str, float], protocol: Protocol) -> dict[str, Score]:
+    """The scores of a stored flat form, by name and in its order. A reference whose score is absent
+    is left out."""
+    beside: dict[str, dict[Reference, float]] = {}
+    for name, value in values.items():
+        base, reference = split(name)
+        if reference is not None:
+            beside.setdefault(base, {})[reference] = value
+    return {
+        name: Score(name, value, protocol, beside.get(name, {}))
+        for name, value in values.items()
+        if split(name)[1] is None
+    }
+
+
+def headline(scores: Mapping[str, Score]) -> Score | None:
+    """The score that decides which checkpoint is best: `fid` where there is one, else the Fréchet
+    distance `fd_...` of another extractor, else the perceptual distance to true images; None when
+    there is none. Of one kind the shortest name counts, which is the mean over directions or sets.
+    All of these are better when they are lower."""
+    for start in _DECIDES:
+        if found := [name for name in scores if _begins(name, start)]:
+            return scores[min(found, key=lambda name: (len(name), name))]
+    return None
+
+
+def references(scores: Iterable[Score]) -> dict[str, dict[str, float]]:
+    """The rows of a table below its scores: for each label of `REFERENCE_LABELS` that occurs, its
+    values by the name of the score that they stand beside."""
+    found: dict[str, dict[str, float]] = {}
+    known = list(scores)
+    for kind, label in REFERENCE_LABELS.items():
+        for score in known:
+            if kind in score.references:
+                found.setdefault(label, {})[score.name] = score.references[kind]
+    return found
