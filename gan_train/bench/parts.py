@@ -19,6 +19,7 @@ import torch
 import torch.distributed
 from torch.multiprocessing.spawn import spawn
 
+from gan_train import recipes
 from gan_train.adversary import Clock, Stage
 from gan_train.config import Config
 from gan_train.data.feed import Feed
@@ -82,7 +83,7 @@ def time_loader(config: Config, index: Index, shards: Path) -> dict[str, Timing]
     """One epoch of decoding, then one out of memory, as rank 0 of 1 would read them."""
     stage = last_stage(config, index)
     adversary = config.family.build(index.image_shape, config.train.batch)
-    here = config.data.model_copy(update={"loader_workers": 0})
+    here = recipes.change(config, {"data.loader_workers": 0}).data
     loader = Feed(here, config.seed, index, shards, adversary, rank=0, world_size=1)
     count = max(index.samples // stage.batch, 1)
     stream = loader.batches(0, stage.batch, stage.resolution)

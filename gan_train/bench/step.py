@@ -26,6 +26,7 @@ from contextlib import closing
 from dataclasses import dataclass, field, replace
 from pathlib import Path
 from statistics import median
+from typing import Any
 
 import numpy as np
 import torch
@@ -36,6 +37,7 @@ from gan_train.adversary import Clock, Stage
 from gan_train.bench.forms import OF_STYLEGAN2, WHOLE, Form, forms
 from gan_train.bench.operations import Arithmetic, attainable, seconds
 from gan_train.bench.options import EPILOG, SUMMARY, add_arguments
+from gan_train.bench.progress import Progress
 from gan_train.config import Config
 from gan_train.data.index import Index
 from gan_train.data.sharding import shard
@@ -132,8 +134,8 @@ def measure(
     instead: Sequence[str],
     rounds: int,
 ) -> Iterator[str]:
-    """The lines of the report, size by size. None takes what the recipe says; `instead` names other
-    ways (bench_options.py).
+    """The lines of the report, size by size; progress goes to stderr. None takes what the recipe
+    says, and `instead` names other ways (`options.OTHER_WAYS`).
 
     Raises UserError for a recipe or batch that cannot be, and for StyleGAN2's other ways with
     another family.
@@ -150,36 +152,36 @@ def measure(
     for resolution in resolutions or (given.data.resolution,):
         with tempfile.TemporaryDirectory() as folder:
             _random_pictures(Path(folder) / "pictures", resolution, count=4 * (batch or 16))
-            subjects = []
-            for form in forms(precisions, layouts, instead):
-                changes = _changes(form, resolution, batch, Path(folder))
-                config = recipes.load(recipe, [*overrides, *changes])
-                with form.active():
-                    subjects.append(Subject(config, form, Path(folder), batch))
-            peaks = _take_turns(subjects, rounds)
+            compared = forms(precisions, layouts, instead)
+            with closing(Progress(len(compared) * (1 + rounds))) as progress:
+                subjects = []
+                for form in compared:
+                    changes = _changes(form, resolution, batch, Path(folder))
+                    config = recipes.change(given, changes)
+                    with progress.part(f"{resolution} px, set up: {form}"), form.active():
+                        subjects.append(Subject(config, form, Path(folder), batch))
+                peaks = _take_turns(subjects, rounds, progress)
             yield from _report(given.name, subjects, peaks)
 
 
-def _changes(form: Form, resolution: int, batch: int | None, folder: Path) -> list[str]:
-    """What is overridden in the recipe: the form, the size, and all that a step does not touch."""
+def _changes(form: Form, resolution: int, batch: int | None, folder: Path) -> dict[str, Any]:
+    """What is changed in the recipe: the form, the size, and all that a step does not touch."""
     changes = {
-        "data.source": folder / "pictures",
+        "data.source": str(folder / "pictures"),
         "data.resolution": resolution,
-        "data.only_classes": "[]",
+        "data.only_classes": [],
         "data.lanes": 1,
         "data.loader_workers": 0,
-        "workspace": folder,
+        "workspace": str(folder),
         "train.precision": form.precision,
-        "train.channels_last": str(form.channels_last).lower(),
+        "train.channels_last": form.channels_last,
         "train.threads": 1,
-        "train.start_from": "null",
-        "train.total_kimg": "null",
-        "evaluate.metrics": "[diversity]",
+        "train.start_from": None,
+        "train.total_kimg": None,
+        "evaluate.metrics": ["diversity"],
         "evaluate.images": 4,
     }
-    if batch is not None:
-        changes["train.batch"] = batch
-    return [f"{key}={value}" for key, value in changes.items()]
+    return changes if batch is None else changes | {"train.batch": batch}
 
 
 def _random_pictures(folder: Path, resolution: int, count: int) -> None:
@@ -192,18 +194,22 @@ def _random_pictures(folder: Path, resolution: int, count: int) -> None:
         Image.fromarray(pixels).save(path)
 
 
-def _take_turns(subjects: list[Subject], rounds: int) -> dict[torch.dtype, tuple[float, str]]:
+def _take_turns(
+    subjects: list[Subject], rounds: int, progress: Progress
+) -> dict[torch.dtype, tuple[float, str]]:
     """Measure all of them, round by round. Returns the peak by type, and what reached it."""
     peaks: dict[torch.dtype, tuple[float, str]] = {}
     for number in range(rounds):
         for subject in subjects:
             dtype = subject.form.dtype
-            tried = attainable(subject.device, dtype)
-            best = max((rate, name) for name, rate in tried.items())
-            peaks[dtype] = max(best, peaks.get(dtype, best))
-            if number == 0:
-                subject.count()
-            subject.round()
+            what = f"{subject.stage.resolution} px, round {number + 1} of {rounds}: {subject.form}"
+            with progress.part(what):
+                tried = attainable(subject.device, dtype)
+                best = max((rate, name) for name, rate in tried.items())
+                peaks[dtype] = max(best, peaks.get(dtype, best))
+                if number == 0:
+                    subject.count()
+                subject.round()
     return peaks
 
 

@@ -3,10 +3,12 @@
 from __future__ import annotations
 
 import argparse
+import io
 import re
 import subprocess
 import sys
 from collections.abc import Callable
+from contextlib import closing
 from pathlib import Path
 
 import pytest
@@ -15,9 +17,11 @@ import torch.nn.functional as F
 
 from gan_train import recipes
 from gan_train.adversary import Clock, ImageShape, Losses
+from gan_train.bench import step
 from gan_train.bench.forms import INSTEAD, Form
 from gan_train.bench.operations import Arithmetic, attainable
 from gan_train.bench.options import EPILOG, add_arguments
+from gan_train.bench.progress import Progress
 from gan_train.bench.step import REPEATS, measure
 from gan_train.errors import UserError
 from gan_train.families.stylegan.config import StyleGANConfig
@@ -105,7 +109,11 @@ def test_another_family_by_its_recipe_alone_without_engines(tmp_path: Path) -> N
     )
     command = [sys.executable, "-c", program, recipe(tmp_path), "--rounds", "1"]
     done = subprocess.run(command, capture_output=True, text=True, timeout=200)
-    assert (done.returncode, done.stderr) == (0, "")
+    assert done.returncode == 0, done.stderr
+    assert done.stderr.splitlines() == [
+        "1 of 2: 8 px, set up: float32 contiguous",
+        "2 of 2: 8 px, round 1 of 1: float32 contiguous",
+    ]
     assert "tiny at 8 px, batch 16" in done.stdout and "D_r1 /3" in done.stdout
 
 
@@ -123,6 +131,35 @@ def test_the_commands_of_the_help_can_be_given() -> None:
             config = recipes.load(given.recipe, [*given.overrides, size])
             shape = ImageShape(3, resolution)
             assert given.batch % config.family.build(shape, given.batch).grain == 0
+
+
+def test_progress_is_said_for_every_form_and_round(
+    tmp_path: Path, capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(step, "attainable", lambda *_: {"matrix product": 1e9})
+    options = OPTIONS | {"layouts": ("contiguous", "channels_last"), "rounds": 2}
+    changes = ["data.classes=none", "data.resolution=8"]
+    report = list(measure(stylegan2(tmp_path), changes, **options))
+    said = capsys.readouterr()
+    forms = "float32 contiguous", "float32 channels_last"
+    parts = [f"8 px, set up: {form}" for form in forms]
+    parts += [f"8 px, round {number} of 2: {form}" for number in (1, 2) for form in forms]
+    assert said.err.splitlines() == [f"{i} of 6: {part}" for i, part in enumerate(parts, start=1)]
+    assert said.out == "" and report[0].startswith("tiny at 8 px")
+
+
+def test_progress_is_a_bar_on_a_terminal() -> None:
+    class Terminal(io.StringIO):
+        def isatty(self) -> bool:
+            return True
+
+    terminal = Terminal()
+    with closing(Progress(2, terminal)) as progress:
+        with progress.part("8 px, set up: float32"):
+            assert "8 px, set up: float32:   0%" in terminal.getvalue()  # said as it begins
+        with progress.part("8 px, round 1 of 1: float32"):
+            assert "8 px, round 1 of 1: float32:  50%" in terminal.getvalue()
+    assert "\n" not in terminal.getvalue()  # the report follows on a line of its own
 
 
 @pytest.mark.parametrize("way", ["grouped", "sums"])
