@@ -20,6 +20,7 @@ from gan_train.runs.events import LOG_NAME
 from gan_train.runs.run_folder import Event
 from pipelines.compute.training import STOP, WORKER_LOG, Outcome, clear
 from pipelines.flows.progress import Display, LineReader, Warnings
+from pipelines.flows.time_left import Forecast
 
 POLL_S = 0.2
 GRACE_S = 25.0
@@ -56,16 +57,20 @@ class Ended:
 
 
 def attend(
-    training: Callable[[], Outcome], run_dir: Path, total: int, attention: Attention
+    training: Callable[[], Outcome], run_dir: Path, forecast: Forecast, attention: Attention
 ) -> Ended:
-    """Run `training` to the end, or until an interrupt; its schedule shows `total` images.
+    """Run `training` to the end, or until an interrupt; `forecast` knows its schedule.
 
     Raises what `training` raises, and passes interrupts on after the workers saved a checkpoint.
     """
     clear(run_dir)
     events = LineReader(run_dir / LOG_NAME, skip=True)
     warnings = Warnings(run_dir / WORKER_LOG)
-    display = Display(total, run_folder.reached(run_folder.read_events(run_dir)))
+    before = run_folder.read_events(run_dir)
+    for event in before:
+        forecast.take(event)
+    forecast.nimg = run_folder.reached(before)
+    display = Display(forecast)
     running = _in_thread(training)
 
     def look() -> None:

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import math
 import re
 import sys
 import time
@@ -13,6 +12,7 @@ from typing import TextIO
 from tqdm import tqdm
 
 from gan_train.runs.run_folder import Event
+from pipelines.flows.time_left import Forecast, in_words
 from pipelines.registry.promotion import OF_BASELINES, REFERENCES
 
 _SHOWN = 4  # measures in a line
@@ -42,48 +42,42 @@ class LineReader:
 class Display:
     """A progress bar on a terminal; a line now and then where there is none."""
 
-    def __init__(self, total: int, done: int, stream: TextIO = sys.stderr) -> None:
-        self._stream = stream
-        self._first: tuple[float, int] | None = (
-            None  # when the first event came, and where it stood
-        )
+    def __init__(self, forecast: Forecast, stream: TextIO = sys.stderr) -> None:
+        """`forecast` has taken the events of earlier attempts."""
+        self._forecast, self._stream = forecast, stream
         self._line_due = 0.0
-        self.total, self.done = total, done
+        self.total, self.done = forecast.end, forecast.nimg
         self._bar = tqdm(
-            total=total,
-            initial=done,
+            total=self.total,
+            initial=self.done,
             unit="img",
             unit_scale=True,
             dynamic_ncols=True,
-            smoothing=0.1,
             file=stream,
             disable=not stream.isatty(),
             desc="training",
+            bar_format="{desc}: {percentage:3.0f}%|{bar}| {n_fmt}/{total_fmt}  {postfix}",
         )
 
     def show(self, event: Event) -> None:
         """Take in one event of the log."""
-        self._first = self._first or (time.monotonic(), event["nimg"])
+        self._forecast.take(event)
         forward = max(0, event["nimg"] - self.done)
         self.done += forward
         if event["kind"] == "metrics":
-            self._bar.set_postfix_str(describe(event["values"]), refresh=False)
+            self._bar.set_postfix_str(self._now(event), refresh=False)
         self._bar.update(forward)
         if event["kind"] == "checkpoint":
             self.say(f"{event['nimg'] / 1000:8.1f} kimg  {score_line(event)}")
         elif self._bar.disable and event["kind"] == "metrics" and time.monotonic() > self._line_due:
             self._line_due = time.monotonic() + 15
-            self.say(
-                f"{event['nimg'] / 1000:8.1f} of {self.total / 1000:.1f} kimg, "
-                f"{self._time_left()}  {describe(event['values'])}"
-            )
+            place = f"{event['nimg'] / 1000:8.1f} of {self.total / 1000:.1f} kimg"
+            self.say(f"{place}, {self._now(event)}")
 
-    def _time_left(self) -> str:
-        assert self._first is not None
-        seconds, images = time.monotonic() - self._first[0], self.done - self._first[1]
-        if images <= 0:
-            return "time left unknown"
-        return f"{math.ceil((self.total - self.done) * seconds / images / 60)} min left"
+    def _now(self, event: Event) -> str:
+        seconds = self._forecast.seconds()
+        assert seconds is not None, "there was a tick"
+        return f"{in_words(seconds)}  {describe(event['values'])}"
 
     def say(self, text: str) -> None:
         """Print a line without tearing the bar."""

@@ -34,6 +34,8 @@ from pipelines.compute import jobs, sharding, training
 from pipelines.compute.cluster import connected, identifiers
 from pipelines.flows import artifacts
 from pipelines.flows.driver import Attention, Ended, attend
+from pipelines.flows.plan import checkpoints
+from pipelines.flows.time_left import Forecast
 from pipelines.registry import versions
 
 log = logging.getLogger(__name__)
@@ -104,12 +106,14 @@ def train_workers(config: Config, shards: Path, run_dir: Path) -> Ended:
         on_progress=artifacts.Progress("training", "Images shown, of the whole schedule"),
         cancelled=artifacts.cancelled,
     )
+    end = schedule_end(config, stages)
+    forecast = Forecast(stages, end, checkpoints(config, stages, end))
     with (
         run_folder.exclusive(run_dir),
         _workers(config, shards, run_dir) as (training, ids),
         versions.Shipper(config, run_dir, index, ids),
     ):
-        return attend(training, run_dir, schedule_end(config, stages), attention)
+        return attend(training, run_dir, forecast, attention)
 
 
 @contextmanager

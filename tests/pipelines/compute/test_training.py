@@ -17,13 +17,16 @@ import pytest
 
 from gan_train import recipes
 from gan_train.config import Config
+from gan_train.data.index import Index
 from gan_train.data.sharding import shard as shard_here
 from gan_train.errors import UserError
 from gan_train.files.atomic import read_json
 from gan_train.runs import run_folder
 from gan_train.runs.checkpoint import list_checkpoints
+from gan_train.training.schedule import check
 from pipelines.compute import cluster, jobs, sharding, training
 from pipelines.flows import driver
+from pipelines.flows.time_left import Forecast
 from tests.training import assert_same_bits, tiny_config, weights
 
 pytestmark = [
@@ -214,11 +217,15 @@ def test_a_stopped_run_saves_and_goes_on_to_the_same_end(tiny_source: Path, tmp_
     def train() -> training.Outcome:
         return training.fit(config, shards, stopped)
 
-    ended = driver.attend(train, stopped, 1200, attention)
+    def forecast() -> Forecast:
+        stages = check(config, Index.load(shards).image_shape, 2)
+        return Forecast(stages, 1200, [1200])
+
+    ended = driver.attend(train, stopped, forecast(), attention)
     assert not ended.finished and 0 < ended.nimg < 1200
     assert int(list_checkpoints(stopped)[0].name) == ended.nimg, "the last image seen is saved"
     assert told and told == sorted(told)
-    ended = driver.attend(train, stopped, 1200, driver.Attention())
+    ended = driver.attend(train, stopped, forecast(), driver.Attention())
     assert ended.finished and not (stopped / training.STOP).exists()
     assert_same_bits(weights(quiet), weights(stopped))
 

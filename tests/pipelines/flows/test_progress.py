@@ -6,8 +6,10 @@ import io
 from pathlib import Path
 from typing import Any
 
+from gan_train.adversary import Losses, Phase, Stage
 from pipelines.cli.summary import table
 from pipelines.flows.progress import Display, LineReader, Warnings, score_line
+from pipelines.flows.time_left import Forecast
 
 
 def test_a_line_that_is_still_being_written_waits(tmp_path: Path) -> None:
@@ -35,12 +37,15 @@ def test_a_warning_of_several_workers_is_said_once(tmp_path: Path) -> None:
 
 
 def event(kind: str, nimg: int, **fields: Any) -> dict[str, Any]:
-    return {"kind": kind, "nimg": nimg, **fields}
+    return {"kind": kind, "nimg": nimg, "time_ms": nimg, **fields}
 
 
 def test_without_a_terminal_there_are_lines(tmp_path: Path) -> None:
     stream = io.StringIO()
-    display = Display(total=4000, done=1000, stream=stream)
+    stage = Stage("all", 4000, 8, 16, (Phase("G", "G", lambda *_: Losses({})),))
+    forecast = Forecast([stage], 200_000, [])
+    forecast.nimg = 1000
+    display = Display(forecast, stream)
     values = {"resolution": 8.0, "alpha": 0.25, "images_per_second": 512.0, "loss/D": 1.25}
     display.show(event("metrics", 2000, values=values))
     scores = {"fid": 84.0, "fid_null": 5.0, "recall_x": 0.5}
@@ -49,7 +54,7 @@ def test_without_a_terminal_there_are_lines(tmp_path: Path) -> None:
     display.close()
     lines = stream.getvalue().splitlines()
     assert lines[0].split() == [
-        *("2.0", "of", "4.0", "kimg,", "time", "left", "unknown"),
+        *("2.0", "of", "200.0", "kimg,", "7", "min", "left"),
         *("8px", "alpha", "0.25", "512", "img/s", "D", "1.25"),
     ]
     assert lines[1].split() == ["2.0", "kimg", "8px", "fid", "84", "(real", "5)", "recall_x", "0.5"]
