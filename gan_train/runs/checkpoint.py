@@ -8,6 +8,8 @@
         state.json               clock, stage, configuration, data hash
         MANIFEST.json            sha256 of each file above
         scores.json              added once the checkpoint has been scored
+        PRUNED                   marks one that was thinned to its generator and scores
+        ABANDONED                marks one of a past that the run has left (`abandon_after`)
 
 Order, latents and fades are functions of the clock, so the clock is all there is to restore of
 them.
@@ -40,6 +42,7 @@ FOLDER = "checkpoints"
 MANIFEST = "MANIFEST.json"
 SCORES = "scores.json"
 PRUNED = "PRUNED"
+ABANDONED = "ABANDONED"
 
 
 # ---- files -------------------------------------------------------------------------------------
@@ -164,11 +167,26 @@ def find_damage(folder: Path) -> str | None:
 
 def list_checkpoints(run_dir: Path) -> list[Path]:
     """Folders of whole checkpoints, newest first, damaged ones included."""
+    return [folder for folder in list_generators(run_dir) if not (folder / PRUNED).exists()]
+
+
+def list_generators(run_dir: Path) -> list[Path]:
+    """Folders of the run's checkpoints, newest first, those included that were thinned to their
+    generator; without those of an abandoned past."""
     root = run_dir / FOLDER
     if not root.is_dir():
         return []
-    folders = (p for p in root.iterdir() if p.name.isdigit() and not (p / PRUNED).exists())
+    folders = (p for p in root.iterdir() if p.name.isdigit() and not (p / ABANDONED).exists())
     return sorted(folders, reverse=True)
+
+
+def abandon_after(run_dir: Path, nimg: int) -> None:
+    """Mark the checkpoints beyond `nimg` images, from which the run now goes on: damaged ones that
+    were passed over, and thinned ones. They are not part of the run until it has come there again
+    and written them anew."""
+    for folder in list_generators(run_dir):
+        if int(folder.name) > nimg:
+            (folder / ABANDONED).touch()
 
 
 def newest_valid(run_dir: Path) -> Path | None:

@@ -1,16 +1,19 @@
-"""The event log of a run: an append-only JSON-lines file that anything may follow.
+"""The event log of a run: a JSON-lines file that rank 0 appends to, and that anything may follow.
 
-Rank 0 writes, and never waits for a reader. `pipelines/registry/shipping.py` brings the log to
-MLflow; without MLflow it is the run's own record. One event a line:
+`EventLog` writes, and never waits for a reader; everything else here reads. `pipelines/registry`
+brings the log to MLflow; without MLflow it is the run's own record. One event a line:
 
     {"kind": "metrics", "nimg": 4000, "time_ms": 1700000000000, "values": {"loss/D": 1.2}}
     {"kind": "image", "nimg": 4000, "time_ms": ..., "path": "samples/000004000.png"}
     {"kind": "checkpoint", "nimg": 4000, "time_ms": ..., "path": "checkpoints/000004000",
      "scores": {...}, "resolution": 8, "alpha": 1.0}
+    {"kind": "cut", "nimg": 4000, "time_ms": ...}
     {"kind": "end", "nimg": 4000, "time_ms": ..., "status": "finished"}
 
-Paths are relative to the run's folder. A resumed run repeats the images since its checkpoint bit
-for bit, so events that the log already holds are not written again: each stands once.
+Paths are relative to the run's folder. A resumed run repeats the images since its checkpoint. Where
+it repeats them bit for bit, its events are those that the log already holds, and each stands once.
+Where it does not (on a GPU, on another kind of processor, under changed settings), a `cut` says
+that the events before it in the file, at its `nimg` or later, belong to a past that was abandoned.
 """
 
 from __future__ import annotations
@@ -18,41 +21,183 @@ from __future__ import annotations
 import json
 import os
 import time
+from collections.abc import Iterable, Iterator
 from pathlib import Path
 from typing import Any
 
 LOG_NAME = "events.jsonl"
 
+Event = dict[str, Any]
+
+_VARYING = {"images_per_second", "memory_gib"}
+"""Values of a `metrics` event that differ from one machine, and one hour, to the next."""
+
+
+# ---- reading -----------------------------------------------------------------------------------
+
+
+def read_with_offsets(run_dir: Path, offset: int = 0) -> Iterator[tuple[Event, int]]:
+    """All complete events of the file from byte `offset` on, cuts and what they abandoned
+    included, each with the byte position behind it.
+
+    A last line without its newline is still being written, and is left for the next time.
+    """
+    path = run_dir / LOG_NAME
+    if not path.exists():
+        return
+    with path.open("rb") as file:
+        file.seek(offset)
+        for line in file:
+            if not line.endswith(b"\n"):
+                return
+            offset += len(line)
+            yield json.loads(line), offset
+
+
+def present(events: Iterable[Event]) -> list[Event]:
+    """The events that no later cut abandoned, without the cuts themselves."""
+    kept: list[Event] = []
+    for event in events:
+        if event["kind"] == "cut":
+            kept = [earlier for earlier in kept if earlier["nimg"] < event["nimg"]]
+        else:
+            kept.append(event)
+    return kept
+
+
+def read_events(run_dir: Path) -> list[Event]:
+    """The run's present: its events so far, without those of a past that was abandoned."""
+    return present(event for event, _ in read_with_offsets(run_dir))
+
+
+def last_event(run_dir: Path) -> Event | None:
+    """The newest complete event of the file; reads no more than the end of the log."""
+    path = run_dir / LOG_NAME
+    if not path.exists():
+        return None
+    with path.open("rb") as file:
+        size = file.seek(0, os.SEEK_END)
+        block = 4096
+        while True:
+            file.seek(max(0, size - block))
+            tail = file.read()
+            lines = tail[: tail.rfind(b"\n") + 1].splitlines()
+            if len(lines) > 1 or (lines and block >= size):
+                event: Event = json.loads(lines[-1])
+                return event
+            if block >= size:
+                return None
+            block *= 2
+
+
+class EventReader:
+    """Follows the log of a run: the events that were appended since the last look, cuts included.
+
+    `offset` is the byte position behind the last event that was read.
+    """
+
+    def __init__(self, run_dir: Path, offset: int = 0) -> None:
+        self.run_dir, self.offset = run_dir, offset
+
+    @classmethod
+    def at_end(cls, run_dir: Path) -> EventReader:
+        """A reader of what comes from now on. A torn last line counts as to come: whoever resumes
+        the run cuts it off and writes in its place."""
+        return cls(run_dir, _end_of_lines(run_dir / LOG_NAME))
+
+    def new(self) -> list[Event]:
+        """Complete events, oldest first."""
+        found = []
+        for event, behind in read_with_offsets(self.run_dir, self.offset):
+            found.append(event)
+            self.offset = behind
+        return found
+
+
+def _end_of_lines(path: Path) -> int:
+    """The byte position behind the last newline of a file; 0 where there is none."""
+    if not path.exists():
+        return 0
+    with path.open("rb") as file:
+        end, block = file.seek(0, os.SEEK_END), 4096
+        while end > 0:
+            start = max(0, end - block)
+            file.seek(start)
+            found = file.read(end - start).rfind(b"\n")
+            if found >= 0:
+                return start + found + 1
+            end = start
+    return 0
+
+
+# ---- writing -----------------------------------------------------------------------------------
+
 
 class EventLog:
-    """Appends events of one run; a torn last line (a kill in mid-write) is cut off on opening."""
+    """Appends the events of one run; a torn last line (a kill in mid-write) is cut off on opening.
+
+    Only one process may hold the log of a run (`run_folder.exclusive`).
+    """
 
     def __init__(self, run_dir: Path) -> None:
         self.path = run_dir / LOG_NAME
-        self._last: dict[str, int] = {}  # kind -> nimg of the newest event of that kind
-        self._status: str | None = None  # of the newest end
         if self.path.exists():
-            good = 0
-            with self.path.open("rb") as file:
-                for line in file:
-                    if not line.endswith(b"\n"):
-                        break
-                    event = json.loads(line)
-                    self._last[event["kind"]] = event["nimg"]
-                    self._status = event.get("status", self._status)
-                    good += len(line)
-            os.truncate(self.path, good)
+            os.truncate(self.path, _end_of_lines(self.path))
+        self._reached = -1  # the largest nimg in the present
+        self._held: dict[tuple[str, int], list[Event]] = {}  # the present, by kind and nimg
+        self._told: list[Event] = []  # what this attempt told of the newest nimg
+        for event in read_events(run_dir):
+            self._hold(event)
 
     def append(self, kind: str, nimg: int, **fields: Any) -> None:
-        """Write one event unless the log already reached `nimg` for this kind.
+        """Write one event, unless the log holds it already.
 
-        A run that was stopped, and whose schedule now ends where it stands, may say so.
+        Metrics that differ from those that the log holds at this `nimg`, or any event that falls
+        where the log went on without it, show that the run has left the past that the log tells:
+        a `cut` is written first. Two things never are another past: the end of a run told otherwise
+        where it stands (a stopped run whose schedule now ends there), and a checkpoint's scores,
+        which may be measured again, and under another protocol, at any time.
         """
-        last = self._last.get(kind, -1)
-        ends_otherwise = kind == "end" and nimg == last and fields["status"] != self._status
-        if nimg <= last and not ends_otherwise:
-            return
-        self._last[kind], self._status = nimg, fields.get("status", self._status)
         event = {"kind": kind, "nimg": nimg, "time_ms": time.time_ns() // 1_000_000, **fields}
+        if self._told and self._told[0]["nimg"] != nimg:
+            self._told = []
+        known = self._held.get((kind, nimg), [])
+        # of ends the newest counts: a run may go on from where it was finished, and be stopped
+        same = [old for old in (known[-1:] if kind == "end" else known) if _agree(event, old)]
+        if same:
+            self._told.append(same[-1])
+            return
+        lines = [event]
+        differs = kind == "metrics" and bool(known)
+        passed = kind != "checkpoint" and not known and nimg < self._reached
+        if differs or passed:
+            # what this attempt told of the same place before belongs to its own past
+            lines = [{"kind": "cut", "nimg": nimg, "time_ms": event["time_ms"]}, *self._told, event]
+            self._held = {key: held for key, held in self._held.items() if key[1] < nimg}
+            self._reached = max((key[1] for key in self._held), default=-1)
         with self.path.open("a", encoding="utf-8") as file:
-            file.write(json.dumps(event) + "\n")
+            file.write("".join(json.dumps(line) + "\n" for line in lines))
+        for line in lines:
+            if line["kind"] != "cut":
+                self._hold(line)
+        self._told.append(event)
+
+    def _hold(self, event: Event) -> None:
+        self._held.setdefault((event["kind"], event["nimg"]), []).append(event)
+        self._reached = max(self._reached, event["nimg"])
+
+
+def _agree(a: Event, b: Event) -> bool:
+    """Whether two events of one kind and nimg tell the same. What only one of them tells does not
+    count, nor does a value that only one has: another version of the program may log more."""
+    both = (a.keys() & b.keys()) - {"time_ms", "values"}
+    if any(_text(a[key]) != _text(b[key]) for key in both):
+        return False
+    values, others = a.get("values", {}), b.get("values", {})
+    common = (values.keys() & others.keys()) - _VARYING
+    return all(_text(values[key]) == _text(others[key]) for key in common)
+
+
+def _text(value: Any) -> str:
+    """As the log has it: NaN is the same as NaN, and a tuple as a list."""
+    return json.dumps(value, sort_keys=True)

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import json
 import os
 from collections.abc import Iterable, Iterator, Sequence
 from contextlib import contextmanager
@@ -16,9 +15,9 @@ from gan_train.errors import UserError
 from gan_train.files.atomic import read_json
 from gan_train.files.locks import locked_now
 from gan_train.runs.checkpoint import SCORES, list_checkpoints
-from gan_train.runs.events import LOG_NAME
+from gan_train.runs.events import Event as Event
+from gan_train.runs.events import read_events as read_events
 
-Event = dict[str, Any]
 CONFIG = "config.yaml"
 SHARDS = "shards"
 
@@ -92,13 +91,6 @@ def exclusive(run_dir: Path) -> Iterator[None]:
             yield
     except BlockingIOError:
         raise UserError(f"{run_dir.name} is being trained by another process") from None
-
-
-def read_events(run_dir: Path) -> list[Event]:
-    """All events of a run so far; a line still being written is left out."""
-    path = run_dir / LOG_NAME
-    text = path.read_text(encoding="utf-8") if path.exists() else ""
-    return [json.loads(line) for line in text.splitlines(keepends=True) if line.endswith("\n")]
 
 
 def reached(events: Iterable[Event]) -> int:

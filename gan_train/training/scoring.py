@@ -49,11 +49,11 @@ class Scorer:
 
         Collective. Rank 0 leaves the result beside the weights.
         """
+        self.adversary.advance(Clock(**read_json(folder / "generator.json")["clock"]))
         path = folder / checkpoint.SCORES
         if path.exists():
             scored: dict[str, Any] = read_json(path)
             return scored
-        self.adversary.advance(Clock(**read_json(folder / "generator.json")["clock"]))
         scored = self.measure()
         if self.runtime.rank == 0:
             write_json(path, scored)
@@ -71,10 +71,11 @@ class Scorer:
 def best_checkpoint(run_dir: Path, metric: str) -> Path | None:
     """The scored checkpoint of a run whose `metric` is lowest; one that is no number never is."""
     found = []
-    for path in sorted((run_dir / checkpoint.FOLDER).glob(f"*/{checkpoint.SCORES}")):
-        score = read_json(path)["scores"].get(metric, math.nan)
-        if not math.isnan(score):
-            found.append((score, path.parent))
+    for folder in reversed(checkpoint.list_generators(run_dir)):
+        if (folder / checkpoint.SCORES).exists():
+            score = read_json(folder / checkpoint.SCORES)["scores"].get(metric, math.nan)
+            if not math.isnan(score):
+                found.append((score, folder))
     return min(found)[1] if found else None
 
 

@@ -202,6 +202,9 @@ class Trainer:
         A run that has none begins with fresh networks, or with those of `train.start_from`.
         """
         folder = checkpoint.newest_valid(self.runtime.run_dir)
+        barrier()  # all look before rank 0 marks what lies beyond
+        if self.runtime.rank == 0:
+            checkpoint.abandon_after(self.runtime.run_dir, int(folder.name) if folder else 0)
         if folder is None:
             if self.config.train.start_from is not None:
                 averaged = self.averaged.state_dict()

@@ -15,8 +15,18 @@ import torch.multiprocessing
 
 from gan_train.config import Config
 from gan_train.errors import UserError
-from gan_train.runs.checkpoint import FOLDER, list_checkpoints, newest_valid, refuse_changes
+from gan_train.files.atomic import write_json
+from gan_train.runs.checkpoint import (
+    FOLDER,
+    SCORES,
+    list_checkpoints,
+    list_generators,
+    newest_valid,
+    refuse_changes,
+)
+from gan_train.runs.events import read_events, read_with_offsets
 from gan_train.runs.runtime import PlainRuntime
+from gan_train.training.scoring import best_checkpoint
 from tests.training import assert_same_bits, run, run_workers, tiny_config, weights
 
 ALL = ("networks", "generator", "optimizers")
@@ -165,3 +175,45 @@ def test_the_event_log_tells_everything_once(tiny_source: Path, tmp_path: Path) 
     assert len(told) == len(set(told))
     assert [n for kind, n in told if kind == "checkpoint"] == [48, 64, 96, 144, 192]
     assert told[-1] == ("end", 192)
+
+
+def test_a_resume_that_is_not_bit_exact_begins_the_log_anew(
+    tiny_source: Path, tmp_path: Path
+) -> None:
+    """As on a GPU, or, here, under a setting that was declared harmless."""
+    config = tiny_config(tiny_source, tmp_path, train__checkpoint_kimg=0.048)
+    run_dir = tmp_path / "run"
+    run_killed(config, run_dir, 144)  # at the tick, before the checkpoint at 144
+    assert int(list_checkpoints(run_dir)[0].name) == 96
+    lr = {"family__lr": 0.01, "train__allow_changed": ["family.lr"]}
+    run(tiny_config(tiny_source, tmp_path, train__checkpoint_kimg=0.048, **lr), run_dir)
+    events = [event for event, _ in read_with_offsets(run_dir)]
+    (cut,) = [event["nimg"] for event in events if event["kind"] == "cut"]
+    assert cut == 128, "the first tick after the checkpoint at 96"
+    present = read_events(run_dir)
+    told = [(e["kind"], e["nimg"]) for e in present]
+    assert len(told) == len(set(told)) and told[-1] == ("end", 192)
+    rates = {e["nimg"]: e["values"]["learning_rate/G"] for e in present if e["kind"] == "metrics"}
+    assert {nimg: rate == 0.01 for nimg, rate in rates.items()} == {
+        nimg: nimg > 96 for nimg in (32, 48, 64, 96, 128, 144, 160, 192)
+    }
+
+
+def test_checkpoints_of_an_abandoned_past_are_not_taken_for_the_run(
+    tiny_source: Path, tmp_path: Path
+) -> None:
+    """Only damaged or thinned ones can lie beyond the place from which a run goes on."""
+    settings: dict[str, Any] = {"train__checkpoint_kimg": 0.048, "train__keep_checkpoints": 1}
+    run_dir = run(tiny_config(tiny_source, tmp_path, **settings), tmp_path / "run")
+    before = {int(folder.name): folder for folder in list_generators(run_dir)}
+    assert sorted(before) == [48, 64, 96, 144, 192]
+    for folder in before.values():  # better than anything that follows
+        write_json(folder / SCORES, {"scores": {"fid": -1.0}, "protocol": {}})
+    (before[192] / "networks.safetensors").unlink()  # the only one that was not thinned
+    settings |= {"train__checkpoint_kimg": 0.16, "family__lr": 0.01}
+    run(tiny_config(tiny_source, tmp_path, **settings), run_dir)
+    assert [int(folder.name) for folder in list_generators(run_dir)] == [192, 160, 64]
+    assert best_checkpoint(run_dir, "fid") is None
+    assert all((before[nimg] / "generator.json").exists() for nimg in (48, 96, 144))
+    saved = [e["nimg"] for e in read_events(run_dir) if e["kind"] == "checkpoint"]
+    assert saved == [64, 160, 192]

@@ -205,8 +205,9 @@ def test_a_run_that_ends_where_it_was_stopped_says_so(tmp_path: Path) -> None:
         "stopped",
         "finished",
     ]
+    # its last checkpoint was damaged, and it was stopped again on the way there
     EventLog(tmp_path).append("end", 50, status="stopped")
-    assert run_folder.finished(run_folder.read_events(tmp_path))
+    assert not run_folder.finished(run_folder.read_events(tmp_path))
 
 
 # ---- whole comparisons -------------------------------------------------------------------------
