@@ -30,7 +30,6 @@ from typing import Any
 
 import numpy as np
 import torch
-from PIL import Image
 
 from gan_train import recipes
 from gan_train.adversary import Clock, Stage
@@ -43,6 +42,7 @@ from gan_train.data.index import Index
 from gan_train.data.sharding import shard
 from gan_train.errors import UserError
 from gan_train.families.stylegan.config import StyleGANConfig
+from gan_train.images.pixels import to_picture
 from gan_train.runs.runtime import PlainRuntime
 from gan_train.training import schedule
 from gan_train.training.trainer import Trainer
@@ -188,10 +188,10 @@ def _random_pictures(folder: Path, resolution: int, count: int) -> None:
     """PNGs of noise in two class folders."""
     random = np.random.default_rng(0)
     for number in range(count):
-        pixels = random.integers(256, size=(resolution, resolution, 3), dtype=np.uint8)
+        pixels = random.integers(256, size=(3, resolution, resolution), dtype=np.uint8)
         path = folder / "ab"[number % 2] / f"{number}.png"
         path.parent.mkdir(parents=True, exist_ok=True)
-        Image.fromarray(pixels).save(path)
+        to_picture(torch.from_numpy(pixels)).save(path)
 
 
 def _take_turns(

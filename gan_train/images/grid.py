@@ -7,6 +7,9 @@ from pathlib import Path
 from PIL import Image
 from torch import Tensor
 
+from gan_train.files.atomic import aside
+from gan_train.images.pixels import to_picture
+
 _PAGE_WIDTH = 900  # pixels
 
 
@@ -16,9 +19,8 @@ def make_grid(images: Tensor, columns: int) -> Image.Image:
     rows = -(-n // columns)
     sheet = images.new_zeros((rows * columns, c, h, w))
     sheet[:n] = images
-    sheet = sheet.view(rows, columns, c, h, w).permute(0, 3, 1, 4, 2)  # [rows, H, columns, W, C]
-    pixels = sheet.reshape(rows * h, columns * w, c).cpu().numpy()
-    return Image.fromarray(pixels[:, :, 0] if c == 1 else pixels)
+    sheet = sheet.view(rows, columns, c, h, w).permute(2, 0, 3, 1, 4)  # [C, rows, H, columns, W]
+    return to_picture(sheet.reshape(c, rows * h, columns * w).cpu())
 
 
 def save_grid(images: Tensor, columns: int, path: Path) -> Path:
@@ -29,8 +31,6 @@ def save_grid(images: Tensor, columns: int, path: Path) -> Path:
     if factor > 1:
         size = (picture.width * factor, picture.height * factor)
         picture = picture.resize(size, Image.Resampling.NEAREST)
-    path.parent.mkdir(parents=True, exist_ok=True)
-    aside = path.with_name(path.name + ".tmp")
-    picture.save(aside, format="PNG")
-    aside.replace(path)
+    with aside(path) as file:
+        picture.save(file, format="PNG")
     return path

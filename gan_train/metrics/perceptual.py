@@ -7,7 +7,6 @@ once.
 
 from __future__ import annotations
 
-import math
 from pathlib import Path
 from typing import Protocol
 
@@ -75,19 +74,13 @@ class EfficientNetPerceptual:
     def embed(self, images: Tensor) -> Tensor:
         # on a CPU two images a thread are fastest: larger activations fall out of the cache
         size = 2 * torch.get_num_threads() if self._device.type == "cpu" else len(images)
-        return torch.cat([self._embed(part) for part in images.split(size)])
-
-    def _embed(self, images: Tensor) -> Tensor:
-        levels = [
-            F.normalize(level, dim=1, eps=1e-10).flatten(1) / math.sqrt(level[0, 0].numel())
-            for level in self._network.maps(self._prepared(images))  # [n, C, s, s]
-        ]
-        return torch.cat(levels, dim=1)
+        parts = images.split(size)
+        return torch.cat([self._network.embed(self._prepared(part)) for part in parts])
 
     def _prepared(self, images: Tensor) -> Tensor:
         """[n, 3, 128, 128]: (x - 127) / 128 of pixels x from 0 to 255, as in training."""
         assert images.shape[1] in (1, 3)
-        x = EfficientNetLite0.normalised(images.to(self._device, self._dtype))
+        x = EfficientNetLite0.normalise(images.to(self._device, self._dtype))
         shrinks = max(x.shape[2:]) > self._SIDE
         x = F.interpolate(x, size=(self._SIDE, self._SIDE), mode="bilinear", antialias=shrinks)
         return x.expand(-1, 3, -1, -1).contiguous(memory_format=torch.channels_last)

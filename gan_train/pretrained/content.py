@@ -14,7 +14,6 @@ from pathlib import Path
 from typing import Any, Literal, Protocol, get_args
 
 import torch
-import torch.nn.functional as F
 from safetensors import SafetensorError
 from safetensors.torch import load
 from torch import Tensor, nn
@@ -66,7 +65,8 @@ class ContentDistance:
 
     def check(self, side: int) -> None:
         """Raise UserError when pictures of this side are too small for the network."""
-        least = VGG19Features.least_side if "vgg" in self.name else _EfficientNet.least_side
+        network = _EfficientNet if self.name == "efficientnet_lite0" else VGG19Features
+        least = network.least_side
         if side % least:
             raise UserError(
                 f"family.content: {self.name} needs pictures whose side is a multiple of {least} "
@@ -112,11 +112,7 @@ class ContentDistance:
 
 
 class _EfficientNet(nn.Module):
-    """The distance of `metrics/perceptual.py` on EfficientNet-Lite0, but at the pictures' own size.
-
-    The last maps of each size, feature vectors scaled to unit length at every place, squared
-    differences averaged over places and summed over levels: about 0 to 2 a level.
-    """
+    """The distance of `EfficientNetLite0.embed`, on images at their own size."""
 
     least_side = 32
 
@@ -125,12 +121,7 @@ class _EfficientNet(nn.Module):
         self.network = load_efficientnet()
 
     def features(self, rgb: Tensor) -> Tensor:
-        maps = self.network.maps(EfficientNetLite0.normalised(rgb))
-        levels = [
-            F.normalize(level, dim=1, eps=1e-10).flatten(1) / math.sqrt(level[0, 0].numel())
-            for level in maps  # [n, C, s, s]
-        ]
-        return torch.cat(levels, dim=1)
+        return self.network.embed(EfficientNetLite0.normalise(rgb))
 
 
 # ---- VGG19 -------------------------------------------------------------------------------------

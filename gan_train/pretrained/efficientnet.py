@@ -14,6 +14,7 @@ load:
 from __future__ import annotations
 
 import io
+import math
 from collections.abc import Mapping
 from importlib.util import find_spec
 from pathlib import Path
@@ -136,8 +137,21 @@ class EfficientNetLite0(nn.Module):
             x = y
         return [*found, x]
 
+    def embed(self, images: Tensor) -> Tensor:
+        """[N, D] of images as for `maps`, whose squared distances say how different they look.
+
+        Zhang et al. 2018 (arXiv 1801.03924), equation 1, without weights: the feature vectors of
+        each level are scaled to unit length at every place, squared differences averaged over
+        places and summed over levels; about 0 to 2 a level. Differentiable.
+        """
+        levels = [
+            F.normalize(level, dim=1, eps=1e-10).flatten(1) / math.sqrt(level[0, 0].numel())
+            for level in self.maps(images)  # [N, C, s, s]
+        ]
+        return torch.cat(levels, dim=1)
+
     @staticmethod
-    def normalised(image: Tensor) -> Tensor:
+    def normalise(image: Tensor) -> Tensor:
         """What the network expects, (x - 127) / 128 of x from 0 to 255, of floats in [-1, 1]."""
         return (image * 127.5 + 0.5) / 128
 

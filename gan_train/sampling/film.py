@@ -6,7 +6,6 @@ import shutil
 import subprocess
 import tempfile
 from collections.abc import Iterable, Iterator
-from contextlib import contextmanager
 from itertools import chain
 from pathlib import Path
 
@@ -14,7 +13,8 @@ from PIL import Image
 from torch import Tensor
 
 from gan_train.errors import UserError
-from gan_train.images.grid import make_grid
+from gan_train.files.atomic import aside
+from gan_train.images.pixels import to_picture
 
 _SIDE = 256  # pixels; smaller films are enlarged to be seen
 _GIF_RATE = 50.0  # viewers slow down what is faster
@@ -47,20 +47,19 @@ def write(frames: Iterable[Tensor], out: Path, rate: float, loop: bool) -> Path:
     A GIF repeats for ever with `loop`, else it plays once; it has 256 colours a frame, and shows
     each for a whole number of hundredths of a second.
     """
-    pictures = (make_grid(frame[None], 1) for frame in frames)
+    pictures = map(to_picture, frames)
     if not out.suffix:
         out.mkdir(parents=True, exist_ok=True)
         for number, picture in enumerate(pictures):
             picture.save(out / _frame_name(number))
         return out
-    out.parent.mkdir(parents=True, exist_ok=True)
-    large = map(_enlarged, pictures)
-    with _aside(out) as aside:
+    large = map(_repeat_pixels, pictures)
+    with aside(out) as file:
         if out.suffix.lower() == ".gif":
             repeat = {"loop": 0} if loop else {}
             first = next(large)
             first.save(
-                aside,
+                file,
                 format="GIF",
                 save_all=True,
                 append_images=large,
@@ -68,7 +67,7 @@ def write(frames: Iterable[Tensor], out: Path, rate: float, loop: bool) -> Path:
                 **repeat,
             )
         else:
-            _write_video(large, aside, _ffmpeg(out), rate)
+            _write_video(large, Path(file.name), _ffmpeg(out), rate)
     return out
 
 
@@ -76,21 +75,10 @@ def _frame_name(number: int) -> str:
     return f"frame-{number:05d}.png"
 
 
-def _enlarged(picture: Image.Image) -> Image.Image:
+def _repeat_pixels(picture: Image.Image) -> Image.Image:
     factor = max(1, _SIDE // picture.width)
     size = (factor * picture.width, factor * picture.height)
     return picture.resize(size, Image.Resampling.NEAREST)
-
-
-@contextmanager
-def _aside(out: Path) -> Iterator[Path]:
-    """A file that becomes `out` when the block ends without an error, and else is gone."""
-    path = out.with_name(out.name + ".tmp")
-    try:
-        yield path
-        path.replace(out)
-    finally:
-        path.unlink(missing_ok=True)
 
 
 def _ffmpeg(out: Path) -> str:

@@ -12,7 +12,8 @@ from safetensors.torch import load_file
 from torch import Tensor
 
 from gan_train.errors import UserError
-from gan_train.images.grid import make_grid, save_grid
+from gan_train.images.grid import save_grid
+from gan_train.images.pixels import to_picture
 from gan_train.inference import Generator
 from gan_train.sampling.painter import Look, Painter, labels
 
@@ -67,7 +68,7 @@ def read_styles(file: Path, painter: Painter) -> Tensor:
 
 def save_image(image: Tensor, path: Path) -> None:
     """Write uint8 [C, R, R] as a PNG."""
-    make_grid(image[None], 1).save(path, format="PNG")
+    to_picture(image).save(path, format="PNG")
 
 
 def _check(out: Path) -> None:

@@ -8,20 +8,19 @@ from typing import Literal, get_args
 
 import torch
 from torch import Tensor
-from tqdm import tqdm
 
 from gan_train.adversary import Noise, StyleSpace
 from gan_train.errors import UserError
 from gan_train.images.pixels import to_uint8_at
 from gan_train.inference import Generator
 from gan_train.rng import BatchRandom
+from gan_train.sampling.progress import progress_bar
 
 NoiseName = Literal["const", "none", "random"]
 NOISES: tuple[NoiseName, ...] = get_args(NoiseName)
 
 _AT_ONCE = 64
 _PIXELS_AT_ONCE = 2**22
-_QUIET_S = 3.0  # shorter work shows no progress bar
 
 
 @dataclass(frozen=True)
@@ -127,7 +126,7 @@ class Painter:
 
     def _parts(self, count: int) -> Iterator[slice]:
         """Runs of neighbours that are drawn at once; a bar on a terminal if it takes long."""
-        with tqdm(total=count, unit="img", desc="drawing", disable=None, delay=_QUIET_S) as bar:
+        with progress_bar("drawing", "img", count) as bar:
             for at in range(0, count, self._at_once):
                 yield slice(at, at + self._at_once)
                 bar.update(min(self._at_once, count - at))

@@ -15,7 +15,6 @@ from pathlib import Path
 import torch
 from safetensors.torch import save
 from torch import Tensor
-from tqdm import tqdm
 
 from gan_train.adversary import StyleSpace
 from gan_train.config import DataConfig
@@ -29,6 +28,7 @@ from gan_train.metrics.path_length import at_resolution
 from gan_train.metrics.perceptual import Perceptual
 from gan_train.rng import BatchRandom
 from gan_train.sampling.painter import Look, Painter, labels
+from gan_train.sampling.progress import progress_bar
 
 LATENTS = 10_000  # of the mean w
 _RATE = 0.1
@@ -92,8 +92,8 @@ def project(
     w = mean.clone().requires_grad_()  # [1, w_dim]
     optimizer = torch.optim.Adam([w], lr=_RATE)
     before = float(distance(mean))
-    with tqdm(range(steps), unit="step", desc="projecting", disable=None) as bar:
-        for step in bar:
+    with progress_bar("projecting", "step", steps) as bar:
+        for step in range(steps):
             optimizer.param_groups[0]["lr"] = rate(step, steps)
             optimizer.zero_grad()
             place = torch.tensor([step], device=w.device)
@@ -103,6 +103,7 @@ def project(
             optimizer.step()
             if step % 10 == 0:
                 bar.set_postfix(distance=f"{loss.item():.4g}", refresh=False)
+            bar.update()
     w = w.detach()
     with torch.no_grad():
         after = float(distance(w))

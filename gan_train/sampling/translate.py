@@ -9,7 +9,6 @@ from typing import Literal
 import torch
 from PIL import Image
 from torch import Tensor
-from tqdm import tqdm
 
 from gan_train.adversary import Domain
 from gan_train.data.images import BadImage, open_picture
@@ -17,11 +16,12 @@ from gan_train.errors import UserError
 from gan_train.files.atomic import aside
 from gan_train.images.pixels import from_picture, to_float, to_picture, to_uint8
 from gan_train.inference import Generator
+from gan_train.sampling.picture_files import targets_of
+from gan_train.sampling.progress import progress_bar
 
 MOST_PIXELS = 1 << 22
 """Per picture. It is translated whole, as instance normalisation looks at all of it: with the
 paper's generator that takes about 1.2 KiB of memory a pixel."""
-_QUIET_S = 3.0  # shorter work shows no progress bar
 
 
 def translate_files(
@@ -41,9 +41,9 @@ def translate_files(
     `side`, scaled so that its shorter side has so many pixels. EXIF orientation is applied,
     transparent pixels show `background`, and colours are those trained on.
 
-    Raises UserError, before anything is written, for a model that is no translator, for two
-    pictures of one name, and for files that exist already unless `force`; and at the file that
-    is no picture, or too large or too small to be translated.
+    Raises UserError, before anything is written, for a model that is no translator and for what
+    `targets_of` refuses; and, when its turn comes, for a file that is no picture, or too large or
+    too small to be translated.
     """
     generator = Generator.load(generator_folder, device)
     if generator.adversary.task != "translate":
@@ -53,32 +53,15 @@ def translate_files(
         )
     if side is not None and side < 1:
         raise UserError(f"--side {side}: allowed: at least 1 pixel")
-    targets = _targets(files, to, out_folder, force)
-    bar = tqdm(targets.items(), "translating", unit="img", disable=None, delay=_QUIET_S)
-    for file, target in bar:
-        picture = _read(file, generator.shape.channels, background, side)
-        translated = to_picture(_translated(generator, picture, to, file))
-        with aside(target) as png:
-            translated.save(png, "PNG")
+    targets = targets_of(files, out_folder, f"-to-{to}.png", force=force)
+    with progress_bar("translating", "img", len(targets)) as bar:
+        for file, target in targets.items():
+            picture = _read(file, generator.shape.channels, background, side)
+            translated = to_picture(_translate(generator, picture, to, file))
+            with aside(target) as png:
+                translated.save(png, "PNG")
+            bar.update()
     return list(targets.values())
-
-
-def _targets(files: Sequence[Path], to: Domain, out: Path, force: bool) -> dict[Path, Path]:
-    """Where the translation of every file goes."""
-    if not files:
-        raise UserError("no pictures to translate: name at least one file")
-    sources: dict[Path, Path] = {}
-    for file in files:
-        target = out / f"{file.stem}-to-{to}.png"
-        if target in sources:
-            raise UserError(
-                f"{sources[target]} and {file} would both become {target}: translate them into "
-                "different folders, or rename one"
-            )
-        if target.exists() and not force:
-            raise UserError(f"{target} is there already: name another folder, or overwrite it")
-        sources[target] = file
-    return {file: target for target, file in sources.items()}
 
 
 def _read(
@@ -104,7 +87,7 @@ def _read(
 
 
 @torch.inference_mode()
-def _translated(generator: Generator, picture: Tensor, to: Domain, file: Path) -> Tensor:
+def _translate(generator: Generator, picture: Tensor, to: Domain, file: Path) -> Tensor:
     """uint8 [C, H, W] of the same"""
     image = to_float(picture.to(generator.device)[None])
     try:

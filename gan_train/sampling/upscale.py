@@ -22,10 +22,11 @@ from gan_train.images.pixels import from_picture, to_picture
 from gan_train.images.resize import bicubic_upsample
 from gan_train.images.tiles import upscale_picture
 from gan_train.inference import Generator
+from gan_train.sampling.picture_files import targets_of
+from gan_train.sampling.progress import progress_bar
 
 MAX_PIXELS = 100_000_000
 """Larger pictures are refused before they are decoded."""
-_QUIET_S = 3.0  # shorter work shows no progress bar
 _PROFILED = ("RGB", "RGBA", "L", "LA", "P")
 """Modes that keep the meaning of their numbers when they become RGB or grey."""
 
@@ -66,10 +67,10 @@ def upscale_files(
         )
     if tile < 1:
         raise UserError(f"--tile {tile}: allowed: a whole number at least 1")
-    targets = _targets(files, out_folder, adversary.scale, force)
+    targets = targets_of(files, out_folder, f"-x{adversary.scale}.png", force=force)
     for file, target in targets.items():
         picture = open_any(file)
-        with tqdm(unit="tile", desc=file.name, disable=None, delay=_QUIET_S) as bar:
+        with progress_bar(file.name, "tile") as bar:
             large = upscaled(adversary, picture, tile, device, bar)
         _save(large, target)
     return list(targets.values())
@@ -129,30 +130,9 @@ def upscaled(
     return Picture(large, alpha, picture.profile)
 
 
-def _targets(files: Sequence[Path], folder: Path, scale: int, force: bool) -> dict[Path, Path]:
-    """What each file becomes. Raises UserError for what would go wrong later."""
-    if not files:
-        raise UserError("no pictures were named: give one or more picture files")
-    targets: dict[Path, Path] = {}
-    owners: dict[Path, Path] = {}
-    for file in files:
-        if not file.is_file():
-            raise UserError(f"{file}: no such file; give picture files, not folders")
-        target = folder / f"{file.stem}-x{scale}.png"
-        if target in owners:
-            raise UserError(
-                f"{owners[target]} and {file} would both become {target}: rename one, or enlarge "
-                "them into different folders"
-            )
-        if target.exists() and not force:
-            raise UserError(f"{target} exists; use --force to replace it, or another folder")
-        targets[file], owners[target] = target, file
-    return targets
-
-
 def _converted(colour: Tensor, old: str, new: str) -> Tensor:
     """uint8 [C, H, W] in another of Pillow's colour modes."""
-    planes = [Image.fromarray(plane.numpy()) for plane in colour]
+    planes = [to_picture(plane[None]) for plane in colour]
     image = Image.merge(old, planes).convert(new)
     return from_picture(image)
 

@@ -8,8 +8,6 @@ import pytest
 import torch
 
 from gan_train.errors import UserError
-from gan_train.images.grid import make_grid
-from gan_train.images.pixels import to_uint8_at
 from gan_train.inference import Generator
 from gan_train.runs.checkpoint import newest_valid
 from tests.training import run, tiny_config
@@ -51,18 +49,3 @@ def test_wrong_requests_are_named(checkpoint: Path) -> None:
         generator.images(torch.zeros(1, 4), torch.tensor([0]))
     with pytest.raises(UserError, match=r"no generator\.json"):
         Generator.load(checkpoint.parent)
-
-
-def test_the_range_of_pixels() -> None:
-    x = torch.tensor([-1.5, -1.0, 0.0, 1.0, 2.0]).view(5, 1, 1, 1)
-    assert to_uint8_at(x, 1).flatten().tolist() == [0, 0, 128, 255, 255]
-    levels = torch.arange(256, dtype=torch.float32).view(1, 1, 16, 16)
-    assert torch.equal(to_uint8_at(levels / 127.5 - 1, 16), levels.to(torch.uint8))
-    assert to_uint8_at(torch.zeros(2, 3, 4, 4), 16).shape == (2, 3, 16, 16)
-
-
-def test_a_grid_fills_rows() -> None:
-    images = torch.arange(3, dtype=torch.uint8).view(3, 1, 1, 1).expand(3, 1, 2, 2)
-    grid = make_grid(images, 2)
-    assert grid.size == (4, 4) and grid.mode == "L"
-    assert [grid.getpixel(p) for p in ((0, 0), (2, 0), (0, 2), (2, 2))] == [0, 1, 2, 0]
