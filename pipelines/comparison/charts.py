@@ -1,40 +1,79 @@
-"""Line charts as SVG text, written by hand: no script, no file beside them. Pure functions.
+"""Line charts as SVG text, drawn by Matplotlib. Pure functions.
 
-A chart carries its own style, for light and dark screens. Lines differ by colour (a palette that
-the colour-blind can tell apart), by mark and, from the fifth on, by dashes; their names stand at
-their ends.
+A chart is legible in a page and alone, on light and dark screens, and needs no script and no file
+beside it. Lines differ by colour (a palette that the colour-blind can tell apart) and by mark, and
+from the eighth on by dashes. The same lines give the same text.
 """
 
 from __future__ import annotations
 
 import math
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
-from html import escape
+from io import StringIO
+from typing import Any
+from xml.dom import minidom
 
 WIDTH, HEIGHT = 600, 390
-_LEFT, _RIGHT, _TOP, _BOTTOM = 52, 170, 14, 46
-_LINE = 16  # between two lines of text
-_LABEL_CHARS = 19
+_NAME_CHARS = 22  # a longer name is cut, so that it leaves room for the lines
 _LOGARITHMIC = 4
 """From this ratio of largest to smallest value on, an axis is logarithmic."""
+_ROUNDING = 1e-9  # by which a tick and a value may differ and be the same
 
-LIGHT = ("#0072b2", "#c2500a", "#00805d", "#a8438a", "#8f6b00", "#4d4d4d", "#117c8c")
+MARKS = "●■▲◆▼◄★"
+"""What marks the first, second, ... line, as a character for a table."""
+LIGHT = ("#0072b2", "#c2500a", "#00805d", "#a8438a", "#8f6b00", "#4d4d4e", "#117c8c")
+"""The colours of the first, second, ... line on a light screen."""
 DARK = ("#56b4e9", "#ff8a4c", "#2cc295", "#e39cc9", "#e6b422", "#c4c4c4", "#5bd0e0")
-_DASHES = ("", "7 4", "2 3")
+"""The same on a dark screen."""
+_MATPLOTLIB_MARKS = "os^Dv<*"  # the same shapes
+_DASHES = ("-", (0, (6, 3)), (0, (2, 2)))
+_INK, _SOFT, _RULE, _PAPER = "#1c1f23", "#5b6470", "#dfe3e8", "#ffffff"
 
-_colours = "".join(f".chart .s{n}{{--s:{colour}}}" for n, colour in enumerate(LIGHT))
-_dark_colours = "".join(f".chart .s{n}{{--s:{colour}}}" for n, colour in enumerate(DARK))
-_STYLE = f"""\
-.chart{{--ink:#1c1f23;--soft:#5b6470;--rule:#dfe3e8;--paper:#fff;font:13px system-ui,sans-serif}}
-.chart text{{fill:var(--soft)}}.chart .name{{fill:var(--ink);font-weight:600}}
-.chart .paper{{fill:var(--paper)}}.chart .rule{{stroke:var(--rule)}}
-.chart .line{{fill:none;stroke:var(--s);stroke-width:2.2;stroke-linejoin:round}}
-.chart .mark{{fill:var(--s);stroke:var(--paper);stroke-width:1.2}}
-.chart .level{{stroke:var(--soft);stroke-width:1.3;stroke-dasharray:3 4}}
-{_colours}
-@media (prefers-color-scheme:dark){{.chart{{--ink:#eceff3;--soft:#a7b0bb;--rule:#343b45;\
---paper:#171b20}}{_dark_colours}}}"""
+_ON_DARK = dict(zip(LIGHT, DARK, strict=True)) | {
+    _INK: "#eceff3",
+    _SOFT: "#a7b0bb",
+    _RULE: "#343b45",
+    _PAPER: "#171b20",
+}
+
+
+def _style(on_dark: Mapping[str, str]) -> str:
+    """CSS of a chart: Matplotlib writes the colours of a light screen, and these rules give others
+    on a dark one."""
+    rules = "".join(
+        f".chart [style*='{what}: {light}']{{{what}:{dark}!important}}"
+        for light, dark in on_dark.items()
+        for what in ("fill", "stroke")
+    )
+    return (
+        ".chart *{stroke-linejoin:round}.chart text{font-family:system-ui,sans-serif!important}"
+        f"@media (prefers-color-scheme:dark){{{rules}}}"
+    )
+
+
+_SETTINGS: dict[str, Any] = {
+    "svg.fonttype": "none",  # text stays text
+    "svg.hashsalt": "gan-train",
+    "text.parse_math": False,  # a name may hold a dollar sign
+    "font.family": "DejaVu Sans",  # comes with Matplotlib; a page shows its own
+    "font.size": 15,
+    "text.color": _INK,
+    "axes.labelcolor": _SOFT,
+    "axes.edgecolor": _RULE,
+    "axes.facecolor": "none",
+    "figure.facecolor": _PAPER,
+    "grid.color": _RULE,
+    "xtick.color": _RULE,
+    "xtick.labelcolor": _SOFT,
+    "ytick.color": _RULE,
+    "ytick.labelcolor": _SOFT,
+    "ytick.major.size": 0,
+    "ytick.minor.size": 0,
+    "axes.spines.left": False,
+    "axes.spines.right": False,
+    "axes.spines.top": False,
+}
 
 
 @dataclass(frozen=True)
@@ -48,7 +87,7 @@ class Point:
 
 @dataclass(frozen=True)
 class Series:
-    """A line with its name. Points ascend in x; not-finite values are left out beforehand."""
+    """A line with its name. Points ascend in x; values that are not finite were left out."""
 
     name: str
     points: tuple[Point, ...]
@@ -56,51 +95,32 @@ class Series:
 
 @dataclass(frozen=True)
 class Axis:
-    """Where values lie on a side of the chart: linear from 0, or logarithmic."""
+    """The values of an axis, which is linear from 0 or logarithmic; the ends are ticks."""
 
-    low: float
-    high: float
-    logarithmic: bool
     ticks: tuple[float, ...]
-
-    def place(self, value: float) -> float:
-        """0 at the low end, 1 at the high end."""
-        if self.logarithmic:
-            return math.log(value / self.low) / math.log(self.high / self.low)
-        return (value - self.low) / (self.high - self.low)
+    logarithmic: bool
 
 
 def axis(values: Sequence[float], may_be_logarithmic: bool) -> Axis:
     """An axis on which all values lie between its first and its last tick."""
+    from matplotlib.ticker import MaxNLocator
+
     least, most = min(values), max(values)
-    if may_be_logarithmic and least > 0 and most / least >= _LOGARITHMIC:
-        return _logarithmic(least, most)
-    least, most = min(least, 0.0), max(most, 0.0)
-    step = _round_up((most - least) / 5 or 0.2)
-    first, last = math.floor(least / step), math.ceil(most / step)
-    if first == last:
-        last += 1
-    ticks = tuple(n * step for n in range(first, last + 1))
-    return Axis(ticks[0], ticks[-1], False, ticks)
-
-
-def _logarithmic(least: float, most: float) -> Axis:
-    bottom, top = math.floor(math.log10(least)), math.ceil(math.log10(most))
-    every = [m * 10.0**k for k in range(bottom, top + 1) for m in (1, 2, 5)]
-    low = max(tick for tick in every if tick <= least * (1 + 1e-9))
-    high = min(tick for tick in every if tick >= most * (1 - 1e-9))
-    ticks = tuple(tick for tick in every if low <= tick <= high)
-    return Axis(low, high, True, ticks)
-
-
-def _round_up(step: float) -> float:
-    """The next of 1, 2, 5, 10, 20, ..."""
-    power = 10.0 ** math.floor(math.log10(step))
-    return next(m * power for m in (1, 2, 5, 10) if m * power >= step * (1 - 1e-9))
+    logarithmic = may_be_logarithmic and least > 0 and most / least >= _LOGARITHMIC
+    if logarithmic:
+        decades = range(math.floor(math.log10(least)), math.ceil(math.log10(most)) + 1)
+        places = [digit * 10.0**decade for decade in decades for digit in (1, 2, 5)]
+    else:
+        least, most = min(least, 0.0), max(most, 0.0)
+        most = most if least < most else 1.0
+        places = [*map(float, MaxNLocator(5, steps=(1, 2, 5, 10)).tick_values(least, most))]
+    low = max(place for place in places if place <= least + _ROUNDING * abs(least))
+    high = min(place for place in places if place >= most - _ROUNDING * abs(most))
+    return Axis(tuple(place for place in places if low <= place <= high), logarithmic)
 
 
 def line_chart(
-    title: str,
+    identity: str,
     x_label: str,
     y_label: str,
     series: Sequence[Series],
@@ -108,91 +128,94 @@ def line_chart(
 ) -> str:
     """An `<svg>` of the lines; `levels` are named horizontal lines, such as what real images get.
 
-    There is at least one point.
+    There is at least one point. Names stand in a legend, in the order of the lines' ends from top
+    to bottom. The chart's ids begin with `identity` (letters, digits and hyphens), which differs
+    from that of other charts in a page.
     """
+    from matplotlib import style
+    from matplotlib.backends.backend_svg import FigureCanvasSVG
+    from matplotlib.figure import Figure
+
     xs = [point.x for line in series for point in line.points]
     ys = [point.y for line in series for point in line.points] + [y for _, y in levels]
     assert xs, "a chart has at least one point"
     x_axis, y_axis = axis(xs, False), axis(ys, True)
-
-    def left(x: float) -> float:
-        return _LEFT + x_axis.place(x) * (WIDTH - _LEFT - _RIGHT)
-
-    def top(y: float) -> float:
-        return _TOP + (1 - y_axis.place(y)) * (HEIGHT - _TOP - _BOTTOM)
-
-    parts = [f'<rect class="paper" width="{WIDTH}" height="{HEIGHT}" rx="8"/>']
-    for tick in y_axis.ticks:
-        y = top(tick)
-        parts.append(f'<path class="rule" d="M{_LEFT} {y:.1f}H{WIDTH - _RIGHT}"/>')
-        parts.append(_text(_LEFT - 8, y + 4, f"{tick:.6g}", "end"))
-    for tick in x_axis.ticks:
-        parts.append(_text(left(tick), HEIGHT - _BOTTOM + 20, f"{tick:.6g}", "middle"))
-    middle = (_LEFT + WIDTH - _RIGHT) / 2
-    parts.append(_text(middle, HEIGHT - 8, x_label, "middle"))
-
-    names: list[tuple[float, str, int | None]] = []  # height, text, number of the line
-    for name, value in levels:
-        y = top(value)
-        parts.append(f'<path class="level" d="M{_LEFT} {y:.1f}H{WIDTH - _RIGHT}"/>')
-        names.append((y, name, None))
-    for number, line in enumerate(series):
-        if not line.points:
-            continue
-        places = [(left(p.x), top(p.y)) for p in line.points]
-        path = "M" + "L".join(f"{x:.1f} {y:.1f}" for x, y in places)
-        dash = _DASHES[number // 4 % len(_DASHES)]
-        dashed = f' stroke-dasharray="{dash}"' if dash else ""
-        marks = "".join(
-            f"{_mark(number, *place)}<title>{escape(point.note)}</title></path>"
-            for place, point in zip(places, line.points, strict=True)
+    # the reader's own settings of Matplotlib count for nothing here, and are as before afterwards
+    with style.context(_SETTINGS, after_reset=True):
+        figure = Figure((WIDTH / 72, HEIGHT / 72), layout="constrained")
+        FigureCanvasSVG(figure)
+        axes = figure.add_subplot()
+        axes.set_xlabel(x_label)
+        if y_axis.logarithmic:
+            axes.set_yscale("log")
+        axes.set_xlim(x_axis.ticks[0], x_axis.ticks[-1])
+        axes.set_ylim(y_axis.ticks[0], y_axis.ticks[-1])
+        axes.set_xticks(x_axis.ticks, [f"{tick:.6g}" for tick in x_axis.ticks])
+        axes.set_yticks(y_axis.ticks, [f"{tick:.6g}" for tick in y_axis.ticks])
+        axes.set_yticks([], minor=True)
+        axes.grid(axis="y")
+        drawn = [
+            (y, axes.axhline(y, color=_SOFT, linestyle=(0, (3, 3)), linewidth=1.3), name)
+            for name, y in levels
+        ]
+        for number, line in enumerate(series):
+            if line.points:
+                (shape,) = axes.plot(
+                    [point.x for point in line.points],
+                    [point.y for point in line.points],
+                    color=LIGHT[number % len(LIGHT)],
+                    marker=_MATPLOTLIB_MARKS[number % len(LIGHT)],
+                    markersize=11 if MARKS[number % len(MARKS)] == "★" else 8,
+                    markeredgewidth=0,
+                    linestyle=_DASHES[number // len(LIGHT) % len(_DASHES)],
+                    linewidth=2.2,
+                    clip_on=False,  # a mark at the edge is whole
+                    gid=f"line-{number}",
+                )
+                drawn.append((line.points[-1].y, shape, line.name))
+        drawn.sort(key=lambda ended: -ended[0])
+        figure.legend(
+            [shape for _, shape, _ in drawn],
+            [_short(name) for _, _, name in drawn],
+            loc="outside right center",
+            frameon=False,
+            handlelength=2.4,
+            handletextpad=0.6,
+            borderaxespad=0,
         )
-        colour = f"s{number % len(LIGHT)}"
-        parts.append(f'<g class="{colour}"><path class="line"{dashed} d="{path}"/>{marks}</g>')
-        names.append((places[-1][1], line.name, number))
-    parts += _names(names)
-    return (
-        f'<svg class="chart" xmlns="http://www.w3.org/2000/svg" viewBox="0 0 {WIDTH} {HEIGHT}" '
-        f'role="img" aria-label="{escape(f"{title}: {y_label} over {x_label}")}">'
-        f"<style>{_STYLE}</style>{''.join(parts)}</svg>"
-    )
+        text = StringIO()
+        figure.savefig(
+            text,
+            format="svg",
+            metadata=dict.fromkeys(("Date", "Creator", "Format", "Type")),
+        )
+    notes = {f"line-{n}": [p.note for p in line.points] for n, line in enumerate(series)}
+    return _finished(text.getvalue(), identity, f"{y_label} over {x_label}", notes)
 
 
-def swatch(number: int) -> str:
-    """The mark of a line, as a small picture for a table."""
-    colour = f"s{number % len(LIGHT)}"
-    return (
-        f'<svg class="chart swatch" viewBox="0 0 14 14" aria-hidden="true">'
-        f'<g class="{colour}">{_mark(number, 7, 7)}</path></g></svg>'
-    )
+def _short(name: str) -> str:
+    return name if len(name) <= _NAME_CHARS else name[: _NAME_CHARS - 1] + "…"
 
 
-def _mark(number: int, x: float, y: float) -> str:
-    """The beginning of a path, not yet closed: round, square, triangle or diamond."""
-    shape = (
-        "m-4.5 0a4.5 4.5 0 1 0 9 0a4.5 4.5 0 1 0 -9 0z",
-        "m-4 -4h8v8h-8z",
-        "m0 -5.2l5 8.8h-10z",
-        "m0 -5.6l5.6 5.6l-5.6 5.6l-5.6 -5.6z",
-    )[number % 4]
-    return f'<path class="mark" d="M{x:.1f} {y:.1f}{shape}">'
+def _finished(text: str, identity: str, title: str, notes: Mapping[str, Sequence[str]]) -> str:
+    """Matplotlib's SVG with a title, notes at the points of its lines, and CSS and ids of its own.
 
-
-def _names(names: list[tuple[float, str, int | None]]) -> list[str]:
-    """Names at the right of their lines, pushed apart where lines end close together."""
-    found, lowest = [], -math.inf
-    ordered = sorted(names, key=lambda name: name[0])
-    room = HEIGHT - _BOTTOM - _LINE * len(ordered)
-    for place, (y, text, line) in enumerate(ordered):
-        lowest = max(min(y, room + _LINE * (place + 1)), lowest + _LINE)
-        x = WIDTH - _RIGHT + 15
-        short = text if len(text) <= _LABEL_CHARS else text[: _LABEL_CHARS - 1] + "…"
-        if line is not None:
-            found.append(f'<g class="s{line % len(LIGHT)}">{_mark(line, x + 3, lowest)}</path></g>')
-        found.append(_text(x + 13, lowest + 4, short, "start", "" if line is None else "name"))
-    return found
-
-
-def _text(x: float, y: float, text: str, anchor: str, kind: str = "") -> str:
-    css = f' class="{kind}"' if kind else ""
-    return f'<text{css} x="{x:.1f}" y="{y:.1f}" text-anchor="{anchor}">{escape(text)}</text>'
+    `notes` holds those of each line by its id, in the order of the points.
+    """
+    document = minidom.parseString(text)
+    svg = document.documentElement
+    assert svg is not None
+    for group in svg.getElementsByTagName("g"):
+        marks = group.getElementsByTagName("use")
+        for mark, note in zip(marks, notes.get(group.getAttribute("id"), ()), strict=False):
+            said = mark.appendChild(document.createElement("title"))
+            said.appendChild(document.createTextNode(note))
+    for element in svg.getElementsByTagName("*"):
+        for name, before in (("id", ""), ("xlink:href", "#"), ("clip-path", "url(#")):
+            if value := element.getAttribute(name):
+                element.setAttribute(name, f"{before}{identity}-{value.removeprefix(before)}")
+    (css,) = svg.getElementsByTagName("style")
+    css.replaceChild(document.createTextNode(_style(_ON_DARK)), css.childNodes[0])
+    for name, value in (("class", "chart"), ("role", "img"), ("aria-label", title)):
+        svg.setAttribute(name, value)
+    return svg.toxml()

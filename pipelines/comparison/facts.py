@@ -292,4 +292,5 @@ def chart(section: Section, over: Over) -> str | None:
         for label, values in references(known).items()
         if math.isfinite(values.get(main.name, math.nan))
     ]
-    return charts.line_chart("Score", over, main.label, lines, levels)
+    identity = f"{section.task}-{over.partition(' ')[0]}"
+    return charts.line_chart(identity, over, main.label, lines, levels)

@@ -121,9 +121,20 @@ def test_the_page_is_well_formed_and_stands_alone() -> None:
     }
     assert outside and all(value.startswith("data:image/png;base64,") for value in outside)
     assert not {"script", "link", "iframe", "object"} & {tag for tag, _ in page.tags}
-    assert not re.findall(r"url\(|@import", text)
-    assert "http" not in text.replace("http://www.w3.org/2000/svg", "")
-    assert "prefers-color-scheme:dark" in text and "width=device-width" in text
+    assert not re.findall(r"url\([^#]|@import", text)
+    assert "http" not in re.sub(
+        r'xmlns(:xlink)?="http://www.w3.org/(2000/svg|1999/xlink)"', "", text
+    )
+    assert "prefers-color-scheme: dark" in text and "width=device-width" in text
+
+
+def test_the_ids_of_a_page_are_unique_and_there() -> None:
+    page = Page(report.page(about(SLOW, FAST)))
+    ids = [attributes["id"] for _, attributes in page.tags if "id" in attributes]
+    assert len(ids) > 2 and len(ids) == len(set(ids))
+    named = [a.get("xlink:href") or a.get("clip-path") or "" for _, a in page.tags]
+    wanted = {name.removeprefix("url(").strip("#)") for name in named if name}
+    assert wanted and wanted <= set(ids)
 
 
 def test_what_cannot_be_seen_is_said() -> None:
@@ -225,7 +236,7 @@ def test_facts_survive_the_file() -> None:
 
 # ---- charts ------------------------------------------------------------------------------------
 
-SVG = {"svg": "http://www.w3.org/2000/svg"}
+SVG = "{http://www.w3.org/2000/svg}"
 
 
 def drawn(section: facts.Section) -> ElementTree.Element:
@@ -234,37 +245,88 @@ def drawn(section: facts.Section) -> ElementTree.Element:
     return ElementTree.fromstring(svg)
 
 
+def lines(svg: ElementTree.Element) -> list[ElementTree.Element]:
+    """The groups of a chart's lines, in order."""
+    return [g for g in svg.iter(f"{SVG}g") if "-line-" in g.attrib.get("id", "")]
+
+
+def places(line: ElementTree.Element) -> list[tuple[float, float]]:
+    """Where the marks of a line stand; y grows downwards."""
+    return [(float(use.attrib["x"]), float(use.attrib["y"])) for use in line.iter(f"{SVG}use")]
+
+
 def test_a_chart_has_every_point_where_it_belongs() -> None:
     svg = drawn(facts.sections(about(SLOW, FAST))[0])
-    titles = [title.text for title in svg.iterfind(".//svg:title", SVG)]
-    assert titles == [
+    assert [title.text for title in svg.iter(f"{SVG}title")] == [
         "fast: Fréchet distance 120 at 10 kimg, 1.0 min",
         "fast: Fréchet distance 60 at 20 kimg, 2.0 min",
         "slow: Fréchet distance 200 at 10 kimg, 1.0 min",
         "slow: Fréchet distance 90 at 20 kimg, 2.0 min",
     ]
-    lines = [
-        [tuple(map(float, place.split())) for place in path.attrib["d"][1:].split("L")]
-        for path in svg.iterfind(".//svg:path[@class='line']", SVG)
-    ]
-    for line in lines:
+    fast, slow = map(places, lines(svg))
+    for line in (fast, slow):
         assert line[0][0] < line[1][0] and line[0][1] < line[1][1], "later, and lower is below"
-    fast, slow = lines
     assert fast[0][1] > slow[0][1], "a smaller distance stands lower"
-    heights = [line[1][1] - line[0][1] for line in lines]
+    heights = [line[1][1] - line[0][1] for line in (fast, slow)]
     ratios = math.log(120 / 60), math.log(200 / 90)
     assert heights[0] / heights[1] == pytest.approx(ratios[0] / ratios[1], rel=0.01), "logarithmic"
-    texts = [text.text for text in svg.iterfind(".//svg:text", SVG)]
-    assert {"fast", "slow", "real images", "minutes of training", "5", "200"} <= set(texts)
+    texts = [text.text for text in svg.iter(f"{SVG}text")]
+    assert {"minutes of training", "5", "200"} <= set(texts)
+    assert texts[-3:] == ["slow", "fast", "real images"], "named in the order of their ends"
 
 
-def test_names_at_the_ends_do_not_overlap_and_stay_inside() -> None:
-    entries = [entry(f"recipe-{n}", [90.0, 10.0 + 0.01 * n]) for n in range(9)]
+def test_lines_differ_without_colour() -> None:
+    entries = [entry(f"recipe-{n:02}", [90.0, 10.0 + n]) for n in range(14)]
     svg = drawn(facts.sections(about(*entries))[0])
-    heights = sorted(float(t.attrib["y"]) for t in svg.iterfind(".//svg:text[@class='name']", SVG))
-    assert len(heights) == 9
-    assert all(b - a >= 15.9 for a, b in pairwise(heights))
-    assert heights[-1] < charts.HEIGHT
+    shapes = {path.attrib.get("id"): path.attrib["d"] for path in svg.iter(f"{SVG}path")}
+    looks = []
+    for line in lines(svg):
+        path, use = next(line.iter(f"{SVG}path")), next(line.iter(f"{SVG}use"))
+        dashed = "stroke-dasharray" in path.attrib["style"]
+        looks.append((shapes[use.attrib["{http://www.w3.org/1999/xlink}href"][1:]], dashed))
+    assert len(looks) == len(set(looks)) == 14
+    assert len(charts.MARKS) == len(charts.LIGHT) == len(charts.DARK), "a table shows them all"
+
+
+def test_many_lines_and_long_names_leave_room_for_the_lines() -> None:
+    entries = [entry(f"{'long-' * 20}{n}", [90.0, 10.0 + 0.01 * n]) for n in range(9)]
+    svg = drawn(facts.sections(about(*entries))[0])
+    ends = [places(line)[-1] for line in lines(svg)]
+    assert min(x for x, _ in ends) > charts.WIDTH / 3
+    names = [t for t in svg.iter(f"{SVG}text") if (t.text or "").startswith("long-")]
+    heights = sorted(float(t.attrib["y"]) for t in names)
+    assert len(heights) == 9 and heights[0] > 0 and heights[-1] < charts.HEIGHT
+    assert all(b - a >= 15 for a, b in pairwise(heights)), "names do not overlap"
+    assert all(len(t.text or "") < 30 for t in names)
+
+
+def test_names_are_shown_as_they_are() -> None:
+    odd = '_a$b$ <i> & "c"'
+    svg = drawn(facts.sections(about(entry(odd, [9.0, 8.0])))[0])
+    assert odd in [text.text for text in svg.iter(f"{SVG}text")]
+
+
+def test_the_same_facts_give_the_same_chart_whatever_a_reader_has_set(
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    import matplotlib
+
+    (section,) = facts.sections(about(SLOW, FAST))
+    first = facts.chart(section, "minutes of training")
+    monkeypatch.setitem(matplotlib.rcParams, "lines.linewidth", 17.0)
+    monkeypatch.setitem(matplotlib.rcParams, "font.weight", "bold")
+    assert facts.chart(section, "minutes of training") == first
+    assert matplotlib.rcParams["lines.linewidth"] == 17.0, "and changes nothing of it"
+
+
+def test_every_colour_of_a_chart_has_another_on_dark_screens() -> None:
+    svg = drawn(facts.sections(about(SLOW, FAST))[0])
+    (css,) = svg.iter(f"{SVG}style")
+    rules = dict(re.findall(r"\[style\*='(?:fill|stroke): (#\w+)'\]{\w+:(#\w+)", css.text or ""))
+    styles = " ".join(e.attrib.get("style", "") for e in svg.iter())
+    used = set(re.findall(r"(?:fill|stroke): (#\w+)", styles))
+    assert used and used <= set(rules)
+    assert all(rules[colour] != colour for colour in used)
 
 
 @pytest.mark.parametrize(
@@ -274,18 +336,19 @@ def test_names_at_the_ends_do_not_overlap_and_stay_inside() -> None:
         ([5.5, 200.0], 5, 200, True),
         ([0.0, 90.0], 0, 100, False),
         ([-1.0, 8.0], -2, 8, False),
-        ([0.0], 0, 0.2, False),
+        ([0.0], 0, 1, False),
         ([0.021, 0.7], 0.02, 1, True),
+        ([0.3, 0.6], 0, 0.6, False),
+        ([20.0, 100.0], 20, 100, True),
     ],
 )
 def test_axes_hold_their_values(
     values: list[float], low: float, high: float, logarithmic: bool
 ) -> None:
     axis = charts.axis(values, True)
-    assert (axis.low, axis.high) == pytest.approx((low, high))
+    assert (axis.ticks[0], axis.ticks[-1]) == pytest.approx((low, high))
     assert axis.logarithmic == logarithmic
-    assert all(-1e-9 <= axis.place(value) <= 1 + 1e-9 for value in values)
-    assert axis.place(axis.low) == 0 and axis.place(axis.high) == pytest.approx(1)
+    assert 2 <= len(axis.ticks) <= 8
 
 
 # ---- measures ----------------------------------------------------------------------------------
