@@ -10,12 +10,12 @@ from __future__ import annotations
 from collections.abc import Callable, Iterator, Sequence
 
 import torch
-import torch.distributed as dist
 import torch.nn.functional as F
 from torch import Tensor
 
 from gan_train.metrics.diversity import GROUP, pixel_distances
 from gan_train.metrics.frechet import Moments
+from gan_train.nn.collectives import all_sum
 from gan_train.rng import BatchRandom
 
 KEPT = 10_000
@@ -43,13 +43,6 @@ def share_out(
         first += len(job_names)
     all_sum(values)
     return dict(zip(names, values.tolist(), strict=True))
-
-
-def all_sum(*tensors: Tensor) -> None:
-    """Sum each tensor over all ranks, in place."""
-    if dist.is_initialized():
-        for tensor in tensors:
-            dist.all_reduce(tensor)
 
 
 def own_positions(count: int, rank: int, world_size: int, batch: int) -> Iterator[Tensor]:

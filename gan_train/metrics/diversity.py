@@ -9,8 +9,9 @@ from __future__ import annotations
 import math
 
 import torch
-import torch.distributed as dist
 from torch import Tensor
+
+from gan_train.nn.collectives import all_sum
 
 GROUP = 32
 """Pairs are formed among this many neighbours in the sequence, which stay on one rank."""
@@ -64,9 +65,8 @@ class LinearDiscriminant:
 
     def all_reduce(self) -> None:
         """Sum over all ranks."""
-        if dist.is_initialized():
-            for part in (self.counts, self.totals, self.outer):
-                dist.all_reduce(part)
+        for part in (self.counts, self.totals, self.outer):
+            all_sum(part)
 
     def fit(self) -> tuple[Tensor, Tensor]:
         """Weights float64 [D, K] and bias [K]. A class without samples is never predicted."""

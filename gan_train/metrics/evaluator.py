@@ -1,7 +1,7 @@
 """Scores a generator against the stored data set, over all ranks.
 
 `protocol.py` says what a score depends on, `collect.py` how ranks share the images, `real.py` what
-is measured of the real images. A score has, as `config.metrics` asks:
+is measured of the real images. A score has, as `evaluate.metrics` asks:
 
     fd_efficientnet_lite0 (or fid)       Fréchet distance; lower is better
     kid_..., precision_..., recall_...   other measures of the same features
@@ -28,20 +28,21 @@ Fréchet distance only.
 from __future__ import annotations
 
 import logging
+from collections.abc import Collection
 from pathlib import Path
 
 import torch
 
-from gan_train.config import EvaluateConfig
 from gan_train.data.index import Index
 from gan_train.errors import UserError
 from gan_train.metrics import real_cache
-from gan_train.metrics.collect import FeatureSet, Generate, PixelPairs, all_sum
+from gan_train.metrics.collect import FeatureSet, Generate, PixelPairs
 from gan_train.metrics.diversity import class_entropy, classify
-from gan_train.metrics.extractors import build_extractor, identify
+from gan_train.metrics.extractors import Extractor, ExtractorIdentity
 from gan_train.metrics.protocol import Protocol
 from gan_train.metrics.real import RankShare, feature_jobs, measure_real, pair_distances
 from gan_train.metrics.real_cache import RealStatistics
+from gan_train.nn.collectives import all_sum
 
 log = logging.getLogger(__name__)
 
@@ -49,44 +50,49 @@ FEWEST_IMAGES = 8
 """Two halves of four, so that each sample has three neighbours."""
 
 
-class Evaluator:
-    """The measures that `config` asks for, of any generator of images like those of `index`.
+def needs_features(metrics: Collection[str]) -> bool:
+    """Whether any of the metrics is computed from features, not from pixels alone."""
+    return not set(metrics) <= {"diversity", "path_length"}
 
-    `directory` holds the shards, `cache` the statistics of real images. Raises UserError for
-    weights that are missing or not the right ones, and for a data set that is too small.
+
+class Evaluator:
+    """Measures any generator of images like those of `index`.
+
+    `identity` names the feature network that `extractor` is; the latter may be left out where none
+    of the `metrics` needs it. `images` is N. `directory` holds the shards, `cache` the statistics
+    of real images. Raises UserError for a data set that is too small.
     """
 
     def __init__(
         self,
-        config: EvaluateConfig,
+        identity: ExtractorIdentity,
+        extractor: Extractor | None,
+        metrics: Collection[str],
+        images: int,
         index: Index,
         directory: Path,
         cache: Path,
-        device: torch.device,
-        rank: int = 0,
-        world_size: int = 1,
+        share: RankShare,
     ) -> None:
-        self.images = min(config.images, index.samples)
+        assert extractor is not None or not needs_features(metrics)
+        self.images = min(images, index.samples)
         """N: images on each side of a comparison."""
         self.null_images = min(self.images, index.samples // 2)
         if self.null_images < FEWEST_IMAGES // 2 or self.images < FEWEST_IMAGES // 2:
             raise UserError(
-                f"evaluate.images is {config.images}, the data set has {index.samples} images; "
+                f"evaluate.images is {images}, the data set has {index.samples} images; "
                 f"scoring needs at least {FEWEST_IMAGES // 2} and {FEWEST_IMAGES}"
             )
-        if self.images < config.images and rank == 0:
+        if self.images < images and share.rank == 0:
             log.warning(
                 "evaluate.images is %d, but the data set has %d: N is %d",
-                *(config.images, index.samples, self.images),
+                *(images, index.samples, self.images),
             )
-        self._config, self._index, self._directory = config, index, directory
-        self._share = RankShare(rank, world_size, device, config.batch)
-        self._identity = identify(config)
-        self.metric = self._identity.frechet_name
+        self._index, self._directory, self._share = index, directory, share
+        self._identity, self._extractor, self._metrics = identity, extractor, metrics
+        self.metric = identity.frechet_name
         """Name of the Fréchet distance, which decides which checkpoint is best."""
-        pixels_alone = set(config.metrics) <= {"diversity", "path_length"}
-        self._extractor = None if pixels_alone else build_extractor(config, cache, device)
-        kind = "pixels" if pixels_alone else f"{self._identity.name}-{self._identity.resize}"
+        kind = "pixels" if extractor is None else f"{identity.name}-{identity.resize}"
         self._folder = cache / index.content_hash[:16] / f"{kind}-n{self.images}"
         self._real: RealStatistics | None = None
 
@@ -148,7 +154,7 @@ class Evaluator:
         all_sum(predicted)
 
         scores: dict[str, float] = {}
-        wanted = self._config.metrics
+        wanted = self._metrics
         if features is not None:
             features.all_reduce()
             jobs = feature_jobs(self._identity, real.tensors, features)

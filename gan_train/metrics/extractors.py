@@ -15,7 +15,6 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor
 
-from gan_train.config import EvaluateConfig
 from gan_train.errors import UserError
 from gan_train.pretrained.efficientnet import (
     EFFICIENTNET_SHA256,
@@ -154,36 +153,43 @@ def inception_identity(sha256: str) -> ExtractorIdentity:
     )
 
 
-def identify(config: EvaluateConfig) -> ExtractorIdentity:
-    """What the configured extractor is called; opens nothing. Raises UserError if settings err."""
-    if config.extractor == "inception_v3_2015_12_05":
-        if config.weights is None or config.sha256 is None:
+def identify(name: str, weights: str | None = None, sha256: str | None = None) -> ExtractorIdentity:
+    """What results of the extractor `name` are called. `weights` is a path or URL, `sha256` the
+    digest that is expected of it; both may stay out for the bundled network. Opens nothing.
+
+    Raises UserError for settings that do not fit.
+    """
+    if name == "inception_v3_2015_12_05":
+        if weights is None or sha256 is None:
             raise UserError(
                 "evaluate.extractor: inception_v3_2015_12_05 needs `evaluate.weights`, the path or "
                 "URL of `inception-2015-12-05.pt` as published with stylegan2-ada-pytorch, and "
                 f"`evaluate.sha256`, which is {INCEPTION_SHA256} for that file"
             )
-        return inception_identity(config.sha256)
-    if config.sha256 not in (None, EFFICIENTNET.weights_sha256):
+        return inception_identity(sha256)
+    assert name == EFFICIENTNET.name
+    if sha256 not in (None, EFFICIENTNET.weights_sha256):
         raise UserError(
-            f"evaluate.sha256 is {config.sha256}; efficientnet_lite0 has one published file, whose "
+            f"evaluate.sha256 is {sha256}; efficientnet_lite0 has one published file, whose "
             f"digest is {EFFICIENTNET.weights_sha256}: leave the key out"
         )
-    if config.weights is not None and "://" in config.weights:
+    if weights is not None and "://" in weights:
         raise UserError(
-            f"evaluate.weights is {config.weights}; efficientnet_lite0 comes with an installed "
+            f"evaluate.weights is {weights}; efficientnet_lite0 comes with an installed "
             "package: leave the key out, or give the path of a local copy"
         )
     return EFFICIENTNET
 
 
-def build_extractor(config: EvaluateConfig, cache: Path, device: torch.device) -> Extractor:
-    """The configured extractor, loaded. Raises UserError when its weights are not the right ones.
+def build_extractor(
+    name: str, weights: str | None, sha256: str | None, cache: Path, device: torch.device
+) -> Extractor:
+    """The extractor `name`, loaded from `weights` (see `identify`). A download goes to `cache`.
 
-    A download goes to `cache`.
+    Raises UserError when the weights are not the right ones.
     """
-    identity = identify(config)
-    if config.extractor == "efficientnet_lite0":
-        return EfficientNetExtractor(device, Path(config.weights) if config.weights else None)
-    assert config.weights is not None
-    return InceptionExtractor(config.weights, identity.weights_sha256, cache, device)
+    identity = identify(name, weights, sha256)
+    if identity == EFFICIENTNET:
+        return EfficientNetExtractor(device, Path(weights) if weights else None)
+    assert weights is not None
+    return InceptionExtractor(weights, identity.weights_sha256, cache, device)

@@ -8,8 +8,9 @@ accumulator, all in float64: in float32 the matrix square root is off by whole p
 from __future__ import annotations
 
 import torch
-import torch.distributed as dist
 from torch import Tensor
+
+from gan_train.nn.collectives import all_sum
 
 
 class Moments:
@@ -33,9 +34,8 @@ class Moments:
 
     def all_reduce(self) -> None:
         """Sum over all ranks; nothing to do in a single process."""
-        if dist.is_initialized():
-            for part in (self.count, self.total, self.outer):
-                dist.all_reduce(part)
+        for part in (self.count, self.total, self.outer):
+            all_sum(part)
 
     def mean_and_covariance(self) -> tuple[Tensor, Tensor]:
         """Mean [D] and unbiased covariance [D, D] of at least two features."""

@@ -21,22 +21,21 @@ dozen by up to 0.2%; pictures that do not change at all get 5e-4 instead of 0.
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager
-from pathlib import Path
 
 import torch
 import torch.nn.functional as F
 from torch import Tensor
 
 from gan_train.adversary import Adversary, StyleSpace
-from gan_train.config import EvaluateConfig, PathLength
 from gan_train.errors import UserError
-from gan_train.metrics.collect import all_sum, draw_classes, own_positions
+from gan_train.metrics.collect import draw_classes, own_positions
 from gan_train.metrics.diversity import GROUP
-from gan_train.metrics.perceptual import Perceptual, build_perceptual, distance
+from gan_train.metrics.perceptual import Perceptual, distance
 from gan_train.metrics.protocol import Protocol
 from gan_train.metrics.real import RankShare
+from gan_train.nn.collectives import all_sum
 from gan_train.rng import BatchRandom
 
 EPSILON = 1e-4
@@ -89,35 +88,37 @@ def at_resolution(images: Tensor, resolution: int) -> Tensor:
 
 
 class PathLengths:
-    """The path lengths that `config` asks for, of one adversary, whose weights may change.
+    """Path lengths of one adversary, whose weights may change.
 
-    `class_counts` int64 [K]: how often the data has each class. `cache` gets downloads. Raises
-    UserError where the family has no w and a measure in w is asked for, and for wrong weights.
+    `kinds` are the ways: `w_full`, `w_end`, `z_full`, `z_end`; `images` is the number of paths.
+    `class_counts` int64 [K] says how often the data has each class. Raises UserError where the
+    family has no w and a measure in w is asked for.
     """
 
     def __init__(
         self,
-        config: EvaluateConfig,
+        kinds: Sequence[str],
+        images: int,
+        perceptual: Perceptual,
         adversary: Adversary,
         class_counts: Tensor,
-        cache: Path,
         seed: int,
         share: RankShare,
     ) -> None:
-        in_w = [kind for kind in config.path_lengths if kind.startswith("w_")]
+        in_w = [kind for kind in kinds if kind.startswith("w_")]
         if in_w and not isinstance(adversary, StyleSpace):
             raise UserError(
                 f"evaluate.path_lengths: {', '.join(in_w)} is measured between styles w, which "
                 f"{type(adversary).__name__} does not have; allowed: z_end, z_full"
             )
-        self._config, self._adversary, self._seed, self._share = config, adversary, seed, share
-        self._class_counts = class_counts
-        self._perceptual = build_perceptual(config, cache, share.device)
+        self._kinds, self._images, self._perceptual = kinds, images, perceptual
+        self._adversary, self._class_counts = adversary, class_counts
+        self._seed, self._share = seed, share
 
     def protocol(self) -> Protocol:
         """What the numbers depend on beside the generator, to be stored with them."""
         return {
-            "path_length_images": self._config.path_length_images,
+            "path_length_images": self._images,
             "path_length_epsilon": f"{EPSILON:g}",
             "perceptual": self._perceptual.name,
             "perceptual_resize": self._perceptual.resize,
@@ -130,12 +131,12 @@ class PathLengths:
         with _without_tf32():
             return {
                 f"ppl_{kind}{self._perceptual.suffix}": trimmed_mean(self._lengths(kind))
-                for kind in self._config.path_lengths
+                for kind in self._kinds
             }
 
-    def _lengths(self, kind: PathLength) -> Tensor:
-        """float64 [path_length_images]: those of all ranks, by place."""
-        count, device = self._config.path_length_images, self._share.device
+    def _lengths(self, kind: str) -> Tensor:
+        """float64 [images]: those of all ranks, by place."""
+        count, device = self._images, self._share.device
         lengths = torch.zeros(count, dtype=torch.float64, device=device)
         for positions in self._positions(count):
             way, t = self._way(kind, positions.to(device))
@@ -151,7 +152,7 @@ class PathLengths:
         for group in own_positions(count, self._share.rank, self._share.world_size, GROUP):
             yield from group.split(max(1, self._share.batch // 2))
 
-    def _way(self, kind: PathLength, positions: Tensor) -> tuple[Way, Tensor]:
+    def _way(self, kind: str, positions: Tensor) -> tuple[Way, Tensor]:
         """The paths at these places int64 [n], and where on them the steps begin [n]."""
         adversary = self._adversary
         dtype = next(adversary.parameters()).dtype

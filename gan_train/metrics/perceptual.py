@@ -14,7 +14,6 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor
 
-from gan_train.config import EvaluateConfig
 from gan_train.errors import UserError
 from gan_train.metrics.extractors import EFFICIENTNET
 from gan_train.pretrained.efficientnet import EfficientNetLite0, load_efficientnet
@@ -127,24 +126,27 @@ class LpipsVgg16:
         return features
 
 
-def build_perceptual(config: EvaluateConfig, cache: Path, device: torch.device) -> Perceptual:
-    """The configured distance, loaded; a download goes to `cache`.
+def build_perceptual(
+    name: str, weights: str | None, sha256: str | None, cache: Path, device: torch.device
+) -> Perceptual:
+    """The distance `name`, loaded. `weights` is a path or URL and `sha256` its expected digest; the
+    bundled network has neither. A download goes to `cache`.
 
     Raises UserError for settings that do not fit, and for weights that are not the right ones.
     """
-    location, sha256 = config.perceptual_weights, config.perceptual_sha256
-    if config.perceptual == "efficientnet_lite0":
-        if location is not None or sha256 is not None:
+    if name == "efficientnet_lite0":
+        if weights is not None or sha256 is not None:
             raise UserError(
                 "evaluate.perceptual: efficientnet_lite0 comes with an installed package: leave "
                 "`evaluate.perceptual_weights` and `evaluate.perceptual_sha256` out, or set "
                 "`evaluate.perceptual` to lpips_vgg16"
             )
         return EfficientNetPerceptual(device)
-    if location is None or sha256 is None:
+    assert name == "lpips_vgg16"
+    if weights is None or sha256 is None:
         raise UserError(
             "evaluate.perceptual: lpips_vgg16 needs `evaluate.perceptual_weights`, the path or URL "
             "of `vgg16.pt` as published with stylegan2-ada-pytorch, and "
             f"`evaluate.perceptual_sha256`, which is {LPIPS_SHA256} for that file"
         )
-    return LpipsVgg16(location, sha256, cache, device)
+    return LpipsVgg16(weights, sha256, cache, device)

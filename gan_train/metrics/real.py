@@ -14,7 +14,6 @@ from gan_train.metrics.collect import (
     FeatureSet,
     Job,
     PixelPairs,
-    all_sum,
     own_positions,
     share_out,
 )
@@ -28,6 +27,7 @@ from gan_train.metrics.kid import (
 )
 from gan_train.metrics.precision_recall import neighbour_distances, precision_recall
 from gan_train.metrics.real_cache import RealStatistics
+from gan_train.nn.collectives import all_sum
 
 _FITTED = 0.8  # share of the images that the classifier is fitted to; others judge it
 _JUDGES = 2000  # at most so many
@@ -199,7 +199,8 @@ class _Classifier:
             predicted = classify(layout, weights, bias)
             seen += torch.bincount(predicted, minlength=self._classes)
             right += (predicted == labels).sum()
-        all_sum(seen, right)
+        all_sum(seen)
+        all_sum(right)
         values = {
             "class_accuracy_real": float(right) / int(seen.sum()),
             "class_entropy_real": class_entropy(seen),

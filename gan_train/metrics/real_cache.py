@@ -16,11 +16,11 @@ from pathlib import Path
 
 import safetensors.torch
 import torch
-import torch.distributed as dist
 from safetensors import SafetensorError
 from torch import Tensor
 
 from gan_train.files.atomic import write_aside
+from gan_train.nn.collectives import active, from_first_worker
 
 log = logging.getLogger(__name__)
 
@@ -88,26 +88,20 @@ def store(folder: Path, identity: Identity, statistics: RealStatistics) -> None:
 
 def share(statistics: RealStatistics | None, device: torch.device) -> RealStatistics | None:
     """Rank 0's statistics on every rank, tensors on `device`; None when rank 0 has none."""
-    if not dist.is_initialized():
-        return None if statistics is None else _on(statistics, device)
     payload = b""
     if statistics is not None:
+        if not active():
+            return _to_device(statistics, device)
         tensors = {name: value.cpu() for name, value in statistics.tensors.items()}
         payload = safetensors.torch.save(tensors, {"values": json.dumps(statistics.values)})
-    size = torch.tensor(len(payload), device=device)
-    dist.broadcast(size, 0)
-    if int(size) == 0:
+    data = from_first_worker(payload, device)
+    if not data:
         return None
-    buffer = torch.zeros(int(size), dtype=torch.uint8, device=device)
-    if payload:
-        buffer = torch.frombuffer(bytearray(payload), dtype=torch.uint8).to(device)
-    dist.broadcast(buffer, 0)
-    data = buffer.cpu().numpy().tobytes()
     header = json.loads(data[8 : 8 + int.from_bytes(data[:8], "little")])
     values: dict[str, float] = json.loads(header["__metadata__"]["values"])
-    return _on(RealStatistics(safetensors.torch.load(data), values), device)
+    return _to_device(RealStatistics(safetensors.torch.load(data), values), device)
 
 
-def _on(statistics: RealStatistics, device: torch.device) -> RealStatistics:
+def _to_device(statistics: RealStatistics, device: torch.device) -> RealStatistics:
     tensors = {name: value.to(device) for name, value in statistics.tensors.items()}
     return RealStatistics(tensors, statistics.values)

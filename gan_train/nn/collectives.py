@@ -70,6 +70,20 @@ def gather(values: Tensor) -> Tensor:
     return gathered
 
 
+def from_first_worker(data: bytes, device: torch.device) -> bytes:
+    """What rank 0 gives, on every worker; the others' `data` does not matter."""
+    if not active():
+        return data
+    size = torch.tensor(len(data), device=device)
+    dist.broadcast(size, 0)
+    buffer = torch.zeros(int(size), dtype=torch.uint8, device=device)
+    if len(data) == len(buffer) > 0:
+        buffer = torch.frombuffer(bytearray(data), dtype=torch.uint8).to(device)
+    if len(buffer):
+        dist.broadcast(buffer, 0)
+    return buffer.cpu().numpy().tobytes()
+
+
 def any_worker(flag: bool, device: torch.device) -> bool:
     """True on every worker when it is true on one."""
     if not active():

@@ -9,11 +9,9 @@ from torch import Tensor
 
 from gan_train.images.pixels import to_uint8_at
 from gan_train.metrics.collect import draw_classes
-from gan_train.metrics.evaluator import Evaluator
 from gan_train.metrics.path_length import PathLengths
-from gan_train.metrics.real import RankShare
 from gan_train.rng import BatchRandom
-from gan_train.tasks.task import Setting
+from gan_train.tasks.task import Setting, evaluator_of, extractor_of, perceptual_of
 
 
 def grid_size(resolution: int) -> tuple[int, int]:
@@ -28,21 +26,20 @@ class Generation:
         config, runtime = setting.config, setting.runtime
         self.config, self.adversary, self.device = config, setting.adversary, runtime.device
         self.class_counts = torch.tensor(setting.index.class_counts, device=runtime.device)
-        ranks = runtime.rank, runtime.world_size
-        self.evaluator = Evaluator(
-            config.evaluate, setting.index, setting.shards, setting.cache, runtime.device, *ranks
+        self.evaluator = evaluator_of(
+            setting, extractor_of(setting), setting.index, config.evaluate.images
         )
         self.metric = self.evaluator.metric
         self.path_lengths: PathLengths | None = None
         if "path_length" in config.evaluate.metrics:
-            share = RankShare(*ranks, runtime.device, config.evaluate.batch)
             self.path_lengths = PathLengths(
-                config.evaluate,
+                config.evaluate.path_lengths,
+                config.evaluate.path_length_images,
+                perceptual_of(setting),
                 self.adversary,
                 self.class_counts,
-                setting.cache,
                 config.seed,
-                share,
+                setting.share,
             )
 
     @torch.inference_mode()

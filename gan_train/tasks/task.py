@@ -11,6 +11,10 @@ from torch import Tensor
 from gan_train.adversary import Adversary
 from gan_train.config import Config
 from gan_train.data.index import Index
+from gan_train.metrics.evaluator import Evaluator, needs_features
+from gan_train.metrics.extractors import Extractor, build_extractor, identify
+from gan_train.metrics.perceptual import Perceptual, build_perceptual
+from gan_train.metrics.real import RankShare
 from gan_train.runs.runtime import Runtime
 
 
@@ -28,6 +32,57 @@ class Setting:
     def cache(self) -> Path:
         """Where statistics and downloads are kept."""
         return self.config.workspace / "statistics"
+
+    @property
+    def share(self) -> RankShare:
+        """This worker's part of the scoring."""
+        runtime = self.runtime
+        return RankShare(
+            runtime.rank, runtime.world_size, runtime.device, self.config.evaluate.batch
+        )
+
+
+def extractor_of(setting: Setting) -> Extractor | None:
+    """The configured feature network, loaded; None where pixels alone are measured."""
+    evaluate = setting.config.evaluate
+    if not needs_features(evaluate.metrics):
+        return None
+    return build_extractor(
+        evaluate.extractor,
+        evaluate.weights,
+        evaluate.sha256,
+        setting.cache,
+        setting.runtime.device,
+    )
+
+
+def evaluator_of(
+    setting: Setting, extractor: Extractor | None, index: Index, images: int
+) -> Evaluator:
+    """The configured measures of images like those of `index`, with N at most `images`."""
+    evaluate = setting.config.evaluate
+    return Evaluator(
+        identify(evaluate.extractor, evaluate.weights, evaluate.sha256),
+        extractor,
+        evaluate.metrics,
+        images,
+        index,
+        setting.shards,
+        setting.cache,
+        setting.share,
+    )
+
+
+def perceptual_of(setting: Setting) -> Perceptual:
+    """The configured distance of how images look, loaded."""
+    evaluate = setting.config.evaluate
+    return build_perceptual(
+        evaluate.perceptual,
+        evaluate.perceptual_weights,
+        evaluate.perceptual_sha256,
+        setting.cache,
+        setting.runtime.device,
+    )
 
 
 class ImageTask(Protocol):

@@ -24,11 +24,11 @@ from gan_train.adversary import DOMAINS, Domain
 from gan_train.data.index import Index, Part
 from gan_train.errors import UserError
 from gan_train.images.pixels import to_float, to_uint8_at
-from gan_train.metrics.collect import Generate, all_sum
-from gan_train.metrics.evaluator import Evaluator
-from gan_train.metrics.perceptual import build_perceptual, distance
-from gan_train.metrics.real import RankShare, read_places
-from gan_train.tasks.task import Setting
+from gan_train.metrics.collect import Generate
+from gan_train.metrics.perceptual import distance
+from gan_train.metrics.real import read_places
+from gan_train.nn.collectives import all_sum
+from gan_train.tasks.task import Setting, evaluator_of, extractor_of, perceptual_of
 
 _MOST = 400  # pictures whose cycles and partners are looked at
 _COLUMNS = 10
@@ -45,7 +45,7 @@ class Translation:
 
     def __init__(self, setting: Setting) -> None:
         self.adversary, self.shards = setting.adversary, setting.shards
-        config, runtime = setting.config, setting.runtime
+        config = setting.config
         if "path_length" in config.evaluate.metrics:
             raise UserError("evaluate.metrics: path_length needs latents; leave it out")
         self.shown = {name: _part(setting.index, name) for name in DOMAINS}
@@ -56,20 +56,14 @@ class Translation:
             second is not None and second.pairs != "none" and None not in held_out.values()
         )
         images = min(config.evaluate.images, *(part.samples for part in self.shown.values()))
-        evaluate = config.evaluate.model_copy(update={"images": images})
-        self.share = RankShare(runtime.rank, runtime.world_size, runtime.device, evaluate.batch)
-        ranks = runtime.rank, runtime.world_size
+        self.share = setting.share
+        extractor = extractor_of(setting)
         self.evaluators = {
-            to: Evaluator(
-                evaluate, self.shown[to], setting.shards, setting.cache, runtime.device, *ranks
-            )
-            for to in DOMAINS
+            to: evaluator_of(setting, extractor, self.shown[to], images) for to in DOMAINS
         }
         self.metric = self.evaluators["B"].metric
         self.data = setting.index.content_hash
-        self._perceptual = (
-            build_perceptual(evaluate, setting.cache, runtime.device) if self.paired else None
-        )
+        self._perceptual = perceptual_of(setting) if self.paired else None
         self._identity: dict[str, float] | None = None
 
     # ---- pictures --------------------------------------------------------------------------

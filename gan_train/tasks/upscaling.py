@@ -23,11 +23,11 @@ from gan_train.errors import UserError
 from gan_train.images.pixels import to_float
 from gan_train.images.resize import bicubic_downsample, bicubic_upsample
 from gan_train.images.tiles import upscale_picture
-from gan_train.metrics.collect import all_sum
-from gan_train.metrics.perceptual import build_perceptual, distance
+from gan_train.metrics.perceptual import distance
 from gan_train.metrics.psnr_ssim import psnr, ssim
 from gan_train.metrics.real import read_places
-from gan_train.tasks.task import Setting
+from gan_train.nn.collectives import all_sum
+from gan_train.tasks.task import Setting, perceptual_of
 
 _ROWS = 8
 _SIDE = 128
@@ -53,7 +53,7 @@ class Upscaling:
                 "super-resolution is scored on pictures that training never sees: set "
                 "data.held_out=0.02, or name some: evaluate.pictures=FOLDER"
             )
-        self.perceptual = build_perceptual(config.evaluate, setting.cache, runtime.device)
+        self.perceptual = perceptual_of(setting)
         self.metric = f"perceptual{self.perceptual.suffix}"
         self.images = (
             len(self.pictures)
@@ -101,7 +101,8 @@ class Upscaling:
             values = self._measures(picture)
             found[place] = torch.tensor([values[name] for name in columns], dtype=torch.float64)
             sets[place] = names.index(picture.set)
-        all_sum(found, sets)
+        all_sum(found)
+        all_sum(sets)
 
         scores = dict(zip(columns, found.mean(dim=0).tolist(), strict=True))
         if len(names) > 1:

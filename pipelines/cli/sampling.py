@@ -305,7 +305,11 @@ def _project(given: argparse.Namespace) -> int:
     generator = _generator(given, takes_settings=True)
     picture = picture_for(generator, given.picture, config.data)
     perceptual = build_perceptual(
-        config.evaluate, config.workspace / "statistics", generator.device
+        config.evaluate.perceptual,
+        config.evaluate.perceptual_weights,
+        config.evaluate.perceptual_sha256,
+        config.workspace / "statistics",
+        generator.device,
     )
     found = project(generator, picture, perceptual, given.label, given.steps)
     pictures, w = save_projection(found, picture, given.out)

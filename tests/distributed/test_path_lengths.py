@@ -8,9 +8,9 @@ from pathlib import Path
 import torch
 
 from gan_train.adversary import Clock, ImageShape
-from gan_train.config import EvaluateConfig
 from gan_train.families.progan import ProGANConfig
 from gan_train.metrics.path_length import PathLengths
+from gan_train.metrics.perceptual import EfficientNetPerceptual
 from gan_train.metrics.real import RankShare
 from tests.training import run_workers
 
@@ -26,9 +26,10 @@ def _measure(results: Path) -> None:
     family = ProGANConfig(conditional=True, z_dim=8, fmap_base=64, fmap_max=16)
     adversary = family.build(shape, 16).eval().requires_grad_(False)
     adversary.advance(Clock(10**9, 10**9))  # fully grown
-    config = EvaluateConfig(path_lengths=("z_full", "z_end"), path_length_images=PATHS)
-    share = RankShare(rank, world, torch.device("cpu"), batch=30)
-    meter = PathLengths(config, adversary, torch.tensor([3, 1]), results, 0, share)
+    cpu = torch.device("cpu")
+    share = RankShare(rank, world, cpu, batch=30)
+    perceptual, counts = EfficientNetPerceptual(cpu), torch.tensor([3, 1])
+    meter = PathLengths(("z_full", "z_end"), PATHS, perceptual, adversary, counts, 0, share)
     found = [meter._lengths("z_full").tolist(), meter.measure()]
     results.mkdir(exist_ok=True)
     (results / f"{rank}.json").write_text(json.dumps(found))

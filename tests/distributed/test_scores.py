@@ -13,8 +13,9 @@ from gan_train.config import DataConfig, EvaluateConfig
 from gan_train.data.index import Index
 from gan_train.data.sharding import shard
 from gan_train.metrics.evaluator import Evaluator
+from gan_train.metrics.extractors import EFFICIENTNET, EfficientNetExtractor
 from gan_train.metrics.frechet import Moments
-from gan_train.metrics.real import read_places
+from gan_train.metrics.real import RankShare, read_places
 from tests.training import run_workers
 
 IMAGES = 56  # a group and three quarters: uneven shares, and nothing for a third worker
@@ -26,14 +27,15 @@ def _score(shards: Path, cache: Path, results: Path) -> None:
     if torch.distributed.is_initialized():
         rank, world = torch.distributed.get_rank(), torch.distributed.get_world_size()
     index = Index.load(shards)
-    config = EvaluateConfig(images=IMAGES, batch=11)
     made: list[int] = []
 
     def generate(positions: Tensor) -> tuple[Tensor, Tensor | None]:
         made.extend(positions.tolist())
         return read_places(index, shards, positions + IMAGES // 2)
 
-    evaluator = Evaluator(config, index, shards, cache, torch.device("cpu"), rank, world)
+    metrics, cpu = EvaluateConfig().metrics, torch.device("cpu")
+    sides = EFFICIENTNET, EfficientNetExtractor(cpu), metrics, IMAGES
+    evaluator = Evaluator(*sides, index, shards, cache, RankShare(rank, world, cpu, batch=11))
     scores = evaluator.score(generate)
     results.mkdir(exist_ok=True)
     (results / f"{rank}.json").write_text(json.dumps([made, scores]))

@@ -16,10 +16,11 @@ from gan_train.data.index import Index
 from gan_train.data.loader import read_images
 from gan_train.data.sharding import shard
 from gan_train.errors import UserError
-from gan_train.metrics import evaluator, extractors
+from gan_train.metrics import evaluator
 from gan_train.metrics.collect import Generate
-from gan_train.metrics.evaluator import Evaluator
-from gan_train.metrics.real import read_places
+from gan_train.metrics.evaluator import Evaluator, needs_features
+from gan_train.metrics.extractors import EFFICIENTNET, build_extractor
+from gan_train.metrics.real import RankShare, read_places
 
 CPU = torch.device("cpu")
 Stored = tuple[Index, Path]
@@ -46,8 +47,12 @@ def _shards(source: Path, folder: Path, **changes: Any) -> Stored:
 
 
 def _evaluator(stored: Stored, cache: Path, images: int = 24, **settings: Any) -> Evaluator:
-    config = EvaluateConfig(images=images, **{"batch": 10, **settings})
-    return Evaluator(config, *stored, cache, CPU)
+    config = EvaluateConfig(**{"batch": 10, **settings})
+    extractor = None
+    if needs_features(config.metrics):
+        extractor = build_extractor("efficientnet_lite0", None, None, cache, CPU)
+    share = RankShare(0, 1, CPU, config.batch)
+    return Evaluator(EFFICIENTNET, extractor, config.metrics, images, *stored, cache, share)
 
 
 def _real(stored: Stored, start: int) -> Generate:
@@ -175,10 +180,9 @@ def test_only_what_is_asked_for_is_scored(letters: Stored, cache: Path) -> None:
     assert evaluator.metric == "fd_efficientnet_lite0"
 
 
-def test_pixel_diversity_needs_no_feature_network(
-    letters: Stored, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
-) -> None:
-    monkeypatch.setattr(extractors, "EfficientNetExtractor", _fail)
+def test_pixel_diversity_needs_no_feature_network(letters: Stored, tmp_path: Path) -> None:
+    assert not needs_features(("diversity", "path_length"))
+    assert needs_features(("diversity", "kid"))
     scores = _evaluator(letters, tmp_path, metrics=("diversity",)).score(_real(letters, 0))
     assert list(scores) == [
         "pair_distance",

@@ -14,7 +14,6 @@ import pytest
 import torch
 from torch import Tensor, nn
 
-from gan_train.config import EvaluateConfig
 from gan_train.errors import UserError
 from gan_train.metrics import extractors
 from gan_train.metrics.extractors import InceptionExtractor, build_extractor, identify
@@ -50,12 +49,11 @@ def _digest(path: Path) -> str:
     return hashlib.sha256(path.read_bytes()).hexdigest()
 
 
-def _config(location: str, sha256: str | None) -> EvaluateConfig:
-    return EvaluateConfig(extractor="inception_v3_2015_12_05", weights=location, sha256=sha256)
+NAME = "inception_v3_2015_12_05"
 
 
 def test_features_come_from_the_script(script: Path, tmp_path: Path) -> None:
-    extractor = build_extractor(_config(str(script), _digest(script)), tmp_path, CPU)
+    extractor = build_extractor(NAME, str(script), _digest(script), tmp_path, CPU)
     images = torch.arange(2 * 4, dtype=torch.uint8).view(2, 1, 2, 2)
     features, layout = extractor.features_and_layout(images)
     expected = _Detector()(images.expand(-1, 3, -1, -1), return_features=True)
@@ -65,20 +63,19 @@ def test_features_come_from_the_script(script: Path, tmp_path: Path) -> None:
 
 def test_only_the_published_file_gives_fid(script: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     digest = _digest(script)
-    other = identify(_config(str(script), digest))
+    other = identify(NAME, str(script), digest)
     assert other.frechet_name == f"fd_inception_{digest[:8]}"
     assert (other.suffix, other.name) == (f"_inception_{digest[:8]}", f"inception_{digest[:8]}")
     monkeypatch.setattr(extractors, "INCEPTION_SHA256", digest)
-    published = identify(_config(str(script), digest))
+    published = identify(NAME, str(script), digest)
     assert (published.frechet_name, published.suffix) == ("fid", "")
     assert published.name == "inception_v3_2015_12_05"
 
 
 @pytest.mark.parametrize(("location", "sha256"), [(None, "0" * 64), ("x.pt", None)])
 def test_path_and_digest_are_required(location: str | None, sha256: str | None) -> None:
-    config = EvaluateConfig(extractor="inception_v3_2015_12_05", weights=location, sha256=sha256)
     with pytest.raises(UserError, match=r"evaluate\.weights.*evaluate\.sha256"):
-        identify(config)
+        identify(NAME, location, sha256)
 
 
 def test_a_wrong_digest_is_refused_before_the_script_is_opened(
@@ -86,10 +83,10 @@ def test_a_wrong_digest_is_refused_before_the_script_is_opened(
 ) -> None:
     monkeypatch.setattr(torch.jit, "load", lambda *a, **k: pytest.fail("opened"))
     with pytest.raises(UserError, match="was not opened"):
-        build_extractor(_config(str(script), "0" * 64), tmp_path, CPU)
+        build_extractor(NAME, str(script), "0" * 64, tmp_path, CPU)
     cache = tmp_path / "cache"
     with pytest.raises(UserError, match="was not kept"):
-        build_extractor(_config(script.as_uri(), "0" * 64), cache, CPU)
+        build_extractor(NAME, script.as_uri(), "0" * 64, cache, CPU)
     assert list(cache.iterdir()) == []
 
 

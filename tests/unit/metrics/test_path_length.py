@@ -5,7 +5,6 @@ from __future__ import annotations
 import math
 from collections.abc import Callable
 from itertools import pairwise
-from pathlib import Path
 from typing import Any
 
 import numpy as np
@@ -14,9 +13,7 @@ import torch
 from torch import Tensor, nn
 
 from gan_train.adversary import Adversary, ImageShape, Noise, StyleSpace
-from gan_train.config import EvaluateConfig
 from gan_train.errors import UserError
-from gan_train.metrics import path_length
 from gan_train.metrics.path_length import (
     EPSILON,
     PathLengths,
@@ -102,18 +99,15 @@ class _Styled(_Plain):
 
 def _meter(
     adversary: Adversary,
-    monkeypatch: pytest.MonkeyPatch,
     perceptual: Any = None,
     counts: tuple[int, ...] = (),
     batch: int = 10,
     count: int = 50,
     kinds: tuple[Any, ...] = ("z_full",),
 ) -> PathLengths:
-    monkeypatch.setattr(path_length, "build_perceptual", lambda *_: perceptual or _Linear())
-    config = EvaluateConfig(path_lengths=kinds, path_length_images=count, batch=batch)
     share = RankShare(0, 1, CPU, batch)
     counted = torch.tensor(counts, dtype=torch.int64)
-    return PathLengths(config, adversary, counted, Path("unused"), SEED, share)
+    return PathLengths(kinds, count, perceptual or _Linear(), adversary, counted, SEED, share)
 
 
 def _latents(count: int) -> tuple[Tensor, Tensor, Tensor]:
@@ -135,20 +129,20 @@ def _trimmed(values: Tensor) -> float:
 
 
 @pytest.mark.parametrize("kind", ["w_end", "w_full"])
-def test_linear_in_w(kind: str, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_linear_in_w(kind: str) -> None:
     """|(w1 - w0) M|^2, wherever the step is; the noise, which is large, cancels."""
     adversary, matrix = _Styled(), _random(PIXELS, 40, seed=2)
     assert isinstance(adversary, StyleSpace)
-    meter = _meter(adversary, monkeypatch, _Linear(matrix), count=300, kinds=(kind,))
+    meter = _meter(adversary, _Linear(matrix), count=300, kinds=(kind,))
     first, second, _ = _latents(300)
     expected = ((second - first) @ adversary.map.detach() @ matrix).square().sum(1)
     assert meter.measure() == {f"ppl_{kind}_linear": pytest.approx(_trimmed(expected), rel=1e-8)}
 
 
-def test_the_step_is_at_the_end_or_anywhere(monkeypatch: pytest.MonkeyPatch) -> None:
+def test_the_step_is_at_the_end_or_anywhere() -> None:
     """Squares have the derivative 2 w (w1 - w0), which depends on the place."""
     adversary = _Styled(power=2)
-    meter = _meter(adversary, monkeypatch, count=300, kinds=("w_end", "w_full"))
+    meter = _meter(adversary, count=300, kinds=("w_end", "w_full"))
     first, second, t = _latents(300)
     w0, w1 = first @ adversary.map.detach(), second @ adversary.map.detach()
     found = meter.measure()
@@ -162,18 +156,18 @@ def test_the_step_is_at_the_end_or_anywhere(monkeypatch: pytest.MonkeyPatch) -> 
 
 
 @pytest.mark.parametrize("kind", ["z_end", "z_full"])
-def test_rotated_in_z(kind: str, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_rotated_in_z(kind: str) -> None:
     """A rotation keeps lengths: the chord of EPSILON times the angle, on a sphere of radius 4."""
-    meter = _meter(_Plain(), monkeypatch, count=300, kinds=(kind,))
+    meter = _meter(_Plain(), count=300, kinds=(kind,))
     first, second, _ = _latents(300)
     angle = torch.nn.functional.cosine_similarity(first, second).acos()
     expected = PIXELS * (2 * (EPSILON * angle / 2).sin() / EPSILON).square()
     assert meter.measure() == {f"ppl_{kind}_linear": pytest.approx(_trimmed(expected), rel=1e-7)}
 
 
-def test_z_goes_through_the_styles_where_there_are_some(monkeypatch: pytest.MonkeyPatch) -> None:
+def test_z_goes_through_the_styles_where_there_are_some() -> None:
     adversary = _Styled()
-    found = _meter(adversary, monkeypatch, count=200, kinds=("z_end",)).measure()
+    found = _meter(adversary, count=200, kinds=("z_end",)).measure()
     first, second, _ = _latents(200)
     zero = torch.zeros(200, dtype=torch.float64)
     step = slerp(first, second, zero + EPSILON) - slerp(first, second, zero)
@@ -182,13 +176,11 @@ def test_z_goes_through_the_styles_where_there_are_some(monkeypatch: pytest.Monk
     assert adversary.drawn == 0  # `sample` would add noise of its own
 
 
-def test_both_ends_have_one_class_as_frequent_as_in_the_data(
-    monkeypatch: pytest.MonkeyPatch,
-) -> None:
+def test_both_ends_have_one_class_as_frequent_as_in_the_data() -> None:
     """A class moves all pixels by 1000: another one at the other end would show."""
     for adversary, kind, calls in ((_Plain(3), "z_end", 2), (_Styled(classes=3), "w_end", 2)):
         counts = (1, 0, 3)
-        meter = _meter(adversary, monkeypatch, counts=counts, count=400, kinds=(kind,))
+        meter = _meter(adversary, counts=counts, count=400, kinds=(kind,))
         (value,) = meter.measure().values()
         assert value < 1000
         drawn = torch.bincount(torch.tensor(adversary.labels), minlength=3)
@@ -261,20 +253,17 @@ def test_outliers_are_dropped_and_faults_are_not() -> None:
 
 
 @pytest.mark.parametrize("make", [_Plain, _Styled])
-def test_batches_change_nothing(
-    make: Callable[[], _Plain], monkeypatch: pytest.MonkeyPatch
-) -> None:
+def test_batches_change_nothing(make: Callable[[], _Plain]) -> None:
     kinds = ("z_full",) if make is _Plain else ("w_full", "z_end")
     one, some, all_ = (
-        _meter(make(), monkeypatch, batch=batch, count=70, kinds=kinds).measure()
-        for batch in (1, 10, 500)
+        _meter(make(), batch=batch, count=70, kinds=kinds).measure() for batch in (1, 10, 500)
     )
     assert one == pytest.approx(some, rel=1e-9) and one == pytest.approx(all_, rel=1e-9)
 
 
-def test_ranks_cut_their_share_as_one_alone_would(monkeypatch: pytest.MonkeyPatch) -> None:
+def test_ranks_cut_their_share_as_one_alone_would() -> None:
     """Batches of the same paths round alike, so the number of ranks changes no bit."""
-    meter = _meter(_Plain(), monkeypatch, batch=30)
+    meter = _meter(_Plain(), batch=30)
 
     def cuts(world_size: int) -> list[list[int]]:
         found: list[list[int]] = []
@@ -289,15 +278,15 @@ def test_ranks_cut_their_share_as_one_alone_would(monkeypatch: pytest.MonkeyPatc
     assert all(cuts(world_size) == one for world_size in (2, 3, 8))
 
 
-def test_more_paths_begin_with_the_same(monkeypatch: pytest.MonkeyPatch) -> None:
-    few, many = (_meter(_Plain(), monkeypatch, count=n)._lengths("z_full") for n in (20, 40))
+def test_more_paths_begin_with_the_same() -> None:
+    few, many = (_meter(_Plain(), count=n)._lengths("z_full") for n in (20, 40))
     torch.testing.assert_close(few, many[:20], rtol=1e-9, atol=0)
 
 
-def test_w_is_refused_where_there_is_none(monkeypatch: pytest.MonkeyPatch) -> None:
+def test_w_is_refused_where_there_is_none() -> None:
     message = r"evaluate\.path_lengths: w_end, w_full .* _Plain does not have; allowed: z_end, z_f"
     with pytest.raises(UserError, match=message):
-        _meter(_Plain(), monkeypatch, kinds=("w_end", "z_end", "w_full"))
+        _meter(_Plain(), kinds=("w_end", "z_end", "w_full"))
 
 
 def test_gpu_arithmetic_is_put_back(monkeypatch: pytest.MonkeyPatch) -> None:
@@ -309,14 +298,14 @@ def test_gpu_arithmetic_is_put_back(monkeypatch: pytest.MonkeyPatch) -> None:
             assert not torch.backends.cuda.matmul.allow_tf32
             return super().embed(images)
 
-    _meter(_Plain(), monkeypatch, Watching()).measure()
+    _meter(_Plain(), Watching()).measure()
     assert before and torch.backends.cudnn.allow_tf32
 
 
-def test_float32_is_near_float64(monkeypatch: pytest.MonkeyPatch) -> None:
+def test_float32_is_near_float64() -> None:
     """Though the pictures, and the noise that is ten times as large, differ in the fourth digit."""
     (exact,), (rounded,) = (
-        _meter(adversary, monkeypatch, _Linear(), count=50, kinds=("w_full",)).measure().values()
+        _meter(adversary, _Linear(), count=50, kinds=("w_full",)).measure().values()
         for adversary in (_Styled(), _Styled().float())
     )
     assert rounded == pytest.approx(exact, rel=2e-3) and rounded != exact

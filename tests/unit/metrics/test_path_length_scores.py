@@ -16,10 +16,11 @@ from gan_train.errors import UserError
 from gan_train.metrics.evaluator import Evaluator
 from gan_train.metrics.extractors import EFFICIENTNET
 from gan_train.metrics.protocol import comparable
+from gan_train.metrics.scores import headline, scores_of
 from gan_train.runs import run_folder
 from gan_train.runs.runtime import PlainRuntime
+from gan_train.tasks import task
 from gan_train.training.scoring import Scorer, evaluate_checkpoint
-from pipelines.registry.promotion import headline
 from tests.training import run, tiny_config
 
 NAMES = ["ppl_z_full_efficientnet_lite0", "ppl_z_end_efficientnet_lite0"]
@@ -82,8 +83,12 @@ def test_nothing_else_is_made_for_path_lengths_alone(
     assert list(found["scores"]) == NAMES
 
 
-def test_they_change_no_other_score_and_no_comparison(trained: Path, glyphs: Path) -> None:
-    """Nor the statistics of the real images, which are found again in the cache."""
+def test_they_change_no_other_score_and_no_comparison(
+    trained: Path, glyphs: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Nor the statistics of the real images, which are found again in the cache. Pixels alone are
+    measured here, so no feature network is loaded."""
+    monkeypatch.setattr(task, "build_extractor", lambda *_: pytest.fail("was called"))
     without = _anew(trained, glyphs, evaluate__metrics=["diversity"])
     statistics = list((trained.parent / "statistics").glob("*/*"))
     with_them = _anew(trained, glyphs, evaluate__path_length_images=3)
@@ -91,9 +96,9 @@ def test_they_change_no_other_score_and_no_comparison(trained: Path, glyphs: Pat
     assert {k: v for k, v in with_them["scores"].items() if k not in NAMES} == without["scores"]
     assert not set(NAMES) & set(without["scores"])
     assert comparable(without["protocol"], with_them["protocol"]) is None
-    assert headline(dict.fromkeys(["fd_efficientnet_lite0", *NAMES], math.inf)) == (
-        "fd_efficientnet_lite0"
-    )
+    both = dict.fromkeys(["fd_efficientnet_lite0", *NAMES], math.inf)
+    decides = headline(scores_of(both, without["protocol"]))
+    assert decides is not None and decides.name == "fd_efficientnet_lite0"
 
 
 def test_a_family_without_w_is_refused_before_training(glyphs: Path, tmp_path: Path) -> None:

@@ -12,7 +12,7 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
-from gan_train.config import DataConfig, EvaluateConfig
+from gan_train.config import DataConfig
 from gan_train.data.index import Index
 from gan_train.data.loader import read_images
 from gan_train.data.sharding import shard
@@ -150,14 +150,11 @@ def _digest(path: Path) -> str:
     return hashlib.sha256(path.read_bytes()).hexdigest()
 
 
-def _config(location: str | None, sha256: str | None) -> EvaluateConfig:
-    return EvaluateConfig(
-        perceptual="lpips_vgg16", perceptual_weights=location, perceptual_sha256=sha256
-    )
+LPIPS, BUNDLED = "lpips_vgg16", "efficientnet_lite0"
 
 
 def test_lpips_asks_the_script_for_pixels_from_0_to_255(script: Path, tmp_path: Path) -> None:
-    lpips = build_perceptual(_config(str(script), _digest(script)), tmp_path, CPU)
+    lpips = build_perceptual(LPIPS, str(script), _digest(script), tmp_path, CPU)
     grey = _images(2, 1, 16).float().requires_grad_(True)
     pixels = (grey + 1) / 2 * 255
     expected = _Vgg()(pixels.expand(-1, 3, -1, -1), resize_images=False, return_lpips=True)
@@ -172,10 +169,10 @@ def test_only_the_published_file_is_called_lpips(
     script: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     digest = _digest(script)
-    other = build_perceptual(_config(str(script), digest), tmp_path, CPU)
+    other = build_perceptual(LPIPS, str(script), digest, tmp_path, CPU)
     assert (other.name, other.suffix) == (f"vgg16_{digest[:8]}", f"_vgg16_{digest[:8]}")
     monkeypatch.setattr(perceptual, "LPIPS_SHA256", digest)
-    published = build_perceptual(_config(str(script), digest), tmp_path, CPU)
+    published = build_perceptual(LPIPS, str(script), digest, tmp_path, CPU)
     assert (published.name, published.suffix) == ("lpips_vgg16", "")
     assert published.weights_sha256 == digest
 
@@ -186,13 +183,13 @@ def test_a_wrong_digest_is_refused_before_the_script_is_opened(
     monkeypatch.setattr(torch.jit, "load", lambda *a, **k: pytest.fail("opened"))
     for location in (str(script), script.as_uri()):
         with pytest.raises(UserError, match=r"^evaluate\.perceptual_weights: .* was not"):
-            build_perceptual(_config(location, "0" * 64), tmp_path / "cache", CPU)
+            build_perceptual(LPIPS, location, "0" * 64, tmp_path / "cache", CPU)
     with pytest.raises(UserError, match=r"correct `evaluate\.perceptual_sha256`"):
-        build_perceptual(_config(str(script), "0" * 64), tmp_path, CPU)
+        build_perceptual(LPIPS, str(script), "0" * 64, tmp_path, CPU)
 
 
 def test_what_the_network_cannot_take_or_give_is_said(script: Path, tmp_path: Path) -> None:
-    lpips = build_perceptual(_config(str(script), _digest(script)), tmp_path, CPU)
+    lpips = build_perceptual(LPIPS, str(script), _digest(script), tmp_path, CPU)
     with pytest.raises(UserError, match="16 pixels or more, these have 8; use efficientnet"):
         lpips.embed(torch.zeros(1, 3, 8, 8))
 
@@ -206,7 +203,7 @@ def test_what_the_network_cannot_take_or_give_is_said(script: Path, tmp_path: Pa
     with warnings.catch_warnings():
         warnings.simplefilter("ignore", DeprecationWarning)
         torch.jit.save(torch.jit.script(Wrong()), str(path))
-    wrong = build_perceptual(_config(str(path), _digest(path)), tmp_path, CPU)
+    wrong = build_perceptual(LPIPS, str(path), _digest(path), tmp_path, CPU)
     with pytest.raises(UserError, match="not the published TorchScript file"):
         wrong.embed(torch.zeros(1, 3, 16, 16))
 
@@ -214,12 +211,14 @@ def test_what_the_network_cannot_take_or_give_is_said(script: Path, tmp_path: Pa
 @pytest.mark.parametrize(
     ("settings", "message"),
     [
-        (_config(None, "0" * 64), "needs `evaluate.perceptual_weights`"),
-        (_config("vgg16.pt", None), f"which is {perceptual.LPIPS_SHA256} for that file"),
-        (EvaluateConfig(perceptual_weights="vgg16.pt"), "or set `evaluate.perceptual` to lpips"),
-        (EvaluateConfig(perceptual_sha256="0" * 64), "leave `evaluate.perceptual_weights`"),
+        ((LPIPS, None, "0" * 64), "needs `evaluate.perceptual_weights`"),
+        ((LPIPS, "vgg16.pt", None), f"which is {perceptual.LPIPS_SHA256} for that file"),
+        ((BUNDLED, "vgg16.pt", None), "or set `evaluate.perceptual` to lpips"),
+        ((BUNDLED, None, "0" * 64), "leave `evaluate.perceptual_weights`"),
     ],
 )
-def test_settings_that_do_not_fit(settings: EvaluateConfig, message: str, tmp_path: Path) -> None:
+def test_settings_that_do_not_fit(
+    settings: tuple[str, str | None, str | None], message: str, tmp_path: Path
+) -> None:
     with pytest.raises(UserError, match=message):
-        build_perceptual(settings, tmp_path, CPU)
+        build_perceptual(*settings, tmp_path, CPU)

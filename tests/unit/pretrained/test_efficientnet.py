@@ -9,7 +9,6 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor
 
-from gan_train.config import EvaluateConfig
 from gan_train.errors import UserError
 from gan_train.metrics.extractors import (
     EFFICIENTNET,
@@ -119,12 +118,12 @@ def test_layout_knows_where_things_are(extractor: EfficientNetExtractor) -> None
 
 
 def test_names_and_clashing_settings() -> None:
-    assert identify(EvaluateConfig()) == EFFICIENTNET
+    assert identify(EFFICIENTNET.name) == EFFICIENTNET
     assert EFFICIENTNET.frechet_name == "fd_efficientnet_lite0"
     with pytest.raises(UserError, match="leave the key out"):
-        identify(EvaluateConfig(sha256="0" * 64))
+        identify(EFFICIENTNET.name, sha256="0" * 64)
     with pytest.raises(UserError, match="local copy"):
-        identify(EvaluateConfig(weights="https://example.org/weights.pth"))
+        identify(EFFICIENTNET.name, "https://example.org/weights.pth")
 
 
 def test_other_weights_are_refused_before_they_are_opened(tmp_path: Path) -> None:
@@ -132,8 +131,7 @@ def test_other_weights_are_refused_before_they_are_opened(tmp_path: Path) -> Non
     data = bytearray(bundled_weights().read_bytes())
     data[len(data) // 2] ^= 1
     copy.write_bytes(data)
-    config = EvaluateConfig(weights=str(copy))
     with pytest.raises(UserError, match="was not opened"):
-        build_extractor(config, tmp_path, CPU)
+        build_extractor(EFFICIENTNET.name, str(copy), None, tmp_path, CPU)
     with pytest.raises(UserError, match="does not exist"):
-        build_extractor(EvaluateConfig(weights=str(tmp_path / "none")), tmp_path, CPU)
+        build_extractor(EFFICIENTNET.name, str(tmp_path / "none"), None, tmp_path, CPU)

@@ -12,11 +12,11 @@ from PIL import Image
 from safetensors.torch import load_file
 from torch import Tensor
 
-from gan_train.config import DataConfig, EvaluateConfig
+from gan_train.config import DataConfig
 from gan_train.data.images import Transform, decode, load_image
 from gan_train.errors import UserError
 from gan_train.inference import Generator
-from gan_train.metrics.perceptual import build_perceptual
+from gan_train.metrics.perceptual import EfficientNetPerceptual
 from gan_train.sampling import projection
 from gan_train.sampling.generate import regenerate
 from gan_train.sampling.painter import Look, Painter
@@ -100,7 +100,7 @@ def test_the_bundled_distance_leads_to_the_picture() -> None:
     """Real features of a real network: nearer in the distance, and in w."""
     generator = linear(3)
     w, image = known(generator, 11)
-    distance = build_perceptual(EvaluateConfig(), Path("unused"), torch.device("cpu"))
+    distance = EfficientNetPerceptual(torch.device("cpu"))
     found = project(generator, image, distance, None, steps=100)
     assert found.distance_after < 0.02 * found.distance_before
     assert (found.w - w).norm() < 0.2 * (generator.adversary.mean - w).norm()
