@@ -1,31 +1,46 @@
-# Set-up, demo and tests. `make demo` and `make test` make .venv on first use and reuse it.
+# Set-up, demo, tests, checks and the API reference. Each makes .venv on first use and reuses it.
 # Another interpreter than python3: make test PYTHON=python3.12 (after `make clean`).
+# Another number of processes for the tests than two: make test PROCESSES=auto
 
 PYTHON ?= python3
+PROCESSES ?= 2
 VENV := .venv
 BIN := $(VENV)/bin
 INSTALLED := $(VENV)/.installed
+PYTEST := $(BIN)/pytest --numprocesses $(PROCESSES) --no-loadscope-reorder --durations 20
+# pdoc does not find the types that a NamedTuple names in its module; mypy checks them.
+OF_NAMED_TUPLES := Error parsing type annotation ForwardRef
+# What MLflow runs to build a served model: importing it does so.
+SERVED := pipelines.registry.served_
 
 .DEFAULT_GOAL := help
-.PHONY: help demo test lint clean
+.PHONY: help demo test test-all lint docs clean
 .DELETE_ON_ERROR:
 
 help: ## Show this help
-	@awk -F ':.*## ' '/^[a-z]+:.*## / { printf "make %-6s %s\n", $$1, $$2 }' Makefile
+	@awk -F ':.*## ' '/^[a-z-]+:.*## / { printf "make %-8s %s\n", $$1, $$2 }' Makefile
 
 demo: $(INSTALLED) ## From the sample images to a registered, scored generator
 	$(BIN)/gan-train run configs/demo.yaml
 
-test: $(INSTALLED) ## Run every test, the slow ones too
-	$(BIN)/pytest
+test: $(INSTALLED) ## Run the tests that start no engine and train for seconds at most
+	$(PYTEST) -m "not slow"
+
+test-all: $(INSTALLED) ## Run every test and measure which lines and branches they reach
+	$(PYTEST) --cov
 
 lint: $(INSTALLED) ## Check style, format and types
 	$(BIN)/ruff check .
 	$(BIN)/ruff format --check .
 	$(BIN)/mypy
 
+docs: $(INSTALLED) ## Build the API reference into build/docs; a warning is an error
+	PDOC_ALLOW_EXEC=1 $(BIN)/python -W error::UserWarning -W "ignore:$(OF_NAMED_TUPLES)" -m pdoc \
+	    --docformat markdown --output-directory build/docs gan_train pipelines '!$(SERVED)'
+
 clean: ## Remove .venv, caches and build leftovers; runs/ stays
-	rm -rf $(VENV) build dist *.egg-info .pytest_cache .mypy_cache .ruff_cache .hypothesis
+	rm -rf $(VENV) build dist *.egg-info .coverage .coverage.* \
+	    .pytest_cache .mypy_cache .ruff_cache .hypothesis
 	find . -name __pycache__ -type d -prune -exec rm -rf {} +
 
 # The stamp is written last, so an installation that was cut off is taken up again.

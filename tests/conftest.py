@@ -5,6 +5,7 @@ from __future__ import annotations
 import os
 from collections.abc import Iterator
 from pathlib import Path
+from typing import Any
 
 # Quiet, offline and safe: no telemetry, no pickled models, quick polls of Ray Train's controller.
 os.environ.update(
@@ -21,8 +22,13 @@ os.environ.update(
 import pytest
 import torch
 from PIL import Image
+from xdist.scheduler import LoadScopeScheduling
 
 ROOT = Path(__file__).parents[1]
+ENGINES = ("tests/pipelines/", "tests/benchmarks/test_bench.py")
+"""Where Ray, Prefect and MLflow are started, which take all cores: one such test at a time."""
+SINGLE = ("tests/distributed/", "tests/faults/")
+"""Where no test shares a fixture with the others of its file."""
 
 
 def for_gpu(config: pytest.Config) -> bool:
@@ -42,6 +48,20 @@ def pytest_collection_modifyitems(config: pytest.Config, items: list[pytest.Item
         left_out = [item for item in items if item.get_closest_marker("gpu")]
         config.hook.pytest_deselected(items=left_out)
         items[:] = [item for item in items if item not in left_out]
+
+
+class Scheduling(LoadScopeScheduling):
+    """Which tests stay in one process, in their order, where several processes run them: those of
+    the engines, and elsewhere those of one file, for they share its fixtures."""
+
+    def _split_scope(self, nodeid: str) -> str:
+        if nodeid.startswith(ENGINES):
+            return "engines"
+        return nodeid if nodeid.startswith(SINGLE) else nodeid.partition("::")[0]
+
+
+def pytest_xdist_make_scheduler(config: pytest.Config, log: Any) -> Scheduling:
+    return Scheduling(config, log)
 
 
 @pytest.fixture(autouse=True)

@@ -106,11 +106,20 @@ def _worker(rank: int, world: int, meeting: str, function: Callable[..., None], 
     end()
 
 
+def processes(count: int, function: Callable[..., None], *args: Any) -> None:
+    """Call `function(number, *args)` in `count` new processes; raises if one of them fails.
+
+    They are forked from a server that has torch and the trainer, which a new interpreter takes
+    seconds to import, and nothing of this process."""
+    torch.multiprocessing.set_forkserver_preload([__name__])
+    torch.multiprocessing.start_processes(function, args, nprocs=count, start_method="forkserver")
+
+
 def run_workers(world: int, scratch: Path, function: Callable[..., None], *args: Any) -> None:
     """Call `function(*args)` in `world` gloo workers; raises if one of them fails."""
     meeting = scratch / f"rendezvous-{world}"
     meeting.unlink(missing_ok=True)
-    torch.multiprocessing.spawn(_worker, (world, str(meeting), function, args), nprocs=world)
+    processes(world, _worker, world, str(meeting), function, args)
 
 
 def newest(run_dir: Path) -> Path:

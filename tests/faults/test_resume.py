@@ -27,7 +27,7 @@ from gan_train.runs.checkpoint import (
 from gan_train.runs.events import read_events, read_with_offsets
 from gan_train.runs.runtime import PlainRuntime
 from gan_train.training.scoring import best_checkpoint
-from tests.training import assert_same_bits, run, run_workers, tiny_config, weights
+from tests.training import assert_same_bits, processes, run, run_workers, tiny_config, weights
 
 ALL = ("networks", "generator", "optimizers")
 
@@ -50,7 +50,7 @@ def _killed(rank: int, config: Config, run_dir: Path, nimg: int) -> None:
 
 def run_killed(config: Config, run_dir: Path, nimg: int) -> None:
     with pytest.raises(torch.multiprocessing.ProcessExitedException, match="SIGKILL"):
-        torch.multiprocessing.spawn(_killed, (config, run_dir, nimg))
+        processes(1, _killed, config, run_dir, nimg)
 
 
 @pytest.mark.parametrize(
