@@ -10,23 +10,20 @@ save a checkpoint; `--resume RUN` goes on. What is left out: restarts, scores in
 from __future__ import annotations
 
 import argparse
+import contextlib
 import logging
 import os
 import signal
 import sys
-import time
 from pathlib import Path
 from types import FrameType
-
-import torch
-import torch.distributed
 
 from gan_train import recipes
 from gan_train.config import Config
 from gan_train.data.index import Index
-from gan_train.data.sharding import plan_shards, shard
+from gan_train.data.sharding import shard
 from gan_train.errors import UserError
-from gan_train.nn.collectives import all_sum, barrier, end
+from gan_train.nn.collectives import broadcast_text, end
 from gan_train.runs import run_folder
 from gan_train.runs.runtime import PlainRuntime
 from gan_train.training.trainer import train
@@ -54,30 +51,33 @@ class SignalledRuntime(PlainRuntime):
 def train_plain(config: Config, resume: str | None = None) -> Path:
     """Shard where needed, then train on as many workers as torchrun started; the run's folder.
 
-    torchrun's own restarts resume the run they belong to. Raises UserError as the trainer does.
+    Rank 0 alone looks at the data and at the runs, and tells the others where the shards and the
+    run are. torchrun's own restarts go on with the newest run of the recipe. Raises UserError as
+    the trainer does, and when another process is training the run.
     """
     config = recipes.with_absolute_paths(config)
     runtime = SignalledRuntime(config.workspace, config.cluster.gpu)  # joins the other workers
-    if runtime.rank == 0:
-        shards = shard(config.data, config.workspace)
-    barrier()
-    if runtime.rank != 0:
-        shards = plan_shards(config.data, None, config.workspace).directory
-    if resume is None and int(os.environ.get("TORCHELASTIC_RESTART_COUNT", 0)):
-        resume = max(run_folder.folder(config).glob(f"{config.name}-*")).name
-    if resume is not None:
-        runtime.run_dir = run_folder.find(config, resume)
-    else:
-        # all workers name the run by rank 0's clock
-        now = torch.tensor([int(time.time()) if runtime.rank == 0 else 0], device=runtime.device)
-        stamp = time.strftime("%Y%m%d-%H%M%S", time.localtime(int(all_sum(now).item())))
-        runtime.run_dir = run_folder.folder(config) / f"{config.name}-{stamp}"
+    shards, run_dir = Path(), Path()
+    with contextlib.ExitStack() as held:
         if runtime.rank == 0:
-            runtime.run_dir = run_folder.new(config, shards, stamp)
-        barrier()
-    train(config, Index.load(shards), shards, runtime)
-    end()
+            shards = shard(config.data, config.workspace)
+            run_dir = _run_of(config, resume, shards)
+            held.enter_context(run_folder.exclusive(run_dir))
+        shards = Path(broadcast_text(str(shards), runtime.device))
+        runtime.run_dir = Path(broadcast_text(str(run_dir), runtime.device))
+        train(config, Index.load(shards), shards, runtime)
+        end()
     return runtime.run_dir
+
+
+def _run_of(config: Config, resume: str | None, shards: Path) -> Path:
+    """The run to go on with, or a new one."""
+    if resume is not None:
+        return run_folder.find(config, resume)
+    restarted = int(os.environ.get("TORCHELASTIC_RESTART_COUNT", 0)) > 0
+    if restarted and (earlier := run_folder.runs_of(config)):
+        return earlier[-1]
+    return run_folder.new(config, shards)
 
 
 def main(arguments: list[str] | None = None) -> int:

@@ -93,6 +93,19 @@ def any_worker(flag: bool, device: torch.device) -> bool:
     return bool(value.item())
 
 
+def broadcast_text(text: str, device: torch.device) -> str:
+    """The text of rank 0, on every worker; those of the others do not count."""
+    if not active():
+        return text
+    message = torch.tensor(list(text.encode()), dtype=torch.uint8, device=device)
+    length = torch.tensor([len(message)], device=device)
+    dist.broadcast(length, 0)
+    if dist.get_rank() != 0:
+        message = message.new_empty(int(length.item()))
+    dist.broadcast(message, 0)
+    return bytes(message.tolist()).decode()
+
+
 def barrier() -> None:
     """Wait for all workers."""
     if active():

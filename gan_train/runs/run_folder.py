@@ -3,8 +3,9 @@
 from __future__ import annotations
 
 import os
+import re
 from collections.abc import Iterable, Iterator, Sequence
-from contextlib import contextmanager
+from contextlib import ExitStack, contextmanager
 from datetime import datetime
 from pathlib import Path
 from typing import Any
@@ -12,7 +13,7 @@ from typing import Any
 from gan_train import recipes
 from gan_train.config import Config
 from gan_train.errors import UserError
-from gan_train.files.atomic import read_json
+from gan_train.files.atomic import write_aside
 from gan_train.files.locks import locked_now
 from gan_train.runs.checkpoint import SCORES, list_checkpoints
 from gan_train.runs.events import Event as Event
@@ -27,20 +28,31 @@ def folder(config: Config) -> Path:
     return config.workspace / "train"
 
 
-def new(config: Config, shards: Path, stamp: str | None = None) -> Path:
+def new(config: Config, shards: Path) -> Path:
     """Make the folder of a new run, named `<recipe>-<date>-<time>`: its configuration, and a link
-    to the shards it trains on."""
-    stamp = stamp or datetime.now().strftime("%Y%m%d-%H%M%S")
+    to the shards it trains on. The second run of one second gets a number behind its name."""
+    stamp = datetime.now().strftime("%Y%m%d-%H%M%S")
     for attempt in range(100):
         run_dir = folder(config) / (f"{config.name}-{stamp}" + (f"-{attempt}" if attempt else ""))
         try:
             run_dir.mkdir(parents=True)
         except FileExistsError:  # another run of the same second
             continue
-        (run_dir / CONFIG).write_text(recipes.dump(config), encoding="utf-8")
+        write_aside(run_dir / CONFIG, recipes.dump(config).encode())
         (run_dir / SHARDS).symlink_to(os.path.relpath(shards, run_dir.resolve()))
         return run_dir
     raise AssertionError("a hundred runs in one second")
+
+
+def runs_of(config: Config) -> list[Path]:
+    """The folders of all runs of this recipe in its workspace, oldest first. The runs of a recipe
+    whose name only begins alike (`photos-x4-gpu` beside `photos-x4`) are not among them."""
+    stamped = re.compile(rf"{re.escape(config.name)}-(\d{{8}}-\d{{6}})(?:-(\d+))?")
+    found = []
+    for path in folder(config).glob(f"*/{CONFIG}"):
+        if match := stamped.fullmatch(path.parent.name):
+            found.append((match[1], int(match[2] or 0), path.parent))
+    return [run_dir for _, _, run_dir in sorted(found)]
 
 
 def find(config: Config, run: str) -> Path:
@@ -86,11 +98,12 @@ def shards_of(run_dir: Path) -> Path:
 @contextmanager
 def exclusive(run_dir: Path) -> Iterator[None]:
     """Raise UserError if another process is training this run: two would write one log."""
-    try:
-        with locked_now(run_dir / ".lock"):
-            yield
-    except BlockingIOError:
-        raise UserError(f"{run_dir.name} is being trained by another process") from None
+    with ExitStack() as held:
+        try:
+            held.enter_context(locked_now(run_dir / ".lock"))
+        except BlockingIOError:
+            raise UserError(f"{run_dir.name} is being trained by another process") from None
+        yield
 
 
 def reached(events: Iterable[Event]) -> int:
@@ -120,12 +133,6 @@ def score_table(run_dir: Path) -> list[dict[str, Any]]:
 def unscored(run_dir: Path) -> list[Path]:
     """Checkpoints without scores, oldest first: those of a stop, or of a kill while scoring."""
     return [path for path in reversed(list_checkpoints(run_dir)) if not (path / SCORES).exists()]
-
-
-def scored(checkpoint: Path) -> dict[str, Any]:
-    """What was measured on a checkpoint: scores, and the protocol they belong to."""
-    result: dict[str, Any] = read_json(checkpoint / SCORES)
-    return result
 
 
 def newest_grid(run_dir: Path) -> Path | None:

@@ -232,7 +232,7 @@ def _expected_minutes(comparison: Comparison, config: Config, end: int) -> float
     """Of training, as far as it is known: from the budget, or the speed of the newest run of this
     recipe."""
     speed = None
-    for run_dir in sorted(run_folder.folder(config).glob(f"{config.name}-2*"), reverse=True):
+    for run_dir in reversed(run_folder.runs_of(config)):
         events = run_folder.read_events(run_dir)
         if seconds := training_seconds(events, run_folder.reached(events)):
             speed = run_folder.reached(events) / seconds

@@ -44,7 +44,7 @@ def describe(config: Config) -> str:
     cluster = config.cluster
     sources = " and ".join(map(str, dict.fromkeys(plan.sources)))
     finished = (plan.directory / "index.json").exists()
-    older = sorted(path.name for path in run_folder.folder(config).glob(f"{config.name}-*"))
+    older = [path.name for path in run_folder.runs_of(config)]
     parameters = sum(p.numel() for p in adversary.parameters())
     lines = [
         f"{config.name}: {config.family.name}, {parameters / 1e6:.2f} M parameters",

@@ -175,6 +175,7 @@ def test_the_time_a_budget_in_images_takes_is_known_from_an_earlier_run(growing:
     assert "unknown" in describe(comparison)
     earlier = run_folder.folder(comparison.configs[0]) / "growing-20260101-000000"
     earlier.mkdir(parents=True)
+    (earlier / run_folder.CONFIG).touch()
     log = EventLog(earlier)
     log.append("metrics", 100, values={"images_per_second": 1.0})
     log.append("checkpoint", 100, scores={})
