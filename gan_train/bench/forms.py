@@ -1,4 +1,8 @@
-"""The ways in which the benchmark computes the same training step."""
+"""The forms in which the benchmark computes the same training step, and how it switches to one.
+
+A form is a precision, a memory layout and, if asked for, one thing computed in another way: then
+functions of modules are replaced by others that compute the same.
+"""
 
 from __future__ import annotations
 
@@ -19,7 +23,7 @@ from gan_train.training.optimizers import build_optimizer
 
 
 class Replaced(NamedTuple):
-    """A function of a module, and what stands in for it."""
+    """The function `name` of a module, and the function by which it is replaced."""
 
     module: ModuleType
     name: str
@@ -39,29 +43,35 @@ RESAMPLING = (
     Replaced(resampling, "convolve_downsample", plain.convolve_downsample),
     Replaced(resampling, "upsample_convolve", plain.upsample_convolve),
 )
+
+
+def _all_literal(convolve: plain.Convolve) -> tuple[Replaced, ...]:
+    """The modulated convolution in a literal form, and all resampling."""
+    by = partial(plain.literal_modulated_conv, convolve)
+    return (Replaced(synthesis, "modulated_conv", by), *RESAMPLING)
+
+
 INSTEAD: dict[str, tuple[Replaced, ...]] = {
-    **{
-        convolve.__name__: (
-            Replaced(synthesis, "modulated_conv", partial(plain.literal, convolve)),
-            *RESAMPLING,
-        )
-        for convolve in (plain.grouped, plain.scaled)
-    },
-    "demodulation": (Replaced(synthesis, "deviations", plain.deviations),),
-    "sums": (Replaced(synthesis, "shifted_", plain.shifted),),
+    "grouped": _all_literal(plain.convolve_grouped),
+    "scaled": _all_literal(plain.convolve_scaled),
+    "demodulation": (
+        Replaced(synthesis, "demodulation_deviations", plain.demodulation_deviations),
+    ),
+    "sums": (Replaced(synthesis, "add_bias_and_noise_", plain.add_bias_and_noise),),
     "resampling": RESAMPLING,
     "derivatives": (Replaced(convolution, "uses_own_derivatives", _own_elsewhere),),
     "optimizer": (Replaced(trainer, "build_optimizer", partial(build_optimizer, fused=False)),),
 }
+"""What each choice of `--instead` replaces, which `options.OTHER_WAYS` tells in words."""
 assert INSTEAD.keys() == OTHER_WAYS.keys()
 WHOLE = ("grouped", "scaled")
-"""The whole of StyleGAN2's step in another way; the others change one thing in ours."""
+"""The ways that replace all of StyleGAN2's step; the others change one thing."""
 OF_STYLEGAN2 = tuple(name for name in INSTEAD if name not in ("derivatives", "optimizer"))
 
 
 @dataclass(frozen=True)
 class Form:
-    """One way to compute the same step; `instead` is what it does in another way, if anything."""
+    """One way to compute the step; `instead` names what is computed in another way, if anything."""
 
     precision: str
     channels_last: bool
@@ -73,13 +83,13 @@ class Form:
 
     @property
     def dtype(self) -> torch.dtype:
-        """What its convolutions run in."""
+        """The type in which convolutions run."""
         return torch.bfloat16 if self.precision == "bf16" else getattr(torch, self.precision)
 
     @contextmanager
     def active(self) -> Iterator[None]:
-        """Within, training computes in this form. For one thread alone: it replaces functions of
-        modules, which are put back at the end."""
+        """Compute in this form within the block. Functions of modules are replaced for all threads,
+        and put back at the end."""
         with ExitStack() as stack:
             for module, name, by in INSTEAD[self.instead] if self.instead else ():
                 stack.callback(setattr, module, name, getattr(module, name))
@@ -88,7 +98,10 @@ class Form:
 
 
 def forms(precisions: Sequence[str], layouts: Sequence[str], instead: Sequence[str]) -> list[Form]:
-    """All that was asked for. What changes one thing has the first of the layouts."""
+    """Every precision in every layout, then every other way in every precision.
+
+    A way that replaces one thing has the first of the layouts; one that replaces all is contiguous.
+    """
     first = layouts[0] == "channels_last"
     found = [Form(p, layout == "channels_last") for p in precisions for layout in layouts]
     return found + [

@@ -58,7 +58,7 @@ class _Form:
         return found
 
 
-class _Convolved(torch.autograd.Function):
+class _Convolve(torch.autograd.Function):
     @staticmethod
     def forward(ctx: Any, x: Tensor, weight: Tensor, bias: Tensor | None, form: _Form) -> Tensor:
         ctx.save_for_backward(x, weight)
@@ -70,13 +70,15 @@ class _Convolved(torch.autograd.Function):
         (gradient,), (x, weight), wanted = gradients, ctx.saved_tensors, ctx.needs_input_grad[:3]
         if not torch.is_grad_enabled():  # the last derivative: all at once
             return *ctx.form.backward(gradient, x, weight, wanted), None
-        of_x = _apply(_OfInput, gradient, weight, x.detach(), ctx.form) if wanted[0] else None
-        of_weight = _apply(_OfWeight, x, gradient, weight.detach(), ctx.form) if wanted[1] else None
+        of_x = _apply(_InputGradient, gradient, weight, x.detach(), ctx.form) if wanted[0] else None
+        of_weight = (
+            _apply(_WeightGradient, x, gradient, weight.detach(), ctx.form) if wanted[1] else None
+        )
         of_bias = gradient.sum(dim=(0, 2, 3)) if wanted[2] else None
         return of_x, of_weight, of_bias, None
 
 
-class _OfInput(torch.autograd.Function):
+class _InputGradient(torch.autograd.Function):
     """The gradient of the input, which is linear in that of the output and in the filters."""
 
     @staticmethod
@@ -91,13 +93,13 @@ class _OfInput(torch.autograd.Function):
         (second,), (gradient, weight) = gradients, ctx.saved_tensors
         of_gradient = of_weight = None
         if ctx.needs_input_grad[0]:
-            of_gradient = _apply(_Convolved, second, weight, None, ctx.form)
+            of_gradient = _apply(_Convolve, second, weight, None, ctx.form)
         if ctx.needs_input_grad[1]:
-            of_weight = _apply(_OfWeight, second, gradient, weight.detach(), ctx.form)
+            of_weight = _apply(_WeightGradient, second, gradient, weight.detach(), ctx.form)
         return of_gradient, of_weight, None, None
 
 
-class _OfWeight(torch.autograd.Function):
+class _WeightGradient(torch.autograd.Function):
     """The gradient of the filters, which is linear in the input and in that of the output."""
 
     @staticmethod
@@ -112,9 +114,9 @@ class _OfWeight(torch.autograd.Function):
         (second,), (x, gradient) = gradients, ctx.saved_tensors
         of_x = of_gradient = None
         if ctx.needs_input_grad[0]:
-            of_x = _apply(_OfInput, gradient, second, x.detach(), ctx.form)
+            of_x = _apply(_InputGradient, gradient, second, x.detach(), ctx.form)
         if ctx.needs_input_grad[1]:
-            of_gradient = _apply(_Convolved, x, second, None, ctx.form)
+            of_gradient = _apply(_Convolve, x, second, None, ctx.form)
         return of_x, of_gradient, None, None
 
 
@@ -141,7 +143,7 @@ def conv2d(
     """`F.conv2d`. x [N, I, H, W], weight [O, I, k, k], bias [O], all of one dtype."""
     if not uses_own_derivatives(x):
         return F.conv2d(x, weight, bias, stride, padding)
-    y: Tensor = _apply(_Convolved, x, weight, bias, _Form(stride, padding, transposed=False))
+    y: Tensor = _apply(_Convolve, x, weight, bias, _Form(stride, padding, transposed=False))
     return y
 
 
@@ -151,5 +153,5 @@ def conv_transpose2d(
     """`F.conv_transpose2d`. x [N, I, H, W], weight [I, O, k, k], bias [O], all of one dtype."""
     if not uses_own_derivatives(x):
         return F.conv_transpose2d(x, weight, bias, stride, padding)
-    y: Tensor = _apply(_Convolved, x, weight, bias, _Form(stride, padding, transposed=True))
+    y: Tensor = _apply(_Convolve, x, weight, bias, _Form(stride, padding, transposed=True))
     return y

@@ -1,7 +1,7 @@
 """The Laplacian pyramid: Burt and Adelson 1983, "The Laplacian Pyramid as a Compact Image Code".
 
-Pure functions of pictures: halving, doubling, bands an octave apart, and the way back. No weights,
-no ranks, no clocks.
+Pure functions of images: they downsample and upsample, split an image into bands an octave apart,
+and put it together again. There are no weights, ranks or clocks here.
 """
 
 from __future__ import annotations
@@ -25,33 +25,32 @@ def downsample(image: Tensor) -> Tensor:
 
 
 def upsample(image: Tensor) -> Tensor:
-    """Double the size, smoothly: EXPAND, equation 2. [N, C, H, W] -> [N, C, 2H, 2W].
+    """Put zeros between the pixels, then blur: EXPAND, equation 2. [N, C, H, W] -> [N, C, 2H, 2W].
 
-    The filter of `downsample`, on pixels with zeros between them, times 2 along either axis: old
-    places get (1, 6, 1) / 8 of their neighbourhood, new ones the mean of their two neighbours.
-    Values stay in their range.
+    The filter is that of `downsample`, times 2 along either axis: old pixels become (1, 6, 1) / 8
+    of their neighbourhood, new ones the mean of their two neighbours. Values stay in their range.
     """
     return _upsample_rows(_upsample_rows(image).mT).mT
 
 
-def laplacian(image: Tensor, coarsest: int) -> list[Tensor]:
-    """The low-frequency residual and the bands of square pictures [N, C, R, R], coarse to fine.
+def laplacian_pyramid(image: Tensor, coarsest: int) -> list[Tensor]:
+    """The low-frequency residual and the bands of square images [N, C, R, R], coarse to fine.
 
-    The first is the picture reduced to `coarsest` pixels, in the picture's range; each other one
-    has twice the side of the one before and is the difference between a picture of that size and
-    the next coarser one expanded: in [-2, 2] where the picture is in [-1, 1].
+    The first tensor is the image downsampled to `coarsest` pixels a side, in the image's range.
+    Each other one has twice the side of the one before: it is what an image of that size differs
+    by from the next coarser one upsampled, in [-2, 2] for images in [-1, 1].
     """
     bands = []
     while image.shape[-1] > coarsest:
         coarse = downsample(image)
         bands.append(image - upsample(coarse))
         image = coarse
-    assert image.shape[-1] == coarsest, f"no halving leads to {coarsest} pixels"
+    assert image.shape[-1] == coarsest, f"{coarsest} is not R, R / 2, R / 4 ..."
     return [image, *reversed(bands)]
 
 
-def reconstructed(pyramid: Sequence[Tensor]) -> Tensor:
-    """The picture of a pyramid as `laplacian` gives it, exact but for rounding. [N, C, R, R]."""
+def reconstruct(pyramid: Sequence[Tensor]) -> Tensor:
+    """The images [N, C, R, R] of such a pyramid as `laplacian_pyramid` gives, but for rounding."""
     image = pyramid[0]
     for band in pyramid[1:]:
         image = upsample(image) + band

@@ -70,15 +70,15 @@ def interpolate(
     places = [0] * walk.length  # of the noise
     if space == "w":
         ws = painter.styles(z, classes, "--space w")  # [keys, num_ws, w_dim]
-        on_the_way = smooth(ws, walk.times(), walk.loop)  # [length, num_ws, w_dim]
+        on_the_way = spline(ws, walk.times(), walk.loop)  # [length, num_ws, w_dim]
         images = painter.from_styles(on_the_way, places)
     else:
         same = None if classes is None else classes[:1].expand(walk.length)
-        images = painter.from_latents(spherical(z, walk.times(), walk.loop), same, places)
+        images = painter.from_latents(great_circles(z, walk.times(), walk.loop), same, places)
     return film.write(images, out, frames_per_second, walk.loop)
 
 
-def spherical(keys: Tensor, times: Tensor, loop: bool) -> Tensor:
+def great_circles(keys: Tensor, times: Tensor, loop: bool) -> Tensor:
     """Great circles from key to key: [T, D] at times float64 [T] in [0, K], of keys [K, D].
 
     Shoemake 1985, "Animating rotation with quaternion curves"; for latents White 2016 (arXiv
@@ -100,7 +100,7 @@ def spherical(keys: Tensor, times: Tensor, loop: bool) -> Tensor:
     return (from_a * a + from_b * b).to(keys.dtype)
 
 
-def smooth(keys: Tensor, times: Tensor, loop: bool) -> Tensor:
+def spline(keys: Tensor, times: Tensor, loop: bool) -> Tensor:
     """A curve without corners: [T, ...] at times float64 [T] in [0, K], of keys [K, ...].
 
     The cubic of Catmull and Rom 1974, "A class of local interpolating splines": at a key it heads

@@ -71,7 +71,7 @@ def upscale_files(
     for file, target in targets.items():
         picture = open_any(file)
         with progress_bar(file.name, "tile") as bar:
-            large = upscaled(adversary, picture, tile, device, bar)
+            large = upscale_colours(adversary, picture, tile, device, bar)
         _save(large, target)
     return list(targets.values())
 
@@ -96,7 +96,7 @@ def open_any(file: Path) -> Picture:
     return Picture(colour, alpha, profile)
 
 
-def upscaled(
+def upscale_colours(
     adversary: Adversary, picture: Picture, tile: int, device: str, bar: tqdm[NoReturn]
 ) -> Picture:
     """The picture, `scale` times as large, by a network on `device`.
@@ -121,16 +121,16 @@ def upscaled(
     if len(colour) == channels:
         large = enlarge(colour)
     elif channels == 3:
-        large = _converted(enlarge(colour.expand(3, -1, -1)), "RGB", "L")
+        large = _convert_mode(enlarge(colour.expand(3, -1, -1)), "RGB", "L")
     else:
-        luma, chroma = _converted(colour, "RGB", "YCbCr").split([1, 2])
+        luma, chroma = _convert_mode(colour, "RGB", "YCbCr").split([1, 2])
         parts = torch.cat([enlarge(luma), bicubic_upsample(chroma, scale)])
-        large = _converted(parts, "YCbCr", "RGB")
+        large = _convert_mode(parts, "YCbCr", "RGB")
     alpha = None if picture.alpha is None else bicubic_upsample(picture.alpha, scale)
     return Picture(large, alpha, picture.profile)
 
 
-def _converted(colour: Tensor, old: str, new: str) -> Tensor:
+def _convert_mode(colour: Tensor, old: str, new: str) -> Tensor:
     """uint8 [C, H, W] in another of Pillow's colour modes."""
     planes = [to_picture(plane[None]) for plane in colour]
     image = Image.merge(old, planes).convert(new)

@@ -1,6 +1,7 @@
 """StyleGAN2's discriminator: residual (or plain) blocks, minibatch standard deviation, projection.
 
-Karras et al. 2019 (arXiv 1912.04958), section 4.1 and figure 7; parameters are named as published.
+Karras et al. 2019 (arXiv 1912.04958), section 4.1 and figure 7. Parameters have the names of the
+published networks, so that those can be loaded.
 """
 
 from __future__ import annotations
@@ -15,15 +16,16 @@ from gan_train.adversary import ImageShape
 from gan_train.families.stylegan import resampling
 from gan_train.families.stylegan.config import StyleGANConfig
 from gan_train.families.stylegan.mapping import Dense, Mapping
-from gan_train.families.stylegan.synthesis import clamped
+from gan_train.families.stylegan.synthesis import clamp_to
 from gan_train.nn.convolution import compute_dtype, conv2d
 from gan_train.nn.layers import minibatch_stddev
 
 
 class Conv(nn.Module):
-    """Convolution with equalised learning rate; [N, I, H, W] -> [N, O, H, W], halved with `down`.
+    """Convolution with equalised learning rate. [N, I, H, W] -> [N, O, H, W], or with `down`
+    [N, O, H / 2, W / 2].
 
-    With `rectify` LeakyReLU(0.2) times sqrt(2) follows. `gain` scales the outcome: residual blocks
+    With `rectify`, LeakyReLU(0.2) times sqrt(2) follows. `gain` scales the result: residual blocks
     use sqrt(1/2), so that their sum keeps the variance.
     """
 
@@ -48,7 +50,7 @@ class Conv(nn.Module):
 
     def forward(self, x: Tensor) -> Tensor:
         kind = compute_dtype(x)
-        # the gain goes into the operands: LeakyReLU(c x) = c LeakyReLU(x) for positive c
+        # the operands take the gain: LeakyReLU(c x) = c LeakyReLU(x) for positive c
         weight = (self.weight * (self.scale * self.gain)).to(kind)
         bias = None if self.bias is None else (self.bias * self.gain).to(kind)
         x = x.to(kind)
@@ -60,11 +62,15 @@ class Conv(nn.Module):
             y = resampling.convolve_downsample(x, weight, bias)
         if self.rectify:
             y = F.leaky_relu_(y, 0.2)
-        return clamped(y, self.clamp)
+        return clamp_to(y, self.clamp)
 
 
 class DiscriminatorBlock(nn.Module):
-    """[N, I, 2H, 2W] -> [N, O, H, W]; the first block turns images into features before that."""
+    """Two convolutions, of which the second downsamples. [N, I, 2H, 2W] -> [N, O, H, W].
+
+    The block at full resolution is given `channels` and takes images, which it turns into features
+    first; all others are given 0.
+    """
 
     def __init__(self, config: StyleGANConfig, resolution: int, channels: int):
         super().__init__()
@@ -87,7 +93,8 @@ class DiscriminatorBlock(nn.Module):
 
 
 class Epilogue(nn.Module):
-    """[N, I, 4, 4] to logits, or, with classes, to what is projected on their embedding."""
+    """The last block: features [N, I, 4, 4] to logits [N, 1], or, if `conditional`, to vectors
+    [N, I] that are projected on the classes' embeddings."""
 
     def __init__(self, config: StyleGANConfig, conditional: bool):
         super().__init__()

@@ -1,7 +1,9 @@
-"""Features that carry a factor for every channel, and the sum of bias and noise in one pass.
+"""Cheaper elementwise operations on feature maps: a factor that is applied late, and the sum of
+bias and noise in one pass.
 
-Passes over feature maps are bound by memory, and half of a step in bfloat16: what can be done to
-numbers per image and channel instead is done to those.
+A pass over feature maps is bound by memory, and in bfloat16 such passes are half of a training
+step. Numbers per image and channel are far fewer, so work is moved to them where the result is the
+same.
 """
 
 from __future__ import annotations
@@ -13,27 +15,29 @@ from torch import Tensor
 
 
 class Features(NamedTuple):
-    """The features `values` [N, C, H, W] times `factor` [N, C] > 0, where there is one.
+    """Feature maps as a product that is not carried out: `values` [N, C, H, W] times `factor`
+    [N, C] > 0; without a factor, `values` alone.
 
-    The factor passes a LeakyReLU unchanged and waits for the next style, into which it goes for
-    nothing.
+    LeakyReLU(c x) = c LeakyReLU(x) for positive c, so a rectifier works on `values` and keeps the
+    factor. The next modulated convolution multiplies its input by a style [N, C] in any case;
+    `modulation` multiplies the style by the factor instead, which saves a pass over the maps.
     """
 
     values: Tensor
     factor: Tensor | None = None
 
-    def styled(self, style: Tensor) -> Tensor:
-        """What `values` are to be multiplied by for features times style [N, C]."""
+    def modulation(self, style: Tensor) -> Tensor:
+        """The factor [N, C] that turns `values` into the features times a style [N, C]."""
         return style if self.factor is None else style * self.factor
 
-    def multiplied(self) -> Tensor:
-        """The features themselves, [N, C, H, W]."""
+    def materialise(self) -> Tensor:
+        """Carry out the product: the features themselves, [N, C, H, W]."""
         if self.factor is None:
             return self.values
         return self.values * self.factor.to(self.values.dtype)[:, :, None, None]
 
 
-def shifted_(y: Tensor, bias: Tensor, noise: Tensor | None, strength: Tensor) -> Tensor:
+def add_bias_and_noise_(y: Tensor, bias: Tensor, noise: Tensor | None, strength: Tensor) -> Tensor:
     """y [N, C, H, W] plus bias [N, C] plus, if any, a noise map [N, 1, H, W] or [H, W] times
     strength [N, C]; in place. `bias` and `strength` take the dtype of y."""
     n, _, h, w = y.shape
@@ -43,11 +47,11 @@ def shifted_(y: Tensor, bias: Tensor, noise: Tensor | None, strength: Tensor) ->
     else:
         noise = noise.to(y.dtype).expand(n, 1, h, w).reshape(n, h * w)
         of_places, of_channels = torch.stack([ones, noise], 1), torch.stack([bias, strength], 1)
-    shifted: Tensor = _Shifted.apply(y, of_places, of_channels.to(y.dtype))  # type: ignore[no-untyped-call]
+    shifted: Tensor = _AddProduct.apply(y, of_places, of_channels.to(y.dtype))  # type: ignore[no-untyped-call]
     return shifted
 
 
-class _Shifted(torch.autograd.Function):
+class _AddProduct(torch.autograd.Function):
     """y [N, C, H, W] += of_places [N, K, H W] times of_channels [N, K, C], summed over K; the first
     is given, the other two have gradients.
 

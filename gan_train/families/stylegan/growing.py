@@ -16,9 +16,9 @@ from torch import Tensor, nn
 from gan_train.adversary import Clock, ImageShape, Noise, Stage
 from gan_train.families.stylegan.config import StyleGANConfig
 from gan_train.families.stylegan.family import StyleGAN
-from gan_train.families.stylegan.mapping import Dense, mapping_of
+from gan_train.families.stylegan.mapping import Dense, build_mapping
 from gan_train.families.stylegan.noise import noise_maps
-from gan_train.families.stylegan.resampling import BLUR, filtered
+from gan_train.families.stylegan.resampling import BLUR, apply_filter
 from gan_train.nn import growth
 from gan_train.nn.growth import Progress
 from gan_train.nn.layers import (
@@ -58,7 +58,7 @@ class Generator(nn.Module):
 
     def __init__(self, config: StyleGANConfig, shape: ImageShape):
         super().__init__()
-        self.mapping = mapping_of(config, shape)
+        self.mapping = build_mapping(config, shape)
         self.levels = [2**k for k in range(2, shape.resolution.bit_length())]
         self.num_ws, self.tanh = 2 * len(self.levels), config.output == "tanh"
         # the paper starts with ones, whose deviation AdaIN would divide by: 0 / 0 but for rounding
@@ -86,7 +86,7 @@ class Generator(nn.Module):
         for i, level in enumerate(r for r in self.levels if r <= progress.resolution):
             below = x
             if level > 4:
-                x = filtered(self.convolutions[f"{level}-0"](x), padding=1, taps=BLUR)
+                x = apply_filter(self.convolutions[f"{level}-0"](x), padding=1, taps=BLUR)
             x = self.styled[f"{level}-0"](x, ws[:, 2 * i], maps[2 * i])
             x = self.convolutions[f"{level}-1"](x)
             x = self.styled[f"{level}-1"](x, ws[:, 2 * i + 1], maps[2 * i + 1])
@@ -125,7 +125,7 @@ class Discriminator(nn.Module):
         x = F.leaky_relu(self.from_rgb[f"{r}"](image), 0.2)
         for level in reversed([n for n in self.levels if 4 < n <= r]):
             x = F.leaky_relu(self.convolutions[f"{level}-0"](x), 0.2)
-            x = self.convolutions[f"{level}-1"](filtered(x, padding=1, taps=BLUR))
+            x = self.convolutions[f"{level}-1"](apply_filter(x, padding=1, taps=BLUR))
             x = F.leaky_relu(x, 0.2)
             if level == r and progress.alpha < 1:
                 old = F.leaky_relu(self.from_rgb[f"{r // 2}"](downsample(image)), 0.2)

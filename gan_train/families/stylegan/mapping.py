@@ -1,6 +1,7 @@
 """The mapping network of both generations: from latents z and classes to styles w.
 
-Karras et al. 2018 (arXiv 1812.04948), section 2; names of parameters as published.
+Karras et al. 2018 (arXiv 1812.04948), section 2. Parameters have the names of the published
+networks, so that those can be loaded.
 """
 
 from __future__ import annotations
@@ -16,10 +17,11 @@ from gan_train.families.stylegan.config import StyleGANConfig
 
 
 class Dense(nn.Module):
-    """Linear layer with equalised learning rate, times `lr`, and LeakyReLU where asked for.
+    """Linear layer with equalised learning rate; with `rectify`, sqrt(2) LeakyReLU(0.2) follows.
 
-    The weights are N(0, 1) / lr and scaled by lr / sqrt(inputs) at run time. A LeakyReLU(0.2) is
-    followed by sqrt(2), He's gain, which keeps the variance. [N, inputs] -> [N, outputs].
+    The weights are N(0, 1) / lr and are scaled by lr / sqrt(inputs) at run time, which multiplies
+    their learning rate by `lr`. sqrt(2) is He's gain: it keeps the variance. [N, inputs] ->
+    [N, outputs].
     """
 
     def __init__(
@@ -31,11 +33,11 @@ class Dense(nn.Module):
         self.scale, self.lr, self.rectify = lr / math.sqrt(inputs), lr, rectify
 
     def forward(self, x: Tensor) -> Tensor:
-        # the gain goes into the operands: LeakyReLU(c x) = c LeakyReLU(x) for positive c
+        # the operands take the gain: LeakyReLU(c x) = c LeakyReLU(x) for positive c
         gain = math.sqrt(2) if self.rectify else 1.0
         bias = self.bias if self.lr * gain == 1 else self.bias * (self.lr * gain)
-        with torch.autocast(x.device.type, enabled=False):  # small, and exact where it matters
-            # x is smaller than the weight
+        with torch.autocast(x.device.type, enabled=False):  # cheap, and styles need the precision
+            # scaling x is cheaper than scaling the weight, which is larger
             y = F.linear(x.to(self.weight.dtype) * (self.scale * gain), self.weight, bias)
         return F.leaky_relu(y, 0.2) if self.rectify else y
 
@@ -46,10 +48,11 @@ def unit_mean_square(x: Tensor) -> Tensor:
 
 
 class Mapping(nn.Module):
-    """f: Z -> W. Latents [N, z_dim], classes int64 [N] where there are any, to w [N, w_dim].
+    """f: Z -> W, from latents [N, z_dim] and, if `classes` is not 0, classes int64 [N] to w
+    [N, w_dim].
 
-    With `z_dim` 0 it maps classes alone (StyleGAN2's projection discriminator). Normalised class
-    embeddings are appended to the normalised latent.
+    The normalised embedding of the class is appended to the normalised latent. With `z_dim` 0 the
+    network maps classes alone, as in StyleGAN2's projection discriminator.
     """
 
     def __init__(self, z_dim: int, w_dim: int, layers: int, lr: float, classes: int):
@@ -76,8 +79,8 @@ class Mapping(nn.Module):
         return w
 
 
-def mapping_of(config: StyleGANConfig, shape: ImageShape) -> Mapping:
-    """A generator's mapping, with the mean style that truncation draws to."""
+def build_mapping(config: StyleGANConfig, shape: ImageShape) -> Mapping:
+    """A generator's mapping network, with the buffer of the mean w that truncation draws to."""
     classes = len(shape.classes) if config.conditional else 0
     mapping = Mapping(config.z_dim, config.w_dim, config.mapping_layers, config.mapping_lr, classes)
     mapping.register_buffer("w_avg", torch.zeros(config.w_dim))

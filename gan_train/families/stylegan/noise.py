@@ -1,4 +1,4 @@
-"""The maps of noise that both generations add to their features."""
+"""The noise maps that the synthesis networks of both generations add to their features."""
 
 from __future__ import annotations
 
@@ -11,8 +11,11 @@ from gan_train.rng import BatchRandom
 
 
 def noise_maps(noise: Noise, stored: Sequence[Tensor]) -> list[Tensor | None]:
-    """One map for every layer, whose stored maps [r, r] are given in order: these, none, or
-    standard normal ones [N, 1, r, r], from one draw for all layers."""
+    """One noise map for every layer, given the layers' stored maps [r, r] in order.
+
+    `noise` "const" gives the stored maps, "none" gives None, and random numbers give standard
+    normal maps [N, 1, r, r], from one draw for all layers.
+    """
     if not isinstance(noise, BatchRandom):
         return [m if noise == "const" else None for m in stored]
     sizes = [m.numel() for m in stored]

@@ -1,7 +1,8 @@
 """The literal forms of what `synthesis.py`, `elementwise.py` and `resampling.py` compute faster.
 
-Nothing trains on these: tests compare the fast path with them, and the benchmark states the ratios.
-They are no straw men: the filters are depthwise convolutions, PyTorch's fastest literal form.
+Training does not use them. Tests compare the fast forms with them, and the benchmark tells how many
+times as long they take. The comparison is fair: filters are depthwise convolutions, which is
+PyTorch's fastest literal form. Functions have the names of those that they stand for.
 """
 
 from __future__ import annotations
@@ -19,25 +20,23 @@ TAPS = (1.0, 3.0, 3.0, 1.0)
 
 
 def resample(x: Tensor, up: int, down: int, padding: tuple[int, int], gain: float) -> Tensor:
-    """Insert `up` - 1 zeros after every place, pad, filter, keep every `down`-th place.
-
-    x [N, C, H, W]; `padding` before and after, in both directions.
-    """
+    """Insert `up` - 1 zeros after every pixel of x [N, C, H, W], pad, filter, and keep every
+    `down`-th pixel. `padding` is how many zeros come before and after, in both directions."""
     n, c, h, w = x.shape
     y = x.new_zeros(n, c, h, up, w, up)
     y[:, :, :, 0, :, 0] = x
     y = F.pad(y.view(n, c, h * up, w * up), (*padding, *padding))
     taps = torch.tensor(TAPS, dtype=x.dtype, device=x.device)
     kernel = torch.outer(taps, taps) / 64 * gain
-    with torch.autocast(x.device.type, enabled=False):  # images are summed in full
+    with torch.autocast(x.device.type, enabled=False):  # the filter keeps the type of x
         y = F.conv2d(y, kernel.expand(c, 1, 4, 4), groups=c)
-    return y if down == 1 else y[:, :, ::down, ::down]  # a view would cost what writes into it
+    return y if down == 1 else y[:, :, ::down, ::down]  # in-place operations are slower on views
 
 
 def modulated_conv(
     x: Tensor, weight: Tensor, style: Tensor, *, demodulate: bool, up: bool
 ) -> Tensor:
-    """Equations 1 to 3 of arXiv 1912.04958: a weight of its own for every image.
+    """Equations 1 to 3 of arXiv 1912.04958, with a weight of its own for every image.
 
     x [N, I, H, W], weight [O, I, k, k], style [N, I] -> [N, O, H, W], or [N, O, 2H, 2W] with `up`.
     """
@@ -55,8 +54,12 @@ def modulated_conv(
     return y.view(n, outputs, h, w)
 
 
-def literal(
-    convolve: Callable[[Tensor, Tensor, Tensor, Tensor | None, bool], Tensor],
+Convolve = Callable[[Tensor, Tensor, Tensor, Tensor | None, bool], Tensor]
+"""From x, weight, style, noise and `up` to the modulated convolution plus noise."""
+
+
+def literal_modulated_conv(
+    convolve: Convolve,
     x: Features,
     weight: Tensor,
     style: Tensor,
@@ -67,24 +70,29 @@ def literal(
     gain: float,
     up: bool,
 ) -> Features:
-    """What `synthesis.modulated_conv` computes, by `convolve`: `grouped` or `scaled`."""
-    features = x.multiplied()
+    """What `synthesis.modulated_conv` computes, where `convolve` is `convolve_grouped` or
+    `convolve_scaled`."""
+    features = x.materialise()
     if noise is not None:
         noise = (noise * strength).to(compute_dtype(features))
     y = convolve(features, weight, style, noise, up)
     return Features((y + bias.to(y.dtype)[:, None, None]) * gain)
 
 
-def grouped(x: Tensor, weight: Tensor, style: Tensor, noise: Tensor | None, up: bool) -> Tensor:
-    """As the paper writes it: a weight of its own for every image."""
+def convolve_grouped(
+    x: Tensor, weight: Tensor, style: Tensor, noise: Tensor | None, up: bool
+) -> Tensor:
+    """The modulated convolution as the paper writes it: every image has a weight of its own."""
     y = modulated_conv(x, weight, style, demodulate=True, up=up)
     return y if noise is None else y + noise
 
 
-def scaled(x: Tensor, weight: Tensor, style: Tensor, noise: Tensor | None, up: bool) -> Tensor:
-    """As it is widely trained: one weight for all images, features scaled before and after,
-    demodulation from a tensor of weights for every image."""
-    factor = deviations(weight, style).reciprocal()
+def convolve_scaled(
+    x: Tensor, weight: Tensor, style: Tensor, noise: Tensor | None, up: bool
+) -> Tensor:
+    """The modulated convolution as it is widely trained: one weight serves all images, features are
+    scaled before and after, and demodulation comes from a tensor of weights for every image."""
+    factor = demodulation_deviations(weight, style).reciprocal()
     weight = weight.to(compute_dtype(x))
     y = x * style.to(x.dtype)[:, :, None, None]
     y = upsample_convolve(y, weight) if up else F.conv2d(y, weight, padding=1)
@@ -92,14 +100,14 @@ def scaled(x: Tensor, weight: Tensor, style: Tensor, noise: Tensor | None, up: b
     return y * factor if noise is None else torch.addcmul(noise, y, factor)
 
 
-def deviations(weight: Tensor, style: Tensor) -> Tensor:
-    """`synthesis.deviations` from a weight for every image, equation 3."""
+def demodulation_deviations(weight: Tensor, style: Tensor) -> Tensor:
+    """`synthesis.demodulation_deviations`, from a weight for every image (equation 3)."""
     own = weight[None] * style[:, None, :, None, None]  # [N, O, I, k, k]
     return (own.square().sum(dim=(2, 3, 4)) + 1e-8).sqrt()
 
 
-def shifted(y: Tensor, bias: Tensor, noise: Tensor | None, strength: Tensor) -> Tensor:
-    """`elementwise.shifted_`, sum by sum."""
+def add_bias_and_noise(y: Tensor, bias: Tensor, noise: Tensor | None, strength: Tensor) -> Tensor:
+    """`elementwise.add_bias_and_noise_`, one sum after the other."""
     y = y + bias.to(y.dtype)[:, :, None, None]
     if noise is None:
         return y

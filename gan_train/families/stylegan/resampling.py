@@ -1,9 +1,10 @@
-"""Changes of size with the binomial filter [1, 3, 3, 1], differentiable to every order.
+"""Upsampling and downsampling with the binomial filter [1, 3, 3, 1], differentiable to every order.
 
-StyleGAN2 filters wherever it doubles or halves (Karras et al. 2019, arXiv 1912.04958, appendix B;
-Zhang 2019, arXiv 1904.11486). Outside of the picture is zero. `plain.py` has the literal form.
+StyleGAN2 filters wherever it changes the size (Karras et al. 2019, arXiv 1912.04958, appendix B;
+Zhang 2019, arXiv 1904.11486). Images count as zero beyond their border. `plain.py` has the literal
+form of every function here.
 
-The three maps are linear and the derivative of one is another of them, so each derivative is
+The three maps are linear and the derivative of each is another of the three, so each derivative is
 written down as such: PyTorch's own derivative of a strided depthwise convolution takes up to ten
 times as long on a CPU (bfloat16).
 """
@@ -22,11 +23,11 @@ from gan_train.nn.convolution import conv2d, conv_transpose2d
 Taps = tuple[float, ...]
 TAPS: Taps = (1.0, 3.0, 3.0, 1.0)
 BLUR: Taps = (1.0, 2.0, 1.0)
-"""The first StyleGAN's filter: bilinear interpolation of what nearest-neighbour doubling gave."""
+"""The first StyleGAN's filter: after nearest-neighbour upsampling it interpolates bilinearly."""
 
 
 def _kernel(x: Tensor, gain: float, of: Taps = TAPS) -> Tensor:
-    """[C, 1, k, k] with the sum `gain`, one copy for every channel of x."""
+    """Filter [C, 1, k, k] that sums to `gain`, one copy for every channel of x."""
     return _kernel_of(of, gain, x.device, x.dtype).expand(x.shape[1], 1, len(of), len(of))
 
 
@@ -38,7 +39,8 @@ def _kernel_of(of: Taps, gain: float, device: torch.device, dtype: torch.dtype) 
 
 
 def _by_channel(x: Tensor, kernel: Tensor, stride: int, padding: int) -> Tensor:
-    """Each channel of x [N, C, H, W] with the filter [C, 1, k, k]; autocast leaves it alone."""
+    """Convolve each channel of x [N, C, H, W] with its filter [C, 1, k, k], in the type of x also
+    under autocast."""
     with torch.autocast(x.device.type, enabled=False):
         if x.dtype == torch.float64:  # for verification: depthwise convolutions are very slow
             y = F.conv2d(x.flatten(0, 1)[:, None], kernel[:1], stride=stride, padding=padding)
@@ -46,7 +48,7 @@ def _by_channel(x: Tensor, kernel: Tensor, stride: int, padding: int) -> Tensor:
         return F.conv2d(x, kernel, stride=stride, padding=padding, groups=x.shape[1])
 
 
-class _Filtered(torch.autograd.Function):
+class _ApplyFilter(torch.autograd.Function):
     @staticmethod
     def forward(ctx: Any, x: Tensor, padding: int, gain: float, taps: Taps) -> Tensor:
         ctx.padding, ctx.gain, ctx.taps = padding, gain, taps
@@ -54,12 +56,12 @@ class _Filtered(torch.autograd.Function):
 
     @staticmethod
     def backward(ctx: Any, *gradients: Any) -> Any:
-        # the filter is symmetric; what was cut off is padded, and the reverse
+        # the filter is symmetric; the gradient is padded by what the forward pass cut off
         padding = len(ctx.taps) - 1 - ctx.padding
-        return filtered(gradients[0], padding, ctx.gain, ctx.taps), None, None, None
+        return apply_filter(gradients[0], padding, ctx.gain, ctx.taps), None, None, None
 
 
-class _Halved(torch.autograd.Function):
+class _Downsample(torch.autograd.Function):
     @staticmethod
     def forward(ctx: Any, x: Tensor, gain: float) -> Tensor:
         ctx.gain = gain
@@ -71,11 +73,11 @@ class _Halved(torch.autograd.Function):
         return upsample(gradient if ctx.gain == 4 else gradient * (ctx.gain / 4)), None
 
 
-class _Doubled(torch.autograd.Function):
+class _Upsample(torch.autograd.Function):
     @staticmethod
     def forward(ctx: Any, x: Tensor) -> Tensor:
-        # The filter's halves [1, 3] / 4 and [3, 1] / 4 are the weights of bilinear interpolation,
-        # which differs at the border alone: there it repeats x where the filter meets zeros.
+        # Bilinear interpolation has the weights [1, 3] / 4 and [3, 1] / 4, the filter's two halves.
+        # It differs at the border alone, where it repeats x and the filter meets zeros.
         y = F.interpolate(x, scale_factor=2.0, mode="bilinear")
         for edge in (y[:, :, 0], y[:, :, -1], y[:, :, :, 0], y[:, :, :, -1]):
             edge.mul_(0.75)
@@ -86,33 +88,36 @@ class _Doubled(torch.autograd.Function):
         return downsample(gradients[0], 4.0)
 
 
-def filtered(x: Tensor, padding: int, gain: float = 1.0, taps: Taps = TAPS) -> Tensor:
-    """The filter of k taps, times `gain`, everywhere in x, which grows by 2 padding - k + 1."""
-    y: Tensor = _Filtered.apply(x, padding, gain, taps)  # type: ignore[no-untyped-call]
+def apply_filter(x: Tensor, padding: int, gain: float = 1.0, taps: Taps = TAPS) -> Tensor:
+    """Convolve x with the filter of k taps, times `gain`. [N, C, H, W] -> [N, C, H + d, W + d] for
+    d = 2 padding - k + 1."""
+    y: Tensor = _ApplyFilter.apply(x, padding, gain, taps)  # type: ignore[no-untyped-call]
     return y
 
 
 def downsample(x: Tensor, gain: float = 1.0) -> Tensor:
-    """The filter times `gain`, then keep every second place. [N, C, 2H, 2W] -> [N, C, H, W]."""
-    y: Tensor = _Halved.apply(x, gain)  # type: ignore[no-untyped-call]
+    """Filter times `gain`, then keep every second pixel. [N, C, 2H, 2W] -> [N, C, H, W]."""
+    y: Tensor = _Downsample.apply(x, gain)  # type: ignore[no-untyped-call]
     return y
 
 
 def upsample(x: Tensor) -> Tensor:
-    """Zeros between the places, then the filter times 4. [N, C, H, W] -> [N, C, 2H, 2W]."""
-    y: Tensor = _Doubled.apply(x)  # type: ignore[no-untyped-call]
+    """Put zeros between the pixels, then filter times 4. [N, C, H, W] -> [N, C, 2H, 2W]."""
+    y: Tensor = _Upsample.apply(x)  # type: ignore[no-untyped-call]
     return y
 
 
 def convolve_downsample(x: Tensor, weight: Tensor, bias: Tensor | None = None) -> Tensor:
-    """Filter, then a convolution of stride 2. [N, I, 2H, 2W], [O, I, 3, 3] -> [N, O, H, W]."""
-    return conv2d(filtered(x, padding=2), weight, bias, stride=2)
+    """Filter, then convolve with stride 2. x [N, I, 2H, 2W], weight [O, I, 3, 3], bias [O] ->
+    [N, O, H, W]."""
+    return conv2d(apply_filter(x, padding=2), weight, bias, stride=2)
 
 
 def upsample_convolve(x: Tensor, weight: Tensor) -> Tensor:
-    """A convolution of the zero-stuffed x, then the filter. [N, I, H, W] -> [N, O, 2H, 2W].
+    """Put zeros between the pixels, convolve, then filter. [N, I, H, W] -> [N, O, 2H, 2W].
 
-    weight [O, I, 3, 3] enters unflipped, as published: every tap spreads forward.
+    The weight [O, I, 3, 3] enters unflipped, as in the published networks: the convolution is the
+    transposed one.
     """
     y = conv_transpose2d(x, weight.transpose(0, 1), stride=2)  # [N, O, 2H+1, 2W+1]
-    return filtered(y, padding=1, gain=4.0)
+    return apply_filter(y, padding=1, gain=4.0)

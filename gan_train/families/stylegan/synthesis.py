@@ -1,10 +1,12 @@
 """StyleGAN2's synthesis network: modulated convolutions, noise, and RGB summed over resolutions.
 
-Karras et al. 2019 (arXiv 1912.04958), section 2 and figure 7; parameters and buffers are named as
-published. The convolution runs on the scaled input with one weight for all images, and demodulation
-scales its output: the same function as a weight of its own for every image (equation 3), but one
-large convolution instead of N small ones, and N x O numbers from a matrix product. `plain.py` has
-the literal form, which tests compare with this one.
+Karras et al. 2019 (arXiv 1912.04958), section 2 and figure 7. Parameters and buffers have the names
+of the published networks, so that those can be loaded.
+
+The paper gives every image a weight of its own (equation 3). Here one weight serves all images:
+the style scales the input of the convolution and demodulation scales its output. That is the same
+function by one large convolution instead of N small ones. `plain.py` has the literal form, with
+which tests compare this one.
 """
 
 from __future__ import annotations
@@ -19,20 +21,21 @@ from torch import Tensor, nn
 from gan_train.adversary import ImageShape, Noise
 from gan_train.families.stylegan import resampling
 from gan_train.families.stylegan.config import StyleGANConfig
-from gan_train.families.stylegan.elementwise import Features, shifted_
-from gan_train.families.stylegan.mapping import Dense, mapping_of
+from gan_train.families.stylegan.elementwise import Features, add_bias_and_noise_
+from gan_train.families.stylegan.mapping import Dense, build_mapping
 from gan_train.families.stylegan.noise import noise_maps
 from gan_train.nn.convolution import compute_dtype, conv2d
 
 
-def clamped(x: Tensor, bound: float | None) -> Tensor:
-    """x within +-bound, where there is one."""
+def clamp_to(x: Tensor, bound: float | None) -> Tensor:
+    """x cut off at -bound and +bound, if there is a bound."""
     return x if bound is None else x.clamp(-bound, bound)
 
 
-def deviations(weight: Tensor, style: Tensor) -> Tensor:
-    """Those of what the modulated convolution gives for inputs of deviation 1: demodulation divides
-    by them (equation 3). weight [O, I, k, k], style [N, I] -> [N, O]."""
+def demodulation_deviations(weight: Tensor, style: Tensor) -> Tensor:
+    """The standard deviations by which demodulation divides (equation 3): the modulated convolution
+    gives them to its output where its input has deviation 1. weight [O, I, k, k], style [N, I] ->
+    [N, O]."""
     squares = weight.square().sum(dim=(2, 3))  # [O, I]
     with torch.autocast(style.device.type, enabled=False):  # small
         return (style.square() @ squares.T + 1e-8).sqrt()
@@ -55,21 +58,22 @@ def modulated_conv(
     x [N, I, H, W], weight [O, I, 3, 3], style [N, I] -> [N, O, H, W], or [N, O, 2H, 2W] with `up`;
     bias [O], noise [N, 1, ...] or the same for all images [...], strength [].
     """
-    deviation = deviations(weight, style)
+    deviation = demodulation_deviations(weight, style)
     kind = compute_dtype(x.values)
-    modulated = x.values * x.styled(style).to(x.values.dtype)[:, :, None, None]
+    modulated = x.values * x.modulation(style).to(x.values.dtype)[:, :, None, None]
     y = (
         resampling.upsample_convolve(modulated, weight.to(kind))
         if up
         else conv2d(modulated, weight.to(kind), padding=1)
     )
-    # what is divided by later, at no cost, must be added in proportion
-    y = shifted_(y, bias * deviation, noise, strength * deviation)
+    # the features' factor divides by the deviation later, so bias and noise are multiplied by it
+    y = add_bias_and_noise_(y, bias * deviation, noise, strength * deviation)
     return Features(y, gain / deviation)
 
 
 class StyledConv(nn.Module):
-    """Modulated 3x3 convolution, noise, bias, LeakyReLU. [N, I, H, W], w [N, D] -> [N, O, r, r].
+    """Modulated 3x3 convolution, noise, bias and LeakyReLU. x [N, I, H, W], w [N, D] ->
+    [N, O, r, r].
 
     `noise` is a map of standard normal numbers, [N, 1, r, r] or [r, r].
     """
@@ -94,11 +98,11 @@ class StyledConv(nn.Module):
         self.register_buffer("noise_const", torch.randn(resolution, resolution))
 
     def forward(self, x: Features, w: Tensor, noise: Tensor | None) -> Features:
-        # the gain of the LeakyReLU goes before it: LeakyReLU(c x) = c LeakyReLU(x) for positive c
+        # the LeakyReLU's gain is applied before it: LeakyReLU(c x) = c LeakyReLU(x) for positive c
         parts = self.weight, self.affine(w), self.bias, noise, self.noise_strength
         y, factor = modulated_conv(x, *parts, gain=math.sqrt(2), up=self.up)
         x = Features(F.leaky_relu_(y, 0.2), factor)
-        return x if self.clamp is None else Features(clamped(x.multiplied(), self.clamp))
+        return x if self.clamp is None else Features(clamp_to(x.materialise(), self.clamp))
 
 
 class ToImage(nn.Module):
@@ -112,19 +116,20 @@ class ToImage(nn.Module):
         self.bias = nn.Parameter(torch.zeros(channels))
 
     def forward(self, x: Features, w: Tensor) -> Tensor:
-        style = x.styled(self.affine(w) * self.scale)  # [N, I]
-        # a weight for every image is small here: N matrix products [H W, I] x [I, C], which leave
-        # the gradient of x in channels_last
+        style = x.modulation(self.affine(w) * self.scale)  # [N, I]
+        # with so few output channels a weight for every image is small: N matrix products
+        # [H W, I] x [I, C], which leave the gradient of x in channels_last
         kind = compute_dtype(x.values)
         weight = (self.weight[:, :, 0, 0].T * style[:, :, None]).to(kind)  # [N, I, C]
         pixels = x.values.to(kind).flatten(2).transpose(1, 2)  # [N, H W, I]
         y = torch.baddbmm(self.bias.to(kind), pixels, weight)  # [N, H W, C]
         y = y.transpose(1, 2).unflatten(2, x.values.shape[2:])
-        return clamped(y, self.clamp)
+        return clamp_to(y, self.clamp)
 
 
 class SynthesisBlock(nn.Module):
-    """One resolution: doubling convolution, convolution, and what is added to the image."""
+    """The layers of one resolution: an upsampling convolution (in all but the first block, which
+    has a learned constant instead), a convolution, and the image that is added to the sum."""
 
     def __init__(self, config: StyleGANConfig, inputs: int, resolution: int, channels: int):
         super().__init__()
@@ -144,26 +149,29 @@ class SynthesisBlock(nn.Module):
         ws: list[Tensor],
         noise: list[Tensor | None],
     ) -> tuple[Features, Tensor]:
-        """`ws`: the styles of conv0 (not in the first block), conv1 and torgb; `noise`: the maps
-        of conv0 and conv1."""
+        """Features and image of this resolution, from those of the one below, if there is one.
+
+        `ws` are the styles [N, w_dim] of conv0 (not in the first block), conv1 and torgb; `noise`
+        are the maps of conv0 and conv1.
+        """
         if x is None:
             const = self.const.expand(len(ws[0]), -1, -1, -1).to(compute_dtype(self.const))
-            x = Features(const.contiguous(memory_format=layout_of(self.conv1.weight)))
+            x = Features(const.contiguous(memory_format=memory_layout(self.conv1.weight)))
         else:
             x = self.conv0(x, ws[0], noise[0])
         x = self.conv1(x, ws[-2], noise[-1])
-        added = self.torgb(x, ws[-1]).to(self.torgb.weight.dtype)  # images are summed in full
+        added = self.torgb(x, ws[-1]).to(self.torgb.weight.dtype)  # the sum is float32
         return x, added if image is None else resampling.upsample(image) + added
 
 
-def layout_of(weight: Tensor) -> torch.memory_format:
-    """The memory layout that the network's filters have, which activations should share."""
+def memory_layout(weight: Tensor) -> torch.memory_format:
+    """The memory format of the network's filters: activations are fastest in the same one."""
     last = weight.is_contiguous(memory_format=torch.channels_last) and not weight.is_contiguous()
     return torch.channels_last if last else torch.contiguous_format
 
 
 class Synthesis(nn.Module):
-    """g: styles [N, num_ws, w_dim] to images [N, C, R, R]."""
+    """g: from styles [N, num_ws, w_dim] to images [N, C, R, R]."""
 
     def __init__(self, config: StyleGANConfig, shape: ImageShape):
         super().__init__()
@@ -192,11 +200,11 @@ class Synthesis(nn.Module):
 
 
 class Generator(nn.Module):
-    """Mapping and synthesis, with the mean style that truncation draws to."""
+    """Mapping and synthesis: called with styles [N, num_ws, w_dim] it makes images [N, C, R, R]."""
 
     def __init__(self, config: StyleGANConfig, shape: ImageShape):
         super().__init__()
-        self.mapping = mapping_of(config, shape)
+        self.mapping = build_mapping(config, shape)
         self.synthesis = Synthesis(config, shape)
         self.num_ws, self.tanh = self.synthesis.num_ws, config.output == "tanh"
 

@@ -16,7 +16,7 @@ from torch import Tensor
 from gan_train.adversary import Batch, Clock, ImageShape
 from gan_train.errors import UserError
 from gan_train.families.lapgan import LAPGAN, LAPGANConfig
-from gan_train.nn.pyramid import downsample, laplacian, reconstructed, upsample
+from gan_train.nn.pyramid import downsample, laplacian_pyramid, reconstruct, upsample
 from gan_train.rng import BatchRandom
 
 SHAPE = ImageShape(2, 32, ("A", "B", "C"))
@@ -69,10 +69,10 @@ def letters(glyphs: Path) -> Tensor:
 
 @pytest.mark.parametrize("coarsest", [1, 2, 8, 16, 32])
 def test_glyphs_come_back(letters: Tensor, coarsest: int) -> None:
-    pyramid = laplacian(letters, coarsest)
+    pyramid = laplacian_pyramid(letters, coarsest)
     sides = [band.shape[-1] for band in pyramid]
     assert sides == [s for s in (1, 2, 4, 8, 16, 32) if s >= coarsest]
-    assert (reconstructed(pyramid) - letters).abs().max() <= 1e-6
+    assert (reconstruct(pyramid) - letters).abs().max() <= 1e-6
     assert coarsest == 32 or not torch.allclose(upsample(downsample(letters)), letters, atol=0.1)
 
 
@@ -81,8 +81,8 @@ def test_noise_of_any_power_of_two_comes_back_and_keeps_its_range(side: int) -> 
     """Black and white noise is as far from smooth as pictures get."""
     generator = torch.Generator().manual_seed(side)
     image = torch.randint(0, 2, (3, 3, side, side), generator=generator).float() * 2 - 1
-    residual, *bands = laplacian(image, 1)
-    assert (reconstructed([residual, *bands]) - image).abs().max() <= 1e-6
+    residual, *bands = laplacian_pyramid(image, 1)
+    assert (reconstruct([residual, *bands]) - image).abs().max() <= 1e-6
     assert residual.abs().max() <= 1
     assert all(band.abs().max() <= 2 for band in bands)
     if side == 256:
@@ -124,7 +124,7 @@ def test_bands_are_an_octave_apart() -> None:
     strongest = []
     for wavelength in (4, 8, 16):
         wave = torch.sin(2 * torch.pi * places / wavelength).expand(1, 1, 64, 64)
-        _, *bands = laplacian(wave, 4)
+        _, *bands = laplacian_pyramid(wave, 4)
         energy = [float(band.square().mean()) for band in bands]  # 8, 16, 32 and 64 pixels
         strongest.append(4 - 1 - int(np.argmax(energy)))
     assert strongest == [0, 1, 2]
@@ -175,7 +175,9 @@ def test_a_level_is_conditioned_on_the_real_picture_expanded() -> None:
     torch.testing.assert_close(picture, downsample(batch["image"]), rtol=0, atol=0)
     torch.testing.assert_close(low, upsample(downsample(picture)), rtol=0, atol=0)
     # picture and low make the band of the real pyramid
-    torch.testing.assert_close(picture - low, laplacian(batch["image"], 8)[1], rtol=0, atol=0)
+    torch.testing.assert_close(
+        picture - low, laplacian_pyramid(batch["image"], 8)[1], rtol=0, atol=0
+    )
     picture, low = family.real(8, batch)
     assert low is None and picture.shape == (8, 2, 8, 8)
 

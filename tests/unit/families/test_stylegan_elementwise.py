@@ -7,7 +7,7 @@ import torch
 from torch import Tensor
 from torch.autograd import gradcheck, gradgradcheck
 
-from gan_train.families.stylegan.elementwise import Features, shifted_
+from gan_train.families.stylegan.elementwise import Features, add_bias_and_noise_
 
 
 def operands(shape: tuple[int, ...] | None, dtype: torch.dtype) -> tuple[Tensor, ...]:
@@ -32,7 +32,7 @@ def test_every_type_and_layout(
     y, given = y.contiguous(memory_format=layout), noise[0] if noise else None
     exact = None if given is None else given.double()
     expected = summed(*(t.double() for t in (y, bias, strength)), exact)
-    found = shifted_(y, bias, given, strength)
+    found = add_bias_and_noise_(y, bias, given, strength)
     tolerance = {torch.bfloat16: 5e-2, torch.float32: 1e-5, torch.float64: 1e-12}[dtype]
     torch.testing.assert_close(found.double(), expected, rtol=0, atol=tolerance)
     assert found.data_ptr() == y.data_ptr()
@@ -47,7 +47,7 @@ def test_both_derivatives(shape: tuple[int, ...] | None, layout: torch.memory_fo
 
     def function(y: Tensor, bias: Tensor, strength: Tensor) -> Tensor:
         fresh = (1 * y).contiguous(memory_format=layout)
-        return shifted_(fresh, bias, noise[0] if noise else None, strength).tanh()
+        return add_bias_and_noise_(fresh, bias, noise[0] if noise else None, strength).tanh()
 
     assert gradcheck(function, given)
     assert gradgradcheck(function, given)
@@ -56,13 +56,13 @@ def test_both_derivatives(shape: tuple[int, ...] | None, layout: torch.memory_fo
 def test_the_factor_passes_a_rectifier_and_joins_the_next_style() -> None:
     y, style, factor = operands(None, torch.float64)
     factor = factor.exp()
-    whole = Features(y, factor).multiplied()
+    whole = Features(y, factor).materialise()
     torch.testing.assert_close(whole, y * factor[:, :, None, None])
     leaky = torch.nn.functional.leaky_relu
     rectified = Features(leaky(y, 0.2), factor)
-    torch.testing.assert_close(rectified.multiplied(), leaky(whole, 0.2))
+    torch.testing.assert_close(rectified.materialise(), leaky(whole, 0.2))
     torch.testing.assert_close(
-        rectified.values * rectified.styled(style)[:, :, None, None],
+        rectified.values * rectified.modulation(style)[:, :, None, None],
         leaky(whole, 0.2) * style[:, :, None, None],
     )
-    assert Features(y).multiplied() is y and Features(y).styled(style) is style
+    assert Features(y).materialise() is y and Features(y).modulation(style) is style

@@ -96,7 +96,7 @@ def test_styled_convolution(up: bool, noisy: bool, layout: torch.memory_format) 
         y = y + noise * conv.noise_strength
     expected = leaky(y + conv.bias[:, None, None]) * math.sqrt(2)
 
-    found = conv(Features(x), w, noise).multiplied()
+    found = conv(Features(x), w, noise).materialise()
     close(found, expected, rtol=0, atol=1e-12)
     assert_all_close(gradients(found, x, conv), gradients(expected, x, conv))
 
@@ -111,7 +111,7 @@ def test_path_length_gradients_through_the_style() -> None:
     y = modulated_conv(x, conv.weight, style, demodulate=True, up=True)
     y = y + conv.noise_const * conv.noise_strength + conv.bias[:, None, None]
     expected = leaky(y) * math.sqrt(2)
-    found = conv(Features(x), w, conv.noise_const).multiplied()
+    found = conv(Features(x), w, conv.noise_const).materialise()
     assert_all_close(gradients(found, w, conv), gradients(expected, w, conv))
 
 
@@ -123,7 +123,7 @@ def test_demodulation_keeps_unit_variance() -> None:
     x, w = normal(48, 16, 34, 34), 3 * normal(48, 12, seed=2)
     spread = conv.affine(w).square().mean(dim=1)
     assert spread.max() > 4 * spread.min()
-    y = conv(Features(x), w, None).multiplied() / math.sqrt(2)
+    y = conv(Features(x), w, None).materialise() / math.sqrt(2)
     y = torch.where(y > 0, y, 5 * y)[:, :, 1:-1, 1:-1]  # LeakyReLU undone
     deviation = y.std(dim=(2, 3))  # [N, O]
     assert (deviation.mean(dim=0) - 1).abs().max() < 0.03
@@ -312,7 +312,7 @@ def test_projection(generation: int) -> None:
 
 
 def largest_of(x: Tensor | Features) -> float:
-    return float((x.multiplied() if isinstance(x, Features) else x).detach().max())
+    return float((x.materialise() if isinstance(x, Features) else x).detach().max())
 
 
 def test_the_clamp_bounds_every_activation() -> None:

@@ -14,9 +14,9 @@ from gan_train.families.stylegan.plain import resample
 from gan_train.families.stylegan.resampling import (
     BLUR,
     TAPS,
+    apply_filter,
     convolve_downsample,
     downsample,
-    filtered,
     upsample,
     upsample_convolve,
 )
@@ -46,14 +46,14 @@ PAIRS: dict[str, tuple[Map, Map]] = {
     "downsample": (lambda x, w: downsample(x), lambda x, w: resample(x, 1, 2, (1, 1), 1.0)),
     "upsample": (lambda x, w: upsample(x), lambda x, w: resample(x, 2, 1, (2, 1), 4.0)),
     "filtered 1": (
-        lambda x, w: filtered(x, padding=1, gain=4.0),
+        lambda x, w: apply_filter(x, padding=1, gain=4.0),
         lambda x, w: resample(x, 1, 1, (1, 1), 4.0),
     ),
     "filtered 2": (
-        lambda x, w: filtered(x, padding=2),
+        lambda x, w: apply_filter(x, padding=2),
         lambda x, w: resample(x, 1, 1, (2, 2), 1.0),
     ),
-    "blurred": (lambda x, w: filtered(x, padding=1, taps=BLUR), lambda x, w: blurred(x)),
+    "blurred": (lambda x, w: apply_filter(x, padding=1, taps=BLUR), lambda x, w: blurred(x)),
     "convolved and halved": (
         convolve_downsample,
         lambda x, w: F.conv2d(resample(x, 1, 1, (2, 2), 1.0), w, stride=2),
@@ -109,9 +109,9 @@ def test_lower_precision(fast: Map, literal: Map, dtype: torch.dtype, tolerance:
     [
         downsample,
         upsample,
-        lambda x: filtered(x, padding=1, gain=4.0),
-        lambda x: filtered(x, padding=2),
-        lambda x: filtered(x, padding=1, taps=BLUR),
+        lambda x: apply_filter(x, padding=1, gain=4.0),
+        lambda x: apply_filter(x, padding=2),
+        lambda x: apply_filter(x, padding=1, taps=BLUR),
     ],
     ids=["downsample", "upsample", "filtered 1", "filtered 2", "blurred"],
 )
@@ -140,7 +140,12 @@ def test_translation() -> None:
 
 def test_a_constant_stays_inside() -> None:
     x = torch.ones(1, 2, 8, 8, dtype=torch.float64)
-    for y in (downsample(x), upsample(x), filtered(x, 2, taps=TAPS), filtered(x, 1, taps=BLUR)):
+    for y in (
+        downsample(x),
+        upsample(x),
+        apply_filter(x, 2, taps=TAPS),
+        apply_filter(x, 1, taps=BLUR),
+    ):
         torch.testing.assert_close(inner(y, 2), torch.ones_like(inner(y, 2)))
         assert (y[:, :, 0] < 0.9).all()  # outside is zero
 

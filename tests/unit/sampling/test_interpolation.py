@@ -13,11 +13,11 @@ from torch import Tensor
 
 from gan_train.errors import UserError
 from gan_train.inference import Generator
-from gan_train.sampling.interpolation import Walk, interpolate, smooth, spherical
+from gan_train.sampling.interpolation import Walk, great_circles, interpolate, spline
 from gan_train.sampling.painter import Look, Painter
 from tests.unit.sampling.fakes import NoStyles, linear, shown
 
-CURVES = (spherical, smooth)
+CURVES = (great_circles, spline)
 
 
 def random_keys(count: int, dims: int = 5) -> Tensor:
@@ -52,26 +52,26 @@ def test_spherical_goes_on_the_great_circle_at_an_even_pace() -> None:
     keys = torch.tensor([[3.0, 0.0], [0.0, 3.0]])
     times = torch.linspace(0, 1, 10, dtype=torch.float64)
     expected = 3 * torch.stack([(times * math.pi / 2).cos(), (times * math.pi / 2).sin()], dim=1)
-    assert torch.allclose(spherical(keys, times, False), expected.float(), atol=1e-6)
+    assert torch.allclose(great_circles(keys, times, False), expected.float(), atol=1e-6)
 
 
 def test_spherical_between_equal_or_opposite_keys_is_straight() -> None:
     for other in (1.0, -1.0):
         keys = torch.tensor([[2.0, 2.0], [2.0 * other, 2.0 * other]])
-        points = spherical(keys, torch.tensor([0.25], dtype=torch.float64), False)
+        points = great_circles(keys, torch.tensor([0.25], dtype=torch.float64), False)
         assert torch.allclose(points, torch.lerp(keys[:1], keys[1:], 0.25))
 
 
 def test_smooth_has_no_corners_and_joins_two_keys_by_a_line() -> None:
     keys, h = random_keys(5), 1e-6
     inner = torch.tensor([1.0, 2.0, 3.0], dtype=torch.float64)
-    at = [smooth(keys.double(), inner + d, False) for d in (-h, 0.0, h)]
+    at = [spline(keys.double(), inner + d, False) for d in (-h, 0.0, h)]
     assert torch.allclose((at[1] - at[0]) / h, (at[2] - at[1]) / h, atol=1e-4)
     # the slope of Catmull and Rom: from the key before to the one after
     assert torch.allclose((at[2] - at[1]) / h, (keys[2:] - keys[:-2]).double() / 2, atol=1e-4)
     times = torch.linspace(0, 1, 9, dtype=torch.float64)
     line = torch.lerp(keys[:1], keys[1:2], times[:, None].float())
-    assert torch.allclose(smooth(keys[:2], times, False), line, atol=1e-6)
+    assert torch.allclose(spline(keys[:2], times, False), line, atol=1e-6)
 
 
 def frames_of(folder: Path) -> list[Tensor]:
