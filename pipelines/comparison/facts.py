@@ -1,7 +1,7 @@
 """What a comparison of recipes found, and how it is arranged in sections, tables and charts. Pure.
 
-Scores are shown by what they hold: a name that ends in `_null`, `_real`, `_bicubic` or `_identity`
-belongs to a row of its own, what real images or a simple method get.
+`Facts` are stored as JSON beside a report, and hold all of it. Scores are stored flat there;
+`gan_train/metrics/scores.py` says what their names mean.
 """
 
 from __future__ import annotations
@@ -15,8 +15,14 @@ from pydantic import BaseModel, ConfigDict
 
 from gan_train.adversary import Task
 from gan_train.metrics.protocol import Protocol
+from gan_train.metrics.scores import (
+    Measure,
+    Score,
+    headline,
+    references,
+    scores_of,
+)
 from pipelines.comparison import charts
-from pipelines.comparison.measures import Measure, main_measure, measure, references, split
 
 Scores = dict[str, float]
 
@@ -79,6 +85,11 @@ class Entry(_Fact):
         return (self.checkpoints[-1].scores if self.checkpoints else {}) | self.lengths
 
     @property
+    def measured(self) -> dict[str, Score]:
+        """The same as records, each with its references."""
+        return scores_of(self.scores, self.protocol)
+
+    @property
     def images_per_second(self) -> float | None:
         """Over the whole training, without saving and scoring."""
         return 1000 * self.kimg / (60 * self.minutes) if self.minutes else None
@@ -134,7 +145,7 @@ def sections(facts: Facts) -> list[Section]:
 
 
 def _section(task: Task, entries: Sequence[Entry], target: float | None) -> Section:
-    main = next((m for entry in entries if (m := main_measure(entry.scores))), None)
+    main = next((found for entry in entries if (found := _main(entry.measured))), None)
     if main is None:
         return Section(task, tuple(sorted(entries, key=_failed)), None, None)
 
@@ -148,6 +159,21 @@ def _section(task: Task, entries: Sequence[Entry], target: float | None) -> Sect
     if target is None and finals:
         target = max(finals, key=main.cost)
     return Section(task, ordered, main, target)
+
+
+def _main(scores: Mapping[str, Score]) -> Measure | None:
+    """The measure that decides; where none does that chooses checkpoints, the PSNR of all images
+    together."""
+    found = headline(scores)
+    if found is None:
+        psnr = [score for name, score in scores.items() if name.startswith("psnr_")]
+        found = min(psnr, key=lambda score: len(score.name), default=None)
+    return None if found is None else found.measure
+
+
+def _known(section: Section) -> dict[str, Score]:
+    """One score for each name that any entry has; the references beside it are those of all."""
+    return {name: score for entry in section.entries for name, score in entry.measured.items()}
 
 
 def _failed(entry: Entry) -> bool:
@@ -180,10 +206,8 @@ NONE = Cell("–")
 
 def quality(section: Section) -> Table:
     """The scores of the last checkpoints."""
-    known: Scores = {}
-    for entry in section.entries:
-        known |= entry.scores
-    measures = [measure(name) for name in dict.fromkeys(split(name)[0] for name in known)]
+    known = _known(section)
+    measures = [score.measure for score in known.values()]
     best = {m.name: m.best(e.scores for e in section.entries if not e.error) for m in measures}
     several = sum(not entry.error for entry in section.entries) > 1
 
@@ -196,8 +220,12 @@ def quality(section: Section) -> Table:
         )
 
     rows = tuple((e, cells(e.scores, several and not e.error)) for e in section.entries)
-    beside = tuple((label, cells(values, False)) for label, values in references(known).items())
-    return Table(tuple((m.label, m.meaning) for m in measures), rows, beside)
+    beside = references(known.values())
+    return Table(
+        tuple((m.label, m.meaning) for m in measures),
+        rows,
+        tuple((label, cells(values, False)) for label, values in beside.items()),
+    )
 
 
 def cost(section: Section) -> Table:
@@ -286,10 +314,9 @@ def chart(section: Section, over: Over) -> str | None:
     lines = [charts.Series(entry.recipe, points(entry)) for entry in section.entries]
     if not any(line.points for line in lines):
         return None
-    known = {name: value for entry in section.entries for name, value in entry.scores.items()}
     levels = [
         (label, values[main.name])
-        for label, values in references(known).items()
+        for label, values in references(_known(section).values()).items()
         if math.isfinite(values.get(main.name, math.nan))
     ]
     identity = f"{section.task}-{over.partition(' ')[0]}"

@@ -21,9 +21,10 @@ from typing import Any
 from prefect import flow
 from prefect.states import Cancelled
 
+from gan_train import recipes
 from gan_train.config import Config
 from gan_train.files.atomic import write_aside
-from gan_train.runs import run_folder
+from gan_train.runs.events import read_events
 from pipelines.comparison.contest import TAG, Contestant, race
 from pipelines.comparison.facts import Facts, chart, sections
 from pipelines.comparison.gather import entries
@@ -87,7 +88,7 @@ def _shared(config: Config, slots: int) -> Config:
     if slots == 1 or address_of(config.cluster) is not None or config.train.threads is not None:
         return config
     threads = max(1, (os.cpu_count() or 1) // (slots * config.cluster.workers))
-    return config.model_copy(update={"train": config.train.model_copy(update={"threads": threads})})
+    return recipes.change(config, {"train.threads": threads})
 
 
 # ---- the report --------------------------------------------------------------------------------
@@ -97,7 +98,7 @@ def _facts(
     comparison: Comparison, contestants: Sequence[Contestant], slots: int, hardware: str
 ) -> Facts:
     index, config = contestants[0].index, comparison.configs[0]
-    times = [event["time_ms"] for c in contestants for event in run_folder.read_events(c.run_dir)]
+    times = [event["time_ms"] for c in contestants for event in read_events(c.run_dir)]
     ended = datetime.fromtimestamp(max(times) / 1000) if times else datetime.now()
     return Facts(
         id=comparison.id,

@@ -18,7 +18,7 @@ from gan_train.inference import Generator
 from gan_train.metrics.protocol import Protocol, comparable
 from gan_train.runs import run_folder
 from gan_train.runs.checkpoint import newest_valid
-from gan_train.runs.run_folder import Event
+from gan_train.runs.events import Event, read_events
 from gan_train.training.optimizers import parameters_of
 from pipelines.comparison.contest import Contestant
 from pipelines.comparison.facts import Entry, Picture, Scored, duration
@@ -50,7 +50,7 @@ def _entry(contestant: Contestant) -> Entry:
     config, run_dir = contestant.config, contestant.run_dir
     adversary = config.family.build(contestant.index.image_shape, config.train.batch)
     generator, others = parameter_counts(adversary)
-    events = run_folder.read_events(run_dir)
+    events = read_events(run_dir)
     nimg = run_folder.reached(events)
     memory = [e["values"]["memory_gib"] for e in events if e["kind"] == "metrics"]
     seconds = training_seconds(events, nimg)

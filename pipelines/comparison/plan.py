@@ -13,6 +13,7 @@ import os
 from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
 from pathlib import Path
+from typing import Any
 
 import torch
 from pydantic import BaseModel, ConfigDict, Field
@@ -22,6 +23,7 @@ from gan_train.config import ClusterConfig, Config
 from gan_train.data.sharding import plan_shards
 from gan_train.errors import UserError
 from gan_train.runs import run_folder
+from gan_train.runs.events import read_events
 from gan_train.training.schedule import check, schedule_end
 from pipelines.comparison.training_time import training_seconds
 from pipelines.compute.cluster import address_of
@@ -33,6 +35,7 @@ _DECIDED = {
     "ray job submit -- gan-train compare ...",
     "evaluate.path_lengths": "all families are measured between latents z (z_end)",
 }
+_SHARED = ("data", "evaluate", "workspace", "registry", "flow")
 _SCORINGS = 6
 
 
@@ -125,7 +128,7 @@ def planned(
             alike = _like(config, base, workers)
             shape = image_shape(alike, plan_shards(alike.data, None, alike.workspace))
             stages = check(alike, shape, alike.cluster.workers)
-        configs.append(_budgeted(alike, kimg, schedule_end(alike, stages), own_places))
+            configs.append(_budgeted(alike, kimg, schedule_end(alike, stages), own_places))
     return Comparison(
         configs=tuple(configs), kimg=kimg, minutes=minutes, at_once=at_once, target=target
     )
@@ -148,33 +151,29 @@ def _of(recipe: str) -> Iterator[None]:
 
 def _like(config: Config, base: Config, workers: int | None) -> Config:
     """The recipe with the data, the protocol and the places of `base`."""
-    tree, given = config.model_dump(mode="json"), base.model_dump(mode="json")
-    for key in ("data", "evaluate", "workspace", "registry", "flow"):
-        tree[key] = given[key]
-    # measured once, at the end, and for all families alike
-    metrics = [metric for metric in given["evaluate"]["metrics"] if metric != "path_length"]
+    # path lengths are measured once, at the end, and for all families alike
+    metrics = [metric for metric in base.evaluate.metrics if metric != "path_length"]
     if not metrics:
         raise UserError("evaluate.metrics=[path_length]: give a measure that recipes are ranked by")
-    tree["evaluate"]["metrics"] = metrics
-    tree["cluster"]["address"] = given["cluster"]["address"]
+    changes: dict[str, Any] = {key: getattr(base, key) for key in _SHARED}
+    changes |= {"evaluate.metrics": metrics, "cluster.address": base.cluster.address}
     if workers is not None:
-        tree["cluster"]["workers"] = workers
-    return recipes.with_absolute_paths(recipes.check(tree))
+        changes["cluster.workers"] = workers
+    return recipes.with_absolute_paths(recipes.change(config, changes))
 
 
 def _budgeted(config: Config, kimg: float | None, end: int, own_places: bool) -> Config:
-    """With the budget in images, and scored some times on the way.
+    """The recipe with the budget in images, and scored some times on the way.
 
     A budget in time does not say how many images it is: the schedule, of `end` images, then tells
     how far apart the scorings are. Ticks are close enough to see when the time is over.
     """
-    train = config.train
-    changes: dict[str, float] = {"tick_kimg": min(train.tick_kimg, 1.0)}
+    changes = {"train.tick_kimg": min(config.train.tick_kimg, 1.0)}
     if kimg is not None:
-        changes["total_kimg"] = kimg
+        changes["train.total_kimg"] = kimg
     if not own_places:
-        changes["checkpoint_kimg"] = (kimg or end / 1000) / _SCORINGS
-    return config.model_copy(update={"train": train.model_copy(update=changes)})
+        changes["train.checkpoint_kimg"] = (kimg or end / 1000) / _SCORINGS
+    return recipes.change(config, changes)
 
 
 # ---- the plan in words -------------------------------------------------------------------------
@@ -233,7 +232,7 @@ def _expected_minutes(comparison: Comparison, config: Config, end: int) -> float
     recipe."""
     speed = None
     for run_dir in reversed(run_folder.runs_of(config)):
-        events = run_folder.read_events(run_dir)
+        events = read_events(run_dir)
         if seconds := training_seconds(events, run_folder.reached(events)):
             speed = run_folder.reached(events) / seconds
             break

@@ -12,6 +12,7 @@ from pathlib import Path
 
 from jinja2 import Environment, FileSystemLoader, StrictUndefined
 
+from gan_train.metrics.scores import references
 from pipelines.comparison.charts import DARK, LIGHT, MARKS
 from pipelines.comparison.facts import (
     Cell,
@@ -25,7 +26,6 @@ from pipelines.comparison.facts import (
     quality,
     sections,
 )
-from pipelines.comparison.measures import references
 
 _OVER: dict[Over, str] = {
     "minutes of training": "time",
@@ -129,7 +129,7 @@ def verdict(section: Section) -> str:
         said += f", before {', '.join(others)}"
     else:
         said = f"{scored[0].recipe} has the {section.main.label} {value}"
-    for label, values in references(scored[0].scores).items():
+    for label, values in references(scored[0].measured.values()).items():
         if name in values:
             said += f"; {label} {'get' if label.endswith('s') else 'gets'} {number(values[name])}"
     return f"{said}."

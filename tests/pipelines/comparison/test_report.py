@@ -11,7 +11,7 @@ from xml.etree import ElementTree
 
 import pytest
 
-from pipelines.comparison import charts, facts, measures, report
+from pipelines.comparison import charts, facts, report
 from pipelines.comparison.facts import Entry, Facts, Picture, Scored
 from pipelines.comparison.training_time import Stopwatch, training_seconds
 
@@ -216,6 +216,23 @@ def test_recipes_without_a_score_to_compare_have_tables_and_no_chart() -> None:
     assert Page(report.page(about(BROKEN))).row("broken")[1].startswith("Failed")
 
 
+def test_psnr_decides_where_no_distance_does() -> None:
+    psnr = {"psnr_y_Set5": 20.0, "psnr_y": 30.0, "psnr_y_bicubic": 28.0, "ssim_y": 0.9}
+    points = [Scored(kimg=1, minutes=1, scores=psnr | more) for more in ({}, {"psnr_y": 25.0})]
+    upscale: dict[str, Any] = {"task": "upscale"}
+    better, worse = (
+        entry(name, [], checkpoints=(point,), **upscale)
+        for name, point in zip(("better", "worse"), points, strict=True)
+    )
+    (section,) = facts.sections(about(worse, better))
+    assert section.main is not None and section.main.name == "psnr_y"
+    assert [e.recipe for e in section.entries] == ["better", "worse"]
+    assert "better has the highest PSNR: 30, before worse 25" in report.verdict(section)
+    distance = Scored(kimg=1, minutes=1, scores=psnr | {"perceptual_x": 0.1})
+    (section,) = facts.sections(about(entry("a", [], checkpoints=(distance,), **upscale)))
+    assert section.main is not None and section.main.name == "perceptual_x"
+
+
 def test_markdown_and_terminal_tell_the_same() -> None:
     broken = entry("broken", [], error="one | two\nthree")
     text = report.markdown(about(SLOW, FAST, broken))
@@ -349,41 +366,6 @@ def test_axes_hold_their_values(
     assert (axis.ticks[0], axis.ticks[-1]) == pytest.approx((low, high))
     assert axis.logarithmic == logarithmic
     assert 2 <= len(axis.ticks) <= 8
-
-
-# ---- measures ----------------------------------------------------------------------------------
-
-
-@pytest.mark.parametrize(
-    ("name", "label", "better"),
-    [
-        ("fid", "FID", "lower"),
-        ("fd_efficientnet_lite0", "Fréchet distance", "lower"),
-        ("fd_efficientnet_lite0_to_B", "Fréchet distance to B", "lower"),
-        ("precision_inception_v3_2015_12_05", "Precision", "higher"),
-        ("ppl_z_end_efficientnet_lite0", "Path length z end", "lower"),
-        ("pair_distance_within_class", "Pair distance in class", None),
-        ("psnr_y_Set5", "PSNR Set5", "higher"),
-        ("cycle_error_A", "Cycle error A", "lower"),
-        ("something_new", "something new", None),
-    ],
-)
-def test_measures_are_called_by_their_names(name: str, label: str, better: str | None) -> None:
-    found = measures.measure(name)
-    assert (found.label, found.better) == (label, better)
-
-
-def test_the_measure_that_decides() -> None:
-    def main(*names: str) -> str | None:
-        found = measures.main_measure(dict.fromkeys(names, 1.0))
-        return found.name if found else None
-
-    assert main("kid_x", "fd_x_to_B", "fd_x", "fd_x_null") == "fd_x"
-    assert main("psnr_y", "perceptual", "perceptual_bicubic") == "perceptual"
-    assert main("psnr_y_bicubic", "pair_distance") is None
-    psnr = measures.measure("psnr_y")
-    assert psnr.best([{"psnr_y": 20.0}, {"psnr_y": 30.0}, {}]) == 30.0
-    assert psnr.at_least_as_good(30.0, 25.0) and not psnr.at_least_as_good(float("nan"), 25.0)
 
 
 # ---- training time -----------------------------------------------------------------------------
