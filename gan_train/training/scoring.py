@@ -14,6 +14,7 @@ from gan_train.errors import UserError
 from gan_train.files.atomic import read_json, write_json
 from gan_train.images.grid import save_grid
 from gan_train.inference import Generator
+from gan_train.metrics.protocol import comparable
 from gan_train.runs import checkpoint
 from gan_train.runs.runtime import Runtime
 from gan_train.tasks.generation import Generation
@@ -69,14 +70,23 @@ class Scorer:
 
 
 def best_checkpoint(run_dir: Path, metric: str) -> Path | None:
-    """The scored checkpoint of a run whose `metric` is lowest; one that is no number never is."""
-    found = []
+    """The scored checkpoint of a run whose `metric` is lowest and finite, the earlier of equals.
+
+    Only those scored like the newest one count, as when the best is registered: a run may have
+    been resumed under another protocol.
+    """
+    found = []  # oldest first: score, protocol, folder
     for folder in reversed(checkpoint.list_generators(run_dir)):
         if (folder / checkpoint.SCORES).exists():
-            score = read_json(folder / checkpoint.SCORES)["scores"].get(metric, math.nan)
-            if not math.isnan(score):
-                found.append((score, folder))
-    return min(found)[1] if found else None
+            scored = read_json(folder / checkpoint.SCORES)
+            if metric in scored["scores"]:
+                found.append((scored["scores"][metric], scored["protocol"], folder))
+    alike = [
+        (score, folder)
+        for score, protocol, folder in found
+        if math.isfinite(score) and comparable(protocol, found[-1][1]) is None
+    ]
+    return min(alike)[1] if alike else None
 
 
 def evaluate_checkpoint(
