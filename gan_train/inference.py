@@ -2,11 +2,13 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
+from dataclasses import replace
 from pathlib import Path
+from typing import Any
 
 import torch
-from pydantic import TypeAdapter
+from pydantic import TypeAdapter, ValidationError
 from safetensors.torch import load_file
 from torch import Tensor
 
@@ -17,6 +19,56 @@ from gan_train.files.atomic import read_json
 from gan_train.images.pixels import to_float, to_uint8, to_uint8_at
 from gan_train.images.tiles import upscale_picture
 from gan_train.rng import BatchRandom
+
+FORMAT = 1
+"""The number of the layout of `generator.json` and of the tensors' names beside it."""
+
+
+def read_description(directory: Path) -> dict[str, Any]:
+    """What `generator.json` says of the generator in a checkpoint or a download: `family`, `batch`,
+    `shape` and `clock`.
+
+    Raises UserError where there is none, or one in another format.
+    """
+    path = directory / "generator.json"
+    if not path.is_file():
+        raise UserError(f"{directory} holds no generator.json: name a checkpoint's folder")
+    described: dict[str, Any] = read_json(path)
+    check_format(described, FORMAT, path)
+    return described
+
+
+def check_format(content: Mapping[str, Any], known: int, path: Path) -> None:
+    """Raise UserError unless the content of the file at `path` has the format that is `known`."""
+    if (found := content.get("format")) != known:
+        raise _of_another_version(path, f"format {found}, this one reads format {known}")
+
+
+def _of_another_version(path: Path, what: str) -> UserError:
+    return UserError(
+        f"{path} is of another version of gan-train ({what}): use the version that wrote it, which "
+        "a registered model carries with it"
+    )
+
+
+def _build(described: Mapping[str, Any], path: Path) -> Adversary:
+    """The networks that `generator.json` describes, as its clock finds them.
+
+    Raises UserError where this version of the program does not know the family or a setting.
+    """
+    try:
+        config: FamilyConfig = TypeAdapter(FamilyConfig).validate_python(described["family"])
+        shape = ImageShape(**described["shape"])
+        clock = Clock(**described["clock"])
+    except ValidationError as problems:
+        found = [f"{'.'.join(map(str, e['loc']))}: {e['msg']}" for e in problems.errors()]
+        raise _of_another_version(path, "; ".join(found)) from None
+    except TypeError as error:  # a quantity that this version does not know
+        raise _of_another_version(path, str(error)) from None
+    shape = replace(shape, classes=tuple(shape.classes))
+    adversary = config.build(shape, described["batch"])
+    adversary.advance(clock)
+    return adversary
 
 
 class Generator:
@@ -30,19 +82,20 @@ class Generator:
 
     @classmethod
     def load(cls, directory: Path, device: str = "cpu") -> Generator:
-        """Read `generator.json` and `generator.safetensors` of a checkpoint or a download."""
-        if not (directory / "generator.json").is_file():
-            raise UserError(f"{directory} holds no generator.json: name a checkpoint's folder")
-        about = read_json(directory / "generator.json")
-        config = TypeAdapter(FamilyConfig).validate_python(about["family"])
-        shape = about["shape"] | {"classes": tuple(about["shape"]["classes"])}
-        adversary = config.build(ImageShape(**shape), about["batch"])
+        """Read `generator.json` and `generator.safetensors` of a checkpoint or a download.
+
+        Raises UserError where they are missing, or of another version of the program.
+        """
+        described, path = read_description(directory), directory / "generator.json"
+        adversary = _build(described, path)
         weights = load_file(directory / "generator.safetensors")
         for name in adversary.averaged:
             part = {k[len(name) + 1 :]: v for k, v in weights.items() if k.startswith(f"{name}.")}
-            getattr(adversary, name).load_state_dict(part)
-        adversary.advance(Clock(**about["clock"]))
-        return cls(adversary.to(device), about["family"]["name"])
+            try:
+                getattr(adversary, name).load_state_dict(part)
+            except RuntimeError as error:  # names or shapes differ
+                raise _of_another_version(path, " ".join(str(error).split())) from None
+        return cls(adversary.to(device), described["family"]["name"])
 
     @property
     def device(self) -> torch.device:

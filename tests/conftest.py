@@ -21,8 +21,9 @@ os.environ.update(
 
 import pytest
 import torch
-from PIL import Image
 from xdist.scheduler import LoadScopeScheduling
+
+from tests.training import tiny_images
 
 ROOT = Path(__file__).parents[1]
 ENGINES = ("tests/pipelines/", "tests/benchmarks/test_bench.py")
@@ -83,12 +84,4 @@ def glyphs() -> Path:
 @pytest.fixture
 def tiny_source(tmp_path: Path) -> Path:
     """A folder of three class folders, eight RGB PNGs of 16x16 in each, all different."""
-    root = tmp_path / "source"
-    for index, name in enumerate(("blue", "green", "red")):
-        folder = root / name
-        folder.mkdir(parents=True)
-        for number in range(8):
-            image = Image.new("RGB", (16, 16), (8 * number, 8 * number, 8 * number))
-            image.paste((80 * (index + 1), 16 * number, 200 - 60 * index), (number, 2, 16, 14))
-            image.save(folder / f"{number}.png")
-    return root
+    return tiny_images(tmp_path / "source")

@@ -9,6 +9,7 @@ from typing import Any
 
 import torch
 import torch.multiprocessing
+from PIL import Image
 from safetensors.torch import load_file
 
 from gan_train.config import Config
@@ -49,6 +50,18 @@ def stylegan(generation: int) -> dict[str, Any]:
     other = OF_ONE_GENERATION[3 - generation]
     settings = {name: value for name, value in _STYLEGAN.items() if name not in other}
     return settings | {"generation": generation}
+
+
+def tiny_images(root: Path) -> Path:
+    """Write a folder of three class folders, eight RGB PNGs of 16x16 in each, all different."""
+    for index, name in enumerate(("blue", "green", "red")):
+        folder = root / name
+        folder.mkdir(parents=True)
+        for number in range(8):
+            image = Image.new("RGB", (16, 16), (8 * number, 8 * number, 8 * number))
+            image.paste((80 * (index + 1), 16 * number, 200 - 60 * index), (number, 2, 16, 14))
+            image.save(folder / f"{number}.png")
+    return root
 
 
 def tiny_config(source: Path, workspace: Path, **changes: Any) -> Config:

@@ -30,6 +30,7 @@ from pydantic import BaseModel, ValidationError
 from safetensors.torch import load_file, save_file
 from torch import Tensor
 
+from gan_train import inference
 from gan_train.adversary import Adversary, Clock, ImageShape
 from gan_train.config import Config
 from gan_train.errors import UserError
@@ -43,6 +44,8 @@ MANIFEST = "MANIFEST.json"
 SCORES = "scores.json"
 PRUNED = "PRUNED"
 ABANDONED = "ABANDONED"
+FORMAT = 1
+"""The number of the layout of `state.json` and of the tensors' names beside it."""
 
 
 # ---- files -------------------------------------------------------------------------------------
@@ -65,7 +68,7 @@ def save_generator(
     write_json(
         directory / "generator.json",
         {
-            "format": 1,
+            "format": inference.FORMAT,
             "recipe": config.name,
             "family": family,
             "batch": config.train.batch,
@@ -107,7 +110,7 @@ def save(
     write_json(
         aside / "state.json",
         {
-            "format": 1,
+            "format": FORMAT,
             "clock": asdict(clock),
             "stage": stage,
             "config": config.model_dump(mode="json"),
@@ -208,9 +211,12 @@ def load(
 ) -> tuple[Clock, str, dict[str, Tensor]]:
     """Restore networks and optimizers in place; return clock, stage and the averaged weights.
 
-    Raises UserError when the configuration or the data differ from those of the checkpoint.
+    Raises UserError when the configuration or the data differ from those of the checkpoint, or
+    another version of the program wrote it.
     """
     state = read_json(folder / "state.json")
+    inference.check_format(state, FORMAT, folder / "state.json")
+    inference.read_description(folder)
     if state["data"] != data_hash:
         raise UserError(
             f"{folder} was trained on other data (content hash {state['data'][:12]}, now "

@@ -13,7 +13,7 @@ from gan_train.data.index import Index
 from gan_train.errors import UserError
 from gan_train.files.atomic import read_json, write_json
 from gan_train.images.grid import save_grid
-from gan_train.inference import Generator
+from gan_train.inference import Generator, read_description
 from gan_train.metrics.protocol import comparable
 from gan_train.runs import checkpoint
 from gan_train.runs.runtime import Runtime
@@ -50,7 +50,7 @@ class Scorer:
 
         Collective. Rank 0 leaves the result beside the weights.
         """
-        self.adversary.advance(Clock(**read_json(folder / "generator.json")["clock"]))
+        self.adversary.advance(Clock(**read_description(folder)["clock"]))
         path = folder / checkpoint.SCORES
         if path.exists():
             scored: dict[str, Any] = read_json(path)

@@ -15,9 +15,11 @@ import torch.multiprocessing
 
 from gan_train.config import Config
 from gan_train.errors import UserError
-from gan_train.files.atomic import write_json
+from gan_train.files.atomic import read_json, write_json
+from gan_train.files.digests import sha256_of
 from gan_train.runs.checkpoint import (
     FOLDER,
+    MANIFEST,
     SCORES,
     list_checkpoints,
     list_generators,
@@ -154,6 +156,16 @@ def test_settings_that_came_later_count_at_their_defaults(
     del saved["family"]["z_dim"]
     with pytest.raises(UserError, match=r"family\.z_dim: 512 -> 8"):
         refuse_changes(saved, config)
+
+
+def test_a_checkpoint_of_another_version_is_refused(tiny_source: Path, tmp_path: Path) -> None:
+    run_dir = run(tiny_config(tiny_source, tmp_path), tmp_path / "run")
+    folder = list_checkpoints(run_dir)[0]
+    state, manifest = read_json(folder / "state.json"), read_json(folder / MANIFEST)
+    write_json(folder / "state.json", state | {"format": 2})
+    write_json(folder / MANIFEST, manifest | {"state.json": sha256_of(folder / "state.json")})
+    with pytest.raises(UserError, match=r"state\.json is of another version .*format 2"):
+        run(tiny_config(tiny_source, tmp_path), run_dir)
 
 
 def test_other_data_is_refused(tiny_source: Path, tmp_path: Path) -> None:

@@ -2,23 +2,36 @@
 
 from __future__ import annotations
 
+import re
+import shutil
 from pathlib import Path
+from typing import Any
 
 import pytest
 import torch
 
 from gan_train.errors import UserError
+from gan_train.files.atomic import read_json, write_json
 from gan_train.inference import Generator
 from gan_train.runs.checkpoint import newest_valid
-from tests.training import run, tiny_config
+from tests.training import run, tiny_config, tiny_images
+
+
+@pytest.fixture(scope="module")
+def trained(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """A checkpoint, trained once for all tests here."""
+    folder = tmp_path_factory.mktemp("trained")
+    source = tiny_images(folder / "source")
+    run_dir = run(tiny_config(source, folder, train__total_kimg=0.1), folder / "run")
+    newest = newest_valid(run_dir)
+    assert newest is not None
+    return newest
 
 
 @pytest.fixture
-def checkpoint(tiny_source: Path, tmp_path: Path) -> Path:
-    run_dir = run(tiny_config(tiny_source, tmp_path, train__total_kimg=0.1), tmp_path / "run")
-    folder = newest_valid(run_dir)
-    assert folder is not None
-    return folder
+def checkpoint(trained: Path, tmp_path: Path) -> Path:
+    """A copy that a test may change."""
+    return shutil.copytree(trained, tmp_path / "checkpoint")
 
 
 def test_a_checkpoint_makes_images_of_the_data_size(checkpoint: Path) -> None:
@@ -49,3 +62,25 @@ def test_wrong_requests_are_named(checkpoint: Path) -> None:
         generator.images(torch.zeros(1, 4), torch.tensor([0]))
     with pytest.raises(UserError, match=r"no generator\.json"):
         Generator.load(checkpoint.parent)
+
+
+@pytest.mark.parametrize(
+    ("key", "value", "named"),
+    [
+        ("format", 2, "format 2, this one reads format 1"),
+        ("format", None, "format None"),
+        ("family", {"name": "wavegan"}, "'wavegan'"),
+        ("family", {"name": "progan", "wings": 2}, r"progan\.wings: Extra inputs"),
+        ("family", {"name": "progan", "z_dim": 9}, "size mismatch"),
+        ("shape", {"channels": 1, "resolution": 8, "classes": [], "depth": 3}, "depth"),
+    ],
+)
+def test_a_generator_of_another_version_is_a_sentence_with_a_remedy(
+    key: str, value: Any, named: str, checkpoint: Path
+) -> None:
+    path = checkpoint / "generator.json"
+    write_json(path, read_json(path) | {key: value})
+    with pytest.raises(UserError, match="another version") as raised:
+        Generator.load(checkpoint)
+    message = str(raised.value)
+    assert re.search(named, message) and "use the version that wrote it" in message
