@@ -84,6 +84,13 @@ class DataConfig(Strict):
     max_bad_fraction: float = Field(
         0.01, ge=0, le=1, description="Sharding fails when more than this share is quarantined."
     )
+    verify_days: float = harmless(
+        30.0,
+        "Files that were read or verified within this many days, and whose size, times and inode "
+        "are unchanged, are not read again. 0 reads everything each time, as `gan-train shard "
+        "--verify` does once.",
+        ge=0,
+    )
     lanes: int = Field(
         48,
         ge=1,

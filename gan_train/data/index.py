@@ -18,7 +18,7 @@ from pydantic import BaseModel, ConfigDict, Field, ValidationError, model_valida
 from gan_train.adversary import ImageShape
 from gan_train.errors import UserError
 from gan_train.files.atomic import write_aside
-from gan_train.files.digests import sha256_of
+from gan_train.files.digests import VerifiedFiles
 
 INDEX_NAME = "index.json"
 IMAGE_EXTENSIONS = ("png", "jpg", "webp")
@@ -66,14 +66,15 @@ class ShardInfo(BaseModel):
         """The shard's number, which begins the keys of its samples."""
         return int(self.name.removeprefix("shard-").removesuffix(".tar"))
 
-    def verify(self, directory: Path) -> None:
-        """Raise `DamagedShard` unless the tar in `directory` has the recorded size and digest."""
+    def verify(self, directory: Path, known: VerifiedFiles | None = None) -> None:
+        """Raise `DamagedShard` unless the tar in `directory` has the recorded size and digest.
+        What is `known` already is not read again."""
         path = directory / self.name
         if not path.is_file():
             raise DamagedShard(f"{path} is missing")
         if (size := path.stat().st_size) != self.bytes:
             raise DamagedShard(f"{path} is damaged: {size} bytes, recorded are {self.bytes}")
-        if sha256_of(path) != self.sha256:
+        if (known or VerifiedFiles()).sha256(path) != self.sha256:
             raise DamagedShard(f"{path} is damaged: its SHA-256 is not the recorded one")
 
 

@@ -13,7 +13,7 @@ from torch import Tensor
 
 from gan_train.config import Config, EvaluateConfig
 from gan_train.data.images import BadImage, open_picture
-from gan_train.data.sources import Source, SourceFile, open_source, plain_source
+from gan_train.data.sources import Source, SourceFile, list_source, open_source, trusted_since
 from gan_train.errors import UserError
 from gan_train.images.resize import bicubic_downsample
 
@@ -38,17 +38,14 @@ class TestPictures:
 
     __test__ = False
 
-    def __init__(self, config: Config, scale: int, unpacked: Path) -> None:
+    def __init__(self, config: Config, scale: int) -> None:
         """Raises UserError for a source without the pictures asked for."""
         evaluate = config.evaluate
         assert evaluate.pictures is not None
-        self._path = plain_source(Path(evaluate.pictures), unpacked)
+        since = trusted_since(config.data.verify_days)
+        self._path, listed_files = list_source(Path(evaluate.pictures), config.workspace, since)
         self._channels, self._scale = 1 if config.data.colour == "grey" else 3, scale
-        files = {
-            file.path: file
-            for file in open_source(self._path).files()
-            if file.path.lower().endswith(_ENDINGS)
-        }
+        files = {file.path: file for file in listed_files if file.path.lower().endswith(_ENDINGS)}
         folder = f"LRx{scale}"
         small = {_key(path): file for path, file in files.items() if _parent(path) == folder}
         listed = [

@@ -16,8 +16,9 @@ from __future__ import annotations
 import hashlib
 import json
 import logging
+import time
 from collections import Counter
-from collections.abc import Callable, Iterable, Sequence
+from collections.abc import Callable, Iterable
 from contextlib import suppress
 from dataclasses import dataclass, replace
 from functools import partial
@@ -40,10 +41,17 @@ from gan_train.data.index import (
     shard_name,
 )
 from gan_train.data.selection import FORMAT, BadFile, arrange, choose
-from gan_train.data.sources import Source, SourceFile, UnreadableFile, open_source, plain_source
+from gan_train.data.sources import (
+    Source,
+    SourceFile,
+    UnreadableFile,
+    list_source,
+    open_source,
+    trusted_since,
+)
 from gan_train.errors import UserError
 from gan_train.files.atomic import aside, remove_leftovers, write_aside
-from gan_train.files.digests import sha256_of
+from gan_train.files.digests import VerifiedFiles
 
 MANIFEST_NAME, QUARANTINE_NAME = "manifest.jsonl", "quarantine.json"
 _OWNER = "gan-train"
@@ -67,8 +75,9 @@ class ShardPlan:
 
     `parts` are the images of each part, in their final order, cut into shards of `shard_images`.
     `matched` parts have their partners at the same places of another one. `rejected` files are no
-    images by their name or place. `done` are the shards that have a receipt (not yet verified);
-    `expected_bytes` is extrapolated from a few images.
+    images by their name or place. `done` are the shards that have a receipt (not yet verified).
+    `memory` is a folder that remembers which shards were verified, from the time `since` on, in
+    seconds since 1970; with `verify` that is the time of the plan.
     """
 
     sources: tuple[Path, ...]
@@ -82,8 +91,10 @@ class ShardPlan:
     identity: dict[str, Any]
     shard_images: int
     max_bad_fraction: float
-    expected_bytes: int
     done: tuple[int, ...]
+    memory: Path
+    since: float
+    verify: bool
 
     @property
     def images(self) -> int:
@@ -127,9 +138,14 @@ class ShardReceipt(BaseModel):
     bad: tuple[BadFile, ...]
 
 
-def plan_shards(config: DataConfig, directory: Path | None, workspace: Path) -> ShardPlan:
-    """List the source and decide which image stands where. Writes nothing, except that a
-    compressed tar is unpacked into `workspace/sources` first.
+def plan_shards(
+    config: DataConfig, directory: Path | None, workspace: Path, *, verify: bool = False
+) -> ShardPlan:
+    """List the source and decide which image stands where. Writes no shard, but in
+    `workspace/sources` what was read of a folder or tar, and a compressed tar, unpacked.
+
+    What was read in the last `verify_days` and has not changed is not read again, neither here nor
+    in what follows from the plan; with `verify` everything is.
 
     The shards go to `directory`, or to `workspace/shards/<fingerprint>`. With `classes: folder`
     the class of an image is the name of its folder, and an image outside of the class folders is
@@ -138,11 +154,12 @@ def plan_shards(config: DataConfig, directory: Path | None, workspace: Path) -> 
     origins = [(config.source, config.only_classes)]
     if config.second is not None:
         origins.append((config.second.source or config.source, config.second.only_classes))
-    sources, chosen, rejected, listed = [], [], list[BadFile](), []
+    since = time.time() if verify else trusted_since(config.verify_days)
+    lists = {place: list_source(Path(place), workspace, since) for place, _ in origins}
+    sources, listed = zip(*(lists[place] for place, _ in origins), strict=True)
+    chosen, rejected = [], list[BadFile]()
     for place, only_classes in origins:
-        sources.append(plain_source(Path(place), workspace / "sources"))
-        listed.append(open_source(sources[-1]).files())
-        images, bad = choose(listed[-1], place, config.classes, only_classes)
+        images, bad = choose(lists[place][1], place, config.classes, only_classes)
         chosen.append(images)
         rejected += [file for file in bad if file not in rejected]
     classes = tuple(sorted({name for _, name in chosen[0] if name is not None}))
@@ -170,7 +187,7 @@ def plan_shards(config: DataConfig, directory: Path | None, workspace: Path) -> 
     if directory is None:
         directory = workspace / "shards" / name
     plan = ShardPlan(
-        sources=tuple(sources),
+        sources=sources,
         directory=directory.resolve(),
         fingerprint=name,
         parts=parts,
@@ -181,8 +198,10 @@ def plan_shards(config: DataConfig, directory: Path | None, workspace: Path) -> 
         identity=identity,
         shard_images=config.shard_images,
         max_bad_fraction=config.max_bad_fraction,
-        expected_bytes=_expected_bytes(sources, parts, transform, labelled=bool(classes)),
         done=(),
+        memory=workspace.resolve() / "verified" / name,
+        since=since,
+        verify=verify,
     )
     done = (n for n in range(plan.shards) if _receipt_path(plan.directory, n).exists())
     return replace(plan, done=tuple(done))
@@ -198,22 +217,16 @@ def _matched(config: DataConfig, parts: Iterable[Part]) -> tuple[Part, ...]:
     )
 
 
-def _expected_bytes(
-    sources: Sequence[Path],
-    parts: dict[Part, tuple[PlannedImage, ...]],
-    transform: Transform,
-    *,
-    labelled: bool,
-) -> int:
-    """Size of all tars, from that of a few images (the entries are in random order)."""
+def expected_bytes(plan: ShardPlan) -> int:
+    """Size of all tars, from that of a few images, which are read (they are in random order)."""
     total = 0
-    for entries in parts.values():
+    for entries in plan.parts.values():
         sizes = []
         for entry in entries[:_PROBES]:
             with suppress(BadImage, UnreadableFile):
-                opened = open_source(sources[entry.second])
-                sizes.append(_in_tar(len(_stored_image(opened, entry.file, transform)[0])))
-        each = sum(sizes) / max(len(sizes), 1) + labelled * _in_tar(1)
+                source = open_source(plan.sources[entry.second])
+                sizes.append(_in_tar(len(_stored_image(source, entry.file, plan.transform)[0])))
+        each = sum(sizes) / max(len(sizes), 1) + bool(plan.classes) * _in_tar(1)
         total += round(each * len(entries))
     return total
 
@@ -249,14 +262,16 @@ def write_shard(plan: ShardPlan, number: int) -> ShardReceipt:
             end += sum(_in_tar(len(data)) for data in members.values())
         writer.close()
     if paths:
+        known = _verified(plan, number)
         info = ShardInfo(
             name=tar.name,
             samples=len(paths),
             bytes=tar.stat().st_size,
-            sha256=sha256_of(tar),
+            sha256=known.sha256(tar, just_written=True),
             offsets=tuple(offsets),
             part=plan.part_of(number),
         )
+        known.save()
     else:  # all were bad
         tar.unlink()
         info = None
@@ -328,8 +343,8 @@ def finish_shards(plan: ShardPlan, receipts: Iterable[ShardReceipt]) -> Index:
 
 
 def verified_index(plan: ShardPlan) -> Index | None:
-    """The index of shards that are finished, with every hash verified; None when there is work
-    left, be it that a shard was damaged since (which is logged).
+    """The index of shards that are finished, with every hash verified as far as the plan demands;
+    None when there is work left, be it that a shard was damaged since (which is logged).
 
     Raises UserError when more files were bad than the configuration allows by now.
     """
@@ -352,10 +367,13 @@ def shard(
     workspace: Path,
     map: Callable[..., Iterable[ShardReceipt]] = map,
     progress: Callable[[ShardReceipt], None] | None = None,
+    *,
+    verify: bool = False,
 ) -> Path:
-    """Plan, write and finish; returns the folder of the shards. Up-to-date ones are verified and
-    kept. `map` may be that of a process pool; `progress` hears of every shard that is done."""
-    plan = plan_shards(config, None, workspace)
+    """Plan, write and finish; returns the folder of the shards. Up-to-date ones are verified (see
+    `plan_shards`) and kept. `map` may be that of a process pool; `progress` hears of every shard
+    that is done."""
+    plan = plan_shards(config, None, workspace, verify=verify)
     if verified_index(plan) is None:
         receipts = []
         for receipt in map(partial(write_shard, plan), range(plan.shards)):
@@ -370,13 +388,20 @@ def _receipt_path(directory: Path, number: int) -> Path:
     return (directory / shard_name(number)).with_suffix(".json")
 
 
+def _verified(plan: ShardPlan, number: int) -> VerifiedFiles:
+    """What is remembered of one shard: a file for each, for many processes verify shards."""
+    return VerifiedFiles(plan.memory / f"{shard_name(number)}.jsonl", plan.since)
+
+
 def _valid_receipt(plan: ShardPlan, number: int) -> ShardReceipt | None:
     """The receipt of a finished shard, if it is of this plan and its tar verifies."""
     path = _receipt_path(plan.directory, number)
     try:
         receipt = ShardReceipt.model_validate_json(path.read_bytes())
         if receipt.info is not None:
-            receipt.info.verify(plan.directory)
+            known = _verified(plan, number)
+            receipt.info.verify(plan.directory, known)
+            known.save()
     except FileNotFoundError:
         return None
     except (ValidationError, DamagedShard) as error:

@@ -9,12 +9,14 @@ from __future__ import annotations
 
 import bz2
 import gzip
+import hashlib
 import lzma
 import os
 import re
 import shutil
 import stat
 import tarfile
+import time
 import zipfile
 import zlib
 from collections.abc import Callable, Iterable
@@ -24,7 +26,7 @@ from typing import Any, BinaryIO, NamedTuple, Protocol
 
 from gan_train.errors import UserError
 from gan_train.files.atomic import aside
-from gan_train.files.digests import sha256_of
+from gan_train.files.digests import VerifiedFiles
 
 _READ, _BLOCK = 1 << 20, 512
 _DAMAGED_ARCHIVE = (zipfile.BadZipFile, zlib.error, lzma.LZMAError, EOFError, gzip.BadGzipFile)
@@ -56,9 +58,12 @@ class UnreadableFile(Exception):
 class Source(Protocol):
     """A folder or an archive."""
 
-    def files(self) -> list[SourceFile]:
+    def files(self, known: VerifiedFiles | None = None) -> list[SourceFile]:
         """All files, sorted by path. Hidden files and those that systems leave behind are passed
-        over. Raises UserError for links, devices and paths that leave the source."""
+        over. What is `known` already is not read again.
+
+        Raises UserError for links, devices and paths that leave the source.
+        """
 
     def read(self, file: SourceFile) -> bytes:
         """A listed file's content. Raises UserError if it is not what was listed."""
@@ -82,9 +87,33 @@ def _open(path: Path, mtime_ns: int, size: int, process: int) -> Source:
     return _Zip(path) if zipfile.is_zipfile(path) else _Tar(path)
 
 
-def plain_source(path: Path, unpacked: Path) -> Path:
+def trusted_since(verify_days: float) -> float:
+    """The time, in seconds since 1970, from which on it counts that a file was read."""
+    return time.time() - 86400 * verify_days
+
+
+def list_source(path: Path, workspace: Path, since: float) -> tuple[Path, list[SourceFile]]:
+    """The place to open a source at (see `plain_source`), and all its files.
+
+    What is read of it is remembered in `workspace/sources/listings`, and read again when it changed
+    or was read before `since`.
+    """
+    plain = plain_source(path, workspace, since)
+    known = _memory(plain, workspace, since)
+    files = open_source(plain).files(known)
+    known.save()
+    return plain, files
+
+
+def _memory(path: Path, workspace: Path, since: float) -> VerifiedFiles:
+    """What is remembered of the source at an absolute path."""
+    key = hashlib.sha256(str(path).encode()).hexdigest()[:16]
+    return VerifiedFiles(workspace / "sources" / "listings" / f"{key}.jsonl", since)
+
+
+def plain_source(path: Path, workspace: Path, since: float = 0.0) -> Path:
     """The absolute path to open. A compressed tar, in which nothing can be found without reading
-    all before it, is first unpacked to a plain tar in the folder `unpacked`.
+    all before it, is first unpacked to a plain tar in `workspace/sources`.
 
     Raises UserError when there is nothing, or neither a folder, a zip nor a tar.
     """
@@ -98,7 +127,9 @@ def plain_source(path: Path, unpacked: Path) -> Path:
     unpack = next((how for start, how in _COMPRESSED.items() if magic.startswith(start)), None)
     if unpack is None:
         return path
-    plain = unpacked / f"{sha256_of(path)[:16]}.tar"
+    known = _memory(path, workspace, since)
+    plain = workspace / "sources" / f"{known.sha256(path)[:16]}.tar"
+    known.save()
     if not plain.exists():
         try:
             with unpack(path) as packed, aside(plain) as file:
@@ -112,8 +143,8 @@ class _Folder:
     def __init__(self, root: Path) -> None:
         self._root = root.resolve()
 
-    def files(self) -> list[SourceFile]:
-        found = []
+    def files(self, known: VerifiedFiles | None = None) -> list[SourceFile]:
+        found, known = [], known or VerifiedFiles()
         for folder, folders, names in os.walk(self._root, onerror=_raise):
             folders[:] = [name for name in folders if not _passed_over(name)]
             for name in folders:
@@ -122,14 +153,13 @@ class _Folder:
             for name in names:
                 if not _passed_over(name):
                     path = (Path(folder) / name).relative_to(self._root).as_posix()
-                    found.append(self._listed(path))
+                    found.append(self._listed(path, known))
         return sorted(found)
 
-    def _listed(self, path: str) -> SourceFile:
+    def _listed(self, path: str, known: VerifiedFiles) -> SourceFile:
         place = self._inside(path)
         try:
-            with place.open("rb") as file:
-                return SourceFile(path, *_size_and_crc(file, place.stat().st_size))
+            return SourceFile(path, *known.value(path, place, _whole))
         except PermissionError as error:
             raise UserError(f"data.source: cannot read {place}: {error.strerror}") from error
 
@@ -164,7 +194,8 @@ class _Zip:
         _refuse_twins(path, (safe for safe, _ in members))
         self._members = dict(members)
 
-    def files(self) -> list[SourceFile]:
+    def files(self, known: VerifiedFiles | None = None) -> list[SourceFile]:
+        # a zip has a directory of its own, so no file is read
         for name, info in self._members.items():
             kind = stat.S_IFMT(info.external_attr >> 16)  # Unix mode; 0 from other systems
             if kind not in (0, stat.S_IFREG):
@@ -191,10 +222,14 @@ class _Tar:
     def __init__(self, path: Path) -> None:
         self._path = path
 
-    def files(self) -> list[SourceFile]:
+    def files(self, known: VerifiedFiles | None = None) -> list[SourceFile]:
+        known = known or VerifiedFiles()
+        return [SourceFile(*file) for file in known.value("", self._path, self._read_through)]
+
+    def _read_through(self, file: BinaryIO) -> list[SourceFile]:
         found, end = [], 0
         try:
-            with tarfile.open(self._path, "r:") as tar, self._path.open("rb") as file:
+            with tarfile.open(self._path, "r:") as tar:
                 for member in tar:
                     name = _safe(self._path, member.name)
                     end = member.offset_data + (
@@ -235,6 +270,11 @@ def _size_and_crc(file: BinaryIO, size: int) -> tuple[int, int]:
     while left and (part := file.read(min(left, _READ))):
         crc, left = zlib.crc32(part, crc), left - len(part)
     return size - left, crc
+
+
+def _whole(file: BinaryIO) -> tuple[int, int]:
+    """Size and CRC-32 of a whole file."""
+    return _size_and_crc(file, os.fstat(file.fileno()).st_size)
 
 
 def _as_listed(data: bytes, file: SourceFile) -> bytes:

@@ -1,12 +1,155 @@
-"""Checksums of files."""
+"""Checksums of files, and a memory of what was read, so that no file is read twice for nothing.
+
+A record of the memory holds as long as the file's size, times and inode are those of the reading.
+They cannot show a bit that a disk has lost by itself, so records from before `since` count as
+forgotten: with `since` a month ago every file is read in full once a month, with `since` now at
+once.
+"""
 
 from __future__ import annotations
 
 import hashlib
+import json
+import logging
+import os
+import tempfile
+import time
+from collections.abc import Callable
+from io import BufferedReader
 from pathlib import Path
+from typing import Any, NamedTuple, TypeVar
+
+from gan_train.files.atomic import write_aside
+
+Value = TypeVar("Value")
+
+RESOLUTION_NS = 2_000_000_000
+"""No file system keeps times more coarsely than FAT, which counts them in steps of 2 seconds."""
+
+log = logging.getLogger(__name__)
 
 
 def sha256_of(path: Path) -> str:
     """Hexadecimal SHA-256 of a file, streamed."""
     with path.open("rb") as file:
-        return hashlib.file_digest(file, "sha256").hexdigest()
+        return _sha256(file)
+
+
+def _sha256(file: BufferedReader) -> str:
+    return hashlib.file_digest(file, "sha256").hexdigest()
+
+
+class Stamp(NamedTuple):
+    """What a file system tells of a file without reading it; any change of the content changes it,
+    unless it comes within the resolution of the file system's clock. Times in nanoseconds."""
+
+    size: int
+    modified: int
+    changed: int
+    inode: int
+
+    @staticmethod
+    def of(status: os.stat_result) -> Stamp:
+        """The stamp of a file with this status."""
+        return Stamp(status.st_size, status.st_mtime_ns, status.st_ctime_ns, status.st_ino)
+
+
+class VerifiedFiles:
+    """What was made of the content of some files, such as a digest, by name.
+
+    The memory is a file that `save` writes aside and renames. Several processes may do so: the last
+    one wins, and what another one had read is read again. A memory that is missing or damaged is an
+    empty one.
+    """
+
+    def __init__(self, memory: Path | None = None, since: float = 0.0) -> None:
+        """Load the memory; records from before `since`, in seconds since 1970, are forgotten.
+        Without a memory nothing outlives this object."""
+        self._memory, self._since = memory, since
+        self._records = _loaded(memory) if memory is not None else {}
+        self._used: dict[str, list[Any]] = {}
+
+    def value(
+        self,
+        name: str,
+        path: Path,
+        read: Callable[[BufferedReader], Value],
+        *,
+        just_written: bool = False,
+    ) -> Value:
+        """What `read` makes of the file at `path`; taken from the memory where the file is known by
+        this name and has not changed. The value must survive being written as JSON.
+
+        A file that has changed so lately that it might change again without showing another time
+        is not remembered. `just_written` waits, mostly some milliseconds, until that is over.
+        """
+        if (known := self._known(name, Stamp.of(path.stat()))) is not None:
+            self._used[name] = known
+            value: Value = known[-1]
+            return value
+        with path.open("rb") as file:
+            before = Stamp.of(os.fstat(file.fileno()))
+            newest = max(before.modified, before.changed)
+            if just_written:
+                settled = _clock_passes(newest, path.parent)
+            else:
+                settled = newest < time.time_ns() - RESOLUTION_NS
+            now, value = time.time(), read(file)
+            after = Stamp.of(os.fstat(file.fileno()))
+        self._used.pop(name, None)
+        if settled and before == after:
+            self._used[name] = [*after, now, value]
+        return value
+
+    def sha256(self, path: Path, *, just_written: bool = False) -> str:
+        """Hexadecimal SHA-256 of a file; see `value`."""
+        return self.value(path.name, path, _sha256, just_written=just_written)
+
+    def save(self) -> None:
+        """Write down what was asked for since the memory was loaded; all else is forgotten. Where
+        nothing can be written, a warning is logged, and the files are read again next time."""
+        if self._memory is None or self._used == self._records:
+            return
+        text = json.dumps(self._used, separators=(",", ":")).encode()
+        try:
+            write_aside(self._memory, _head(text) + text)
+        except OSError as error:
+            log.warning("what was verified is not remembered: %s", error)
+        self._records = dict(self._used)
+
+    def _known(self, name: str, stamp: Stamp) -> list[Any] | None:
+        record = self._used.get(name) or self._records.get(name)
+        if record is None or tuple(record[:-2]) != stamp:
+            return None
+        return record if self._since <= record[-2] <= time.time() else None
+
+
+def _head(text: bytes) -> bytes:
+    """The first line of a memory, which tells its format and that the rest is whole."""
+    digest = hashlib.sha256(text).hexdigest()
+    return json.dumps({"format": 1, "sha256": digest}).encode() + b"\n"
+
+
+def _loaded(memory: Path) -> dict[str, list[Any]]:
+    """The records of a memory: a stamp, the time of the reading in seconds, and the value."""
+    try:
+        data = memory.read_bytes()
+    except OSError:
+        return {}
+    _, _, text = data.partition(b"\n")
+    records: dict[str, list[Any]] = json.loads(text) if data == _head(text) + text else {}
+    return records
+
+
+def _clock_passes(newest: int, folder: Path) -> bool:
+    """Wait until what changes in the folder gets later times than `newest`; False if that lasts
+    longer than the resolution, as with a time in the future."""
+    end = time.monotonic() + 1.5e-9 * RESOLUTION_NS
+    with tempfile.TemporaryFile(dir=folder) as probe:
+        while True:
+            os.utime(probe.fileno())
+            if os.fstat(probe.fileno()).st_ctime_ns > newest:
+                return True
+            if time.monotonic() > end:
+                return False
+            time.sleep(0.001)

@@ -46,8 +46,7 @@ class Upscaling:
         self.held_out = index.part("A_held_out")
         self.pictures: TestPictures | None = None
         if config.evaluate.pictures is not None:
-            sources = config.workspace / "sources"
-            self.pictures = TestPictures(config, self.scale, sources)
+            self.pictures = TestPictures(config, self.scale)
         elif self.held_out is None:
             raise UserError(
                 "super-resolution is scored on pictures that training never sees: set "

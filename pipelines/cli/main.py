@@ -10,6 +10,7 @@ import json
 import logging
 import sys
 from collections.abc import Callable
+from contextlib import nullcontext
 from typing import TYPE_CHECKING, Any
 
 from gan_train.bench import options
@@ -18,6 +19,7 @@ from pipelines.cli.arguments import add_command, add_overrides
 
 if TYPE_CHECKING:
     from gan_train.config import Config
+    from gan_train.data.sharding import ShardPlan
 
 STOPPED = 130  # as a shell reports an interrupt
 
@@ -81,6 +83,11 @@ def _parser() -> argparse.ArgumentParser:
 
     shard = add_command(commands, "shard", _shard, "turn images into verified WebDataset shards")
     _recipe(shard)
+    shard.add_argument(
+        "--verify",
+        action="store_true",
+        help="read every file of the source and the shards again, also those that look unchanged",
+    )
 
     train = add_command(
         commands,
@@ -165,14 +172,17 @@ def _load(given: argparse.Namespace) -> Config:
     return recipes.with_absolute_paths(recipes.load(given.recipe, given.overrides))
 
 
-def _flow(config: Config, name: str, *arguments: Any) -> Any:
-    """Run a flow in this process; returns its result, or None when it was cancelled."""
+def _flow(config: Config, name: str, *arguments: Any, plan: ShardPlan | None = None) -> Any:
+    """Run a flow in this process, with a plan of the data that is at hand; returns its result, or
+    None when it was cancelled."""
     from pipelines.flows import prefect_env
 
     prefect_env.prepare(config)
+    from pipelines.compute import sharding
     from pipelines.flows import stages
 
-    state = getattr(stages, name)(config, *arguments, return_state=True)
+    with sharding.planned(config, plan) if plan else nullcontext():
+        state = getattr(stages, name)(config, *arguments, return_state=True)
     if state.is_cancelled():
         print(f"gan-train: {state.message}", file=sys.stderr)
         return None
@@ -186,10 +196,10 @@ def _run(given: argparse.Namespace) -> int:
     if given.dry_run:
         print(plan.describe(config))
         return 0
-    plan.precheck(config)
+    data = plan.precheck(config)
     from pipelines.cli import summary
 
-    done = _flow(config, "run_flow", given.resume)
+    done = _flow(config, "run_flow", given.resume, plan=data)
     if done is None:
         return STOPPED
     run_dir, registration = done
@@ -201,8 +211,8 @@ def _shard(given: argparse.Namespace) -> int:
     config = _load(given)
     from pipelines.flows import plan
 
-    plan.precheck(config)
-    directory = _flow(config, "shard_flow")
+    data = plan.precheck(config, verify=given.verify)
+    directory = _flow(config, "shard_flow", given.verify, plan=data)
     if directory is None:
         return STOPPED
     print(f"shards      {directory}")
@@ -219,8 +229,8 @@ def _train(given: argparse.Namespace) -> int:
         return 0
     from pipelines.flows import plan
 
-    plan.precheck(config)
-    run_dir = _flow(config, "train_flow", given.resume)
+    data = plan.precheck(config)
+    run_dir = _flow(config, "train_flow", given.resume, plan=data)
     if run_dir is None:
         return STOPPED
     print(f"run         {run_dir}")

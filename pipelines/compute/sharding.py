@@ -4,7 +4,9 @@
 from __future__ import annotations
 
 import sys
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
+from contextvars import ContextVar
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -33,13 +35,46 @@ class Sharded:
     skipped: bool
 
 
-def shard(config: Config, on_progress: Callable[[float], None] = lambda fraction: None) -> Sharded:
-    """Shard the images of `config.data`, or verify that it was done before.
+_planned: ContextVar[tuple[Config, ShardPlan] | None] = ContextVar("planned", default=None)
+"""The plan that is at hand, with the configuration that it was made for."""
+
+
+@contextmanager
+def planned(config: Config, plan: ShardPlan) -> Iterator[None]:
+    """While this lasts, `shard` and `finished` take this plan for the data of this configuration,
+    and do not look at the source again."""
+    token = _planned.set((config, plan))
+    try:
+        yield
+    finally:
+        _planned.reset(token)
+
+
+def plan_of(config: Config, *, verify: bool = False) -> ShardPlan:
+    """The plan that is at hand for this data (see `planned`), or else a new one. With `verify`
+    everything is read again, and a plan at hand must be one that was made so."""
+    at_hand = _planned.get()
+    if at_hand is not None:
+        other, plan = at_hand
+        same = (other.data, other.workspace) == (config.data, config.workspace)
+        if same and (plan.verify or not verify):
+            return plan
+    return plan_shards(config.data, None, config.workspace, verify=verify)
+
+
+def shard(
+    config: Config,
+    on_progress: Callable[[float], None] = lambda fraction: None,
+    *,
+    verify: bool = False,
+) -> Sharded:
+    """Shard the images of `config.data`, or verify that it was done before: what was verified in
+    the last `data.verify_days` and has not changed is not read again, unless `verify` asks for it.
 
     What is damaged or missing is written again. Raises UserError for a source that cannot be read
     or of which too much is broken.
     """
-    plan = plan_shards(config.data, None, config.workspace)
+    plan = plan_of(config, verify=verify)
     index = verified_index(plan)
     if index is not None:
         return Sharded(plan.directory, index, skipped=True)
@@ -53,7 +88,7 @@ def finished(config: Config) -> Path:
 
     Raises UserError when the images have not been sharded yet.
     """
-    directory = plan_shards(config.data, None, config.workspace).directory
+    directory = plan_of(config).directory
     Index.load(directory)
     return directory
 

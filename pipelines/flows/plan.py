@@ -1,4 +1,5 @@
-"""What a run would do, for `--dry-run`: looked up and computed, nothing is started or written."""
+"""What a run would do, for `--dry-run`: looked up and computed. Nothing is started, and nothing is
+written but a memory of what was read of the source (see `data/sharding.py`)."""
 
 from __future__ import annotations
 
@@ -8,7 +9,7 @@ from pathlib import Path
 
 from gan_train.adversary import Adversary, ImageShape, Stage
 from gan_train.config import Config
-from gan_train.data.sharding import ShardPlan, plan_shards
+from gan_train.data.sharding import ShardPlan, expected_bytes, plan_shards
 from gan_train.runs import run_folder
 from gan_train.training.schedule import check, crossed, schedule_end, stage_at
 
@@ -19,14 +20,15 @@ def image_shape(config: Config, plan: ShardPlan) -> ImageShape:
     return ImageShape(channels, config.data.resolution, plan.classes)
 
 
-def precheck(config: Config) -> tuple[Stage, ...]:
+def precheck(config: Config, *, verify: bool = False) -> ShardPlan:
     """Find mistakes that only show beside the data, before Ray or Prefect start.
 
-    Returns the schedule. Raises UserError for a missing source, or workers or batches that do not
-    fit.
+    Returns the plan of the shards, with which the flow goes on; `verify` is that of `plan_shards`.
+    Raises UserError for a missing source, or workers or batches that do not fit.
     """
-    plan = plan_shards(config.data, None, config.workspace)
-    return check(config, image_shape(config, plan), config.cluster.workers)
+    plan = plan_shards(config.data, None, config.workspace, verify=verify)
+    check(config, image_shape(config, plan), config.cluster.workers)
+    return plan
 
 
 def describe(config: Config) -> str:
@@ -39,7 +41,7 @@ def describe(config: Config) -> str:
     checkpoint = checkpoint_bytes(adversary)
     count = len(checkpoints(config, stages, end))
     kept = min(config.train.keep_checkpoints, count) + 1  # the best one, too
-    shards = plan.expected_bytes
+    shards = expected_bytes(plan)
     disk = shards + kept * checkpoint
     cluster = config.cluster
     sources = " and ".join(map(str, dict.fromkeys(plan.sources)))

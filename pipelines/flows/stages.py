@@ -3,8 +3,8 @@
 Each takes the whole configuration tree, which Prefect validates and shows as a form, and does its
 work in one or two tasks, because a flow or task run costs a second. Retried is what may be done
 twice; training restarts its own workers (`cluster.max_failures`) and resumes, so Prefect does not
-retry it. Sharding is skipped by looking at the files and their hashes, never by a cached result,
-which would not notice that they are gone.
+retry it. Sharding is skipped by looking at the files and their hashes, never by a cached result of
+Prefect, which would not notice that they are gone.
 """
 
 from __future__ import annotations
@@ -57,9 +57,10 @@ def _unless_users_mistake(task: Task[..., Any], run: TaskRun, state: State[Any])
     retry_condition_fn=_unless_users_mistake,
     cache_policy=NO_CACHE,
 )
-def write_shards(config: Config) -> Path:
+def write_shards(config: Config, verify: bool) -> Path:
     """Write the shards that are missing or damaged; the folder of the data set."""
-    sharded = sharding.shard(config, artifacts.Progress("sharding", "Shards written"))
+    progress = artifacts.Progress("sharding", "Shards written")
+    sharded = sharding.shard(config, progress, verify=verify)
     index = sharded.index
     artifacts.note(
         "data-set",
@@ -73,9 +74,12 @@ def write_shards(config: Config) -> Path:
 
 
 @flow(name="shard", flow_run_name="shard-{config.name}")
-def shard_flow(config: Config) -> Path:
-    """Turn the images of `data.source` into verified WebDataset shards; returns their folder."""
-    return write_shards(recipes.with_absolute_paths(config))
+def shard_flow(config: Config, verify: bool = False) -> Path:
+    """Turn the images of `data.source` into verified WebDataset shards; returns their folder.
+
+    With `verify` every file of the source and of the shards is read again (`data.verify_days`).
+    """
+    return write_shards(recipes.with_absolute_paths(config), verify)
 
 
 # ---- train -------------------------------------------------------------------------------------
@@ -250,8 +254,11 @@ def _registration_note(registration: versions.Registration) -> str:
 def run_flow(config: Config, resume: str | None = None) -> Any:
     """Shard, train, score and register; returns the run's folder and its registration."""
     config = recipes.with_absolute_paths(config)
-    # Ray is started once for all of it, unless another cluster trains
-    with nullcontext() if config.cluster.jobs else connected(config.cluster):
+    # The data are planned once, and Ray is started once, unless another cluster trains.
+    with (
+        sharding.planned(config, sharding.plan_of(config)),
+        nullcontext() if config.cluster.jobs else connected(config.cluster),
+    ):
         shard_flow(config)
         state = train_flow(config, resume, return_state=True)
     if state.is_cancelled():

@@ -13,6 +13,7 @@ import yaml
 
 from gan_train import recipes
 from gan_train.config import Config
+from gan_train.data.sharding import ShardPlan
 from gan_train.runs import run_folder
 from pipelines.cli.main import main
 from tests.training import run, tiny_config
@@ -93,17 +94,34 @@ def test_a_mistake_is_found_before_ray_prefect_and_mlflow_are_imported(tmp_path:
     assert "imported: [] status: 2" in done.stdout, done.stderr
 
 
-def test_dry_run_shows_the_plan_and_writes_nothing(tiny_source: Path, tmp_path: Path) -> None:
+def test_dry_run_shows_the_plan_and_writes_no_more_than_what_it_read(
+    tiny_source: Path, tmp_path: Path
+) -> None:
     config = tiny_config(tiny_source, tmp_path / "workspace")
     done = python(REPORT, "run", recipe(config, tmp_path), "--dry-run")
     assert "imported: [] status: 0" in done.stdout, done.stderr
-    assert not config.workspace.exists()
+    assert {path.name for path in config.workspace.glob("*")} <= {"sources"}
     assert "images      24 of 8 px, grey, 3 classes" in done.stdout
     assert "shards      2 in " in done.stdout and "not written yet" in done.stdout
     assert "workers     1 x 1 CPU" in done.stdout
     stages = [line.split() for line in done.stdout.splitlines() if line.startswith(("4 ", "8"))]
     assert [stage[0] for stage in stages] == ["4", "8-fade", "8"]
     assert [stage[-1] for stage in stages] == ["0.1", "0.1", "0.2"]
+
+
+def test_a_full_verification_is_planned_and_asked_of_the_flow(
+    tiny_source: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    asked: list[tuple[str, bool, bool]] = []
+
+    def flow(config: Config, name: str, verify: bool, plan: ShardPlan) -> Path:
+        asked.append((name, verify, plan.verify))
+        return plan.directory
+
+    monkeypatch.setattr("pipelines.cli.main._flow", flow)
+    path = recipe(tiny_config(tiny_source, tmp_path / "workspace"), tmp_path)
+    assert main(["shard", path]) == 0 and main(["shard", path, "--verify"]) == 0
+    assert asked == [("shard_flow", False, False), ("shard_flow", True, True)]
 
 
 def test_dry_run_knows_what_is_there(
