@@ -88,37 +88,34 @@ def dump(config: Config) -> str:
 
 
 def with_absolute_paths(config: Config) -> Config:
-    """The same configuration with absolute paths, for processes that stand in other folders."""
-
-    def absolute(path: str) -> str:
-        return path if "://" in path else str(Path(path).expanduser().absolute())
-
-    files = {
-        key: absolute(path)
-        for key in ("weights", "perceptual_weights", "pictures")
-        if (path := getattr(config.evaluate, key))
-    }
-    sources: dict[str, Any] = {"source": absolute(config.data.source)}
-    second = config.data.second
-    if second is not None and second.source is not None:
-        other = {"source": absolute(second.source)}
-        sources["second"] = second.model_copy(update=other)
-    weights = {
-        name: absolute(path)
-        for name, field in type(config.family).model_fields.items()
-        if field.json_schema_extra == {"path": True} and (path := getattr(config.family, name))
-    }
-    start = config.train.start_from
-    train = {"start_from": Path(absolute(str(start)))} if start else {}
-    return config.model_copy(
-        update={
-            "workspace": Path(absolute(str(config.workspace))),
-            "data": config.data.model_copy(update=sources),
-            "family": config.family.model_copy(update=weights),
-            "train": config.train.model_copy(update=train),
-            "evaluate": config.evaluate.model_copy(update=files),
-        }
+    """The same configuration with absolute paths, for processes that stand in other folders.
+    Addresses such as `https://...` stay as they are."""
+    keys = [
+        *("workspace", "data.source", "data.second.source", "train.start_from"),
+        *("evaluate.weights", "evaluate.perceptual_weights", "evaluate.pictures"),
+        *(
+            f"family.{name}"
+            for name, field in type(config.family).model_fields.items()
+            if field.json_schema_extra == {"path": True}
+        ),
+    ]
+    given = {key: _value(config, key) for key in keys}
+    return change(
+        config,
+        {
+            key: path if "://" in path else str(Path(path).expanduser().absolute())
+            for key, path in given.items()
+            if path
+        },
     )
+
+
+def _value(config: Config, key: str) -> str:
+    """The text at a dotted key; empty where nothing is said."""
+    value: Any = config
+    for part in key.split("."):
+        value = getattr(value, part) if value is not None else None
+    return "" if value is None else str(value)
 
 
 class _Loader(yaml.SafeLoader):

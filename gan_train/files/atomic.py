@@ -9,6 +9,7 @@ from __future__ import annotations
 import fcntl
 import json
 import os
+import shutil
 from collections.abc import Iterator
 from contextlib import contextmanager
 from pathlib import Path
@@ -39,6 +40,30 @@ def write_aside(path: Path, data: bytes) -> None:
     """Replace `path` by `data` in one step."""
     with aside(path) as file:
         file.write(data)
+
+
+@contextmanager
+def folder_aside(path: Path) -> Iterator[Path]:
+    """An empty folder to fill, which becomes `path` when the block ends without an error.
+
+    Its files are forced to the disk first. A folder that stands at `path` is deleted just before,
+    and so is what a killed process has left of an earlier attempt: one process at a time may do so.
+    """
+    part = path.with_name(path.name + _ASIDE)
+    shutil.rmtree(part, ignore_errors=True)
+    part.mkdir(parents=True)
+    try:
+        yield part
+        for file in sorted(part.rglob("*")):
+            force_to_disk(file)
+        force_to_disk(part)
+        if path.exists():
+            shutil.rmtree(path)
+        part.replace(path)
+    except BaseException:
+        shutil.rmtree(part, ignore_errors=True)
+        raise
+    force_to_disk(path.parent)  # the rename itself
 
 
 def remove_leftovers(directory: Path) -> None:
