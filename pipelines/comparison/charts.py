@@ -18,15 +18,17 @@ WIDTH, HEIGHT = 600, 390
 _NAME_CHARS = 22  # a longer name is cut, so that it leaves room for the lines
 _LOGARITHMIC = 4
 """From this ratio of largest to smallest value on, an axis is logarithmic."""
-_ROUNDING = 1e-9  # by which a tick and a value may differ and be the same
+_ROUNDING = 1e-9
+"""A tick and a value are the same if they differ by no more than this part."""
 
 MARKS = "●■▲◆▼◄★"
-"""What marks the first, second, ... line, as a character for a table."""
+"""The marks of the first, second, ... line, as characters for a table."""
 LIGHT = ("#0072b2", "#c2500a", "#00805d", "#a8438a", "#8f6b00", "#4d4d4e", "#117c8c")
 """The colours of the first, second, ... line on a light screen."""
 DARK = ("#56b4e9", "#ff8a4c", "#2cc295", "#e39cc9", "#e6b422", "#c4c4c4", "#5bd0e0")
-"""The same on a dark screen."""
-_MATPLOTLIB_MARKS = "os^Dv<*"  # the same shapes
+"""Their colours on a dark screen."""
+_MATPLOTLIB_MARKS = "os^Dv<*"
+"""Matplotlib's letters for the shapes of `MARKS`."""
 _DASHES = ("-", (0, (6, 3)), (0, (2, 2)))
 _INK, _SOFT, _RULE, _PAPER = "#1c1f23", "#5b6470", "#dfe3e8", "#ffffff"
 
@@ -39,8 +41,8 @@ _ON_DARK = dict(zip(LIGHT, DARK, strict=True)) | {
 
 
 def _style(on_dark: Mapping[str, str]) -> str:
-    """CSS of a chart: Matplotlib writes the colours of a light screen, and these rules give others
-    on a dark one."""
+    """The CSS of a chart. Matplotlib writes the colours of a light screen into each shape; these
+    rules replace them on a dark screen."""
     rules = "".join(
         f".chart [style*='{what}: {light}']{{{what}:{dark}!important}}"
         for light, dark in on_dark.items()
@@ -69,7 +71,7 @@ _SETTINGS: dict[str, Any] = {
     "ytick.color": _RULE,
     "ytick.labelcolor": _SOFT,
     "ytick.major.size": 0,
-    "ytick.minor.size": 0,
+    "xtick.major.size": 0,
     "axes.spines.left": False,
     "axes.spines.right": False,
     "axes.spines.top": False,
@@ -78,7 +80,7 @@ _SETTINGS: dict[str, Any] = {
 
 @dataclass(frozen=True)
 class Point:
-    """One value at a place, and what is said of it when a pointer rests there."""
+    """A point of a line; `note` is what a screen shows when a pointer rests on it."""
 
     x: float
     y: float
@@ -87,7 +89,7 @@ class Point:
 
 @dataclass(frozen=True)
 class Series:
-    """A line with its name. Points ascend in x; values that are not finite were left out."""
+    """A line with its name. All values are finite, and points ascend in x."""
 
     name: str
     points: tuple[Point, ...]
@@ -95,7 +97,7 @@ class Series:
 
 @dataclass(frozen=True)
 class Axis:
-    """The values of an axis, which is linear from 0 or logarithmic; the ends are ticks."""
+    """An axis, which is logarithmic, or linear and holds 0; its ends are ticks."""
 
     ticks: tuple[float, ...]
     logarithmic: bool
@@ -198,9 +200,9 @@ def _short(name: str) -> str:
 
 
 def _finished(text: str, identity: str, title: str, notes: Mapping[str, Sequence[str]]) -> str:
-    """Matplotlib's SVG with a title, notes at the points of its lines, and CSS and ids of its own.
+    """Give Matplotlib's SVG a title, notes at the points of its lines, CSS, and ids of its own.
 
-    `notes` holds those of each line by its id, in the order of the points.
+    `notes` holds the notes of each line by the line's id, in the order of the points.
     """
     document = minidom.parseString(text)
     svg = document.documentElement

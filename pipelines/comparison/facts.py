@@ -35,19 +35,20 @@ class Picture(_Fact):
     """A grid of samples, inside the page."""
 
     png: str
-    """Base64."""
+    """The PNG file in base64."""
     width: int
     height: int
     text: str
-    """What it shows, in words."""
+    """What the grid shows, in words."""
 
 
 class Scored(_Fact):
-    """A checkpoint: where training stood, and its scores."""
+    """A checkpoint: how far training had come, and its scores."""
 
     kimg: float
+    """Thousands of images seen until then."""
     minutes: float
-    """Of training so far, without saving and scoring."""
+    """Minutes of training until then; saving and scoring do not count."""
     scores: Scores
 
 
@@ -65,10 +66,11 @@ class Entry(_Fact):
     kimg: float
     """Thousands of images seen by the newest checkpoint."""
     minutes: float
-    """Of training, without saving and scoring."""
+    """Minutes of training; saving and scoring do not count."""
     memory_gib: float | None
-    """Peak of one worker."""
+    """The most memory that one worker held, in GiB."""
     checkpoints: tuple[Scored, ...]
+    """The checkpoints that were scored, oldest first."""
     lengths: Scores = {}
     """Path lengths of the last checkpoint."""
     protocol: Protocol = {}
@@ -77,21 +79,21 @@ class Entry(_Fact):
     settings: str = ""
     """The resolved recipe, as YAML."""
     error: str | None = None
-    """Why it has failed; what it had reached until then stands in the other fields."""
+    """Why the recipe failed; the other fields hold what it had reached until then."""
 
     @property
     def scores(self) -> Scores:
-        """Those of the last checkpoint, path lengths included; empty where none was scored."""
+        """The scores of the last checkpoint, with its path lengths; empty where none was scored."""
         return (self.checkpoints[-1].scores if self.checkpoints else {}) | self.lengths
 
     @property
     def measured(self) -> dict[str, Score]:
-        """The same as records, each with its references."""
+        """The scores of the last checkpoint as records, each with its references."""
         return scores_of(self.scores, self.protocol)
 
     @property
     def images_per_second(self) -> float | None:
-        """Over the whole training, without saving and scoring."""
+        """The speed over the whole training; saving and scoring do not count."""
         return 1000 * self.kimg / (60 * self.minutes) if self.minutes else None
 
 
@@ -101,30 +103,32 @@ class Facts(_Fact):
     id: str
     budget: str
     data: str
-    """The data set in a few words."""
+    """The data set, in a few words."""
     content_hash: str
     hardware: str
     finished: str
-    """When, as text."""
+    """When the last run ended, as text."""
     counted: tuple[str, ...]
-    """How time was counted and what was done with schedules, a sentence each."""
+    """Sentences that say how time was counted and what was done with schedules."""
     target: float | None
-    """Score whose time is told; empty: the worst of the final ones."""
+    """The score to which each recipe's time is told; None means the worst final score."""
     entries: tuple[Entry, ...]
 
 
 @dataclass(frozen=True)
 class Section:
-    """The entries of one task, best first, those that failed last."""
+    """The entries of one task: best first, failed ones last."""
 
     task: Task
     entries: tuple[Entry, ...]
     main: Measure | None
-    """What they are ordered by and drawn; none where nothing was scored."""
+    """The measure that orders the entries and is drawn; None where nothing was scored."""
     target: float | None
+    """The value of `main` whose time is told; None where there is none."""
 
     def reached(self, entry: Entry) -> float | None:
-        """Minutes until a checkpoint first had the target score; None if none had."""
+        """Minutes of training until the first checkpoint that was as good as the target; None if
+        no checkpoint was."""
         assert self.main is not None and self.target is not None
         for point in entry.checkpoints:
             value = point.scores.get(self.main.name, math.nan)
@@ -134,7 +138,7 @@ class Section:
 
 
 def sections(facts: Facts) -> list[Section]:
-    """The entries by task: their scores are different measures."""
+    """The entries by task, since the scores of two tasks cannot be compared."""
     tasks: tuple[Task, ...] = ("generate", "upscale", "translate")
     found = []
     for task in tasks:
@@ -162,8 +166,8 @@ def _section(task: Task, entries: Sequence[Entry], target: float | None) -> Sect
 
 
 def _main(scores: Mapping[str, Score]) -> Measure | None:
-    """The measure that decides; where none does that chooses checkpoints, the PSNR of all images
-    together."""
+    """The measure that orders recipes: the one that also chooses checkpoints, or else the PSNR over
+    all images."""
     found = headline(scores)
     if found is None:
         psnr = [score for name, score in scores.items() if name.startswith("psnr_")]
@@ -172,7 +176,8 @@ def _main(scores: Mapping[str, Score]) -> Measure | None:
 
 
 def _known(section: Section) -> dict[str, Score]:
-    """One score for each name that any entry has; the references beside it are those of all."""
+    """One score for each name that occurs in the section. References are the same for all entries,
+    so any entry's will do."""
     return {name: score for entry in section.entries for name, score in entry.measured.items()}
 
 
@@ -185,7 +190,7 @@ def _failed(entry: Entry) -> bool:
 
 @dataclass(frozen=True)
 class Cell:
-    """A value as text; `best` of its column is set off."""
+    """A value as text; `best` says that it is the best of its column."""
 
     text: str
     best: bool = False
@@ -193,8 +198,8 @@ class Cell:
 
 @dataclass(frozen=True)
 class Table:
-    """Column heads with explanations, rows of cells behind their names, and below the references:
-    what real images or simple methods get."""
+    """A table of entries. `heads` are the columns' names, each with an explanation; `references`
+    are rows below the entries, which hold what real images or simple methods get."""
 
     heads: tuple[tuple[str, str], ...]
     rows: tuple[tuple[Entry, tuple[Cell, ...]], ...]
@@ -205,7 +210,7 @@ NONE = Cell("–")
 
 
 def quality(section: Section) -> Table:
-    """The scores of the last checkpoints."""
+    """The table of the last checkpoints' scores."""
     known = _known(section)
     measures = [score.measure for score in known.values()]
     best = {m.name: m.best(e.scores for e in section.entries if not e.error) for m in measures}
@@ -229,19 +234,19 @@ def quality(section: Section) -> Table:
 
 
 def cost(section: Section) -> Table:
-    """What each recipe needed for its scores."""
+    """The table of what each recipe needed for its scores."""
     heads = [
-        ("Images seen", "Thousands of real images shown in training."),
-        ("Training", "Minutes, without saving and scoring."),
-        ("Images/s", "Over the whole training, saving and scoring left out."),
-        ("Generator", "Parameters of the networks that make images."),
-        ("Other networks", "Parameters of the other networks that are trained."),
-        ("Memory", "Peak of one worker, in GiB: of the GPU, or of the process on a CPU."),
-        ("Workers", "Data-parallel workers."),
+        ("Images seen", "How many real images training has used, in thousands."),
+        ("Training", "How long training took; saving and scoring do not count."),
+        ("Images/s", "The speed over the whole training; saving and scoring do not count."),
+        ("Generator", "How many parameters the networks have that make images."),
+        ("Other networks", "How many parameters the other trained networks have."),
+        ("Memory", "The most that one worker held, on its GPU or, on a CPU, in its process."),
+        ("Workers", "How many workers shared each batch."),
     ]
     if section.main is not None and section.target is not None:
         score = f"{section.main.label} {number(section.target)}"
-        heads.append((f"Time to {score}", "Training until a scored checkpoint was that good."))
+        heads.append((f"Time to {score}", "How long training took until a score was that good."))
 
     def cells(entry: Entry) -> tuple[Cell, ...]:
         speed, memory = entry.images_per_second, entry.memory_gib
@@ -263,7 +268,7 @@ def cost(section: Section) -> Table:
 
 
 def number(value: float) -> str:
-    """Three digits that matter, but none behind the fourth decimal; an exponent for the rare."""
+    """Three significant digits, at most four decimals, and an exponent from ten millions on."""
     if not math.isfinite(value):
         return "no number"
     if abs(value) < 0.001:
@@ -274,7 +279,7 @@ def number(value: float) -> str:
 
 
 def duration(minutes: float) -> str:
-    """`45 s`, `4.0 min` or `3 h 20 min`."""
+    """A duration as text, such as `45 s`, `4.0 min` or `3 h 20 min`."""
     if minutes < 1:
         return f"{60 * minutes:.3g} s"
     if minutes < 100:
@@ -294,7 +299,7 @@ Over = Literal["minutes of training", "thousands of images seen"]
 
 
 def chart(section: Section, over: Over) -> str | None:
-    """The main measure of all entries, as an `<svg>`; None where nothing was scored."""
+    """An `<svg>` of the main measure of all entries; None where nothing was scored."""
     main = section.main
     if main is None:
         return None

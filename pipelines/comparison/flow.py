@@ -2,10 +2,10 @@
 
     gan-train compare demo stylegan2-glyphs --minutes 4 --out compare.html
 
-What is compared, and how, is decided in `plan.py`. The trainings are ordinary runs
-(`contest.py`); what a comparison knows beside them, and its report, lie in
-`<workspace>/compare/<id>`. The id is a digest of all that is asked for, so the same command goes on
-with the same comparison, and one that is finished only writes its report again.
+`plan.py` decides what is compared, and how. The trainings are ordinary runs (`contest.py`). The
+folder `<workspace>/compare/<id>` holds what a comparison knows beside them, and its report. The id
+is a digest of all that was asked for, so the same command continues the same comparison, and writes
+only the report again when all trainings are done.
 """
 
 from __future__ import annotations
@@ -42,10 +42,10 @@ PAGE, FACTS = "compare.html", "compare.json"
 
 @flow(name="compare", flow_run_name="compare-{comparison.id}")
 def compare_flow(comparison: Comparison, out: Path | None = None) -> Any:
-    """Train every recipe that is not done yet, and write the report; returns its facts.
+    """Train every recipe that is not done yet, write the report, and return its facts.
 
-    The page also goes to `out`, its facts beside it. The flow run ends as Cancelled when training
-    was stopped.
+    With `out`, the page goes to that file, too, and the facts beside it. The flow run ends as
+    Cancelled when training was stopped.
     """
     folder = comparison.folder
     folder.mkdir(parents=True, exist_ok=True)
@@ -68,7 +68,7 @@ def compare_flow(comparison: Comparison, out: Path | None = None) -> Any:
 
 
 def _room(comparison: Comparison) -> tuple[int, str]:
-    """How many recipes train side by side, and on what, in words."""
+    """How many recipes train side by side, and the hardware in words."""
     import ray
 
     resources = ray.cluster_resources()
@@ -84,7 +84,7 @@ def _room(comparison: Comparison) -> tuple[int, str]:
 
 
 def _shared(config: Config, slots: int) -> Config:
-    """Recipes that train side by side on this machine share its cores evenly."""
+    """The recipe with its share of this machine's cores, if recipes train side by side on them."""
     if slots == 1 or address_of(config.cluster) is not None or config.train.threads is not None:
         return config
     threads = max(1, (os.cpu_count() or 1) // (slots * config.cluster.workers))
@@ -115,32 +115,30 @@ def _facts(
 
 
 def _counted(comparison: Comparison, slots: int) -> list[str]:
-    """How the figures came about, a sentence each."""
+    """Sentences that say how the figures came about."""
     said = [
-        "Time is that of training: sharding, start-up, saving and scoring are left out. It is the "
-        "images between two ticks, divided by the speed that the trainer measured there; images "
-        "that a restart repeated count once."
+        "Only training counts as time; sharding, start-up, saving and scoring do not. The time of "
+        "a tick is its images divided by the speed that the trainer measured. Images that a "
+        "restart repeated count once."
     ]
     if comparison.minutes is not None:
         said.append(
-            f"A run was stopped when its {comparison.minutes:g} minutes of training were over, and "
-            "scored where it stood; it may have gone on for a few steps. Schedules were neither "
-            "stretched nor shortened: one that ended before is shown with its last images."
+            f"Each run was stopped after {comparison.minutes:g} minutes of training, or a few "
+            "steps later, and then scored. Schedules were neither stretched nor shortened; a run "
+            "whose schedule ended before is shown as it was at its end."
         )
     else:
         said.append(
-            f"Every run ended at {comparison.kimg:g} thousand images. Schedules were cut there, "
-            "not scaled; the last stage of a shorter one went on."
+            f"Every run ended at {comparison.kimg:g} thousand images. Longer schedules were cut "
+            "there and not scaled; the last stage of a shorter schedule went on."
         )
     said += [
         "All recipes were trained on the same shards, and scored by the same protocol.",
-        "Each was trained once, with its own seed: small differences may be chance.",
-        "The time to a score is that of the first scored checkpoint which was at least as good"
-        + (
-            "." if comparison.target is not None else "; that score is the worst of the final ones."
-        ),
-        "Path lengths were measured between latents z, at the ends of paths, on the last "
-        "checkpoint; scores and pictures are of that checkpoint too.",
+        "Each recipe was trained once, with its own seed, so small differences may be chance.",
+        "The time to a score ends at the first scored checkpoint that was at least as good"
+        + ("." if comparison.target is not None else "; the score is the worst final one."),
+        "Scores, samples and path lengths belong to the last checkpoint. Path lengths were "
+        "measured between latents z, at the ends of paths.",
         "One recipe trained at a time."
         if slots == 1
         else f"Up to {slots} recipes trained side by side, and shared the hardware.",
@@ -151,7 +149,7 @@ def _counted(comparison: Comparison, slots: int) -> list[str]:
 
 
 def write_report(facts: Facts, path: Path) -> None:
-    """The page, and its facts as JSON beside it."""
+    """Write the page to `path`, and its facts as JSON beside it."""
     write_aside(path, page(facts).encode())
     write_aside(path.with_suffix(".json"), facts.model_dump_json(indent=1).encode())
 

@@ -1,4 +1,7 @@
-"""The facts of a comparison, gathered from the runs' event logs and records, and sample grids."""
+"""Gathers the facts of a comparison from the runs' event logs, records and checkpoints.
+
+Everything is only read here; the one thing computed is a grid of samples for each generator.
+"""
 
 from __future__ import annotations
 
@@ -24,14 +27,16 @@ from pipelines.comparison.contest import Contestant
 from pipelines.comparison.facts import Entry, Picture, Scored, duration
 from pipelines.comparison.training_time import training_seconds
 
-_SIDE = 1024  # pixels of a grid, at most
+_SIDE = 1024
+"""No grid is wider than this, in pixels."""
 _COLUMNS, _ROWS = 8, 6
-_NEAR = 0.97  # of a budget in time: what ends later has used it
+_NEAR = 0.97
+"""A run that trained for this part of its budget in time has used the budget."""
 
 
 def entries(contestants: Sequence[Contestant]) -> tuple[Entry, ...]:
-    """A fact sheet for each recipe. One whose scores were measured otherwise than those of the
-    first of its task counts as failed: they must not be set side by side."""
+    """An entry for each recipe. A recipe counts as failed if its scores were measured otherwise
+    than those of the first of its task, because the two must not be compared."""
     found: list[Entry] = []
     for contestant in contestants:
         entry = _entry(contestant)
@@ -77,8 +82,8 @@ def _entry(contestant: Contestant) -> Entry:
 
 
 def parameter_counts(adversary: Adversary) -> tuple[int, int]:
-    """Parameters that are trained: of the networks that make images (those that are averaged), and
-    of the others. What is frozen, such as a network that measures, is not counted."""
+    """How many trained parameters the networks have that make images (the averaged ones), and how
+    many the others. Frozen networks, such as those of content losses, do not count."""
     trained = {
         parameter
         for spec in adversary.optimizers().values()
@@ -90,7 +95,7 @@ def parameter_counts(adversary: Adversary) -> tuple[int, int]:
 
 
 def checkpoints(events: Sequence[Event]) -> tuple[Scored, ...]:
-    """Where scores were measured, and what they were; oldest first."""
+    """The checkpoints that were scored, oldest first."""
     scored = {e["nimg"]: e["scores"] for e in events if e["kind"] == "checkpoint" and e["scores"]}
     return tuple(
         Scored(kimg=n / 1000, minutes=training_seconds(events, n) / 60, scores=scored[n])
@@ -99,14 +104,14 @@ def checkpoints(events: Sequence[Event]) -> tuple[Scored, ...]:
 
 
 def _protocol(events: Sequence[Event]) -> Protocol:
-    """Of the newest scores."""
+    """How the newest scores were measured; empty where nothing was scored."""
     known = [e["protocol"] for e in events if e["kind"] == "checkpoint" and e.get("protocol")]
     return known[-1] if known else {}
 
 
 def notes(contestant: Contestant, adversary: Adversary, events: Sequence[Event]) -> list[str]:
-    """What a reader must know to judge the scores: schedules that the budget cut or outlasted, and
-    generators that had not grown up."""
+    """What a reader must know to judge the scores: that the budget cut the schedule or outlasted
+    it, and that the generator had not grown to its full resolution."""
     own = sum(stage.nimg for stage in adversary.stages()) / 1000
     nimg = run_folder.reached(events)
     kimg, minutes = nimg / 1000, training_seconds(events, nimg) / 60
@@ -115,13 +120,13 @@ def notes(contestant: Contestant, adversary: Adversary, events: Sequence[Event])
         if contestant.record.done:
             said.append(
                 f"its schedule of {own:g} kimg ended after {duration(minutes)} of "
-                f"{contestant.minutes:g} min; these are its last images"
+                f"{contestant.minutes:g} min, and training with it"
             )
     elif kimg < own:
         said.append(f"its schedule of {own:g} kimg was cut at {kimg:.4g} kimg")
     if kimg > own + contestant.config.train.batch / 1000:
         said.append(
-            f"its schedule of {own:g} kimg was over before; its last stage went on to {kimg:.4g}"
+            f"its schedule of {own:g} kimg ended before; the last stage went on to {kimg:.4g} kimg"
         )
     level = _level(events)
     resolution, alpha = level.get("resolution"), level.get("alpha", 1.0)
@@ -129,13 +134,14 @@ def notes(contestant: Contestant, adversary: Adversary, events: Sequence[Event])
     if resolution is not None and (resolution < full or alpha < 1):
         fade = f", faded in by {alpha:.0%}" if alpha < 1 else ""
         said.append(
-            f"it had grown to {resolution:.0f} of {full} px{fade}: its pictures were enlarged to "
-            "be scored, which no full-grown one's were"
+            f"its generator had grown to {resolution:.0f} of {full} px{fade}"
+            + (", and its images were upsampled to be scored" if resolution < full else "")
         )
     return said
 
 
 def _level(events: Sequence[Event]) -> Mapping[str, Any]:
+    """The newest checkpoint's event, which tells how far a growing generator has come."""
     saved = [event for event in events if event["kind"] == "checkpoint"]
     return saved[-1] if saved else {}
 
@@ -144,8 +150,8 @@ def _level(events: Sequence[Event]) -> Mapping[str, Any]:
 
 
 def _picture(contestant: Contestant, adversary: Adversary) -> Picture | None:
-    """Samples of the last checkpoint, from the same latents for every recipe; for tasks whose
-    pictures need others beside them, the run's own newest grid."""
+    """Samples of the last checkpoint, from the same latents for every recipe. Where images are made
+    from images, it is the run's own newest grid, which shows both."""
     if adversary.task == "generate":
         folder = newest_valid(contestant.run_dir)
         return None if folder is None else _samples(folder)
@@ -154,7 +160,7 @@ def _picture(contestant: Contestant, adversary: Adversary) -> Picture | None:
         return None
     with Image.open(path) as grid:
         grid.thumbnail((_SIDE, 2 * _SIDE))
-        return _embedded(grid, f"Its grid at {int(path.stem) / 1000:g} kimg")
+        return _embedded(grid, f"The run's own grid at {int(path.stem) / 1000:g} kimg")
 
 
 def _samples(checkpoint: Path) -> Picture:

@@ -1,8 +1,8 @@
-"""What a comparison will do, decided before anything is started: recipes made alike, a budget, a
-place. Nothing here starts or writes anything, or imports an engine.
+"""Decides what a comparison will do: which recipes, made alike in what, with what budget.
 
-All recipes get the data, the protocol of scoring and the places of one of them, by default of the
-first: `data`, `evaluate`, `workspace`, `registry`, `flow`, and the address of the cluster.
+Nothing here starts an engine or trains. All recipes get the data, the protocol of scoring and the
+places of one of them, by default of the first: `data`, `evaluate`, `workspace`, `registry`, `flow`,
+and the address of the cluster.
 """
 
 from __future__ import annotations
@@ -40,21 +40,21 @@ _SCORINGS = 6
 
 
 class Comparison(BaseModel):
-    """Recipes on the same data, and what each of them may use. One of the budgets is given."""
+    """Recipes on the same data, and the budget of each: either `kimg` or `minutes`."""
 
     model_config = ConfigDict(extra="forbid", frozen=True)
 
     configs: tuple[Config, ...] = Field(min_length=1)
     kimg: float | None = Field(None, gt=0, description="Thousands of images seen.")
     minutes: float | None = Field(None, gt=0, description="Minutes of training.")
-    at_once: int | None = Field(None, ge=1, description="Recipes that train side by side, at most.")
+    at_once: int | None = Field(None, ge=1, description="Most recipes that train side by side.")
     target: float | None = Field(
-        None, description="Score whose time is told; empty: the worst of the final ones."
+        None, description="The score whose time is told; empty means the worst final score."
     )
 
     @property
     def id(self) -> str:
-        """The same for the same recipes, settings and budget, whatever the places."""
+        """A name with a digest of recipes, settings and budget; places do not change it."""
         places = {"workspace", "registry", "flow"}
         trees = [config.model_dump(mode="json", exclude=places) for config in self.configs]
         asked = json.dumps([trees, self.kimg, self.minutes], sort_keys=True)
@@ -63,23 +63,23 @@ class Comparison(BaseModel):
 
     @property
     def folder(self) -> Path:
-        """Where records and report are kept."""
+        """The folder of the comparison's records and report."""
         return self.configs[0].workspace / "compare" / self.id
 
     @property
     def budget(self) -> str:
-        """In words."""
+        """The budget in words."""
         if self.minutes is not None:
             return f"{self.minutes:g} min of training"
         return f"{self.kimg:g} thousand images"
 
     @property
     def cluster(self) -> ClusterConfig:
-        """That of the recipe which needs most of it."""
+        """The cluster's settings in the recipe that needs the most CPUs."""
         return max((config.cluster for config in self.configs), key=_cpus)
 
     def slots(self, cpus: float, gpus: float) -> int:
-        """How many recipes train side by side on this much."""
+        """How many recipes train side by side on so many CPUs and GPUs; at least 1."""
         each = self.cluster
         room = cpus // _cpus(each)
         workers = max(config.cluster.workers for config in self.configs)
@@ -122,11 +122,13 @@ def planned(
     if base.cluster.jobs is not None:
         raise UserError(f"cluster.jobs={base.cluster.jobs}: {_DECIDED['cluster.jobs']}")
     own_places = any(override.startswith("train.checkpoint_kimg") for override in overrides)
-    configs = []
+    configs: list[Config] = []
+    shards = None
     for config in loaded:
         with _of(config.name):
             alike = _like(config, base, workers)
-            shape = image_shape(alike, plan_shards(alike.data, None, alike.workspace))
+            shards = shards or plan_shards(alike.data, None, alike.workspace)  # the same for all
+            shape = image_shape(alike, shards)
             stages = check(alike, shape, alike.cluster.workers)
             configs.append(_budgeted(alike, kimg, schedule_end(alike, stages), own_places))
     return Comparison(
@@ -142,7 +144,7 @@ def _loaded(name: str, overrides: Sequence[str]) -> Config:
 
 @contextmanager
 def _of(recipe: str) -> Iterator[None]:
-    """A user's mistake inside names the recipe."""
+    """Put the recipe's name before the message of a UserError raised inside."""
     try:
         yield
     except UserError as error:
@@ -165,8 +167,8 @@ def _like(config: Config, base: Config, workers: int | None) -> Config:
 def _budgeted(config: Config, kimg: float | None, end: int, own_places: bool) -> Config:
     """The recipe with the budget in images, and scored some times on the way.
 
-    A budget in time does not say how many images it is: the schedule, of `end` images, then tells
-    how far apart the scorings are. Ticks are close enough to see when the time is over.
+    A budget in time does not say how many images it allows; then the length of the schedule, `end`
+    images, says how far apart the scorings are. Ticks are short, to notice when the time is over.
     """
     changes = {"train.tick_kimg": min(config.train.tick_kimg, 1.0)}
     if kimg is not None:
@@ -180,7 +182,7 @@ def _budgeted(config: Config, kimg: float | None, end: int, own_places: bool) ->
 
 
 def describe(comparison: Comparison) -> str:
-    """The plan in some lines of text."""
+    """Some lines of text that tell a user what the comparison would do."""
     first = comparison.configs[0]
     data = plan_shards(first.data, None, first.workspace)
     shape = image_shape(first, data)
@@ -228,8 +230,8 @@ def _side_by_side(comparison: Comparison) -> str:
 
 
 def _expected_minutes(comparison: Comparison, config: Config, end: int) -> float | None:
-    """Of training, as far as it is known: from the budget, or the speed of the newest run of this
-    recipe."""
+    """How many minutes the recipe will train: its budget in time, or `end` images at the speed of
+    its newest run, if that is less; None where neither is known."""
     speed = None
     for run_dir in reversed(run_folder.runs_of(config)):
         events = read_events(run_dir)

@@ -50,7 +50,7 @@ def page(facts: Facts) -> str:
 
 
 def _charts(section: Section) -> list[tuple[str, str]]:
-    """What each chart runs over, and its SVG; none where nothing was scored."""
+    """The section's charts: what each runs over, and its SVG; empty where nothing was scored."""
     return [(name, svg) for over, name in _OVER.items() if (svg := chart(section, over))]
 
 
@@ -89,7 +89,7 @@ def markdown(facts: Facts) -> str:
 
 
 def text(facts: Facts) -> str:
-    """Verdict and costs for a terminal."""
+    """The order of the recipes and what each needed, as text for a terminal."""
     lines = []
     for section in sections(facts):
         lines += ["", verdict(section), ""]
@@ -111,12 +111,12 @@ def _line(texts: Sequence[str], best: Sequence[Cell] = ()) -> str:
 
 
 def _plain(text: str) -> str:
-    """Text that neither ends a cell nor becomes HTML."""
+    """The text on one line, escaped so that it neither ends a cell of Markdown nor becomes HTML."""
     return escape(" ".join(text.split()), quote=False).replace("|", "\\|")
 
 
 def verdict(section: Section) -> str:
-    """Who came first, in a sentence."""
+    """A sentence that says which recipe is best, and what the others and the references get."""
     scored = [e for e in section.entries if not e.error and section.main]
     if section.main is None or not scored:
         return "No recipe has a score to compare."

@@ -310,7 +310,7 @@ def test_the_same_time_for_all_side_by_side_and_a_failure_loses_nothing(
     assert 0.016 < cut.kimg < 500 and len(cut.checkpoints) == 1 and FD in cut.scores
     assert "was cut at" in " ".join(cut.notes)
     if ended.minutes < 0.97 * minutes:
-        assert "these are its last images" in " ".join(ended.notes)
+        assert "its schedule of 0.192 kimg ended after" in " ".join(ended.notes)
     assert failed.error is not None and "not finite" in failed.error
     page = (comparison.folder / "compare.html").read_text()
     assert "Failed: " in page and "not finite" in page
