@@ -1,1 +1,1 @@
-"""Pictures as numbers: resizing, grids, tiles, and the turn from bytes to [-1, 1] and back."""
+"""Images as tensors: bytes and floats in [-1, 1], resizing, grids, tiles."""

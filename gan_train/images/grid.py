@@ -1,4 +1,4 @@
-"""Sample grids as PNG files."""
+"""Many images in one: grids, and how they are written as PNG files."""
 
 from __future__ import annotations
 
@@ -14,7 +14,8 @@ _PAGE_WIDTH = 900  # pixels
 
 
 def make_grid(images: Tensor, columns: int) -> Image.Image:
-    """A picture of uint8 images [N, C, H, W], `columns` a row; missing ones stay black."""
+    """One picture of uint8 images [N, C, H, W], `columns` in each row; what is left of the last row
+    stays black."""
     n, c, h, w = images.shape
     rows = -(-n // columns)
     sheet = images.new_zeros((rows * columns, c, h, w))
@@ -24,9 +25,9 @@ def make_grid(images: Tensor, columns: int) -> Image.Image:
 
 
 def save_grid(images: Tensor, columns: int, path: Path) -> Path:
-    """Write `make_grid` as a PNG, aside and renamed; small images are enlarged to be seen."""
+    """Write the grid of `make_grid` as a PNG file, aside and renamed; returns `path`."""
     picture = make_grid(images, columns)
-    # small images are enlarged, as far as the picture still fits into a page
+    # pixels of small images are repeated to be seen, as far as the grid still fits into a page
     factor = min(64 // images.shape[-1], _PAGE_WIDTH // picture.width)
     if factor > 1:
         size = (picture.width * factor, picture.height * factor)

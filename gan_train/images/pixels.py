@@ -1,6 +1,6 @@
 """Bytes, floats and Pillow's pictures: the one place that turns one into another.
 
-Networks see float images in [-1, 1]; files and scores hold bytes. Pure functions.
+Networks see float images in [-1, 1]; files and scores hold bytes. All functions are pure.
 """
 
 from __future__ import annotations
@@ -13,18 +13,20 @@ from torch import Tensor
 
 
 def to_float(pixels: Tensor, dtype: torch.dtype = torch.float32) -> Tensor:
-    """Floats in [-1, 1] of bytes uint8, of any shape: 0 becomes -1 and 255 becomes 1."""
+    """Turn bytes uint8 of any shape into floats in [-1, 1]: 0 becomes -1 and 255 becomes 1."""
     return pixels.to(dtype) / 127.5 - 1
 
 
 def to_uint8(image: Tensor) -> Tensor:
-    """Bytes uint8 of floats in [-1, 1], of any shape: rounded, and cut off outside of the range."""
+    """Turn floats of any shape into bytes uint8: [-1, 1] is rounded, what is outside is cut off."""
     return (image.float() * 127.5 + 128).clamp(0, 255).to(torch.uint8)
 
 
 def to_uint8_at(image: Tensor, resolution: int) -> Tensor:
-    """uint8 [N, C, resolution, resolution] of floats in [-1, 1] whose side is this resolution, or a
-    lower power of two, as that of a generator which still grows: its pixels are repeated."""
+    """Turn floats [N, C, r, r] in [-1, 1] into bytes uint8 [N, C, resolution, resolution].
+
+    A generator that still grows makes images of a lower power of two: their pixels are repeated.
+    """
     factor = resolution // image.shape[-1]
     if factor > 1:
         image = F.interpolate(image, scale_factor=factor, mode="nearest")
@@ -32,12 +34,12 @@ def to_uint8_at(image: Tensor, resolution: int) -> Tensor:
 
 
 def to_picture(pixels: Tensor) -> Image.Image:
-    """Pillow's picture of bytes uint8 [C, H, W]: C 1 is grey, 3 RGB and 4 RGB with alpha."""
+    """Turn bytes uint8 [C, H, W] into Pillow's picture: C 1 is grey, 3 RGB and 4 RGB with alpha."""
     plane = pixels[0] if len(pixels) == 1 else pixels.permute(1, 2, 0)
     return Image.fromarray(plane.contiguous().numpy())
 
 
 def from_picture(picture: Image.Image) -> Tensor:
-    """Bytes uint8 [C, H, W] of a picture with 8 bits a channel; the memory is its own."""
+    """Copy a picture with 8 bits a channel into bytes uint8 [C, H, W]."""
     pixels = torch.from_numpy(np.array(picture))
     return pixels[None] if pixels.ndim == 2 else pixels.permute(2, 0, 1)

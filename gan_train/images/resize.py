@@ -1,8 +1,9 @@
 """Bicubic resizing by whole factors: how super-resolution gets its inputs, and what it must beat.
 
-Cubic convolution (Keys 1981, "Cubic convolution interpolation for digital image processing",
-equation 4, with a = -1/2), the kernel widened by the factor where it shrinks, pixels beyond the
-edge repeated. Pure functions; every picture of a batch is resized on its own.
+Cubic convolution is due to Keys 1981, "Cubic convolution interpolation for digital image
+processing", equation 4, here with a = -1/2. To downsample, the kernel is widened by the factor.
+Beyond the border the outermost pixels are repeated. All functions are pure, and every image of a
+batch is resized on its own.
 """
 
 from __future__ import annotations
@@ -16,22 +17,23 @@ from torch import Tensor
 def bicubic_downsample(images: Tensor, scale: int) -> Tensor:
     """uint8 [..., H, W] to [..., H / scale, W / scale], antialiased; `scale` divides both sides.
 
-    Columns come first and are rounded to bytes before the rows, halves up: that gives the very
-    bytes of the low-resolution pictures which Set5 and Set14 are published with. For a power of
-    two all sums are exact, so the result is the same on every machine and in any batch.
+    Columns come first and are rounded to bytes, halves up, before the rows: that gives exactly the
+    low-resolution images that Set5 and Set14 are published with. Where `scale` is a power of two,
+    all sums are exact, so the result is the same on every machine and in any batch.
     """
     assert images.dtype == torch.uint8 and not images.shape[-2] % scale
     rows, columns = (_downsampling_matrix(side, scale) for side in images.shape[-2:])
-    return _bytes(_bytes(rows @ images.double()).double() @ columns.mT)
+    return _to_bytes(_to_bytes(rows @ images.double()).double() @ columns.mT)
 
 
 def bicubic_upsample(images: Tensor, scale: int) -> Tensor:
-    """uint8 [..., H, W] to [..., scale H, scale W], rounded once, halves up; exact like shrinking.
+    """uint8 [..., H, W] to [..., scale H, scale W], rounded once, halves up.
 
-    The classical baseline: x4 gives 28.43 dB on Set5 (`psnr` on luma, border 4).
+    Sums are exact where `scale` is a power of two. This is the classical baseline of
+    super-resolution: x4 gives 28.43 dB on Set5 (`psnr` on luma, border 4).
     """
     assert images.dtype == torch.uint8
-    return _bytes(bicubic_upsample_float(images.double(), scale))
+    return _to_bytes(bicubic_upsample_float(images.double(), scale))
 
 
 def bicubic_upsample_float(images: Tensor, scale: int) -> Tensor:
@@ -40,16 +42,17 @@ def bicubic_upsample_float(images: Tensor, scale: int) -> Tensor:
     height, width = images.shape[-2:]
     rows = _upsampling_matrix(height, scale, images.dtype, images.device)
     columns = _upsampling_matrix(width, scale, images.dtype, images.device)
-    with torch.autocast(images.device.type, enabled=False):  # 8 bits of bfloat16 are no picture
+    with torch.autocast(images.device.type, enabled=False):  # bfloat16's 8 bits are too few
         return rows @ images @ columns.mT
 
 
-def _bytes(values: Tensor) -> Tensor:
+def _to_bytes(values: Tensor) -> Tensor:
+    """uint8 of values from 0 to 255, halves rounded up."""
     return (values + 0.5).floor().clamp(0, 255).to(torch.uint8)
 
 
 def _cubic(x: Tensor) -> Tensor:
-    """The kernel at distances x, in pixels."""
+    """The kernel's values at distances x, in pixels."""
     x = x.abs()
     near = (1.5 * x - 2.5) * x * x + 1
     far = ((-0.5 * x + 2.5) * x - 4) * x + 2
@@ -57,8 +60,8 @@ def _cubic(x: Tensor) -> Tensor:
 
 
 def _weights(size: int, centres: Tensor, stretch: int) -> Tensor:
-    """float64 [len(centres), size]: how pixels 0 to size-1 count at the centres, in pixels, by a
-    kernel that is `stretch` times as wide."""
+    """float64 [len(centres), size]: the weights of pixels 0 to size-1 at each of the centres, which
+    are given in pixels, by a kernel that is `stretch` times as wide."""
     first = (centres - 2 * stretch).floor().long()  # [n]
     places = first[:, None] + torch.arange(4 * stretch + 2)  # [n, taps]
     taps = _cubic((centres[:, None] - places) / stretch) / stretch
@@ -68,7 +71,7 @@ def _weights(size: int, centres: Tensor, stretch: int) -> Tensor:
 
 @functools.lru_cache(maxsize=32)
 def _downsampling_matrix(size: int, scale: int) -> Tensor:
-    """float64 [size / scale, size]"""
+    """The matrix float64 [size / scale, size] that downsamples a line of pixels."""
     assert size % scale == 0
     with torch.inference_mode(False):
         centres = (torch.arange(size // scale, dtype=torch.float64) + 0.5) * scale - 0.5
@@ -77,7 +80,7 @@ def _downsampling_matrix(size: int, scale: int) -> Tensor:
 
 @functools.lru_cache(maxsize=32)
 def _upsampling_matrix(size: int, scale: int, dtype: torch.dtype, device: torch.device) -> Tensor:
-    """[scale * size, size]"""
+    """The matrix [scale * size, size] that upsamples a line of pixels."""
     with torch.inference_mode(False):  # or the cached tensor could never again meet a gradient
         centres = (torch.arange(scale * size, dtype=torch.float64) + 0.5) / scale - 0.5
         return _weights(size, centres, 1).to(device, dtype)

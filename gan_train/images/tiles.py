@@ -1,4 +1,4 @@
-"""Whole pictures of any size through a network that enlarges, tile by tile and without seams."""
+"""Super-resolution of whole images of any size: tile by tile and without seams."""
 
 from __future__ import annotations
 
@@ -16,8 +16,9 @@ from gan_train.images.pixels import to_float, to_uint8
 class Tile:
     """A part of the result, and what the network must see for it, both in pixels of the input.
 
-    `rows` and `columns` are kept; `seen_rows` and `seen_columns` are these and the overlap, as far
-    as the picture goes. Tiles lie side by side: every pixel is kept once.
+    The results of `rows` and `columns` are kept. The network sees `seen_rows` and `seen_columns`,
+    which add the overlap on every side, as far as the image goes. Tiles lie side by side, so every
+    pixel is kept once.
     """
 
     rows: slice
@@ -27,7 +28,7 @@ class Tile:
 
 
 def tiles(height: int, width: int, tile: int, overlap: int) -> Iterator[Tile]:
-    """The tiles of a picture, row by row; each keeps at most `tile` pixels squared."""
+    """The tiles of an image, row by row; each keeps at most `tile` x `tile` pixels."""
     assert height > 0 and width > 0 and tile > 0 and overlap >= 0
     for rows, seen_rows in _spans(height, tile, overlap):
         for columns, seen_columns in _spans(width, tile, overlap):
@@ -35,7 +36,8 @@ def tiles(height: int, width: int, tile: int, overlap: int) -> Iterator[Tile]:
 
 
 def _spans(size: int, tile: int, overlap: int) -> list[tuple[slice, slice]]:
-    """Equal parts but for a pixel, so that none is a sliver."""
+    """Spans that are kept and seen along one side. They are equal but for a pixel, so that none is
+    a sliver."""
     count = -(-size // tile)
     cuts = [size * number // count for number in range(count + 1)]
     return [
@@ -53,13 +55,13 @@ def upscale_picture(
     overlap: int = 40,
     progress: Callable[[int, int], None] | None = None,
 ) -> Tensor:
-    """uint8 [C, scale H, scale W] of uint8 [C, H, W], on the same device.
+    """Turn uint8 [C, H, W] into uint8 [C, scale H, scale W], on the same device.
 
     `upscale` makes float [1, C, scale h, scale w] of float [1, C, h, w], both in about [-1, 1].
-    Where the overlap is at least as far as a pixel of its output looks (`reach`; 40 for SRGAN of
-    the paper's size), the result is that of the whole picture at once: a tile's own border is then
-    too far away to matter, and the picture's border is also the tile's. With less, seams may show.
-    `progress` is called after every tile, with how many are done, and of how many.
+    `reach` says how far a pixel of its output looks (40 for SRGAN of the paper's size). Where the
+    overlap is no less, the result is that of the whole image at once: the border of a tile is too
+    far away to matter, unless it is also the image's. With less, seams may show. `progress` is
+    called after every tile, with the numbers of tiles done and of all.
     """
     assert picture.dtype == torch.uint8 and picture.ndim == 3
     channels, height, width = picture.shape
@@ -74,16 +76,16 @@ def upscale_picture(
             _within(part.rows, part.seen_rows, scale),
             _within(part.columns, part.seen_columns, scale),
         ]
-        result[:, _times(part.rows, scale), _times(part.columns, scale)] = to_uint8(kept)
+        result[:, _multiply(part.rows, scale), _multiply(part.columns, scale)] = to_uint8(kept)
         if progress is not None:
             progress(number, len(parts))
     return result
 
 
-def _times(span: slice, scale: int) -> slice:
+def _multiply(span: slice, scale: int) -> slice:
     return slice(span.start * scale, span.stop * scale)
 
 
 def _within(span: slice, seen: slice, scale: int) -> slice:
-    """Where in the enlarged tile the kept pixels are."""
+    """Where the kept pixels stand in what the network made of the seen ones."""
     return slice((span.start - seen.start) * scale, (span.stop - seen.start) * scale)

@@ -1,1 +1,1 @@
-"""Parts of networks and of losses that families share; the collectives over workers."""
+"""What families build networks and losses from, and the collectives over workers."""

@@ -1,6 +1,6 @@
 """Adaptive discriminator augmentation: Karras et al. 2020, arXiv 2006.06676.
 
-What D sees of reals and fakes passes through random transformations, each with probability p
+Reals and fakes pass through random transformations, each with probability p, before D sees them
 (section 2, appendix B); p follows how far D overfits (section 3). This file holds pure functions of
 images, random numbers and p. The family keeps p as a buffer and decides when it changes.
 
@@ -9,22 +9,22 @@ The transformations, in order, come in three groups:
 - "blit": horizontal flip, turns by 90 degrees, translation by whole pixels. They move pixels and
   leave the values alone.
 - "geometry": scaling, rotation, anisotropic scaling, rotation, translation. They are combined into
-  one affine map and carried out by one resampling: doubling with the orthogonal low-pass filter of
-  the sym6 wavelet, bilinear sampling there, halving with the same filter mirrored. Doubling and
-  halving alone give the image back.
+  one affine map and carried out by one resampling: upsampling by 2 with the orthogonal low-pass
+  filter of the sym6 wavelet, bilinear sampling of the result, downsampling by 2 with the same
+  filter mirrored. Upsampling and downsampling alone give the image back.
 - "colour": brightness, contrast, luma flip, hue and saturation, combined into one affine map of the
   colours. Grey images know no hue and no saturation.
 
-Beyond its borders an image goes on mirrored, for ever: no border shows, whatever the map, and
-nothing is sized by what a batch happens to draw. An image's result depends on its own draws alone.
+Beyond its borders an image is continued by its mirror images without end, so that no map shows a
+border. No size depends on the numbers drawn, and an image's result depends on its own draws alone.
 
-Images enter linearly, so what a gradient passes through is linear too, to every order. The result
+The transformations are linear in the image, so they are differentiable to every order. The result
 is not clamped: brightness and contrast may leave [-1, 1].
 
-The cost is the resampling's: two matrix products with band matrices, 26 R^3 multiply-adds a channel
-at resolution R, and 4 R^2 bilinear samples from a plane of 16 R^2. On one core, an RGB image takes
+Resampling is what costs: two matrix products with band matrices, 26 R^3 multiply-adds a channel at
+resolution R, and 4 R^2 bilinear samples from a plane of 16 R^2. On one core, an RGB image takes
 0.2 ms at 32x32 and 0.7 ms at 64x64; with the gradient 0.45 and 1.9 ms. On a CPU, a group that no
-image of the batch draws is left out; a GPU does not wait to find that out.
+image of the batch draws is left out; on a GPU it is not, as the answer would have to be waited for.
 """
 
 from __future__ import annotations
@@ -62,23 +62,25 @@ _SYM6 = (
     0.0017677118642540077,
     -0.00780070832503238,
 )
-"""Low-pass filter of the least asymmetric wavelet with six vanishing moments: Daubechies 1992,
-"Ten Lectures on Wavelets", section 8.1.1. Orthonormal to its own shifts by two; sums to sqrt 2."""
+"""The low-pass filter of the least asymmetric wavelet with six vanishing moments: Daubechies 1992,
+"Ten Lectures on Wavelets", section 8.1.1. It is orthonormal to its shifts by two and sums to
+sqrt 2."""
 
 _DELAY = 5
-"""Samples that the filter is late: pixel x lies at sample 2 x + 5 of what is doubled. Its phase
-delay falls from 5.10 for what is smooth to 4.83 for the finest detail; at 5, letters and drawings
-resampled to a quarter turn come closest to the exact one."""
+"""The filter's delay in samples: pixel x lies at sample 2 x + 5 of the upsampled image. The exact
+phase delay falls from 5.10 for smooth images to 4.83 for the finest detail; with 5, letters and
+drawings that are resampled to a quarter turn come closest to the exact turn."""
 
 
 def augment(
     images: Tensor, p: Tensor | float, rng: BatchRandom, groups: tuple[Group, ...] = GROUPS
 ) -> Tensor:
-    """Images [N, C, R, R], about [-1, 1], C 1 or 3, each transformed at random; same type.
+    """Transform each of the images [N, C, R, R], about [-1, 1], C 1 or 3, at random; same type.
 
-    Every transformation of `groups` is applied with probability `p`, to each image on its own; what
-    an image draws does not depend on p, on `groups` or on the rest of the batch. p = 0 gives the
-    images unchanged; p above 1 counts as 1 (see `next_strength`). p is not differentiated.
+    Every transformation of `groups` is applied with probability `p`, independently to each image.
+    The numbers that an image draws do not depend on p, on `groups` or on the rest of the batch.
+    p = 0 gives the images unchanged; p above 1 counts as 1 (see `next_strength`). p gets no
+    gradient.
     """
     n, channels, height, width = images.shape
     assert channels in (1, 3) and height == width >= 2 and n == len(rng), tuple(images.shape)
@@ -106,13 +108,13 @@ def next_strength(
     target: float,
     kimg: float,
 ) -> Tensor:
-    """The next p, from the last one and sign(D(x)) summed and counted over the reals since then.
+    """The next p, from the last p and the sum and count of sign(D(x)) over the reals since then.
 
     Section 3, equation 1: r_t = E[sign(D(real))]; p rises if r_t is above `target` and falls if it
-    is below, by `images` / (1000 `kimg`), where `images` were seen since the last change: from 0 to
-    1 in `kimg` thousand images at the soonest. The paper clamps p at 0 and names no upper bound;
-    `augment` counts what is above 1 as 1. Where nothing was counted, p stays. All are scalars, on
-    any device; nothing is read back.
+    is below. The change is `images` / (1000 `kimg`), where `images` is how many were seen since the
+    last change: p goes from 0 to 1 in `kimg` thousand images at the soonest. The paper clamps p at
+    0 and names no upper bound; `augment` takes p above 1 as 1. Where nothing was counted, p stays.
+    All tensors are scalars on any device, and none is read back to the host.
     """
     mean = sign_sum / sign_count.clamp(min=1)
     step = torch.sign(mean - target) * images / (kimg * 1000)
@@ -120,11 +122,11 @@ def next_strength(
 
 
 class _Draws:
-    """What a batch draws: all of it in three calls, whatever p and the groups are."""
+    """The random numbers of a batch, drawn in three calls whatever p and the groups are."""
 
     def __init__(self, rng: BatchRandom, p: Tensor | float):
-        # Maps are computed in float64: the last bit of a float32 function may depend on where in a
-        # batch an image stands, which would show between one worker and two.
+        # Maps are computed in float64: the last bit of a float32 function may depend on an image's
+        # place in the batch, and one worker would then differ from two.
         gates, uniform = rng.uniform(len(_TRANSFORMATIONS)), rng.uniform(8).double()
         normal = rng.normal(7).double()
         p = torch.as_tensor(p, dtype=torch.float32, device=gates.device).detach().clamp(max=1)
@@ -141,17 +143,18 @@ class _Draws:
         self.move = normal[:, 5:7]
 
     def gated(self, name: str, value: Tensor, neutral: float) -> Tensor:
-        """`value` [N] or [N, k] of images that draw the transformation, else what does nothing."""
+        """`value` [N] or [N, k] where an image draws the transformation, `neutral` elsewhere."""
         gate = self._gates[name]
         return torch.where(gate if value.ndim == 1 else gate[:, None], value, neutral)
 
     def touched(self, *names: str) -> Tensor:
-        """bool [N]: the image draws one of these."""
+        """bool [N]: whether an image draws one of these transformations."""
         return torch.stack([self._gates[name] for name in names]).any(dim=0)
 
 
 def _may_skip(touched: Tensor) -> bool:
-    """True when no image is touched; a GPU is not asked, because the answer would be waited for."""
+    """True when it is known that no image is touched. On a GPU that is not known: to ask would mean
+    to wait for the answer."""
     return touched.device.type == "cpu" and not bool(touched.any())
 
 
@@ -159,7 +162,8 @@ def _may_skip(touched: Tensor) -> bool:
 
 
 def _blit(x: Tensor, draws: _Draws) -> tuple[Tensor, Tensor]:
-    """Flipped and turned images, and how far they are yet to be shifted: int64 [N, 2], x and y."""
+    """Flip and turn images. Also returns by how many pixels, int64 [N, 2] in x and y, they are yet
+    to be shifted."""
     side = x.shape[-1]
     shift = draws.gated("shift", torch.round((draws.shift * 2 - 1) * 0.125 * side), 0).long()
     if _may_skip(draws.touched("flip", "turn")):
@@ -195,13 +199,13 @@ def translate(images: Tensor, shift: Tensor) -> Tensor:
 
 
 def _mirrored(index: Tensor, side: int) -> Tensor:
-    """The pixel that stands at `index` when ... 2 1 | 0 1 ... R-1 | R-2 ... goes on for ever."""
+    """The pixel at `index` of the endless line ... 2 1 | 0 1 ... R-1 | R-2 ..., R = `side`."""
     index = torch.remainder(index, 2 * side - 2)
     return torch.minimum(index, 2 * side - 2 - index)
 
 
 def _take(images: Tensor, row: Tensor, column: Tensor) -> Tensor:
-    """Pixels of images [N, C, R, R] from `row` and `column`, int64 broadcast to [N, R, R]."""
+    """Gather pixels of images [N, C, R, R] at `row` and `column`, int64 broadcast to [N, R, R]."""
     index = (row * images.shape[-1] + column).flatten(1)[:, None]  # [N, 1, R R]
     return images.flatten(2).gather(2, index.expand(-1, images.shape[1], -1)).view_as(images)
 
@@ -210,8 +214,8 @@ def _take(images: Tensor, row: Tensor, column: Tensor) -> Tensor:
 
 
 def _geometry(x: Tensor, shift: Tensor, draws: _Draws) -> Tensor:
-    """Images shifted by whole pixels [N, 2] and then transformed; those that draw no
-    transformation are shifted exactly."""
+    """Shift images by whole pixels [N, 2], then transform them. Images that draw no transformation
+    are shifted without resampling."""
     shifted = translate(x, shift)
     touched = draws.touched("scale", "pre_rotate", "stretch", "post_rotate", "move")
     if _may_skip(touched):
@@ -236,13 +240,14 @@ def _rotation(angle: Tensor) -> Tensor:
 
 
 def warp(images: Tensor, matrix: Tensor, offset: Tensor) -> Tensor:
-    """Images [N, C, R, R] whose pixel at v shows the source at `matrix` v + `offset`.
+    """Resample images [N, C, R, R] so that the pixel at v shows the source at `matrix` v +
+    `offset`.
 
     v = (x, y) in pixels, right and down from the image's centre; matrix [N, 2, 2], offset [N, 2].
     """
     side = images.shape[-1]
     up, down = _resampling(side, images.dtype, images.device)
-    plane = up @ images @ up.T  # [N, C, 4R-3, 4R-3]: one period of the mirrored plane, doubled
+    plane = up @ images @ up.T  # [N, C, 4R-3, 4R-3]: one period of the mirrored plane, upsampled
     period = plane.shape[-1] - 1
     centre = side - 1 + _DELAY
     line = torch.arange(down.shape[1], dtype=images.dtype, device=images.device) - centre
@@ -259,10 +264,11 @@ def warp(images: Tensor, matrix: Tensor, offset: Tensor) -> Tensor:
 
 @functools.lru_cache(maxsize=32)
 def _resampling(side: int, dtype: torch.dtype, device: torch.device) -> tuple[Tensor, Tensor]:
-    """Matrices that double and halve a line of pixels: [4R-3, R] and [R, 2R+10].
+    """Matrices that upsample and downsample a line of pixels: [4R-3, R] and [R, 2R+10].
 
-    The first mirrors the line, doubles it and gives a whole period (2R - 2 pixels) and one sample
-    more; its rows sum to 1. The second makes pixel j of the samples from 2 j on.
+    The first mirrors and upsamples the line. It gives a whole period (2R - 2 pixels) and repeats
+    the period's first sample at the end; its rows sum to 1. The second makes pixel j of the samples
+    from 2 j on.
     """
     with torch.inference_mode(False):  # the cache outlives the caller's mode
         up = torch.zeros(4 * side - 3, side, dtype=torch.float64)
@@ -276,11 +282,11 @@ def _resampling(side: int, dtype: torch.dtype, device: torch.device) -> tuple[Te
 
 
 class _Sample(torch.autograd.Function):
-    """Bilinear sampling at fixed places, and `_Spread` its transpose: each is the other's gradient.
+    """Bilinear sampling at fixed places. Its transpose is `_Spread`: each is the other's gradient.
 
-    `F.grid_sample` alone is not twice differentiable in every supported torch, and where it is, it
-    pays for the gradient of the places. [N, C, H, W], places [N, h, w, 2] in [-1, 1] (the outermost
-    samples) -> [N, C, h, w].
+    plane [N, C, H, W], places [N, h, w, 2] in [-1, 1] (the outermost samples) -> [N, C, h, w].
+    `F.grid_sample` is not twice differentiable in every supported torch, and where it is, it also
+    computes a gradient of the places, which nobody needs.
     """
 
     @staticmethod
@@ -298,7 +304,7 @@ class _Sample(torch.autograd.Function):
 class _Spread(torch.autograd.Function):
     """Adds samples [N, C, h, w] to the points of a plane [N, C, H, W] that they lie between.
 
-    On a GPU the sums run in no fixed order.
+    On a GPU the order of the sums is not fixed, so results may differ in the last bits.
     """
 
     @staticmethod
@@ -320,7 +326,7 @@ class _Spread(torch.autograd.Function):
 
 
 def _colour(x: Tensor, draws: _Draws) -> Tensor:
-    """Images with the colours that they draw."""
+    """Change the images' colours as they have drawn."""
     touched = draws.touched("brightness", "contrast", "luma_flip", "hue", "saturation")
     if _may_skip(touched):
         return x
@@ -341,11 +347,12 @@ def _colour(x: Tensor, draws: _Draws) -> Tensor:
 def colour_map(
     brightness: Tensor, contrast: Tensor, luma_flip: Tensor, hue: Tensor, saturation: Tensor
 ) -> tuple[Tensor, Tensor]:
-    """matrix [N, 3, 3] and offset [N, 3] of RGB -> matrix RGB + offset, from parameters [N].
+    """The matrix [N, 3, 3] and offset [N, 3] that map colours to matrix RGB + offset, from
+    parameters [N].
 
-    In this order: `brightness` is added and `contrast` multiplies; `luma_flip` 1 reflects at the
-    plane of no luma, whose normal is the axis v = (1, 1, 1) / sqrt 3; `hue` turns about v, in
-    radians; `saturation` multiplies the distance from v.
+    The steps are, in this order: `brightness` is added; `contrast` multiplies; `luma_flip` 1
+    reflects at the plane of no luma, whose normal is the axis v = (1, 1, 1) / sqrt 3; `hue` turns
+    about v, in radians; `saturation` multiplies the distance from v.
     """
     identity = torch.eye(3, dtype=hue.dtype, device=hue.device)
     luma = torch.full_like(identity, 1 / 3)  # v v^T

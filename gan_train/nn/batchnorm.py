@@ -1,7 +1,7 @@
-"""Batch normalisation whose statistics, where wanted, are those of the batch over all workers.
+"""Batch normalisation with statistics over the batch of all workers, or of each worker alone.
 
-Ioffe and Szegedy 2015, arXiv 1502.03167. Families that normalise by the batch take it from here:
-with statistics of each worker's share, two workers train another network than one.
+Ioffe and Szegedy 2015, arXiv 1502.03167. Families that normalise by the batch take it from here.
+With statistics of each worker's share alone, two workers would train another network than one.
 """
 
 from __future__ import annotations
@@ -16,23 +16,24 @@ from torch.autograd.function import once_differentiable
 from gan_train.nn.collectives import active, all_sum
 
 Statistics = Literal["synchronised", "per_worker"]
-"""`synchronised`: mean and variance over the global batch. `per_worker`: over each worker's share
-of it, without messages; the training then depends on the number of workers, by design."""
+"""`synchronised` takes mean and variance over the global batch. `per_worker` takes them over each
+worker's share of it, which needs no messages; training then depends on the number of workers."""
 
 MOMENTUM = 0.1
-"""Share of the newest batch in the running statistics."""
+"""The share of the newest batch in the running statistics."""
 EPSILON = 1e-5
 
 
 class BatchNorm(nn.Module):
-    """x [N, C, *] to (x - mean) / sqrt(variance + 1e-5) * weight + bias, channel by channel.
+    """Maps x [N, C, *] to (x - mean) / sqrt(variance + 1e-5) * weight + bias, channel by channel.
 
     In training mode, mean and variance are those of the batch (of the micro-batch, where steps
-    accumulate), and the running ones follow; every worker must then call it, with as many samples.
-    In evaluation mode they are the running ones, so an image does not depend on its neighbours.
+    accumulate), and the running statistics follow them. Every worker must call the layer, with the
+    same number of samples. In evaluation mode the running statistics are used, so that an image
+    does not depend on its neighbours.
 
     Synchronised statistics have first derivatives alone: a gradient penalty raises RuntimeError.
-    Running statistics belong to the weights that they were gathered with, not to an average of
+    Running statistics belong to the weights that they were gathered with and not to an average of
     weights: `schedule.check` refuses the two together.
     """
 
@@ -62,16 +63,16 @@ class _OverAllWorkers(torch.autograd.Function):
     """y, mean and unbiased variance of x [N, C, *] over all workers' samples.
 
     Every worker backpropagates the mean loss of its own share, and the trainer averages the
-    gradients. As the gradient is linear in the incoming one, sums over the workers of what each
-    worker got give each the gradient of all losses, before that average.
+    workers' gradients afterwards. A gradient is linear in the incoming gradient, so the sums over
+    all workers that `backward` takes give every worker the gradient of the sum of all losses.
     """
 
     @staticmethod
     def forward(ctx: Any, x: Tensor, weight: Tensor, bias: Tensor) -> tuple[Tensor, Tensor, Tensor]:
         wide = x if x.dtype == torch.float64 else x.float()
-        # [C]; `var_mean` takes twenty times as long on a CPU
+        # both [C]; `var_mean` takes twenty times as long on a CPU
         mean, variance = torch.ops.aten.batch_norm_update_stats(wide, None, None, MOMENTUM)
-        # one message: E[x] and E[x^2], in float64 so that their difference is exact enough
+        # one message carries E[x] and E[x^2], in float64 so that their difference is exact enough
         mean, variance = mean.double(), variance.double()
         count = torch.full_like(mean[:1], x.numel() // x.shape[1])
         sums = all_sum(torch.cat([count, mean * count, (variance + mean.square()) * count]))
@@ -92,15 +93,15 @@ class _OverAllWorkers(torch.autograd.Function):
         x, weight, mean, variance, total = ctx.saved_tensors
         kind = weight.dtype
         wide, dy = x.to(kind), dy.to(kind)
-        # with the statistics as constants, in one pass: dy weight / sqrt(variance), and the sums
-        # over this worker's share
+        # one pass gives dy weight / sqrt(variance), as if the statistics were constants, and the
+        # sums over this worker's share
         dx, d_weight, d_bias = torch.ops.aten.native_batch_norm_backward(
             dy, wide, weight, mean, variance, None, None, False, EPSILON, [True, True, True]
         )
         sums = all_sum(torch.cat([d_bias, d_weight]).double()) / total
         along_one, along_normal = sums.to(kind).chunk(2)
-        # dL/dx = weight / sqrt(variance) (dy - mean(dy) - normal mean(dy normal)); what is taken
-        # off is linear in x, channel by channel, as a normalisation is
+        # dL/dx = weight / sqrt(variance) (dy - mean(dy) - normal mean(dy normal)); the part that is
+        # subtracted is linear in x, channel by channel, so a normalisation can compute it
         factor = weight * (variance + EPSILON).rsqrt()  # [C]
         dx -= F.batch_norm(
             wide, mean, variance, factor * along_normal, factor * along_one, False, 0.0, EPSILON

@@ -7,9 +7,9 @@ from collections.abc import Iterable, Sequence
 import torch
 import torch.distributed as dist
 
-# Its functions' defaults keep the group that exists when it is first imported, as the first step of
-# an optimizer does: the group then never ended, and its threads, which Python's own end does not
-# wait for, now and then aborted the process.
+# This module is imported here, before there is a group. The defaults of its functions hold the
+# group that exists at the first import, and the first step of an optimizer would import it later:
+# the group would then never end, and its threads now and then abort the process as Python ends.
 import torch.distributed.nn.functional
 from torch import Tensor
 
@@ -22,9 +22,9 @@ def active() -> bool:
 def average_gradients(parameters: Iterable[Tensor]) -> None:
     """Replace every gradient by its mean over the workers, in one message per dtype.
 
-    Once per phase and after its whole backward, which is right for lazy regularisers and for
-    levels that have not grown yet, where a wrapper with hooks raises. Workers hold equal shares of
-    the global batch, so the mean of their means is the mean over the batch.
+    It is called once per phase, after the whole backward pass. So it suits lazy regularisers and
+    levels that have not grown yet, where a wrapper with hooks (DistributedDataParallel) raises.
+    Workers hold equal shares of the global batch, so the mean of their means is the batch's mean.
     """
     if not active():
         return
@@ -54,15 +54,15 @@ def average_buffers(buffers: Sequence[Tensor]) -> None:
 
 
 def all_sum(values: Tensor) -> Tensor:
-    """Sum over the workers, in place."""
+    """Replace values by their sum over the workers, in place, and return them."""
     if active():
         dist.all_reduce(values)
     return values
 
 
 def gather(values: Tensor) -> Tensor:
-    """The workers' tensors [n, ...] of one shape and type, those of rank 0 first, on every worker:
-    [n * workers, ...]."""
+    """Give every worker the tensors [n, ...] of all workers, in the order of their ranks:
+    [n * workers, ...]. They must have one shape and type."""
     if not active():
         return values
     gathered = values.new_empty(dist.get_world_size() * len(values), *values.shape[1:])
@@ -85,7 +85,7 @@ def from_first_worker(data: bytes, device: torch.device) -> bytes:
 
 
 def any_worker(flag: bool, device: torch.device) -> bool:
-    """True on every worker when it is true on one."""
+    """True on every worker if `flag` is true on one."""
     if not active():
         return flag
     value = torch.tensor([float(flag)], device=device)
@@ -120,7 +120,8 @@ def end() -> None:
 
 
 def fingerprint(tensors: Iterable[Tensor]) -> Tensor:
-    """int64 [2]: a sum of the raw bits, and one weighted by place, so that swaps show."""
+    """int64 [2]: the sum of the tensors' raw bits, and their sum weighted by place, which tells
+    values that changed places."""
     total = torch.zeros(2, dtype=torch.int64)
     for t in tensors:
         raw = t.detach().contiguous().view(-1)

@@ -1,13 +1,14 @@
-"""Convolutions for losses that hold gradients, such as R1 and path lengths: right in bfloat16, too.
+"""Convolutions for losses that contain gradients, such as R1 and path lengths: right in bfloat16,
+too.
 
-PyTorch's own second derivative takes the gradient for a forward convolution with filters as large
-as the picture, which processors with AMX compute wrongly in bfloat16, without a word (torch 2.13:
-padding 1, some sizes from 8 pixels on; with ONEDNN_MAX_CPU_ISA=AVX512_CORE_BF16 it is right). R1's
+PyTorch computes the second derivative by a forward convolution whose filters are as large as the
+image. Processors with AMX compute that wrongly in bfloat16, without an error (torch 2.13: padding
+1, some sizes from 8 pixels on; with ONEDNN_MAX_CPU_ISA=AVX512_CORE_BF16 it is right), so that R1's
 gradients of whole layers were noise.
 
 A convolution is linear in its input and in its filters, so the derivatives of its derivatives are
-again one of three: a convolution, a gradient of the input, a gradient of the filters. They are
-written down as such.
+again one of three maps: a convolution, a gradient of the input, or a gradient of the filters. Here
+each is written down as such.
 """
 
 from __future__ import annotations
@@ -39,8 +40,8 @@ class _Form:
     def backward(
         self, gradient: Tensor, x: Tensor, weight: Tensor, wanted: Sequence[bool]
     ) -> tuple[Any, Any, Any]:
-        """The gradients of input, filters and bias, as far as wanted. For that of the input the
-        shape alone of x counts, for that of the filters the shape alone of the weight."""
+        """The gradients of input, filters and bias, as far as wanted. Of x only the shape matters
+        to the input's gradient, of the weight only the shape to the filters' gradient."""
         stride, padding, outputs = [self.stride] * 2, [self.padding] * 2, [gradient.shape[1]]
         found: tuple[Any, Any, Any] = aten.convolution_backward(
             gradient,
@@ -68,56 +69,57 @@ class _Convolve(torch.autograd.Function):
     @staticmethod
     def backward(ctx: Any, *gradients: Any) -> Any:
         (gradient,), (x, weight), wanted = gradients, ctx.saved_tensors, ctx.needs_input_grad[:3]
-        if not torch.is_grad_enabled():  # the last derivative: all at once
+        if not torch.is_grad_enabled():  # no further derivative follows
             return *ctx.form.backward(gradient, x, weight, wanted), None
-        of_x = _apply(_InputGradient, gradient, weight, x.detach(), ctx.form) if wanted[0] else None
-        of_weight = (
-            _apply(_WeightGradient, x, gradient, weight.detach(), ctx.form) if wanted[1] else None
-        )
-        of_bias = gradient.sum(dim=(0, 2, 3)) if wanted[2] else None
-        return of_x, of_weight, of_bias, None
+        grad_x = grad_weight = None
+        if wanted[0]:
+            grad_x = _apply(_InputGradient, gradient, weight, x.detach(), ctx.form)
+        if wanted[1]:
+            grad_weight = _apply(_WeightGradient, x, gradient, weight.detach(), ctx.form)
+        grad_bias = gradient.sum(dim=(0, 2, 3)) if wanted[2] else None
+        return grad_x, grad_weight, grad_bias, None
 
 
 class _InputGradient(torch.autograd.Function):
-    """The gradient of the input, which is linear in that of the output and in the filters."""
+    """The input's gradient, which is linear in the output's gradient and in the filters."""
 
     @staticmethod
     def forward(ctx: Any, gradient: Tensor, weight: Tensor, x: Tensor, form: _Form) -> Tensor:
         ctx.save_for_backward(gradient, weight)
         ctx.form = form
-        of_x: Tensor = form.backward(gradient, x, weight, (True, False, False))[0]
-        return of_x
+        grad_x: Tensor = form.backward(gradient, x, weight, (True, False, False))[0]
+        return grad_x
 
     @staticmethod
     def backward(ctx: Any, *gradients: Any) -> Any:
         (second,), (gradient, weight) = gradients, ctx.saved_tensors
-        of_gradient = of_weight = None
+        grad_gradient = grad_weight = None
         if ctx.needs_input_grad[0]:
-            of_gradient = _apply(_Convolve, second, weight, None, ctx.form)
+            grad_gradient = _apply(_Convolve, second, weight, None, ctx.form)
         if ctx.needs_input_grad[1]:
-            of_weight = _apply(_WeightGradient, second, gradient, weight.detach(), ctx.form)
-        return of_gradient, of_weight, None, None
+            grad_weight = _apply(_WeightGradient, second, gradient, weight.detach(), ctx.form)
+        return grad_gradient, grad_weight, None, None
 
 
 class _WeightGradient(torch.autograd.Function):
-    """The gradient of the filters, which is linear in the input and in that of the output."""
+    """The filters' gradient, which is linear in the input and in the output's gradient."""
 
     @staticmethod
     def forward(ctx: Any, x: Tensor, gradient: Tensor, weight: Tensor, form: _Form) -> Tensor:
         ctx.save_for_backward(x, gradient)
         ctx.form = form
-        of_weight: Tensor = form.backward(gradient, x, weight, (False, True, False))[1]
-        return of_weight
+        grad_weight: Tensor = form.backward(gradient, x, weight, (False, True, False))[1]
+        return grad_weight
 
     @staticmethod
     def backward(ctx: Any, *gradients: Any) -> Any:
         (second,), (x, gradient) = gradients, ctx.saved_tensors
-        of_x = of_gradient = None
+        grad_x = grad_gradient = None
         if ctx.needs_input_grad[0]:
-            of_x = _apply(_InputGradient, gradient, second, x.detach(), ctx.form)
+            grad_x = _apply(_InputGradient, gradient, second, x.detach(), ctx.form)
         if ctx.needs_input_grad[1]:
-            of_gradient = _apply(_Convolve, x, second, None, ctx.form)
-        return of_x, of_gradient, None, None
+            grad_gradient = _apply(_Convolve, x, second, None, ctx.form)
+        return grad_x, grad_gradient, None, None
 
 
 def _apply(function: type[torch.autograd.Function], *arguments: Any) -> Any:
@@ -125,22 +127,22 @@ def _apply(function: type[torch.autograd.Function], *arguments: Any) -> Any:
 
 
 def compute_dtype(x: Tensor) -> torch.dtype:
-    """What convolutions run in: bfloat16 under autocast, else the type of x."""
+    """The type in which convolutions run: bfloat16 under autocast, else the type of x."""
     if torch.is_autocast_enabled(x.device.type):
         return torch.get_autocast_dtype(x.device.type)
     return x.dtype
 
 
 def uses_own_derivatives(x: Tensor) -> bool:
-    """Whether convolutions of x take ours. Elsewhere PyTorch's form is right, and up to 5% faster
-    where no gradient is held."""
+    """Whether convolutions of x use this file's derivatives. PyTorch's are right elsewhere, and
+    up to 5% faster where a loss contains no gradient."""
     return x.dtype == torch.bfloat16 and x.device.type == "cpu"
 
 
 def conv2d(
     x: Tensor, weight: Tensor, bias: Tensor | None = None, *, stride: int = 1, padding: int = 0
 ) -> Tensor:
-    """`F.conv2d`. x [N, I, H, W], weight [O, I, k, k], bias [O], all of one dtype."""
+    """`F.conv2d` of x [N, I, H, W], weight [O, I, k, k] and bias [O], all of one dtype."""
     if not uses_own_derivatives(x):
         return F.conv2d(x, weight, bias, stride, padding)
     y: Tensor = _apply(_Convolve, x, weight, bias, _Form(stride, padding, transposed=False))
@@ -150,7 +152,8 @@ def conv2d(
 def conv_transpose2d(
     x: Tensor, weight: Tensor, bias: Tensor | None = None, *, stride: int, padding: int = 0
 ) -> Tensor:
-    """`F.conv_transpose2d`. x [N, I, H, W], weight [I, O, k, k], bias [O], all of one dtype."""
+    """`F.conv_transpose2d` of x [N, I, H, W], weight [I, O, k, k] and bias [O], all of one
+    dtype."""
     if not uses_own_derivatives(x):
         return F.conv_transpose2d(x, weight, bias, stride, padding)
     y: Tensor = _apply(_Convolve, x, weight, bias, _Form(stride, padding, transposed=True))

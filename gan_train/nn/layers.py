@@ -26,18 +26,18 @@ class EqualizedLinear(nn.Module):
         self.scale = gain / math.sqrt(inputs)
 
     def forward(self, x: Tensor) -> Tensor:
-        with torch.autocast(x.device.type, enabled=False):  # small, and exact where it matters
-            # x is smaller than the weight
+        with torch.autocast(x.device.type, enabled=False):  # cheap, so it keeps full precision
+            # scaling x is cheaper than scaling the weight, which is larger
             return F.linear(x.to(self.weight.dtype) * self.scale, self.weight, self.bias)
 
 
 class EqualizedConv2d(nn.Module):
-    """Convolution with equalised learning rate (see `EqualizedLinear`), "same" padding.
+    """Convolution with equalised learning rate (see `EqualizedLinear`) and "same" padding.
 
-    `resample` fuses a change of size into the convolution: "up" equals nearest-neighbour doubling
-    followed by the 3x3 convolution, "down" equals the convolution followed by a 2x2 mean. Either
-    is one 4x4 convolution of stride 2 whose kernel is the 3x3 kernel summed over 2x2 shifts: the
-    same function for 16/36 of the arithmetic.
+    `resample` fuses a change of size into the convolution: "up" equals `upsample` followed by the
+    3x3 convolution, "down" equals the convolution followed by `downsample`. Either is one 4x4
+    convolution of stride 2 whose kernel is the 3x3 kernel summed over 2x2 shifts: the same function
+    for 16/36 of the arithmetic.
     """
 
     def __init__(
@@ -87,8 +87,8 @@ class Maxout(nn.Module):
 def he_start(module: nn.Module) -> None:
     """Give a linear layer weights ~ N(0, 2 / inputs) and biases 0; for `Module.apply`.
 
-    He et al. 2015 (arXiv 1502.01852), equation 10: rectifiers then keep the size of a signal. From
-    smaller weights a generator's images hardly depend on z, and collapse.
+    He et al. 2015 (arXiv 1502.01852), equation 10: rectifiers then keep the size of a signal. With
+    smaller weights a generator's images hardly depend on z, and training collapses.
     """
     if isinstance(module, nn.Linear):
         nn.init.kaiming_normal_(module.weight, nonlinearity="relu")
@@ -96,10 +96,10 @@ def he_start(module: nn.Module) -> None:
 
 
 def dropout(x: Tensor, rate: float, random: BatchRandom) -> Tensor:
-    """x [N, D] with a share `rate` of the values at zero and the others divided by 1 - rate.
+    """Set a share `rate` of the values of x [N, D] to zero and divide the others by 1 - rate.
 
-    Srivastava et al. 2014, JMLR 15. Which ones is drawn by sample, so that it depends on neither
-    the number of workers nor the micro-batches.
+    Srivastava et al. 2014, JMLR 15. Every sample draws its own values, so that they depend on
+    neither the number of workers nor the micro-batches.
     """
     if rate == 0:
         return x
@@ -120,8 +120,8 @@ def minibatch_stddev(x: Tensor, group: int) -> Tensor:
 
     Karras et al. 2017, section 3: the deviation of each feature at each place over the group,
     averaged over features and places to one number. [N, C, H, W] -> [N, C+1, H, W]. N must be a
-    multiple of `group`; groups are runs of neighbours, so that they do not depend on how a global
-    batch is split over ranks.
+    multiple of `group`. A group consists of neighbours, so that groups do not depend on how the
+    global batch is split over ranks.
     """
     n, c, h, w = x.shape
     assert n % group == 0, f"batch {n} is no multiple of the group {group}"
@@ -134,10 +134,10 @@ def minibatch_stddev(x: Tensor, group: int) -> Tensor:
 
 
 def upsample(x: Tensor) -> Tensor:
-    """Double the size by repeating pixels. [N, C, H, W] -> [N, C, 2H, 2W]."""
+    """Repeat every pixel in both directions. [N, C, H, W] -> [N, C, 2H, 2W]."""
     return F.interpolate(x, scale_factor=2, mode="nearest")
 
 
 def downsample(x: Tensor) -> Tensor:
-    """Halve the size by the mean of 2x2 pixels. [N, C, 2H, 2W] -> [N, C, H, W]."""
+    """Take the mean of every 2x2 pixels. [N, C, 2H, 2W] -> [N, C, H, W]."""
     return F.avg_pool2d(x, 2)

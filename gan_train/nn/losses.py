@@ -1,7 +1,7 @@
 """Adversarial losses and gradient penalties: pure functions, each with its paper and equation.
 
-`real` and `fake` are logits [N] (any shape is averaged over). What is returned is a scalar that
-the named network minimises.
+`real` and `fake` are logits [N]; losses are means, so any other shape is allowed. Each function
+returns a scalar, which the network in its name minimises.
 """
 
 from __future__ import annotations
@@ -83,12 +83,12 @@ def r1_penalty(discriminate: Callable[[Tensor], Tensor], real: Tensor) -> Tensor
 
 
 def mean_logits(real: Tensor, fake: Tensor) -> dict[str, Tensor]:
-    """What is logged of D's opinion, detached."""
+    """The mean logits of reals and fakes, detached, for the log."""
     return {"logit/real": real.detach().mean(), "logit/fake": fake.detach().mean()}
 
 
 def mean_probabilities(real: Tensor, fake: Tensor) -> dict[str, Tensor]:
-    """The logits, and what they say: P(real), 1 for certainly real, 0 for certainly generated."""
+    """The mean logits, and the mean probabilities of being real that they stand for, detached."""
     return mean_logits(real, fake) | {
         "probability/real": real.detach().sigmoid().mean(),
         "probability/fake": fake.detach().sigmoid().mean(),

@@ -1,1 +1,1 @@
-"""Frozen recognition networks of others: their checked weights, content losses on them."""
+"""Frozen recognition networks that others have trained: checked weights, and content losses."""

@@ -1,8 +1,8 @@
-"""The content loss of super-resolution: how far apart two pictures are in a recognition network.
+"""The content loss of super-resolution: the distance of two images in a recognition network.
 
-Ledig et al. 2016 (arXiv 1609.04802), section 2.2.1, equation 5: pixels alone reward blur, features
-do not. The network is frozen and belongs to no adversary: it is loaded at its first use, follows
-device and type of the pictures, and is in no checkpoint.
+Ledig et al. 2016 (arXiv 1609.04802), section 2.2.1, equation 5: a loss of pixels alone rewards
+blur, a loss of features does not. The network is frozen and part of no adversary: it is loaded at
+its first use, follows the device and type of the images, and is in no checkpoint.
 """
 
 from __future__ import annotations
@@ -32,19 +32,19 @@ _UNREADABLE = (
 
 class _Network(Protocol):
     least_side: int
-    """The smallest picture whose features have a place left."""
+    """The smallest side in pixels; larger ones are multiples of it."""
 
     def features(self, rgb: Tensor) -> Tensor:
-        """[n, D] of pictures [n, 3, H, W] in [-1, 1], so scaled that the squared difference summed
-        over D is the distance."""
+        """[n, D] of images [n, 3, H, W] in [-1, 1], scaled so that the distance of two images is
+        the squared difference summed over D."""
 
 
 class ContentDistance:
-    """A distance between pictures by a frozen network, differentiable in the first of them."""
+    """A distance of two images by a frozen network, differentiable in the first image."""
 
     def __init__(self, name: ContentName, weights: str | None, sha256: str | None) -> None:
-        """`weights` (path or URL) and `sha256` say where vgg19's weights are; nothing is opened
-        yet. Raises UserError for settings that do not fit."""
+        """`weights` (path or URL) and `sha256` say where vgg19's weights are; the other networks
+        know. Nothing is opened yet. Raises UserError for settings that do not fit."""
         assert name in get_args(ContentName)
         if name == "vgg19" and (weights is None or sha256 is None):
             raise UserError(
@@ -64,7 +64,7 @@ class ContentDistance:
         self._kind: tuple[torch.device, torch.dtype] | None = None
 
     def check(self, side: int) -> None:
-        """Raise UserError when pictures of this side are too small for the network."""
+        """Raise UserError unless images of this side fit the network."""
         network = _EfficientNet if self.name == "efficientnet_lite0" else VGG19Features
         least = network.least_side
         if side % least:
@@ -74,7 +74,7 @@ class ContentDistance:
             )
 
     def prepare(self, device: torch.device, dtype: torch.dtype) -> None:
-        """Load the network, unless it is loaded, and bring it there.
+        """Load the network, unless that is done, and convert it to this device and type.
 
         Raises UserError where the weights are missing, or not the right ones.
         """
@@ -85,9 +85,10 @@ class ContentDistance:
             self._kind = device, dtype
 
     def __call__(self, images: Tensor, truth: Tensor) -> Tensor:
-        """float [n] of pictures [n, C, H, W] in about [-1, 1], C 1 or 3; grey is repeated.
+        """The distance float [n] of each pair of images [n, C, H, W], C 1 or 3, about [-1, 1].
 
-        The gradient reaches `images` alone. Sides are multiples of what `check` says.
+        Grey images are repeated to three channels. Sides must have passed `check`. The gradient
+        reaches `images` alone.
         """
         assert images.shape == truth.shape and images.shape[1] in (1, 3)
         self.prepare(truth.device, truth.dtype)
@@ -127,17 +128,18 @@ class _EfficientNet(nn.Module):
 # ---- VGG19 -------------------------------------------------------------------------------------
 
 _STAGES = ((64, 64), (128, 128), (256,) * 4, (512,) * 4, (512,) * 4)
-"""Channels of VGG19's convolutions; a 2x2 maximum stands between the stages."""
+"""Output channels of VGG19's convolutions; a 2x2 maximum stands between two stages."""
 _RESCALE = 12.75
-"""Ledig et al. 2016, section 3.2: features are divided by this, to be as large as pixel errors."""
+"""Features are divided by this, so that the loss is as large as that of pixels: Ledig et al. 2016,
+section 3.2."""
 
 
 class VGG19Features(nn.Module):
     """VGG19 up to conv5_4, before its activation: Simonyan and Zisserman 2014 (arXiv 1409.1556),
     table 1, column E.
 
-    The state dict is torchvision's: `features.0.weight` is conv1_1's, the classifier is ignored.
-    Inputs get ImageNet's mean and deviation, as those weights expect.
+    `state` is torchvision's state dict: `features.0.weight` belongs to conv1_1, and the classifier
+    is ignored. Inputs are normalised by ImageNet's mean and deviation, as those weights expect.
     """
 
     least_side = 16
@@ -157,17 +159,18 @@ class VGG19Features(nn.Module):
                 layers += [convolution, nn.ReLU()]
                 inputs = outputs
             layers.append(nn.MaxPool2d(2))
-        self.layers = nn.Sequential(*layers[:-2])  # without the last activation and maximum
+        self.layers = nn.Sequential(*layers[:-2])  # ends before the last activation and maximum
         self.register_buffer("mean", torch.tensor([0.485, 0.456, 0.406]).view(1, 3, 1, 1))
         self.register_buffer("deviation", torch.tensor([0.229, 0.224, 0.225]).view(1, 3, 1, 1))
 
     def forward(self, rgb: Tensor) -> Tensor:
-        """conv5_4 [n, 512, H / 16, W / 16] of pictures [n, 3, H, W] in [-1, 1]."""
+        """Maps of conv5_4 [n, 512, H / 16, W / 16] of images [n, 3, H, W] in [-1, 1]."""
         maps: Tensor = self.layers((rgb * 0.5 + 0.5 - self.mean) / self.deviation)
         return maps
 
     def features(self, rgb: Tensor) -> Tensor:
-        """[n, D], so scaled that the distance is equation 5's, as a mean over channels, too."""
+        """[n, D] of images [n, 3, H, W], scaled so that the distance is that of equation 5, but a
+        mean over the channels, too."""
         maps = self(rgb).flatten(1)
         return maps / (_RESCALE * math.sqrt(maps.shape[1]))
 
@@ -185,7 +188,7 @@ def _fill(parameter: Tensor, state: Mapping[str, Tensor], name: str) -> None:
 
 
 def _read_state(location: str, sha256: str) -> Mapping[str, Tensor]:
-    """The checked file's tensors, by name. A URL is downloaded once, to torch's hub folder."""
+    """The tensors of the checked file by name. A URL is downloaded once, to torch's hub folder."""
     data = fetch(location, sha256, Path(torch.hub.get_dir()) / "gan-train", _SETTING)
     state: Any
     try:
@@ -207,7 +210,7 @@ def _read_state(location: str, sha256: str) -> Mapping[str, Tensor]:
 
 
 def _torchvision_state() -> Mapping[str, Tensor]:
-    """The ImageNet weights that torchvision downloads and keeps."""
+    """VGG19's ImageNet weights, which torchvision downloads once and keeps."""
     try:
         # RuntimeError: a torchvision that was built for another torch
         from torchvision.models import (  # type: ignore[import-not-found, unused-ignore]

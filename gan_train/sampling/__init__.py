@@ -1,1 +1,1 @@
-"""Pictures from a trained generator: grids, mixing, films, projection, whole files."""
+"""What a trained generator is used for: grids, mixing, films, projection, picture files."""

@@ -1,4 +1,4 @@
-"""Frames as a folder of PNGs, an animated GIF, or an MP4 by way of the program `ffmpeg`."""
+"""Films: frames are written as a folder of PNGs, an animated GIF, or an MP4 by `ffmpeg`."""
 
 from __future__ import annotations
 
@@ -16,13 +16,16 @@ from gan_train.errors import UserError
 from gan_train.files.atomic import aside
 from gan_train.images.pixels import to_picture
 
-_SIDE = 256  # pixels; smaller films are enlarged to be seen
-_GIF_RATE = 50.0  # viewers slow down what is faster
+_SIDE = 256  # pixels; those of smaller frames are repeated, to be seen
+_GIF_RATE = 50.0  # frames a second; viewers slow down faster ones
 
 
 def check(out: Path, frames: int, rate: float) -> None:
-    """Raise UserError for what `write` could not do: another kind of file, a rate (frames per
-    second) out of range, no ffmpeg, or a folder in which later frames of another film stand."""
+    """Raise UserError if `write` cannot write so many frames to `out`.
+
+    That is so for another kind of file, a rate (frames per second) out of range, a missing ffmpeg,
+    and a folder that holds later frames of another film.
+    """
     kind = out.suffix.lower()
     if kind not in ("", ".gif", ".mp4"):
         raise UserError(f"--out {out}: allowed: a name ending in .gif or .mp4, or a folder")
@@ -44,8 +47,8 @@ def check(out: Path, frames: int, rate: float) -> None:
 def write(frames: Iterable[Tensor], out: Path, rate: float, loop: bool) -> Path:
     """Write frames uint8 [C, R, R], C 1 or 3, `rate` of them a second; returns `out`.
 
-    A GIF repeats for ever with `loop`, else it plays once; it has 256 colours a frame, and shows
-    each for a whole number of hundredths of a second.
+    With `loop` a GIF repeats without end, else it plays once. Its frames have 256 colours each and
+    last a whole number of hundredths of a second.
     """
     pictures = map(to_picture, frames)
     if not out.suffix:
@@ -92,12 +95,12 @@ def _ffmpeg(out: Path) -> str:
 
 
 def _write_video(pictures: Iterator[Image.Image], path: Path, program: str, rate: float) -> None:
-    """Feed raw pixels to ffmpeg. Raises UserError with its last words if it fails."""
+    """Feed raw pixels to ffmpeg. Raises UserError with the end of its output if it fails."""
     first = next(pictures)
     command = [program, "-loglevel", "error", "-y"]
     command += ["-f", "rawvideo", "-pixel_format", "gray" if first.mode == "L" else "rgb24"]
     command += ["-video_size", f"{first.width}x{first.height}", "-framerate", f"{rate:g}"]
-    command += ["-i", "pipe:0", "-pix_fmt", "yuv420p"]  # the form that every player knows
+    command += ["-i", "pipe:0", "-pix_fmt", "yuv420p"]  # every player knows this form
     command += ["-movflags", "+faststart", "-f", "mp4", str(path.absolute())]
     taken = True
     with tempfile.TemporaryFile() as said:
@@ -108,7 +111,7 @@ def _write_video(pictures: Iterator[Image.Image], path: Path, program: str, rate
                 assert process.stdin is not None
                 for picture in chain([first], pictures):
                     process.stdin.write(picture.tobytes())
-        except BrokenPipeError:  # it ended early, and says why
+        except BrokenPipeError:  # the program ended early, and its output says why
             taken = False
         if process.returncode != 0 or not taken:
             said.seek(0)

@@ -1,4 +1,4 @@
-"""Images from seeds, or from styles in a file, written as a grid or one by one."""
+"""Images are drawn from seeds, or from styles in a file, and written as a grid or one by one."""
 
 from __future__ import annotations
 
@@ -23,9 +23,10 @@ def generate(
 ) -> Path:
     """Draw one image per seed; returns `out`.
 
-    `out` ending in .png gets a grid, anything else is a folder of `<seed>.png`. Without `label` a
-    conditional generator draws its classes in turn. Raises UserError for an unknown class, a look
-    that the generator cannot have, or another kind of file.
+    If `out` ends in .png, a grid is written there; else `out` is a folder, which gets a file
+    `<seed>.png` for each image. Without `label` a conditional generator draws its classes in turn.
+    Raises UserError for an unknown class, a look that the generator cannot have, or another kind of
+    file.
     """
     _check(out)
     painter = Painter(generator, look)
@@ -44,8 +45,9 @@ def regenerate(generator: Generator, file: Path, look: Look, out: Path) -> Path:
 
 
 def read_styles(file: Path, painter: Painter) -> Tensor:
-    """ws [N, num_ws, w_dim] from a safetensors file whose tensor `w` is [N, w_dim], or one w for
-    every layer. Raises UserError for any other file, or another generator's shape."""
+    """ws [N, num_ws, w_dim] from a safetensors file whose tensor `w` has this shape, or is
+    [N, w_dim] and serves all layers. Raises UserError for any other file, or another generator's
+    shape."""
     space = painter.space("--w")
     if not file.is_file():
         raise UserError(f"--w {file}: no such file; `gan-train project` writes one")

@@ -1,7 +1,7 @@
 """Walks from image to image: through latents on the sphere, or through styles on a smooth curve.
 
-A walk passes its key frames exactly. What lies between two of them depends on them alone, and in w
-on the key before and the key after too.
+A walk passes its keys exactly. In z, frames between two keys depend on these two alone; in w, also
+on the key before and the key after.
 """
 
 from __future__ import annotations
@@ -22,11 +22,11 @@ from gan_train.sampling.painter import Look, Painter, class_number
 
 @dataclass(frozen=True)
 class Walk:
-    """Which keys in which space, and how finely.
+    """The keys of a walk, the space it goes through, and its number of frames.
 
-    `seeds` and `classes` (names) go in turn, the shorter list again from its start, until both are
-    used up: they make the keys. `space` None is w where the family has styles, else z. `frames`
-    are counted from one key to the next. `loop` goes back to the first key.
+    Each key is a seed and, where there are any, a class (by name); the shorter of the two lists is
+    repeated. `space` None means w where the family has styles, else z. `frames` is how many there
+    are from one key to the next. With `loop` the walk goes back to the first key.
     """
 
     seeds: tuple[int, ...]
@@ -37,26 +37,27 @@ class Walk:
 
     @property
     def keys(self) -> int:
-        """How many images are passed."""
+        """How many keys the walk passes."""
         return max(len(self.seeds), len(self.classes))
 
     @property
     def length(self) -> int:
-        """Frames in all. A walk that does not loop ends with its last key."""
+        """The number of frames. A walk that does not loop ends with its last key."""
         return self.keys * self.frames if self.loop else (self.keys - 1) * self.frames + 1
 
     def times(self) -> Tensor:
-        """float64 [length]: where each frame stands; key k is passed at k."""
+        """float64 [length]: the time of each frame; key k is passed at time k."""
         return torch.arange(self.length, dtype=torch.float64) / self.frames
 
 
 def interpolate(
     generator: Generator, walk: Walk, look: Look, out: Path, frames_per_second: float
 ) -> Path:
-    """Draw a walk as a folder of PNGs, a .gif or an .mp4, by the name of `out`; returns `out`.
+    """Draw a walk as a folder of PNGs, a .gif or an .mp4, as `out` is named; returns `out`.
 
     In z the class stays the same, in w it may differ between keys. All frames have the same noise.
-    Raises UserError for a walk, a look or a file that cannot be had.
+    Raises UserError for a walk or look that this generator cannot have, and for what `film.check`
+    refuses.
     """
     film.check(out, walk.length, frames_per_second)
     if walk.keys < 2:
@@ -67,7 +68,7 @@ def interpolate(
     space = walk.space or ("w" if painter.has_styles else "z")
     z = generator.latents(list(islice(cycle(walk.seeds), walk.keys)))  # [keys, z_dim]
     classes = _classes(generator, walk, space)
-    places = [0] * walk.length  # of the noise
+    places = [0] * walk.length  # the same noise for all
     if space == "w":
         ws = painter.styles(z, classes, "--space w")  # [keys, num_ws, w_dim]
         on_the_way = spline(ws, walk.times(), walk.loop)  # [length, num_ws, w_dim]
@@ -79,12 +80,13 @@ def interpolate(
 
 
 def great_circles(keys: Tensor, times: Tensor, loop: bool) -> Tensor:
-    """Great circles from key to key: [T, D] at times float64 [T] in [0, K], of keys [K, D].
+    """Points [T, D] on great circles from key to key, at times float64 [T] in [0, K], of keys
+    [K, D].
 
     Shoemake 1985, "Animating rotation with quaternion curves"; for latents White 2016 (arXiv
-    1609.04468): normal latents lie near a sphere, which a straight line would leave. Lengths that
-    differ go over into each other. Keys of the same or of opposite directions have no single great
-    circle between them: there the line is straight.
+    1609.04468): normal latents lie near a sphere, which a straight line would leave. Where two keys
+    differ in length, so do the points between them, gradually. Between keys of the same or of
+    opposite directions there is no single great circle: they are joined by a straight line.
     """
     x = keys.double()
     begin = times.floor().long()
@@ -101,11 +103,12 @@ def great_circles(keys: Tensor, times: Tensor, loop: bool) -> Tensor:
 
 
 def spline(keys: Tensor, times: Tensor, loop: bool) -> Tensor:
-    """A curve without corners: [T, ...] at times float64 [T] in [0, K], of keys [K, ...].
+    """Points [T, ...] on a curve without corners, at times float64 [T] in [0, K], of keys
+    [K, ...].
 
-    The cubic of Catmull and Rom 1974, "A class of local interpolating splines": at a key it heads
-    from the key before to the one after; an open curve leaves and arrives straight. Two keys are
-    joined by a straight line.
+    The curve is the cubic of Catmull and Rom 1974, "A class of local interpolating splines": at a
+    key it has the direction from the key before to the key after. An open curve is straight at both
+    ends, and two keys are joined by a straight line.
     """
     x = keys.double()
     if loop:
@@ -127,7 +130,7 @@ def spline(keys: Tensor, times: Tensor, loop: bool) -> Tensor:
 
 
 def _classes(generator: Generator, walk: Walk, space: str) -> Tensor | None:
-    """int64 [keys], or None where the generator knows no classes."""
+    """The classes int64 [keys], or None where the generator knows none."""
     numbers = [class_number(generator, name) for name in walk.classes]
     if not generator.conditional:
         return None

@@ -1,4 +1,4 @@
-"""Style mixing: pictures with the coarse layers of one image and the fine layers of another.
+"""Style mixing: images with the coarse layers of one image and the fine layers of another.
 
 Karras et al. 2018 (arXiv 1812.04948), section 3.1 and figure 3.
 """
@@ -17,7 +17,8 @@ from gan_train.inference import Generator
 from gan_train.sampling.painter import Look, Painter, labels
 
 _COARSE, _MIDDLE = 4, 8
-"""Two layers a resolution: 4 and 8 pixels are coarse, 16 and 32 middle, what follows is fine."""
+"""Coarse layers end before the first number, middle ones before the second. A resolution has two
+layers: 4 and 8 pixels are coarse, 16 and 32 middle, the rest is fine."""
 
 
 def mix(
@@ -33,8 +34,8 @@ def mix(
 
     The images of the seeds `columns` stand on top, those of `rows` at the left. A cell has the
     styles of its row, but in `layers` (see `layer_numbers`) those of its column. Without `label`
-    the classes of a conditional generator go in turn along either side. Raises UserError for a
-    family without styles, unknown layers or classes, and a name that is not a PNG's.
+    a conditional generator takes its classes in turn along either side. Raises UserError for a
+    family without styles, unknown layers or classes, and a name that does not end in .png.
     """
     if out.suffix.lower() != ".png":
         raise UserError(f"--out {out}: allowed: a name ending in .png")
@@ -48,7 +49,7 @@ def mix(
     cells[:, :, taken] = top[None, :, taken]
     table = torch.cat([left[:, None], cells], dim=1).flatten(0, 1)
     everything = torch.cat([top, table])
-    # new noise by seed: a cell keeps the noise of its row
+    # new noise depends on the seed, and a cell has the noise of its row
     places = [*columns, *(seed for seed in rows for _ in range(len(columns) + 1))]
     images = list(painter.from_styles(everything, places))
     corner = torch.zeros_like(images[0])
@@ -56,9 +57,10 @@ def mix(
 
 
 def layer_numbers(text: str, count: int) -> list[int]:
-    """Layers from `0-3`, `0,2,5`, or `coarse`, `middle`, `fine`, of a generator with `count`.
+    """The layers that a text such as `0-3`, `0,2,5`, `coarse`, `middle` or `fine` names, of a
+    generator with `count` layers.
 
-    Raises UserError for anything else, and for layers that this generator does not have.
+    Raises UserError for any other text, and for layers that this generator does not have.
     """
     named = {
         "coarse": range(min(_COARSE, count)),

@@ -1,4 +1,4 @@
-"""From latents or styles to 8-bit images, some at a time: what every sampling command shares."""
+"""From latents or styles to images as bytes, batch by batch: what all sampling commands share."""
 
 from __future__ import annotations
 
@@ -27,9 +27,10 @@ _PIXELS_AT_ONCE = 2**22
 class Look:
     """How styles become images.
 
-    `truncation` is psi in [-2, 2] (Karras et al. 2018, arXiv 1812.04948, appendix B): 0 is the
-    mean, below it lie opposites. It applies to the first `cutoff` layers, or to all. `noise`: the
-    stored maps ("const", also where nothing is said), none, or new ones for every seed.
+    `truncation` is psi in [-2, 2] (Karras et al. 2018, arXiv 1812.04948, appendix B): 0 gives the
+    mean image, negative values give opposites. It applies to the first `cutoff` layers, or to all.
+    `noise` says which noise maps are added: the stored ones ("const", also if None), "none", or new
+    ones for every seed ("random").
     """
 
     truncation: float = 1.0
@@ -66,7 +67,7 @@ class Painter:
         return self._space is not None
 
     def space(self, wish: str) -> StyleSpace:
-        """The style space. Raises UserError, saying what it was wished for, if there is none."""
+        """The style space. Raises UserError if there is none; `wish` names what needs it."""
         if self._space is None:
             raise UserError(
                 f"{wish} needs a family with styles, such as stylegan; this generator is "
@@ -76,8 +77,8 @@ class Painter:
 
     @torch.inference_mode()
     def styles(self, z: Tensor, label: Tensor | None, wish: str) -> Tensor:
-        """ws [N, num_ws, w_dim] of latents [N, z_dim] and classes int64 [N]: the same w in every
-        layer, but for the truncation."""
+        """Truncated ws [N, num_ws, w_dim] of latents [N, z_dim] and classes int64 [N]. All layers
+        have the same w before the truncation."""
         space, device = self.space(wish), self.generator.device
         label = None if label is None else label.to(device)
         w = space.styles(z.to(device), label)  # [N, w_dim]
@@ -85,7 +86,7 @@ class Painter:
 
     @torch.inference_mode()
     def truncate(self, ws: Tensor, label: Tensor | None = None) -> Tensor:
-        """ws [N, num_ws, w_dim] under the look's truncation, of classes int64 [N] if known."""
+        """Apply the look's truncation to ws [N, num_ws, w_dim], of classes int64 [N] if known."""
         if self.look.truncation == 1:
             return ws
         space = self.space("--truncation")
@@ -94,9 +95,9 @@ class Painter:
     def from_latents(
         self, z: Tensor, label: Tensor | None, places: Sequence[int]
     ) -> Iterator[Tensor]:
-        """Images uint8 [C, R, R], one after the other, of z [N, z_dim] and classes int64 [N].
+        """Yield images uint8 [C, R, R] of latents [N, z_dim] and classes int64 [N].
 
-        New noise is a function of an image's place in `places` (its seed) alone.
+        New noise depends on an image's place in `places` (its seed) alone.
         """
         for part in self._parts(len(z)):
             some = None if label is None else label[part]
@@ -106,14 +107,13 @@ class Painter:
                 yield from self.generator.images(z[part], some, self.look.truncation)
 
     def from_styles(self, ws: Tensor, places: Sequence[int]) -> Iterator[Tensor]:
-        """Images uint8 [C, R, R], one after the other, of ws [N, num_ws, w_dim] as they
-        are."""
+        """Yield images uint8 [C, R, R] of ws [N, num_ws, w_dim], which are not truncated."""
         for part in self._parts(len(ws)):
             yield from self._paint(ws[part], places[part])
 
     @torch.inference_mode()
     def _paint(self, ws: Tensor, places: Sequence[int]) -> Tensor:
-        """uint8 [n, C, R, R]"""
+        """Images uint8 [n, C, R, R] of ws [n, num_ws, w_dim]."""
         ws = ws.to(self.generator.device)
         image = self.space("styles").synthesise(ws, self._noise(places))
         return to_uint8_at(image, self.generator.shape.resolution).cpu()
@@ -125,7 +125,7 @@ class Painter:
         return BatchRandom(0, "generate/noise", positions)
 
     def _parts(self, count: int) -> Iterator[slice]:
-        """Runs of neighbours that are drawn at once; a bar on a terminal if it takes long."""
+        """Yield the spans of images that are drawn at once, and show how many are done."""
         with progress_bar("drawing", "img", count) as bar:
             for at in range(0, count, self._at_once):
                 yield slice(at, at + self._at_once)
@@ -133,7 +133,7 @@ class Painter:
 
 
 def class_number(generator: Generator, name: str) -> int:
-    """The place of a class. Raises UserError when there is none of that name."""
+    """The number of the class with this name. Raises UserError when there is none."""
     if not generator.conditional:
         raise UserError(f"--class {name}: this generator was trained without classes")
     classes = generator.shape.classes
@@ -143,8 +143,8 @@ def class_number(generator: Generator, name: str) -> int:
 
 
 def labels(generator: Generator, name: str | None, count: int) -> Tensor | None:
-    """int64 [count]: one class for all images, or, without a name, all classes in turn; None where
-    the generator knows no classes. Raises UserError for an unknown class."""
+    """Classes int64 [count]: the named one for all images, or, without a name, all in turn. None
+    where the generator knows no classes. Raises UserError for an unknown class."""
     if name is not None:
         return torch.full((count,), class_number(generator, name))
     if not generator.conditional:

@@ -1,9 +1,9 @@
-"""From a picture back to its style: the w whose image looks most like it.
+"""Projection: the style w whose image looks most like a given picture.
 
 Karras et al. 2019 (arXiv 1912.04958), section 5 and appendix D. One w serves all layers, as in the
 paper. The paper also fits the noise maps and regularises them so that they cannot carry the
-picture. Here they stay as stored: what is found is then w alone, which a file of `w_dim` numbers
-holds and `gan-train generate --w` draws again.
+picture. Here the stored noise maps are used as they are, so that w alone is found: a file of
+`w_dim` numbers holds it, and `gan-train generate --w` draws its image again.
 """
 
 from __future__ import annotations
@@ -30,16 +30,20 @@ from gan_train.rng import BatchRandom
 from gan_train.sampling.painter import Look, Painter, labels
 from gan_train.sampling.progress import progress_bar
 
-LATENTS = 10_000  # of the mean w
+LATENTS = 10_000  # the mean w is taken over so many
 _RATE = 0.1
-_RATE_UP, _RATE_DOWN = 0.05, 0.25  # shares of the steps
-_NOISE, _NOISE_UNTIL = 0.05, 0.75  # of w's deviation; share of the steps
+_RATE_UP, _RATE_DOWN = 0.05, 0.25  # shares of the steps in which the rate rises and falls
+_NOISE = 0.05  # the noise's deviation at the start, in deviations of w
+_NOISE_UNTIL = 0.75  # share of the steps that have noise
 
 
 @dataclass(frozen=True)
 class Projection:
-    """`w` float [1, w_dim], its `image` uint8 [C, R, R] with the stored noise, and the perceptual
-    distance to the picture of the mean w's image and of this one."""
+    """`w` float [1, w_dim] and its `image` uint8 [C, R, R] with the stored noise.
+
+    `distance_before` is the perceptual distance of the picture to the mean w's image, and
+    `distance_after` that to `image`.
+    """
 
     w: Tensor
     image: Tensor
@@ -48,9 +52,9 @@ class Projection:
 
 
 def picture_for(generator: Generator, file: Path, data: DataConfig) -> Tensor:
-    """A picture as sharding would have stored it for this generator, uint8 [C, R, R].
+    """Read a picture file as sharding would store it for this generator, uint8 [C, R, R].
 
-    `data` says how it is cropped and resized. Raises UserError for what is no picture.
+    `data` says how it is cropped and resized. Raises UserError if the file is no picture.
     """
     channels, resolution = generator.shape.channels, generator.shape.resolution
     transform = replace(
@@ -72,9 +76,9 @@ def project(
 ) -> Projection:
     """Find w for a picture uint8 [C, R, R] in so many steps.
 
-    It starts at the mean w of a class, or, without `label`, of all classes in turn. Images above
-    256 pixels are compared at 256. Raises UserError for a family without styles, an unknown class,
-    and fewer than one step.
+    The search starts at the mean w of the class `label`, or, without one, of all classes. Images
+    above 256 pixels are compared at 256. Raises UserError for a family without styles, an unknown
+    class, and fewer than one step.
     """
     if steps < 1:
         raise UserError(f"--steps {steps}: allowed: 1 or more; 1000 is the paper's")
@@ -120,7 +124,7 @@ def save_projection(found: Projection, picture: Tensor, out: Path) -> tuple[Path
 
 
 def rate(step: int, steps: int) -> float:
-    """Adam's learning rate: up linearly at first, down along a cosine at the end."""
+    """Adam's learning rate: it rises linearly at the start and falls along a cosine at the end."""
     done = (step + 0.5) / steps
     up = min(1.0, done / _RATE_UP)
     down = 0.5 - 0.5 * math.cos(math.pi * min(1.0, (1 - done) / _RATE_DOWN))
@@ -128,7 +132,7 @@ def rate(step: int, steps: int) -> float:
 
 
 def noise_scale(step: int, steps: int) -> float:
-    """Deviation of the noise on w, in deviations of w: down quadratically to zero."""
+    """The deviation of the noise on w, in deviations of w: it falls quadratically to zero."""
     return _NOISE * max(0.0, 1 - step / steps / _NOISE_UNTIL) ** 2
 
 
@@ -152,5 +156,5 @@ def _centre(generator: Generator, space: StyleSpace, label: str | None) -> tuple
 
 
 def _image(space: StyleSpace, w: Tensor) -> Tensor:
-    """[1, C, r, r] of w [1, w_dim]"""
+    """The image [1, C, r, r] of w [1, w_dim]."""
     return space.synthesise(w[:, None].expand(-1, space.num_ws, -1), "const")

@@ -1,4 +1,4 @@
-"""Picture files through a translator: each one becomes a PNG of the other domain."""
+"""Translation of picture files: each becomes a PNG file of the other domain."""
 
 from __future__ import annotations
 
@@ -20,8 +20,8 @@ from gan_train.sampling.picture_files import targets_of
 from gan_train.sampling.progress import progress_bar
 
 MOST_PIXELS = 1 << 22
-"""Per picture. It is translated whole, as instance normalisation looks at all of it: with the
-paper's generator that takes about 1.2 KiB of memory a pixel."""
+"""The limit for a picture. It is translated whole, as instance normalisation needs all of it: the
+paper's generator takes about 1.2 KiB of memory a pixel."""
 
 
 def translate_files(
@@ -37,9 +37,9 @@ def translate_files(
 ) -> list[Path]:
     """Translate pictures by the generator in `generator_folder`; returns the files written.
 
-    `<name>.<ending>` becomes `<name>-to-<to>.png` in `out_folder`: of the same size, or, with
-    `side`, scaled so that its shorter side has so many pixels. EXIF orientation is applied,
-    transparent pixels show `background`, and colours are those trained on.
+    `a.jpg` becomes `a-to-B.png` in `out_folder`, for `to` = B. The size stays, or, with `side`, the
+    picture is first scaled so that its shorter side has so many pixels. EXIF orientation is
+    applied, transparent pixels show `background`, and grey or RGB are as in training.
 
     Raises UserError, before anything is written, for a model that is no translator and for what
     `targets_of` refuses; and, when its turn comes, for a file that is no picture, or too large or
@@ -67,7 +67,7 @@ def translate_files(
 def _read(
     file: Path, channels: int, background: Literal["black", "white"], side: int | None
 ) -> Tensor:
-    """uint8 [C, H, W]: upright and opaque, the shorter side scaled to `side` if given."""
+    """Read uint8 [C, H, W], upright and opaque, with the shorter side scaled to `side` if given."""
     try:
         picture = open_picture(file.read_bytes(), channels, background)
     except (OSError, BadImage) as error:
@@ -88,7 +88,7 @@ def _read(
 
 @torch.inference_mode()
 def _translate(generator: Generator, picture: Tensor, to: Domain, file: Path) -> Tensor:
-    """uint8 [C, H, W] of the same"""
+    """Translate uint8 [C, H, W] into the same shape; errors name the file."""
     image = to_float(picture.to(generator.device)[None])
     try:
         translated = generator.adversary.translate(image, to)

@@ -1,4 +1,4 @@
-"""Picture files enlarged by a trained generator, written as PNG."""
+"""Super-resolution of picture files, which are written as PNG."""
 
 from __future__ import annotations
 
@@ -26,15 +26,15 @@ from gan_train.sampling.picture_files import targets_of
 from gan_train.sampling.progress import progress_bar
 
 MAX_PIXELS = 100_000_000
-"""Larger pictures are refused before they are decoded."""
+"""Pictures with more pixels are refused before they are decoded."""
 _PROFILED = ("RGB", "RGBA", "L", "LA", "P")
-"""Modes that keep the meaning of their numbers when they become RGB or grey."""
+"""Pillow's modes whose ICC profile still holds after conversion to RGB or grey."""
 
 
 @dataclass(frozen=True)
 class Picture:
-    """`colour` uint8 [C, H, W], C 1 or 3; `alpha` uint8 [1, H, W], None where all is opaque;
-    `profile` is what the colours mean, as an ICC profile, if the file says so."""
+    """A picture in parts: `colour` uint8 [C, H, W], C 1 or 3; `alpha` uint8 [1, H, W], or None if
+    all is opaque; the ICC `profile` that tells what the colours mean, if the file has one."""
 
     colour: Tensor
     alpha: Tensor | None
@@ -50,13 +50,13 @@ def upscale_files(
     tile: int = 192,
     device: str = "cpu",
 ) -> list[Path]:
-    """Enlarge pictures by the generator of a checkpoint, import or download; returns their paths.
+    """Upscale pictures by the generator in `generator_folder`; returns the files written.
 
     `a.jpg` becomes `a-x4.png` in `out_folder`, written aside and renamed. Of an animation the first
-    picture is taken. `tile` is how many pixels squared are enlarged at once: memory grows with it.
-    Raises UserError, before any work, for a generator that does not enlarge, for files that are
-    missing or would get one name, and, without `force`, for results that exist; when its turn
-    comes, for a file that is no picture. What was written before stays.
+    picture is taken. Tiles of `tile` x `tile` pixels are upscaled at once: memory grows with it.
+    Raises UserError, before any work, for a generator that does not upscale and for what
+    `targets_of` refuses; and, when its turn comes, for a file that is no picture. Files written
+    before stay.
     """
     generator = Generator.load(generator_folder, device)
     adversary = generator.adversary
@@ -77,7 +77,8 @@ def upscale_files(
 
 
 def open_any(file: Path) -> Picture:
-    """A picture file of any kind that `data/images.py` reads, upright. Raises UserError."""
+    """Read a picture file of any kind that `data/images.py` knows, turned upright. Raises UserError
+    if that fails."""
     try:
         data = file.read_bytes()
         opaque = open_picture(data, 3, max_pixels=MAX_PIXELS)
@@ -88,7 +89,7 @@ def open_any(file: Path) -> Picture:
         grey = image.mode in ("1", "L", "LA") or image.mode.startswith("I")
         profile = image.info.get("icc_profile") if image.mode in _PROFILED else None
         alpha = None
-        # 16-bit grey has no channel of it, at most a colour that stands for nothing
+        # 16-bit grey has no alpha channel, at most a colour that means transparent
         if image.has_transparency_data and not image.mode.startswith("I"):
             colours = from_picture(ImageOps.exif_transpose(image).convert("RGBA"))
             opaque, alpha = colours.split([3, 1])
@@ -101,9 +102,9 @@ def upscale_colours(
 ) -> Picture:
     """The picture, `scale` times as large, by a network on `device`.
 
-    A network for RGB sees grey as R = G = B, and the grey of what it makes is kept. A network for
-    grey gets the luma of a colour picture; chroma is enlarged bicubically, as eyes are less sharp
-    in it. Alpha is enlarged bicubically.
+    A network for RGB is given grey as R = G = B, and its result is turned into grey. A network for
+    grey is given the luma of a colour picture; chroma is upsampled bicubically, as eyes are less
+    sharp in it. So is alpha.
     """
     scale, channels = adversary.scale, adversary.shape.channels
 
@@ -131,7 +132,7 @@ def upscale_colours(
 
 
 def _convert_mode(colour: Tensor, old: str, new: str) -> Tensor:
-    """uint8 [C, H, W] in another of Pillow's colour modes."""
+    """Convert uint8 [C, H, W] from one of Pillow's colour modes to another."""
     planes = [to_picture(plane[None]) for plane in colour]
     image = Image.merge(old, planes).convert(new)
     return from_picture(image)
