@@ -12,7 +12,17 @@ from pydantic import TypeAdapter, ValidationError
 from safetensors.torch import load_file
 from torch import Tensor
 
-from gan_train.adversary import DOMAINS, Adversary, Clock, Domain, ImageShape
+from gan_train.adversary import (
+    DOMAINS,
+    Adversary,
+    Clock,
+    Domain,
+    Generates,
+    ImageShape,
+    Translates,
+    Upscales,
+    task_of,
+)
 from gan_train.errors import UserError
 from gan_train.families.catalogue import FamilyConfig
 from gan_train.files.atomic import read_json
@@ -76,9 +86,10 @@ class Generator:
 
     def __init__(self, adversary: Adversary, family: str) -> None:
         self.adversary = adversary.eval().requires_grad_(False)
-        self.family, self.shape, self.z_dim = family, adversary.shape, adversary.z_dim
-        self.conditional = adversary.conditional  # a class must be asked for
-        self.task = adversary.task
+        self.family, self.shape, self.task = family, adversary.shape, task_of(adversary)
+        generates = adversary if isinstance(adversary, Generates) else None
+        self.z_dim = generates.z_dim if generates else 0
+        self.conditional = generates is not None and generates.conditional  # a class must be named
 
     @classmethod
     def load(cls, directory: Path, device: str = "cpu") -> Generator:
@@ -110,7 +121,7 @@ class Generator:
     @torch.inference_mode()
     def images(self, z: Tensor, label: Tensor | None = None, truncation: float = 1.0) -> Tensor:
         """uint8 [N, C, H, W] from latents [N, z_dim] and, if conditional, classes int64 [N]."""
-        if self.task != "generate":
+        if not isinstance(self.adversary, Generates):
             raise UserError(f"{self.family} makes pictures of pictures: use gan-train {self.task}")
         if z.ndim != 2 or z.shape[1] != self.z_dim:
             raise UserError(f"z has shape {list(z.shape)}; expected [N, {self.z_dim}]")
@@ -133,15 +144,15 @@ class Generator:
         Raises UserError for a generator that takes latents, and for a domain where there is none
         or one where it is missing.
         """
-        if self.task == "generate":
-            raise UserError(f"{self.family} makes images of latents: use gan-train generate")
+        upscaler = self.adversary
         picture = picture.to(self.device)
-        if self.task == "upscale":
+        if isinstance(upscaler, Upscales):
             if to is not None:
                 raise UserError(f"to={to}: this model enlarges, it has no domains; leave it out")
-            upscaler = self.adversary
             scale, overlap = upscaler.scale, upscaler.reach
             return upscale_picture(upscaler.upscale, picture, scale, overlap=overlap).cpu()
+        if not isinstance(self.adversary, Translates):
+            raise UserError(f"{self.family} makes images of latents: use gan-train generate")
         if to not in DOMAINS:
             raise UserError(f"to={to}: allowed: {', '.join(DOMAINS)}")
         domain: Domain = "A" if to == "A" else "B"

@@ -13,7 +13,7 @@ from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
-from gan_train.adversary import Adversary
+from gan_train.adversary import Adversary, Generates, Translates, Upscales
 from gan_train.config import DataConfig
 from gan_train.data.index import Index
 from gan_train.data.loader import LoadedBatch, Loader
@@ -24,20 +24,25 @@ from gan_train.rng import derive
 
 def check_data(config: DataConfig, adversary: Adversary) -> None:
     """Raise UserError unless the data have the parts that the task needs, and no others."""
-    translates = adversary.task == "translate"
+    translates = isinstance(adversary, Translates)
     if translates and config.second is None:
         raise UserError(
             "data.second is empty, but this family translates between two sets of images: name a "
             "second source, or other classes of the first: --set data.second.only_classes=[...]"
         )
-    if adversary.paired and config.second is not None and config.second.pairs != "training":
+    if (
+        isinstance(adversary, Translates)
+        and adversary.paired
+        and config.second is not None
+        and config.second.pairs != "training"
+    ):
         raise UserError(
             f"data.second.pairs is `{config.second.pairs}`, but a loss compares with the true "
             "partner; allowed: training (or leave the loss out: family.paired_weight=0)"
         )
     if config.second is not None and not translates:
         raise UserError("data.second is for families that translate; leave it out")
-    if config.held_out and adversary.task == "generate":
+    if config.held_out and isinstance(adversary, Generates):
         raise UserError(
             f"data.held_out={config.held_out}: this family is scored by comparing distributions, "
             "not picture by picture; allowed: 0"
@@ -76,7 +81,7 @@ class Feed:
             paired = config.second is not None and config.second.pairs == "training"
             own = seed if paired else derive(seed, "second")  # same sizes and seed: same order
             self._second = Loader(second, directory, seed=own, **common)
-        self._scale = adversary.scale if adversary.task == "upscale" else 1
+        self._scale = adversary.scale if isinstance(adversary, Upscales) else 1
 
     def batches(self, start: int, batch: int, resolution: int) -> Generator[LoadedBatch]:
         """Batches from position `start` on; see `Loader.batches`."""

@@ -7,38 +7,34 @@ image, and a joint layer follows (the paper's section 4.1). All are multilayer p
 from __future__ import annotations
 
 from collections.abc import Mapping
+from dataclasses import replace
 from typing import Literal
 
 import torch
 import torch.nn.functional as F
-from pydantic import BaseModel, ConfigDict, Field, model_validator
+from pydantic import Field, model_validator
 from torch import Tensor, nn
 
 from gan_train.adversary import (
-    Adversary,
-    Batch,
     Clock,
     ImageShape,
-    Losses,
-    Momentum,
+    OptimizerSettings,
     OptimizerSpec,
-    Phase,
     Stage,
+    pair_of_optimizers,
 )
 from gan_train.errors import UserError
-from gan_train.nn import losses
 from gan_train.nn.layers import Maxout, dropout, he_start
+from gan_train.nn.schedules import Momentum, linear
+from gan_train.nn.two_player import TwoPlayer, TwoPlayerConfig
 from gan_train.rng import BatchRandom
 
 
-class CGANConfig(BaseModel):
+class CGANConfig(TwoPlayerConfig):
     """Defaults are the paper's for MNIST. Its dropout in G is left out: an image is a function of
     z and class alone. `optimizer: adam` is what has become usual since."""
 
-    model_config = ConfigDict(extra="forbid", frozen=True, validate_default=True)
-
     name: Literal["cgan"] = "cgan"
-    z_dim: int = Field(100, ge=1)
     latent_width: int = Field(200, ge=1, description="G: ReLUs of the branch that reads z.")
     class_width: int = Field(1000, ge=1, description="G: ReLUs of the branch that reads the class.")
     joint_width: int = Field(1200, ge=1, description="G: ReLUs that read both branches.")
@@ -54,10 +50,10 @@ class CGANConfig(BaseModel):
     lr_decay: float = Field(1.00004, ge=1, description="sgd: lr is divided by it at every update.")
     lr_floor: float = Field(1e-6, gt=0, description="sgd: lr falls no lower than this.")
     momentum: tuple[Momentum, Momentum] = Field(
-        (0.5, 0.7), description="Of sgd: at the start and at the end; linear between."
+        (0.5, 0.7),
+        description="The momentum of SGD, at the start and at the end of the schedule; linear "
+        "between them.",
     )
-    betas: tuple[float, float] = Field((0.5, 0.999), description="Of adam.")
-    kimg: float = Field(1000.0, gt=0, description="Length of training.")
 
     @model_validator(mode="after")
     def _of_this_optimizer(self) -> CGANConfig:
@@ -119,64 +115,41 @@ class Discriminator(nn.Module):
         return logit
 
 
-class CGAN(Adversary):
-    """The family: one stage, in which D and G take turns over the classes of the real images."""
+class CGAN(TwoPlayer):
+    """The family: the game, over the classes of the real images."""
 
+    config: CGANConfig
     conditional = True
 
     def __init__(self, config: CGANConfig, shape: ImageShape, batch: int):
-        super().__init__()
+        """Raises UserError for data without classes."""
+        super().__init__(config, shape, batch)
         if not shape.classes:
             raise UserError(
                 "cgan needs classes and the data has none; set data.classes to `folder`, or "
                 "family.name to `vanilla`"
             )
-        self.config, self.shape, self.batch = config, shape, batch
-        self.z_dim = config.z_dim
         self.generator = Generator(config, shape)
         self.discriminator = Discriminator(config, shape)
 
     def optimizers(self) -> Mapping[str, OptimizerSpec]:
         c = self.config
         lr = c.lr or {"sgd": 0.1, "adam": 2e-4}[c.optimizer]
-        networks = {"D": "discriminator", "G": "generator"}
-        return {
-            name: OptimizerSpec((network,), c.optimizer, lr=lr, betas=c.betas, momentum=c.momentum)
-            for name, network in networks.items()
-        }
+        settings = OptimizerSettings(lr=lr, betas=c.betas, momentum=c.momentum[0])
+        return pair_of_optimizers(settings, c.optimizer)
 
-    def learning_rate(self, optimizer: str, stage: Stage, clock: Clock) -> float:
-        """With sgd, exponentially falling by the update, down to a floor."""
-        c, lr = self.config, self.optimizers()[optimizer].lr
+    def settings(
+        self, optimizer: str, declared: OptimizerSettings, stage: Stage, clock: Clock
+    ) -> OptimizerSettings:
+        """With SGD, the rate falls exponentially by the update, down to a floor, and the momentum
+        changes linearly over the schedule."""
+        c = self.config
         if c.optimizer == "adam":
-            return lr
-        decayed: float = lr * c.lr_decay**-clock.step
-        return max(decayed, c.lr_floor)
+            return declared
+        decayed: float = declared.lr * c.lr_decay**-clock.step
+        momentum = linear(c.momentum, clock.nimg / stage.nimg)
+        return replace(declared, lr=max(decayed, c.lr_floor), momentum=momentum)
 
-    def stages(self) -> tuple[Stage, ...]:
-        phases = (Phase("D", "D", self.loss_d), Phase("G", "G", self.loss_g))
-        images, side = round(self.config.kimg * 1000), self.shape.resolution
-        return (Stage("adversarial", images, side, self.batch, phases, milestone=True),)
-
-    def loss_d(self, batch: Batch, rng: BatchRandom, clock: Clock) -> Losses:
-        """D tells reals from fakes of the same classes."""
-        label = batch["label"]
-        with torch.no_grad():
-            fake = self.generator(rng.normal(self.z_dim), label)
-        real_logit = self.discriminator(batch["image"], label, rng)
-        fake_logit = self.discriminator(fake, label, rng)
-        metrics = losses.mean_probabilities(real_logit, fake_logit)
-        return Losses({"D": losses.logistic_d(real_logit, fake_logit)}, metrics)
-
-    def loss_g(self, batch: Batch, rng: BatchRandom, clock: Clock) -> Losses:
-        """G moves its fakes towards what D calls real images of the class asked for."""
-        label = batch["label"]
-        fake = self.generator(rng.normal(self.z_dim), label)
-        return Losses({"G": losses.nonsaturating_g(self.discriminator(fake, label, rng))})
-
-    def sample(self, z: Tensor, label: Tensor | None, truncation: float = 1.0) -> Tensor:
-        if truncation != 1:
-            raise UserError("cgan has no truncation: its latents have no mean to draw to; use 1")
-        assert label is not None, "a conditional generator needs labels"
-        image: Tensor = self.generator(z, label)
-        return image
+    def discriminate(self, image: Tensor, label: Tensor | None, rng: BatchRandom) -> Tensor:
+        logit: Tensor = self.discriminator(image, label, rng)
+        return logit

@@ -1,201 +1,25 @@
 """DCGAN: Radford, Metz and Chintala 2015, arXiv 1511.06434.
 
-Convolutions alone: strided ones halve in D, transposed ones double in G, and nothing is pooled.
-Batch normalisation everywhere but at G's output and D's input. Latents are N(0, 1), where the
-paper's are uniform; the class, which the paper does not have, may enter both networks.
+The game of Goodfellow et al. 2014 and its losses, on the networks in `nn/dcgan_networks.py`.
 """
 
 from __future__ import annotations
 
-from collections.abc import Mapping
-from itertools import pairwise
 from typing import Literal
 
-import torch
-import torch.nn.functional as F
-from pydantic import BaseModel, ConfigDict, Field
-from torch import Tensor, nn
-
-from gan_train.adversary import (
-    Adversary,
-    Batch,
-    Clock,
-    ImageShape,
-    Losses,
-    OptimizerSpec,
-    Phase,
-    Stage,
-)
-from gan_train.errors import UserError
-from gan_train.nn import batchnorm, losses
-from gan_train.rng import BatchRandom
-
-FIRST = 4
-"""Side of the smallest feature maps: G begins and D ends with it."""
-LEAST_RESOLUTION = 16
+from gan_train.adversary import ImageShape
+from gan_train.nn.dcgan_networks import ConvolutionalGame, DCGANNetworksConfig
 
 
-class DCGANConfig(BaseModel):
+class DCGANConfig(DCGANNetworksConfig):
     """Defaults are the paper's. Give `train.ema_kimg: 0` beside it: see `batchnorm.BatchNorm`."""
 
-    model_config = ConfigDict(extra="forbid", frozen=True, validate_default=True)
-
     name: Literal["dcgan"] = "dcgan"
-    conditional: bool = Field(
-        False, description="The class enters G (joined to z) and D (projection)."
-    )
-    z_dim: int = Field(100, ge=1)
-    channels: int = Field(
-        128, ge=1, description="Feature maps at half the images' side; twice as many a level down."
-    )
-    channel_max: int = Field(1024, ge=1, description="But never more than this.")
-    kernel: Literal[4, 5] = Field(5, description="Side of the convolutions' kernels.")
-    batch_norm: batchnorm.Statistics = Field(
-        "synchronised",
-        description="Mean and variance over the batch of all workers, who then train like one; or "
-        "`per_worker`, without messages: by design, several then do not train like one.",
-    )
-    lr: float = Field(0.0002, gt=0)
-    betas: tuple[float, float] = (0.5, 0.999)
-    kimg: float = Field(1000.0, gt=0, description="Length of training.")
 
     def build(self, shape: ImageShape, batch: int) -> DCGAN:
         """The networks for images of this shape, trained with this global batch."""
         return DCGAN(self, shape, batch)
 
-    def widths(self, resolution: int) -> list[int]:
-        """Feature maps at 4, 8, ... and at half the resolution."""
-        levels = (resolution // FIRST).bit_length() - 1
-        widths = [min(self.channels << level, self.channel_max) for level in range(levels)]
-        return widths[::-1]
 
-
-class Generator(nn.Module):
-    """Latents [N, z_dim] and classes [N] to images [N, C, R, R] in (-1, 1)."""
-
-    def __init__(self, config: DCGANConfig, shape: ImageShape):
-        super().__init__()
-        widths = config.widths(shape.resolution)
-        # no hidden layer: z, seen as maps of 1x1, convolved to maps of 4x4
-        self.project = nn.Linear(config.z_dim, widths[0] * FIRST**2, bias=False)
-        self.embed: nn.Embedding | None = None
-        if config.conditional:  # what the projection would do to a one-hot class joined to z
-            self.embed = nn.Embedding(len(shape.classes), widths[0] * FIRST**2)
-        self.norms = nn.ModuleList(batchnorm.BatchNorm(w, config.batch_norm) for w in widths)
-        self.convolutions = nn.ModuleList(
-            _upsampling(*pair, config.kernel, bias=False) for pair in pairwise(widths)
-        )
-        self.out = _upsampling(widths[-1], shape.channels, config.kernel, bias=True)
-
-    def forward(self, z: Tensor, label: Tensor | None) -> Tensor:
-        x = self.project(z.to(self.project.weight.dtype))
-        if self.embed is not None:
-            assert label is not None, "a conditional generator needs labels"
-            x = x + self.embed(label)
-        x = x.unflatten(1, (-1, FIRST, FIRST))  # [N, C, 4, 4]
-        first, *norms = self.norms
-        x = F.relu(first(x))
-        for convolution, norm in zip(self.convolutions, norms, strict=True):
-            x = F.relu(norm(convolution(x)))
-        return torch.tanh(self.out(x))
-
-
-class Discriminator(nn.Module):
-    """Images [N, C, R, R] and classes [N] to logits [N]."""
-
-    def __init__(self, config: DCGANConfig, shape: ImageShape):
-        super().__init__()
-        widths = config.widths(shape.resolution)[::-1]
-        self.first = _downsampling(shape.channels, widths[0], config.kernel, bias=True)
-        self.convolutions = nn.ModuleList(
-            _downsampling(*pair, config.kernel, bias=False) for pair in pairwise(widths)
-        )
-        self.norms = nn.ModuleList(batchnorm.BatchNorm(w, config.batch_norm) for w in widths[1:])
-        self.out = nn.Conv2d(widths[-1], 1, FIRST)
-        self.embed: nn.Embedding | None = None
-        if config.conditional:  # projection: Miyato and Koyama 2018, arXiv 1802.05637, equation 3
-            self.embed = nn.Embedding(len(shape.classes), widths[-1] * FIRST**2)
-
-    def forward(self, image: Tensor, label: Tensor | None) -> Tensor:
-        x = F.leaky_relu(self.first(image), 0.2)
-        for convolution, norm in zip(self.convolutions, self.norms, strict=True):
-            x = F.leaky_relu(norm(convolution(x)), 0.2)  # [N, C, 4, 4] in the end
-        logit: Tensor = self.out(x).flatten()  # [N]
-        if self.embed is not None:
-            assert label is not None, "a conditional discriminator needs labels"
-            logit = logit + (self.embed(label) * x.flatten(1)).sum(dim=1)
-        return logit
-
-
-def _downsampling(inputs: int, outputs: int, kernel: int, bias: bool) -> nn.Conv2d:
-    """A convolution of stride 2. [N, inputs, 2H, 2W] -> [N, outputs, H, W]."""
-    return nn.Conv2d(inputs, outputs, kernel, stride=2, padding=(kernel - 1) // 2, bias=bias)
-
-
-def _upsampling(inputs: int, outputs: int, kernel: int, bias: bool) -> nn.ConvTranspose2d:
-    """A transposed convolution of stride 2. [N, inputs, H, W] -> [N, outputs, 2H, 2W]."""
-    padding = (kernel - 1) // 2
-    return nn.ConvTranspose2d(inputs, outputs, kernel, 2, padding, kernel % 2, bias=bias)
-
-
-def _initialise(module: nn.Module) -> None:
-    """The paper's start: weights ~ N(0, .02^2); biases at 0, gains of normalisations at 1."""
-    if isinstance(module, nn.Linear | nn.Embedding | nn.Conv2d | nn.ConvTranspose2d):
-        nn.init.normal_(module.weight, std=0.02)
-        bias = getattr(module, "bias", None)
-        if bias is not None:
-            nn.init.zeros_(bias)
-
-
-class DCGAN(Adversary):
-    """The family: one stage, in which D and G take turns. D sees real and generated images apart,
-    each normalised by its own kind, as the authors do."""
-
-    def __init__(self, config: DCGANConfig, shape: ImageShape, batch: int):
-        super().__init__()
-        if shape.resolution < LEAST_RESOLUTION:
-            raise UserError(
-                f"data.resolution is {shape.resolution}: dcgan makes images of "
-                f"{LEAST_RESOLUTION} pixels and more"
-            )
-        shape.check_classes(config.conditional)
-        self.config, self.shape, self.batch = config, shape, batch
-        self.z_dim, self.conditional = config.z_dim, config.conditional
-        self.generator = Generator(config, shape)
-        self.discriminator = Discriminator(config, shape)
-        self.apply(_initialise)
-
-    def optimizers(self) -> Mapping[str, OptimizerSpec]:
-        c = self.config
-        return {
-            "D": OptimizerSpec(("discriminator",), lr=c.lr, betas=c.betas),
-            "G": OptimizerSpec(("generator",), lr=c.lr, betas=c.betas),
-        }
-
-    def stages(self) -> tuple[Stage, ...]:
-        phases = (Phase("D", "D", self.loss_d), Phase("G", "G", self.loss_g))
-        images, side = round(self.config.kimg * 1000), self.shape.resolution
-        return (Stage("adversarial", images, side, self.batch, phases, milestone=True),)
-
-    def loss_d(self, batch: Batch, rng: BatchRandom, clock: Clock) -> Losses:
-        """D tells reals from fakes of the same classes."""
-        label = batch.get("label")
-        with torch.no_grad():
-            fake = self.generator(rng.normal(self.z_dim), label)
-        real_logit = self.discriminator(batch["image"], label)
-        fake_logit = self.discriminator(fake, label)
-        metrics = losses.mean_probabilities(real_logit, fake_logit)
-        return Losses({"D": losses.logistic_d(real_logit, fake_logit)}, metrics)
-
-    def loss_g(self, batch: Batch, rng: BatchRandom, clock: Clock) -> Losses:
-        """G moves its fakes towards what D calls real."""
-        label = batch.get("label")
-        fake = self.generator(rng.normal(self.z_dim), label)
-        return Losses({"G": losses.nonsaturating_g(self.discriminator(fake, label))})
-
-    def sample(self, z: Tensor, label: Tensor | None, truncation: float = 1.0) -> Tensor:
-        if truncation != 1:
-            raise UserError("dcgan has no truncation: its latents have no mean to draw to; use 1")
-        assert not self.training, "statistics of the batch would mix the images: call eval() first"
-        image: Tensor = self.generator(z, label)
-        return image
+class DCGAN(ConvolutionalGame):
+    """The family: the game as it is."""

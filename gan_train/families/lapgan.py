@@ -11,6 +11,7 @@ coarsest level soon wins, whatever its dropout.
 from __future__ import annotations
 
 from collections.abc import Mapping
+from dataclasses import replace
 from functools import partial
 from typing import Literal, cast
 
@@ -25,16 +26,19 @@ from gan_train.adversary import (
     Clock,
     ImageShape,
     Losses,
-    Momentum,
+    OptimizerSettings,
     OptimizerSpec,
     Phase,
     Stage,
+    refuse_truncation,
+    single_stage,
 )
 from gan_train.errors import UserError
 from gan_train.nn import growth, losses
 from gan_train.nn.convolution import compute_dtype, conv2d
 from gan_train.nn.layers import dropout, he_start
 from gan_train.nn.pyramid import downsample, upsample
+from gan_train.nn.schedules import Momentum, linear
 from gan_train.rng import BatchRandom
 
 
@@ -58,7 +62,9 @@ class LAPGANConfig(BaseModel):
     lr: float = Field(0.02, gt=0, description="Learning rate of the first update.")
     lr_decay: float = Field(4e-5, ge=0, description="Every update divides the rate by 1 + this.")
     momentum: tuple[Momentum, Momentum] = Field(
-        (0.5, 0.8), description="Of sgd: at the start and at the end; linear between."
+        (0.5, 0.8),
+        description="The momentum of SGD, at the start and at the end of the schedule; linear "
+        "between them.",
     )
     betas: tuple[float, float] = Field((0.5, 0.99), description="Used with adam.")
     kimg: float = Field(10000.0, gt=0, description="Length of training, in kimg.")
@@ -110,9 +116,12 @@ class LAPGAN(Adversary):
 
     def optimizers(self) -> Mapping[str, OptimizerSpec]:
         c = self.config
-        kind = partial(OptimizerSpec, kind=c.optimizer, lr=c.lr, betas=c.betas, momentum=c.momentum)
-        return {f"D{side}": kind((f"discriminator_{side}",)) for side in self.levels} | {
-            f"G{side}": kind((f"generator_{side}",)) for side in self.levels
+        settings = OptimizerSettings(lr=c.lr, betas=c.betas, momentum=c.momentum[0])
+        networks = {"D": "discriminator", "G": "generator"}
+        return {
+            f"{letter}{side}": OptimizerSpec((f"{network}_{side}",), settings, c.optimizer)
+            for letter, network in networks.items()
+            for side in self.levels
         }
 
     def stages(self) -> tuple[Stage, ...]:
@@ -123,13 +132,17 @@ class LAPGAN(Adversary):
                 r1 = partial(self.loss_r1, side)
                 phases.append(Phase(f"D{side}_r1", f"D{side}", r1, every=every))
             phases.append(Phase(f"G{side}", f"G{side}", partial(self.loss_g, side)))
-        images = round(self.config.kimg * 1000)
-        return (Stage("all-levels", images, self.shape.resolution, self.batch, tuple(phases)),)
+        kimg = self.config.kimg
+        return single_stage("all-levels", self.shape, self.batch, kimg, *phases, milestone=False)
 
-    def learning_rate(self, optimizer: str, stage: Stage, clock: Clock) -> float:
-        """Section 4: divided by 1 + `lr_decay` at every update."""
-        rate: float = self.config.lr / (1 + self.config.lr_decay) ** clock.step
-        return rate
+    def settings(
+        self, optimizer: str, declared: OptimizerSettings, stage: Stage, clock: Clock
+    ) -> OptimizerSettings:
+        """Section 4: the rate is divided by 1 + `lr_decay` at every update, and the momentum rises
+        over the schedule."""
+        c = self.config
+        rate: float = c.lr / (1 + c.lr_decay) ** clock.step
+        return replace(declared, lr=rate, momentum=linear(c.momentum, clock.nimg / stage.nimg))
 
     def generated(self, side: int, z: Tensor, low: Tensor | None, label: Tensor | None) -> Tensor:
         """Pictures [N, C, side, side] of one level's generator, given what is expanded from the
@@ -183,14 +196,13 @@ class LAPGAN(Adversary):
         return Losses({f"D{side}": losses.logistic_d(real_logit, fake_logit)}, metrics)
 
     def loss_r1(self, side: int, batch: Batch, rng: BatchRandom, clock: Clock) -> Losses:
-        """R1 on its own, every few steps, weighted by the interval. D's slope is taken along the
-        picture, not along what it is conditioned on."""
+        """R1 on its own, every few steps. D's slope is taken along the picture, not along what it
+        is conditioned on."""
         real, low = self.real(side, batch)
         penalty = losses.r1_penalty(
             lambda picture: self.discriminate(side, picture, low, batch.get("label"), rng), real
         )
-        weight = self.config.r1_gamma[side] * self.config.r1_every
-        return Losses({f"r1/{side}": weight * penalty})
+        return Losses({f"r1/{side}": self.config.r1_gamma[side] * penalty})
 
     def loss_g(self, side: int, batch: Batch, rng: BatchRandom, clock: Clock) -> Losses:
         """G moves its pictures, of real low-pass pictures, towards what D calls real."""
@@ -213,8 +225,7 @@ class LAPGAN(Adversary):
         return pictures
 
     def sample(self, z: Tensor, label: Tensor | None, truncation: float = 1.0) -> Tensor:
-        if truncation != 1:
-            raise UserError("lapgan has no truncation: its noise enters level by level; use 1")
+        refuse_truncation(truncation, "lapgan", "its noise enters level by level")
         return self.pictures(z, label)[-1]
 
 

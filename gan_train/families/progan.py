@@ -22,11 +22,13 @@ from gan_train.adversary import (
     Clock,
     ImageShape,
     Losses,
+    OptimizerSettings,
     OptimizerSpec,
     Phase,
     Stage,
+    pair_of_optimizers,
+    refuse_truncation,
 )
-from gan_train.errors import UserError
 from gan_train.nn import growth, losses
 from gan_train.nn.layers import (
     EqualizedConv2d,
@@ -202,28 +204,31 @@ class ProGAN(Adversary):
         self.generator = Generator(config, shape, self.levels)
         self.discriminator = Discriminator(config, shape, self.levels)
         self.progress = growth.Progress(self.levels[0], 1.0)
+        self.schedule = self._schedule()
 
-    def optimizers(self) -> Mapping[str, OptimizerSpec]:
-        c = self.config
-        return {
-            "D": OptimizerSpec(("discriminator",), lr=c.lr, betas=c.betas),
-            "G": OptimizerSpec(("generator",), lr=c.lr, betas=c.betas),
-        }
-
-    def stages(self) -> tuple[Stage, ...]:
+    def _schedule(self) -> tuple[Stage, ...]:
         c = self.config
         phases = [Phase("D", "D", self.loss_d), Phase("G", "G", self.loss_g)]
         if c.loss == "logistic-r1":
             phases.insert(1, Phase("D_r1", "D", self.loss_r1, every=c.r1_every))
         return growth.growth_stages(
-            self.levels, c.fade_kimg, c.stable_kimg, c.batch, self.default_batch, tuple(phases)
+            self.levels,
+            c.fade_kimg,
+            c.stable_kimg,
+            c.batch,
+            self.default_batch,
+            c.lr_by_resolution,
+            tuple(phases),
         )
 
-    def learning_rate(self, optimizer: str, stage: Stage, clock: Clock) -> float:
-        return self.config.lr_by_resolution.get(stage.resolution, self.config.lr)
+    def optimizers(self) -> Mapping[str, OptimizerSpec]:
+        return pair_of_optimizers(OptimizerSettings(lr=self.config.lr, betas=self.config.betas))
+
+    def stages(self) -> tuple[Stage, ...]:
+        return self.schedule
 
     def advance(self, clock: Clock) -> None:
-        self.progress = growth.progress_at(self.stages(), clock.nimg)
+        self.progress = growth.progress_at(self.schedule, clock.nimg)
 
     def status(self) -> dict[str, float]:
         return {"resolution": float(self.progress.resolution), "alpha": self.progress.alpha}
@@ -258,13 +263,12 @@ class ProGAN(Adversary):
         return Losses(terms, metrics)
 
     def loss_r1(self, batch: Batch, rng: BatchRandom, clock: Clock) -> Losses:
-        """R1 on its own, every few steps, weighted by the interval."""
-        c = self.config
+        """R1 on its own, every few steps."""
         penalty = losses.r1_penalty(
             lambda x: self.discriminator(x, batch.get("label"), self.progress),
             growth.fade_reals(batch["image"], self.progress.alpha),
         )
-        return Losses({"r1": c.r1_gamma * c.r1_every * penalty})
+        return Losses({"r1": self.config.r1_gamma * penalty})
 
     def loss_g(self, batch: Batch, rng: BatchRandom, clock: Clock) -> Losses:
         """G moves its fakes towards what D calls real."""
@@ -276,9 +280,6 @@ class ProGAN(Adversary):
         return Losses({"G": adversarial(logit)})
 
     def sample(self, z: Tensor, label: Tensor | None, truncation: float = 1.0) -> Tensor:
-        if truncation != 1:
-            raise UserError(
-                "progan has no truncation: its latents are normalised to one length; use 1"
-            )
+        refuse_truncation(truncation, "progan", "its latents are normalised to one length")
         image: Tensor = self.generator(z, label, self.progress)
         return image

@@ -8,6 +8,7 @@ features of a recognition network. Inputs are the training images, shrunk bicubi
 from __future__ import annotations
 
 from collections.abc import Mapping
+from functools import partial
 from typing import Literal
 
 import torch
@@ -21,10 +22,11 @@ from gan_train.adversary import (
     Clock,
     ImageShape,
     Losses,
+    OptimizerSettings,
     OptimizerSpec,
     Phase,
     Stage,
-    Task,
+    pair_of_optimizers,
 )
 from gan_train.errors import UserError
 from gan_train.images.resize import bicubic_upsample_float
@@ -202,9 +204,6 @@ class Discriminator(nn.Module):
 class SRGAN(Adversary):
     """The family: G alone, then G against D, then the same at a lower rate."""
 
-    task: Task = "upscale"
-    averaged = ("generator",)
-
     def __init__(self, config: SRGANConfig, shape: ImageShape, batch: int):
         """Raises UserError where images, content network and settings do not fit together."""
         super().__init__()
@@ -222,35 +221,39 @@ class SRGAN(Adversary):
         self.content.check(shape.resolution)
 
     def optimizers(self) -> Mapping[str, OptimizerSpec]:
-        c = self.config
-        return {
-            "G": OptimizerSpec(("generator",), lr=c.lr, betas=c.betas),
-            "D": OptimizerSpec(("discriminator",), lr=c.lr, betas=c.betas),
-        }
+        return pair_of_optimizers(OptimizerSettings(betas=self.config.betas))
 
     def stages(self) -> tuple[Stage, ...]:
         c = self.config
         alone = (Phase("G_pretrain", "G", self.loss_pretrain),)
-        both = (Phase("G", "G", self.loss_g), Phase("D", "D", self.loss_d))
+        against = (
+            Phase("G", "G", self.loss_g, leaves=("upscaled",)),
+            Phase("D", "D", self.loss_d, takes=("upscaled",)),
+        )
+        stage = partial(Stage, resolution=self.shape.resolution, batch=self.batch, milestone=True)
         spans = (
-            ("pretrain", c.pretrain_kimg, alone, False),
-            ("adversarial", c.adversarial_kimg, both, True),
-            ("fine", c.fine_kimg, both, c.adversarial_kimg == 0),
+            (c.pretrain_kimg, partial(stage, "pretrain", phases=alone, lr=c.pretrain_lr)),
+            (
+                c.adversarial_kimg,
+                partial(stage, "adversarial", phases=against, lr=c.lr, fresh_optimizers=True),
+            ),
+            (
+                c.fine_kimg,
+                partial(
+                    stage,
+                    "fine",
+                    phases=against,
+                    lr=c.fine_lr,
+                    fresh_optimizers=c.adversarial_kimg == 0,
+                ),
+            ),
         )
-        stages = tuple(
-            Stage(name, round(kimg * 1000), self.shape.resolution, self.batch, phases, fresh, True)
-            for name, kimg, phases, fresh in spans
-            if kimg > 0
-        )
+        stages = tuple(of(nimg=round(kimg * 1000)) for kimg, of in spans if kimg > 0)
         if not stages:
             raise UserError(
                 "family: pretrain_kimg, adversarial_kimg and fine_kimg are all 0; set one of them"
             )
         return stages
-
-    def learning_rate(self, optimizer: str, stage: Stage, clock: Clock) -> float:
-        c = self.config
-        return {"pretrain": c.pretrain_lr, "adversarial": c.lr, "fine": c.fine_lr}[stage.name]
 
     def loss_pretrain(self, batch: Batch, rng: BatchRandom, clock: Clock) -> Losses:
         """G alone: the mean pixel error (equation 4, or L1)."""
@@ -262,17 +265,16 @@ class SRGAN(Adversary):
         return Losses({"pixel": self._pixel(image, truth)}, _psnr(image, truth))
 
     def loss_g(self, batch: Batch, rng: BatchRandom, clock: Clock) -> Losses:
-        """The perceptual loss (equation 3). Leaves G's images in the batch, for D."""
+        """The perceptual loss (equation 3). Leaves G's images to D."""
         c, truth = self.config, batch["image"]
         image = self.generator(batch["low"])
-        batch["upscaled"] = image.detach()
         logit = self.discriminator(image)
         terms = {"adversarial": c.adversarial_weight * losses.nonsaturating_g(logit)}
         if c.content_weight > 0:
             terms["content"] = c.content_weight * self.content(image, truth).mean()
         if c.pixel_weight > 0:
             terms["pixel"] = c.pixel_weight * self._pixel(image, truth)
-        return Losses(terms, _psnr(image, truth))
+        return Losses(terms, _psnr(image, truth), leaves={"upscaled": image.detach()})
 
     def loss_d(self, batch: Batch, rng: BatchRandom, clock: Clock) -> Losses:
         """D tells photographs from what G just made (equation 2)."""

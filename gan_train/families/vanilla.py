@@ -7,39 +7,35 @@ the probability that an image is real (1) and not generated (0).
 from __future__ import annotations
 
 from collections.abc import Mapping
+from dataclasses import replace
 from itertools import pairwise
 from typing import Literal
 
 import torch
 import torch.nn.functional as F
-from pydantic import BaseModel, ConfigDict, Field, model_validator
+from pydantic import Field, model_validator
 from torch import Tensor, nn
 
 from gan_train.adversary import (
-    Adversary,
-    Batch,
     Clock,
     ImageShape,
-    Losses,
-    Momentum,
+    OptimizerSettings,
     OptimizerSpec,
-    Phase,
     Stage,
+    pair_of_optimizers,
 )
-from gan_train.errors import UserError
 from gan_train.nn import losses
 from gan_train.nn.layers import Maxout, dropout, he_start
+from gan_train.nn.schedules import Momentum, linear
+from gan_train.nn.two_player import TwoPlayer, TwoPlayerConfig
 from gan_train.rng import BatchRandom
 
 
-class VanillaConfig(BaseModel):
+class VanillaConfig(TwoPlayerConfig):
     """Defaults follow the paper: SGD with momentum, maxout and dropout in D. `optimizer: adam` is
     what has become usual since."""
 
-    model_config = ConfigDict(extra="forbid", frozen=True, validate_default=True)
-
     name: Literal["vanilla"] = "vanilla"
-    z_dim: int = Field(100, ge=1)
     generator_widths: tuple[int, ...] = Field(
         (1200, 1200), min_length=1, description="Units of G's hidden layers, which are ReLUs."
     )
@@ -57,10 +53,10 @@ class VanillaConfig(BaseModel):
     optimizer: Literal["sgd", "adam"] = "sgd"
     lr: float | None = Field(None, gt=0, description="Empty: 0.1 with sgd, 0.0002 with adam.")
     momentum: tuple[Momentum, Momentum] = Field(
-        (0.5, 0.7), description="Of sgd: at the start and at the end; linear between."
+        (0.5, 0.7),
+        description="The momentum of SGD, at the start and at the end of the schedule; linear "
+        "between them.",
     )
-    betas: tuple[float, float] = Field((0.5, 0.999), description="Of adam.")
-    kimg: float = Field(1000.0, gt=0, description="Length of training.")
 
     @model_validator(mode="after")
     def _of_this_choice(self) -> VanillaConfig:
@@ -123,47 +119,36 @@ class Discriminator(nn.Module):
         return logit
 
 
-class Vanilla(Adversary):
-    """The family: one stage, in which D and G take turns."""
+class Vanilla(TwoPlayer):
+    """The family: the game as the paper has it."""
+
+    config: VanillaConfig
 
     def __init__(self, config: VanillaConfig, shape: ImageShape, batch: int):
-        super().__init__()
-        self.config, self.shape, self.batch = config, shape, batch
-        self.z_dim = config.z_dim
+        super().__init__(config, shape, batch)
         self.generator = Generator(config, shape)
         self.discriminator = Discriminator(config, shape)
 
     def optimizers(self) -> Mapping[str, OptimizerSpec]:
         c = self.config
         lr = c.lr or {"sgd": 0.1, "adam": 2e-4}[c.optimizer]
-        networks = {"D": "discriminator", "G": "generator"}
-        return {
-            name: OptimizerSpec((network,), c.optimizer, lr=lr, betas=c.betas, momentum=c.momentum)
-            for name, network in networks.items()
-        }
+        settings = OptimizerSettings(lr=lr, betas=c.betas, momentum=c.momentum[0])
+        return pair_of_optimizers(settings, c.optimizer)
 
-    def stages(self) -> tuple[Stage, ...]:
-        phases = (Phase("D", "D", self.loss_d), Phase("G", "G", self.loss_g))
-        images, side = round(self.config.kimg * 1000), self.shape.resolution
-        return (Stage("adversarial", images, side, self.batch, phases, milestone=True),)
+    def settings(
+        self, optimizer: str, declared: OptimizerSettings, stage: Stage, clock: Clock
+    ) -> OptimizerSettings:
+        """The momentum changes linearly over the schedule."""
+        return replace(declared, momentum=linear(self.config.momentum, clock.nimg / stage.nimg))
 
-    def loss_d(self, batch: Batch, rng: BatchRandom, clock: Clock) -> Losses:
-        """D tells reals from fakes."""
-        with torch.no_grad():
-            fake = self.generator(rng.normal(self.z_dim))
-        real_logit = self.discriminator(batch["image"], rng)
-        fake_logit = self.discriminator(fake, rng)
-        metrics = losses.mean_probabilities(real_logit, fake_logit)
-        return Losses({"D": losses.logistic_d(real_logit, fake_logit)}, metrics)
-
-    def loss_g(self, batch: Batch, rng: BatchRandom, clock: Clock) -> Losses:
-        """G moves its fakes towards what D calls real."""
-        logit = self.discriminator(self.generator(rng.normal(self.z_dim)), rng)
-        minimax = self.config.loss == "minimax"
-        return Losses({"G": losses.minimax_g(logit) if minimax else losses.nonsaturating_g(logit)})
-
-    def sample(self, z: Tensor, label: Tensor | None, truncation: float = 1.0) -> Tensor:
-        if truncation != 1:
-            raise UserError("vanilla has no truncation: its latents have no mean to draw to; use 1")
+    def generate(self, z: Tensor, label: Tensor | None) -> Tensor:
         image: Tensor = self.generator(z)
         return image
+
+    def discriminate(self, image: Tensor, label: Tensor | None, rng: BatchRandom) -> Tensor:
+        logit: Tensor = self.discriminator(image, rng)
+        return logit
+
+    def objective_g(self, fake: Tensor) -> Tensor:
+        minimax = self.config.loss == "minimax"
+        return losses.minimax_g(fake) if minimax else losses.nonsaturating_g(fake)

@@ -28,7 +28,7 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor
 
-from gan_train.adversary import Adversary, StyleSpace
+from gan_train.adversary import Adversary, Generates, StyleSpace
 from gan_train.errors import UserError
 from gan_train.metrics.collect import draw_classes, own_positions
 from gan_train.metrics.diversity import GROUP
@@ -111,6 +111,7 @@ class PathLengths:
                 f"evaluate.path_lengths: {', '.join(in_w)} is measured between styles w, which "
                 f"{type(adversary).__name__} does not have; allowed: z_end, z_full"
             )
+        assert isinstance(adversary, Generates)
         self._kinds, self._images, self._perceptual = kinds, images, perceptual
         self._adversary, self._class_counts = adversary, class_counts
         self._seed, self._share = seed, share

@@ -8,6 +8,7 @@ from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
+from functools import partial
 
 import torch
 from torch import Tensor
@@ -53,19 +54,24 @@ def growth_stages(
     stable: Kimg,
     batch: Mapping[int, int],
     default_batch: int,
+    rates: Mapping[int, float],
     phases: tuple[Phase, ...],
 ) -> tuple[Stage, ...]:
-    """A stage for each level, and before it, but for the first, the stage of its fade."""
+    """A stage for each level, and before it, but for the first, the stage of its fade; `batch` and
+    `rates` hold the global batches and learning rates of the levels that have their own."""
     stages = []
     for level in levels:
-        size = batch.get(level, default_batch)
+        alike = partial(
+            Stage,
+            resolution=level,
+            batch=batch.get(level, default_batch),
+            phases=phases,
+            lr=rates.get(level),
+        )
         if level > levels[0]:
             images = images_of(fade, level)
-            stages.append(
-                Stage(f"{level}-fade", images, level, size, phases, fresh_optimizers=True)
-            )
-        images = images_of(stable, level)
-        stages.append(Stage(f"{level}", images, level, size, phases, milestone=True))
+            stages.append(alike(f"{level}-fade", images, fade=True, fresh_optimizers=True))
+        stages.append(alike(f"{level}", images_of(stable, level), milestone=True))
     return tuple(stages)
 
 
@@ -74,8 +80,8 @@ def progress_at(stages: Sequence[Stage], nimg: int) -> Progress:
     start = 0
     for stage in stages:
         if nimg < start + stage.nimg:
-            fading = stage.name.endswith("-fade")
-            return Progress(stage.resolution, (nimg - start) / stage.nimg if fading else 1.0)
+            alpha = (nimg - start) / stage.nimg if stage.fade else 1.0
+            return Progress(stage.resolution, alpha)
         start += stage.nimg
     return Progress(stages[-1].resolution, 1.0)
 

@@ -10,7 +10,7 @@ import torch
 from PIL import Image
 from torch import Tensor
 
-from gan_train.adversary import Domain
+from gan_train.adversary import Domain, Translates
 from gan_train.data.images import BadImage, open_picture
 from gan_train.errors import UserError
 from gan_train.files.atomic import aside
@@ -46,7 +46,7 @@ def translate_files(
     too small to be translated.
     """
     generator = Generator.load(generator_folder, device)
-    if generator.adversary.task != "translate":
+    if not isinstance(generator.adversary, Translates):
         raise UserError(
             f"{generator_folder} holds a {generator.family}, which cannot translate pictures: "
             "name a checkpoint of a family that does, such as cyclegan"
@@ -89,9 +89,10 @@ def _read(
 @torch.inference_mode()
 def _translate(generator: Generator, picture: Tensor, to: Domain, file: Path) -> Tensor:
     """Translate uint8 [C, H, W] into the same shape; errors name the file."""
-    image = to_float(picture.to(generator.device)[None])
+    image, translator = to_float(picture.to(generator.device)[None]), generator.adversary
+    assert isinstance(translator, Translates)
     try:
-        translated = generator.adversary.translate(image, to)
+        translated = translator.translate(image, to)
     except UserError as error:
         raise UserError(f"{file}: {error}") from error
     return to_uint8(translated)[0].cpu()

@@ -14,7 +14,7 @@ from PIL import Image, ImageOps
 from torch import Tensor
 from tqdm import tqdm
 
-from gan_train.adversary import Adversary
+from gan_train.adversary import Adversary, Upscales
 from gan_train.data.images import FORMATS, BadImage, open_picture
 from gan_train.errors import UserError
 from gan_train.files.atomic import aside
@@ -60,7 +60,7 @@ def upscale_files(
     """
     generator = Generator.load(generator_folder, device)
     adversary = generator.adversary
-    if adversary.task != "upscale":
+    if not isinstance(adversary, Upscales):
         raise UserError(
             f"{generator_folder} holds a generator of {generator.family}, which makes no pictures "
             "larger; name a checkpoint of srgan"
@@ -106,6 +106,7 @@ def upscale_colours(
     grey is given the luma of a colour picture; chroma is upsampled bicubically, as eyes are less
     sharp in it. So is alpha.
     """
+    assert isinstance(adversary, Upscales)
     scale, channels = adversary.scale, adversary.shape.channels
 
     def on_device(low: Tensor) -> Tensor:

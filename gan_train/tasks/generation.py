@@ -7,6 +7,7 @@ from typing import Any
 import torch
 from torch import Tensor
 
+from gan_train.adversary import Generates
 from gan_train.images.pixels import to_uint8_at
 from gan_train.metrics.collect import draw_classes
 from gan_train.metrics.path_length import PathLengths
@@ -24,6 +25,7 @@ class Generation:
 
     def __init__(self, setting: Setting) -> None:
         config, runtime = setting.config, setting.runtime
+        assert isinstance(setting.adversary, Generates)
         self.config, self.adversary, self.device = config, setting.adversary, runtime.device
         self.class_counts = torch.tensor(setting.index.class_counts, device=runtime.device)
         self.evaluator = evaluator_of(

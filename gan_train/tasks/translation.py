@@ -20,7 +20,7 @@ from typing import Any
 import torch
 from torch import Tensor
 
-from gan_train.adversary import DOMAINS, Domain
+from gan_train.adversary import DOMAINS, Domain, Translates
 from gan_train.data.index import Index, Part
 from gan_train.errors import UserError
 from gan_train.images.pixels import to_float, to_uint8_at
@@ -44,6 +44,7 @@ class Translation:
     """Both directions of a translation."""
 
     def __init__(self, setting: Setting) -> None:
+        assert isinstance(setting.adversary, Translates)
         self.adversary, self.shards = setting.adversary, setting.shards
         config = setting.config
         if "path_length" in config.evaluate.metrics:

@@ -18,6 +18,7 @@ from typing import Any
 import torch
 from torch import Tensor
 
+from gan_train.adversary import Upscales
 from gan_train.data.pictures import TestPicture, TestPictures
 from gan_train.errors import UserError
 from gan_train.images.pixels import to_float
@@ -40,6 +41,7 @@ class Upscaling:
 
     def __init__(self, setting: Setting) -> None:
         config, index, runtime = setting.config, setting.index, setting.runtime
+        assert isinstance(setting.adversary, Upscales)
         self.adversary, self.shards, self.device = setting.adversary, setting.shards, runtime.device
         self.scale = setting.adversary.scale
         self.rank, self.world_size = runtime.rank, runtime.world_size

@@ -20,11 +20,21 @@ def decay(batch: int, nimg: int, half_life: float, ramp: float | None) -> float:
     return 0.5 ** (batch / half_life) if half_life > 0 else 0.0
 
 
+def image_maker(adversary: Adversary) -> Adversary:
+    """A copy of the adversary that makes images, and has no other networks than those it names in
+    `averaged`: no discriminator, pool or content network is copied."""
+    others = [name for name, _ in adversary.named_children() if name not in adversary.averaged]
+    copied = copy.deepcopy(adversary, {id(getattr(adversary, name)): None for name in others})
+    for name in others:
+        delattr(copied, name)
+    return copied.eval().requires_grad_(False)
+
+
 class AveragedWeights:
-    """A copy of the adversary whose `averaged` networks hold the moving average."""
+    """An adversary that makes images with the moving averages of its networks."""
 
     def __init__(self, adversary: Adversary) -> None:
-        self.adversary = copy.deepcopy(adversary).eval().requires_grad_(False)
+        self.adversary = image_maker(adversary)
         self._pairs = [
             (getattr(self.adversary, name), getattr(adversary, name)) for name in adversary.averaged
         ]

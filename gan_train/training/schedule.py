@@ -49,14 +49,15 @@ def check(config: Config, shape: ImageShape, world_size: int) -> tuple[Stage, ..
     adversary = config.family.build(shape, config.train.batch)
     check_data(config.data, adversary)
     check_average(config, adversary)
-    for stage in adversary.stages():
+    stages = adversary.stages()
+    for stage in stages:
         check_split(
             lanes=config.data.lanes,
             grain=adversary.grain * config.train.accumulate,
             world_size=world_size,
             batch=stage.batch,
         )
-    return adversary.stages()
+    return stages
 
 
 def check_average(config: Config, adversary: Adversary) -> None:

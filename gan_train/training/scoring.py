@@ -7,7 +7,7 @@ from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
-from gan_train.adversary import Adversary, Clock, Task
+from gan_train.adversary import Adversary, Clock, Task, task_of
 from gan_train.config import Config
 from gan_train.data.index import Index
 from gan_train.errors import UserError
@@ -37,7 +37,7 @@ class Scorer:
     ) -> None:
         self.runtime, self.adversary = runtime, adversary
         setting = Setting(config, index, shards, runtime, adversary)
-        self.task = TASKS[adversary.task](setting)
+        self.task = TASKS[task_of(adversary)](setting)
 
     def draw(self, clock: Clock, name: str) -> Path:
         """Write the sample grid as trained at this clock."""

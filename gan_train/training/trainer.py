@@ -9,9 +9,8 @@ from collections.abc import Iterator
 from pathlib import Path
 
 import torch
-from torch import Tensor
 
-from gan_train.adversary import Batch, Clock, Stage
+from gan_train.adversary import Batch, Clock, OptimizerSettings, Stage
 from gan_train.config import Config
 from gan_train.data.feed import Feed
 from gan_train.data.index import Index
@@ -31,8 +30,15 @@ from gan_train.runs.runtime import Runtime
 from gan_train.runs.warm_start import start_from
 from gan_train.training.curves import Curves, peak_memory_gib
 from gan_train.training.memory import keep_freed_memory, to_device
+from gan_train.training.micro_batch import MicroBatch
 from gan_train.training.moving_average import AveragedWeights, decay
-from gan_train.training.optimizers import build_optimizer, parameters_of
+from gan_train.training.optimizers import (
+    apply_settings,
+    build_optimizer,
+    clip_gradients,
+    gradient_norm,
+    parameters_of,
+)
 from gan_train.training.schedule import check, crossed, schedule_end, stage_at
 from gan_train.training.scoring import Scorer
 
@@ -72,9 +78,9 @@ class Trainer:
         self.adversary.to(self.device, dtype)
         self.adversary.to(memory_format=layout)  # type: ignore[call-overload]
         self.averaged = AveragedWeights(self.adversary)
+        self.specs = self.adversary.optimizers()
         self.optimizers = {
-            name: build_optimizer(self.adversary, spec)
-            for name, spec in self.adversary.optimizers().items()
+            name: build_optimizer(self.adversary, spec) for name, spec in self.specs.items()
         }
         self.stages = self.adversary.stages()
         self.end = schedule_end(config, self.stages)
@@ -114,6 +120,7 @@ class Trainer:
     def step(self, stage: Stage, loaded: LoadedBatch) -> None:
         """One global batch: every phase that is due moves its networks once."""
         self.adversary.advance(self.clock)
+        self.adversary.update_statistics(self.clock)
         torch.manual_seed(derive(self.config.seed, "torch", self.clock.nimg, self.runtime.rank))
         micro_batches = list(self.micro_batches(loaded))
 
@@ -121,31 +128,32 @@ class Trainer:
             if self.clock.step % phase.every:
                 continue
             # Only the phase's networks get gradients
-            spec = self.adversary.optimizers()[phase.optimizer]
-            parameters = parameters_of(self.adversary, spec)
+            parameters = parameters_of(self.adversary, self.specs[phase.optimizer])
             self.adversary.requires_grad_(False)
             for p in parameters:
                 p.requires_grad_(True)
 
-            # Losses and gradients, a micro-batch at a time
-            for batch, positions in micro_batches:
-                rng = BatchRandom(self.config.seed, phase.name, positions)
+            # Losses and gradients, a micro-batch at a time; a lazy phase weighs more
+            for micro in micro_batches:
+                rng = BatchRandom(self.config.seed, phase.name, micro.positions)
                 with self.autocast():
-                    losses = phase.loss(batch, rng, self.clock)
-                torch.stack(list(losses.terms.values())).sum().div(len(micro_batches)).backward()
-                for name, value in losses.terms.items():
+                    losses = phase.loss(micro.seen_by(phase), rng, self.clock)
+                micro.keep(phase, losses.leaves)
+                terms = {name: phase.every * term for name, term in losses.terms.items()}
+                torch.stack(list(terms.values())).sum().div(len(micro_batches)).backward()
+                for name, value in terms.items():
                     self.curves.add(f"loss/{name}", value)
                 for name, value in losses.metrics.items():
                     self.curves.add(name, value)
 
             # The same mean gradient on every worker, then one update
             average_gradients(parameters)
-            self.curves.add(f"gradient_norm/{phase.name}", gradient_norm(parameters))
+            norm = gradient_norm(parameters)
+            self.curves.add(f"gradient_norm/{phase.name}", norm)
+            settings = self.settings(phase.optimizer, stage)
+            clip_gradients(parameters, norm, settings.clip_norm)
             optimizer = self.optimizers[phase.optimizer]
-            for group in optimizer.param_groups:
-                group["lr"] = self.adversary.learning_rate(phase.optimizer, stage, self.clock)
-                if "momentum" in group:
-                    group["momentum"] = self.adversary.momentum(phase.optimizer, self.clock)
+            apply_settings(optimizer, settings)
             optimizer.step()
             optimizer.zero_grad(set_to_none=True)
 
@@ -171,8 +179,13 @@ class Trainer:
 
     # ---- its parts -----------------------------------------------------------------------------
 
-    def micro_batches(self, loaded: LoadedBatch) -> Iterator[tuple[Batch, Tensor]]:
-        """This worker's share, cut for accumulation: tensors on the device, and their positions."""
+    def settings(self, optimizer: str, stage: Stage) -> OptimizerSettings:
+        """How the named optimizer moves its networks now."""
+        declared = self.specs[optimizer].settings
+        return self.adversary.settings(optimizer, declared, stage, self.clock)
+
+    def micro_batches(self, loaded: LoadedBatch) -> Iterator[MicroBatch]:
+        """This worker's share on the device, cut for accumulation."""
         parts = self.config.train.accumulate
         whole: Batch = {}
         for name, pixels in {"image": loaded.images, **loaded.beside}.items():
@@ -182,7 +195,7 @@ class Trainer:
             whole["label"] = to_device(self.device, loaded.labels)
         cut = {name: tensor.chunk(parts) for name, tensor in whole.items()}
         for i, positions in enumerate(to_device(self.device, loaded.positions).chunk(parts)):
-            yield {name: tensors[i] for name, tensors in cut.items()}, positions
+            yield MicroBatch({name: tensors[i] for name, tensors in cut.items()}, positions)
 
     def autocast(self) -> contextlib.AbstractContextManager[object]:
         """bf16 for the matrix products where asked for; master weights stay float32."""
@@ -192,7 +205,7 @@ class Trainer:
     def enter(self, stage: Stage) -> None:
         """Begin a stage: fresh moments where the family asks for them, unless resumed inside it."""
         if stage.fresh_optimizers and stage.name != self.stage_name:
-            for name, spec in self.adversary.optimizers().items():
+            for name, spec in self.specs.items():
                 self.optimizers[name] = build_optimizer(self.adversary, spec)
         self.stage_name = stage.name
 
@@ -235,9 +248,9 @@ class Trainer:
         seconds = time.perf_counter() - self.timer
         values["images_per_second"] = (self.clock.nimg - self.timed_from) / seconds
         values["memory_gib"] = peak_memory_gib(self.device)
-        values |= self.adversary.status()
+        values |= self.adversary.status() | self.adversary.statistics()
         for name in self.optimizers:
-            values[f"learning_rate/{name}"] = self.adversary.learning_rate(name, stage, self.clock)
+            values[f"learning_rate/{name}"] = self.settings(name, stage).lr
         if self.events:
             self.events.append("metrics", self.clock.nimg, values=values)
         self.runtime.report({"nimg": self.clock.nimg, **values}, None)
@@ -283,9 +296,3 @@ class Trainer:
             best = self.scorer.best(self.runtime.run_dir)
             checkpoint.prune(self.runtime.run_dir, self.config.train.keep_checkpoints, best)
         self.runtime.report({"nimg": self.clock.nimg, **scored["scores"]}, folder)
-
-
-def gradient_norm(parameters: list[Tensor]) -> Tensor:
-    """L2 norm over all gradients, as a scalar on the device."""
-    norms = torch._foreach_norm([p.grad for p in parameters if p.grad is not None])
-    return torch.stack(norms).norm()

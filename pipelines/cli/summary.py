@@ -6,7 +6,7 @@ from collections.abc import Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from gan_train.adversary import ImageShape
+from gan_train.adversary import ImageShape, task_of
 from gan_train.config import Config
 from gan_train.runs import run_folder
 from pipelines.flows import progress
@@ -83,7 +83,7 @@ def run_summary(config: Config, run_dir: Path, registration: Registration) -> st
 
 def _command(config: Config, run_dir: Path, version: int) -> str:
     """What makes pictures with the registered version."""
-    task = config.family.build(_ANY, config.train.batch).task
+    task = task_of(config.family.build(_ANY, config.train.batch))
     model = f"{_near(run_dir)} --version {version}"
     return {
         "generate": f"gan-train generate {model} --seeds 0-63 --out grid.png",

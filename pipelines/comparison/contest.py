@@ -24,6 +24,7 @@ from prefect.cache_policies import NO_CACHE
 from pydantic import BaseModel, ConfigDict
 from tqdm import tqdm
 
+from gan_train.adversary import Generates
 from gan_train.config import Config
 from gan_train.data.index import Index
 from gan_train.files.atomic import read_json, write_json
@@ -156,7 +157,7 @@ class Contestant:
     def _path_lengths(self) -> dict[str, float]:
         """In z, which all families have that make images of latents; for the others none."""
         adversary = self.config.family.build(self.index.image_shape, self.config.train.batch)
-        if adversary.task != "generate" or not adversary.z_dim:
+        if not isinstance(adversary, Generates):
             return {}
         alone = {"metrics": ("path_length",), "path_lengths": ("z_end",)}
         evaluate = self.config.evaluate.model_copy(update=alone)

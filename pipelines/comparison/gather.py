@@ -15,7 +15,7 @@ import torch
 from PIL import Image
 
 from gan_train import recipes
-from gan_train.adversary import Adversary
+from gan_train.adversary import Adversary, Generates, task_of
 from gan_train.images.grid import make_grid
 from gan_train.inference import Generator
 from gan_train.metrics.protocol import Protocol, comparable
@@ -62,7 +62,7 @@ def _entry(contestant: Contestant) -> Entry:
     return Entry(
         recipe=config.name,
         family=config.family.name,
-        task=adversary.task,
+        task=task_of(adversary),
         run=run_dir.name,
         workers=config.cluster.workers,
         batch=config.train.batch,
@@ -152,7 +152,7 @@ def _level(events: Sequence[Event]) -> Mapping[str, Any]:
 def _picture(contestant: Contestant, adversary: Adversary) -> Picture | None:
     """Samples of the last checkpoint, from the same latents for every recipe. Where images are made
     from images, it is the run's own newest grid, which shows both."""
-    if adversary.task == "generate":
+    if isinstance(adversary, Generates):
         folder = newest_valid(contestant.run_dir)
         return None if folder is None else _samples(folder)
     path = run_folder.newest_grid(contestant.run_dir)

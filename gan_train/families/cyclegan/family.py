@@ -8,6 +8,7 @@ the other domain and back must arrive as it was. In the paper's letters: X is A,
 from __future__ import annotations
 
 from collections.abc import Mapping
+from dataclasses import replace
 
 import torch
 import torch.nn.functional as F
@@ -20,9 +21,11 @@ from gan_train.adversary import (
     Domain,
     ImageShape,
     Losses,
+    OptimizerSettings,
     OptimizerSpec,
     Phase,
     Stage,
+    single_stage,
 )
 from gan_train.errors import UserError
 from gan_train.families.cyclegan.config import CycleGANConfig
@@ -33,16 +36,16 @@ from gan_train.rng import BatchRandom
 
 GENERATORS = ("generator_ab", "generator_ba")
 DISCRIMINATORS = ("discriminator_a", "discriminator_b")
+FAKES = ("fake_a", "fake_b")
 
 
 class CycleGAN(Adversary):
     """The family: both generators move at once, then both discriminators.
 
-    A batch holds `image` of domain A and `other` of domain B; `fake_a` and `fake_b` are added by
-    the phase G for the phase D of the same step.
+    A batch holds `image` of domain A and `other` of domain B. The phase G leaves its translations,
+    `fake_a` and `fake_b`, to the phase D of the same step.
     """
 
-    task = "translate"
     averaged = GENERATORS
 
     def __init__(self, config: CycleGANConfig, shape: ImageShape, batch: int) -> None:
@@ -79,24 +82,28 @@ class CycleGAN(Adversary):
     # ---- schedule ------------------------------------------------------------------------------
 
     def optimizers(self) -> Mapping[str, OptimizerSpec]:
-        c = self.config
+        settings = OptimizerSettings(lr=self.config.lr, betas=self.config.betas)
         return {
-            "G": OptimizerSpec(GENERATORS, lr=c.lr, betas=c.betas),
-            "D": OptimizerSpec(DISCRIMINATORS, lr=c.lr, betas=c.betas),
+            "G": OptimizerSpec(GENERATORS, settings),
+            "D": OptimizerSpec(DISCRIMINATORS, settings),
         }
 
     def stages(self) -> tuple[Stage, ...]:
-        phases = Phase("G", "G", self.loss_g), Phase("D", "D", self.loss_d)
-        nimg = round(self.config.kimg * 1000)
-        r = self.shape.resolution
-        return (Stage("translate", nimg, r, self.batch, phases, milestone=True),)
+        phases = (
+            Phase("G", "G", self.loss_g, leaves=FAKES),
+            Phase("D", "D", self.loss_d, takes=FAKES),
+        )
+        return single_stage("translate", self.shape, self.batch, self.config.kimg, *phases)
 
-    def learning_rate(self, optimizer: str, stage: Stage, clock: Clock) -> float:
-        """Constant, then linear to 0 at the end of the stage (appendix 7.1), where it stays."""
+    def settings(
+        self, optimizer: str, declared: OptimizerSettings, stage: Stage, clock: Clock
+    ) -> OptimizerSettings:
+        """The rate is constant, then falls linearly to 0 at the end of the stage (appendix 7.1),
+        where it stays."""
         c = self.config
         left = c.kimg * 1000 - clock.nimg
         share = min(1.0, max(0.0, left / (c.decay_kimg * 1000))) if c.decay_kimg else 1.0
-        return c.lr * share
+        return replace(declared, lr=c.lr * share)
 
     def running_buffers(self) -> list[Tensor]:
         """None: the pools are the same on all workers already."""
@@ -112,7 +119,6 @@ class CycleGAN(Adversary):
         a, b = batch["image"], batch["other"]  # [N, C, R, R] each
         fake_b, same_b = self._translate_with_identity(self.generator_ab, a, b)
         fake_a, same_a = self._translate_with_identity(self.generator_ba, b, a)
-        batch["fake_a"], batch["fake_b"] = fake_a.detach(), fake_b.detach()
 
         cycle_a = F.l1_loss(self.generator_ba(fake_b), a)
         cycle_b = F.l1_loss(self.generator_ab(fake_a), b)
@@ -129,7 +135,7 @@ class CycleGAN(Adversary):
             terms["paired_a"] = c.paired_weight * F.l1_loss(fake_a, a)
             terms["paired_b"] = c.paired_weight * F.l1_loss(fake_b, b)
         metrics = {"cycle_error/a": cycle_a.detach(), "cycle_error/b": cycle_b.detach()}
-        return Losses(terms, metrics)
+        return Losses(terms, metrics, {"fake_a": fake_a.detach(), "fake_b": fake_b.detach()})
 
     def loss_d(self, batch: Batch, rng: BatchRandom, clock: Clock) -> Losses:
         """Half of the least squares (section 4) of reals against fakes out of the pools."""
@@ -176,4 +182,5 @@ class CycleGAN(Adversary):
         image = image.to(generator.last.weight.dtype)
         whole = F.pad(image, (0, right, 0, bottom), mode="reflect")
         translated: Tensor = generator(whole)
-        return translated[..., :height, :width]
+        # not in training, where no gradient would lead back from outside of the range
+        return translated[..., :height, :width].clamp(-1, 1)

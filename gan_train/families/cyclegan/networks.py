@@ -79,10 +79,7 @@ class Generator(nn.Module):
         for layer in self.up:
             x = F.relu(normalised(layer(x)))
         x = self.last(reflected(x, 3))  # [N, C, H, W]
-        if not self.skip:
-            return torch.tanh(x)
-        # clamped in use alone: in training no gradient would lead back from outside of the range
-        return image + x if self.training else (image + x).clamp(-1, 1)
+        return image + x if self.skip else torch.tanh(x)
 
 
 class Discriminator(nn.Module):

@@ -9,6 +9,7 @@ from __future__ import annotations
 
 import math
 from collections.abc import Mapping
+from dataclasses import replace
 
 import torch
 from torch import Tensor, nn
@@ -20,6 +21,7 @@ from gan_train.adversary import (
     ImageShape,
     Losses,
     Noise,
+    OptimizerSettings,
     OptimizerSpec,
     Phase,
     Stage,
@@ -35,7 +37,7 @@ CLASS_MEAN_LATENTS = 1000
 
 
 class Pending(nn.Module):
-    """What the losses of one step have measured, until `advance` takes it into a running value.
+    """What the losses of one step have measured, until the next takes it into a running value.
 
     The trainer averages `total` and `count` over the workers, so that the running value depends on
     the global batch alone, however it was split into workers and micro-batches.
@@ -131,12 +133,14 @@ class StyleGAN(Adversary):
         for name, of in nets.items():
             ratio = self.lazy_ratio(name)
             betas = (c.betas[0] ** ratio, c.betas[1] ** ratio)
-            specs[name] = OptimizerSpec(of, lr=c.lr * ratio, betas=betas)
+            specs[name] = OptimizerSpec(of, OptimizerSettings(lr=c.lr * ratio, betas=betas))
         return specs
 
-    def learning_rate(self, optimizer: str, stage: Stage, clock: Clock) -> float:
-        lr = self.config.lr_by_resolution.get(stage.resolution, self.config.lr)
-        return lr * self.lazy_ratio(optimizer)
+    def settings(
+        self, optimizer: str, declared: OptimizerSettings, stage: Stage, clock: Clock
+    ) -> OptimizerSettings:
+        lr = self.config.lr if stage.lr is None else stage.lr
+        return replace(declared, lr=lr * self.lazy_ratio(optimizer))
 
     def phases(self) -> tuple[Phase, ...]:
         """What every step does: each network's loss, and its regulariser every few steps; one of
@@ -152,11 +156,12 @@ class StyleGAN(Adversary):
 
     def stages(self) -> tuple[Stage, ...]:
         c, r = self.config, self.shape.resolution
-        batch = c.batch.get(r, self.default_batch)
-        return (Stage(f"{r}", round(c.kimg * 1000), r, batch, self.phases(), milestone=True),)
+        batch, lr = c.batch.get(r, self.default_batch), c.lr_by_resolution.get(r)
+        images, phases = round(c.kimg * 1000), self.phases()
+        return (Stage(f"{r}", images, r, batch, phases, lr=lr, milestone=True),)
 
     @torch.no_grad()
-    def advance(self, clock: Clock) -> None:
+    def update_statistics(self, clock: Clock) -> None:
         """Take what the last step measured into the running values; set the augmentation."""
         c = self.config
         mean_w: Tensor = self.generator.mapping.w_avg  # type: ignore[union-attr,assignment]
@@ -177,12 +182,14 @@ class StyleGAN(Adversary):
         return [b for part in parts for b in part.buffers()]
 
     def status(self) -> dict[str, float]:
-        found = {"resolution": float(self.shape.resolution)}
-        if self.training:  # the averaged copy keeps no statistics
-            if self.path_every:
-                found["path_length_mean"] = float(self.path_length_mean)
-            if self.config.augment != "none":
-                found["augment_p"] = float(self.augment_p)
+        return {"resolution": float(self.shape.resolution)}
+
+    def statistics(self) -> dict[str, float]:
+        found = {}
+        if self.path_every:
+            found["path_length_mean"] = float(self.path_length_mean)
+        if self.config.augment != "none":
+            found["augment_p"] = float(self.augment_p)
         return found
 
     # ---- from latents to images ----------------------------------------------------------------
@@ -283,8 +290,8 @@ class StyleGAN(Adversary):
         lengths = path_lengths(image, noise, ws)  # [N / shrink]
         self.pending_length.add(lengths.mean())
         deviation = (lengths - self.path_length_mean).square().mean()
-        weight = c.path_length_weight * c.path_length_every
-        return Losses({"path": weight * deviation}, {"path_length": lengths.detach().mean()})
+        term = c.path_length_weight * deviation
+        return Losses({"path": term}, {"path_length": lengths.detach().mean()})
 
     def loss_d(self, batch: Batch, rng: BatchRandom, clock: Clock) -> Losses:
         """D tells reals from fakes of the same classes."""
@@ -302,9 +309,8 @@ class StyleGAN(Adversary):
         return found | self.loss_r1(batch, rng, clock) if self.r1_every == 1 else found
 
     def loss_r1(self, batch: Batch, rng: BatchRandom, clock: Clock) -> Losses:
-        """R1, weighted by the interval."""
-        c = self.config
+        """R1, on augmented reals."""
         penalty = losses.r1_penalty(
             lambda x: self.logits(x, batch.get("label"), rng), self.prepare_reals(batch["image"])
         )
-        return Losses({"r1": c.r1_gamma * c.r1_every * penalty})
+        return Losses({"r1": self.config.r1_gamma * penalty})

@@ -149,20 +149,24 @@ class GrowingStyleGAN(StyleGAN):
         self.generator, self.num_ws = generator, generator.num_ws
         self.discriminator = Discriminator(config, self.shape)
         self.progress = growth.Progress(self.levels[0], 1.0)
-
-    def stages(self) -> tuple[Stage, ...]:
-        c = self.config
-        return growth.growth_stages(
-            self.levels, c.fade_kimg, c.stable_kimg, c.batch, self.default_batch, self.phases()
+        self.schedule = growth.growth_stages(
+            self.levels,
+            config.fade_kimg,
+            config.stable_kimg,
+            config.batch,
+            self.default_batch,
+            config.lr_by_resolution,
+            self.phases(),
         )
 
+    def stages(self) -> tuple[Stage, ...]:
+        return self.schedule
+
     def advance(self, clock: Clock) -> None:
-        super().advance(clock)
-        self.progress = growth.progress_at(self.stages(), clock.nimg)
+        self.progress = growth.progress_at(self.schedule, clock.nimg)
 
     def status(self) -> dict[str, float]:
-        now = {"resolution": float(self.progress.resolution), "alpha": self.progress.alpha}
-        return super().status() | now
+        return {"resolution": float(self.progress.resolution), "alpha": self.progress.alpha}
 
     def synthesise(self, ws: Tensor, noise: Noise) -> Tensor:
         image: Tensor = self.generator(ws, noise, self.progress)

@@ -11,8 +11,9 @@ import numpy as np
 import pytest
 import torch
 from PIL import Image
+from torch import Tensor
 
-from gan_train.adversary import Adversary
+from gan_train.adversary import Adversary, Domain
 from gan_train.config import DataConfig
 from gan_train.data.feed import Feed, check_data
 from gan_train.data.index import Index
@@ -144,7 +145,10 @@ def test_sources_without_common_names(tmp_path: Path) -> None:
 
 
 class Pairs(Adversary):
-    task = "translate"
+    paired = False
+
+    def translate(self, image: Tensor, to: Domain) -> Tensor:
+        return image
 
 
 class Partners(Pairs):
@@ -152,12 +156,17 @@ class Partners(Pairs):
 
 
 class Larger(Adversary):
-    task = "upscale"
-    scale = 2
+    scale, reach = 2, 0
+
+    def upscale(self, low: Tensor) -> Tensor:
+        return low
 
 
 class Latents(Adversary):
-    pass
+    z_dim, conditional = 1, False
+
+    def sample(self, z: Tensor, label: Tensor | None, truncation: float = 1.0) -> Tensor:
+        return z
 
 
 def test_domains_have_orders_of_their_own(two: dict[str, Any], tmp_path: Path) -> None:

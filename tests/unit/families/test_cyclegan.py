@@ -9,7 +9,7 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor
 
-from gan_train.adversary import Batch, Clock, ImageShape
+from gan_train.adversary import Batch, Clock, ImageShape, OptimizerSettings, task_of
 from gan_train.errors import UserError
 from gan_train.families.cyclegan.config import CycleGANConfig
 from gan_train.families.cyclegan.family import CycleGAN
@@ -18,6 +18,7 @@ from gan_train.families.cyclegan.pool import ImagePool
 from gan_train.nn import losses
 from gan_train.rng import BatchRandom
 from tests.training import run_workers
+from tests.unit.families.settings import settings_at
 from tests.unit.families.small import normal
 
 close = torch.testing.assert_close
@@ -102,9 +103,9 @@ def test_weights_start_as_in_the_paper() -> None:
 def test_every_weight_counts() -> None:
     """No parameter is left without a gradient, or shut off by a normalisation behind it."""
     family, batch = small(identity_weight=1), batch_of()
-    sum(family.loss_g(batch, draws(0, 4), Clock()).terms.values()).backward()
-    found = family.loss_d(batch, draws(0, 4), Clock()).terms
-    sum(found.values()).backward()
+    found = family.loss_g(batch, draws(0, 4), Clock())
+    sum(found.terms.values()).backward()
+    sum(family.loss_d(batch | found.leaves, draws(0, 4), Clock()).terms.values()).backward()
     for name, parameter in family.named_parameters():
         assert parameter.grad is not None and parameter.grad.abs().max() > 1e-9, name
 
@@ -146,9 +147,9 @@ def test_loss_of_the_generators(changes: dict[str, float]) -> None:
     found = family.loss_g(batch, draws(0, 4, "G"), Clock())
     close(found.terms, {name: value for name, value in expected.items() if value > 0})
     close(found.metrics["cycle_error/a"], (f(g(a)) - a).abs().mean().detach())
-    close(batch["fake_a"], f(b).detach())
-    close(batch["fake_b"], g(a).detach())
-    assert not batch["fake_a"].requires_grad and not batch["fake_b"].requires_grad
+    close(found.leaves, {"fake_a": f(b).detach(), "fake_b": g(a).detach()})
+    assert not any(fake.requires_grad for fake in found.leaves.values())
+    assert batch.keys() == {"image", "other"}
 
 
 def test_loss_of_the_discriminators() -> None:
@@ -157,7 +158,7 @@ def test_loss_of_the_discriminators() -> None:
     earlier = {"image": batch["image"], "fake_a": normal(4, 3, 16, 16, seed=5)}
     earlier |= {"other": batch["other"], "fake_b": normal(4, 3, 16, 16, seed=6)}
     family.loss_d(earlier, draws(0, 4), Clock())
-    family.loss_g(batch, draws(4, 4, "G"), Clock())
+    batch |= family.loss_g(batch, draws(4, 4, "G"), Clock()).leaves
     pools = {"a": family.pool_a.images.clone(), "b": family.pool_b.images.clone()}
     found = family.loss_d(batch, draws(4, 4), Clock())
 
@@ -190,13 +191,15 @@ def test_the_rate_is_constant_then_falls_to_zero() -> None:
     expected = {0: 0.004, 999: 0.004, 1000: 0.004, 2000: 0.002, 2750: 0.0005, 3000: 0, 3500: 0}
     for nimg, rate in expected.items():
         for name in "GD":
-            assert family.learning_rate(name, stage, Clock(0, nimg)) == pytest.approx(rate)
-    assert small(kimg=3, decay_kimg=0).learning_rate("G", stage, Clock(0, 5000)) == 0.0002
+            assert settings_at(family, name, stage, Clock(0, nimg)).lr == pytest.approx(rate)
+    constant = small(kimg=3, decay_kimg=0)
+    assert settings_at(constant, "G", stage, Clock(0, 5000)).lr == 0.0002
     specs = CycleGANConfig().build(SHAPE_64, 1).optimizers()
     assert specs["G"].nets == ("generator_ab", "generator_ba")
     assert specs["D"].nets == ("discriminator_a", "discriminator_b")
     for spec in specs.values():
-        assert (spec.kind, spec.lr, spec.betas) == ("adam", 0.0002, (0.5, 0.999))
+        assert spec.kind == "adam"
+        assert spec.settings == OptimizerSettings(lr=0.0002, betas=(0.5, 0.999))
 
 
 def test_settings_that_cannot_be() -> None:
@@ -207,10 +210,10 @@ def test_settings_that_cannot_be() -> None:
     with pytest.raises(UserError, match=r"halvings=4.* set it to 2 or less"):
         small(halvings=4)
     family = small(halvings=2, discriminator_layers=2)  # the most for 16 pixels works
-    found = family.loss_g(batch := batch_of(), draws(0, 4), Clock()).terms
-    assert torch.isfinite(
-        sum(found.values()) + sum(family.loss_d(batch, draws(0, 4), Clock()).terms.values())
-    )
+    batch = batch_of()
+    found = family.loss_g(batch, draws(0, 4), Clock())
+    shown = family.loss_d(batch | found.leaves, draws(0, 4), Clock())
+    assert torch.isfinite(sum(found.terms.values()) + sum(shown.terms.values()))
 
 
 # ---- pools -------------------------------------------------------------------------------------
@@ -274,8 +277,8 @@ def test_a_pool_of_none_shows_what_it_is_given() -> None:
 def test_pools_are_kept_and_not_averaged() -> None:
     """They are in the state, whole on every worker, and no statistic of the batches."""
     family, batch = small(), batch_of()
-    family.loss_g(batch, draws(0, 4, "G"), Clock())
-    family.loss_d(batch, draws(0, 4), Clock())
+    found = family.loss_g(batch, draws(0, 4, "G"), Clock())
+    family.loss_d(batch | found.leaves, draws(0, 4), Clock())
     assert family.running_buffers() == []
     other = small()
     other.load_state_dict(family.state_dict())
@@ -283,7 +286,7 @@ def test_pools_are_kept_and_not_averaged() -> None:
         terms = []
         for one in (family, other):
             batch = batch_of(seed=step)
-            one.loss_g(batch, draws(4 * step, 4, "G"), Clock())
+            batch |= one.loss_g(batch, draws(4 * step, 4, "G"), Clock()).leaves
             terms.append(one.loss_d(batch, draws(4 * step, 4), Clock()).terms)
         assert all(torch.equal(terms[0][name], terms[1][name]) for name in terms[0])
 
@@ -318,7 +321,7 @@ def test_the_right_generator_translates() -> None:
     close(family.translate(a, "B"), family.generator_ab(a))
     close(family.translate(a, "A"), family.generator_ba(a))
     assert not torch.allclose(family.translate(a, "A"), family.translate(a, "B"))
-    assert family.task == "translate" and family.averaged == ("generator_ab", "generator_ba")
+    assert task_of(family) == "translate" and family.averaged == ("generator_ab", "generator_ba")
 
 
 @pytest.mark.parametrize(("height", "width"), [(16, 24), (17, 30), (9, 8), (23, 19)])

@@ -18,6 +18,7 @@ from gan_train.errors import UserError
 from gan_train.families.lapgan import LAPGAN, LAPGANConfig
 from gan_train.nn.pyramid import downsample, laplacian_pyramid, reconstruct, upsample
 from gan_train.rng import BatchRandom
+from tests.unit.families.settings import settings_at
 
 SHAPE = ImageShape(2, 32, ("A", "B", "C"))
 LEVELS = (8, 16, 32)
@@ -204,7 +205,7 @@ def test_losses_are_the_logistic_ones() -> None:
 
 
 def test_r1_is_the_slope_along_the_picture() -> None:
-    """Against differences: E ||dD/dx||^2 gamma / 2, times the interval."""
+    """Against differences: E ||dD/dx||^2 gamma / 2."""
     family, batch = small(dropout=0.0, r1_every=4), batch_of(2)
     real, low = family.real(16, batch)
     found = family.loss_r1(16, batch, draws(2), Clock()).terms["r1/16"]
@@ -218,7 +219,7 @@ def test_r1_is_the_slope_along_the_picture() -> None:
             for x in (real + nudge, real - nudge)
         )
         total += float(((up - down).detach() / (2 * step)).square().mean())
-    assert float(found.detach()) == pytest.approx(0.5 * 4 * total / 2, rel=1e-5)
+    assert float(found.detach()) == pytest.approx(0.5 * total / 2, rel=1e-5)
 
 
 def test_dropout_is_drawn_by_place() -> None:
@@ -345,7 +346,11 @@ def test_defaults_are_the_papers() -> None:
     assert family.generator_8.hidden1.weight.shape == (1200, 1200)
     assert family.discriminator_8.hidden1.weight.shape == (600, 600)
     for spec in family.optimizers().values():
-        assert (spec.kind, spec.lr, spec.momentum) == ("sgd", 0.02, (0.5, 0.8))
+        assert (spec.kind, spec.settings.lr) == ("sgd", 0.02)
+    (stage,) = family.stages()
+    for share, momentum in ((0, 0.5), (0.5, 0.65), (1, 0.8), (2, 0.8)):
+        now = settings_at(family, "G16", stage, Clock(0, round(share * stage.nimg)))
+        assert now.momentum == pytest.approx(momentum)
     assert {p.name for p in family.stages()[0].phases} == {
         f"{net}{side}" for net in "DG" for side in LEVELS
     }
@@ -355,10 +360,10 @@ def test_the_rate_decays_by_formula() -> None:
     family = LAPGANConfig().build(ImageShape(3, 32), 64)
     (stage,) = family.stages()
     for step in (0, 1, 1000, 156_250):
-        found = family.learning_rate("G16", stage, Clock(step, step * 64))
+        found = settings_at(family, "G16", stage, Clock(step, step * 64)).lr
         assert found == pytest.approx(0.02 * (1 / 1.00004) ** step, rel=1e-9)
     constant = LAPGANConfig(lr_decay=0).build(ImageShape(3, 32), 64)
-    assert constant.learning_rate("D8", stage, Clock(1000, 64000)) == 0.02
+    assert settings_at(constant, "D8", stage, Clock(1000, 64000)).lr == 0.02
 
 
 def test_mistakes_are_named() -> None:

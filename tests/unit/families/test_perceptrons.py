@@ -22,6 +22,7 @@ from gan_train.rng import BatchRandom
 from gan_train.runs.runtime import PlainRuntime
 from gan_train.training.trainer import Trainer
 from tests.training import assert_same_bits, run, tiny_config, weights
+from tests.unit.families.settings import settings_at
 
 SHAPE = ImageShape(3, 8, ("A", "B", "C"))
 
@@ -153,14 +154,15 @@ def test_the_class_decides_what_is_made_and_judged() -> None:
 def test_the_papers_learning_rate_falls_by_the_update() -> None:
     family = CGANConfig().build(SHAPE, 100)
     (stage,) = family.stages()
-    rates = [family.learning_rate("G", stage, Clock(step, 0)) for step in (0, 1, 1000, 10**6)]
+    steps = (0, 1, 1000, 10**6)
+    rates = [settings_at(family, "G", stage, Clock(step, 0)).lr for step in steps]
     assert rates == pytest.approx([0.1, 0.1 / 1.00004, 0.1 / 1.00004**1000, 1e-6])
     spec = family.optimizers()["D"]
-    assert (spec.kind, spec.lr, spec.nets) == ("sgd", 0.1, ("discriminator",))
+    assert (spec.kind, spec.settings.lr, spec.nets) == ("sgd", 0.1, ("discriminator",))
     steady = CGANConfig(optimizer="adam").build(SHAPE, 100)
-    assert steady.learning_rate("G", stage, Clock(10**6, 0)) == 2e-4
+    assert settings_at(steady, "G", stage, Clock(10**6, 0)).lr == 2e-4
     spec = steady.optimizers()["G"]
-    assert (spec.kind, spec.betas, spec.nets) == ("adam", (0.5, 0.999), ("generator",))
+    assert (spec.kind, spec.settings.betas, spec.nets) == ("adam", (0.5, 0.999), ("generator",))
 
 
 @pytest.mark.parametrize(
@@ -201,7 +203,7 @@ def test_momentum_rises_to_the_end_of_the_schedule() -> None:
     for family in (VanillaConfig().build(SHAPE, 100), CGANConfig().build(SHAPE, 100)):
         (stage,) = family.stages()
         images = (0, stage.nimg // 4, stage.nimg, 2 * stage.nimg)
-        momenta = [family.momentum("G", Clock(0, nimg)) for nimg in images]
+        momenta = [settings_at(family, "G", stage, Clock(0, nimg)).momentum for nimg in images]
         assert momenta == pytest.approx([0.5, 0.55, 0.7, 0.7])
 
 

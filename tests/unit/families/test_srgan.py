@@ -18,6 +18,7 @@ from gan_train.families.srgan import SRGAN, SRGANConfig
 from gan_train.images.resize import bicubic_downsample, bicubic_upsample_float
 from gan_train.nn.batchnorm import BatchNorm
 from gan_train.pretrained.content import ContentDistance
+from tests.unit.families.settings import settings_at
 from tests.unit.families.small import draws, normal
 
 SMALL: dict[str, object] = {
@@ -171,9 +172,10 @@ def test_the_discriminator_tells_photographs_from_what_was_just_made() -> None:
     family = small()
     batch = batch_of(family)
     image = family.upscale(batch["low"])
-    family.loss_g(batch, draws(4), Clock())
+    left = family.loss_g(batch, draws(4), Clock()).leaves
+    assert left.keys() == {"upscaled"} and not left["upscaled"].requires_grad
     family.zero_grad()
-    found = family.loss_d(batch, draws(4), Clock())
+    found = family.loss_d(batch | left, draws(4), Clock())
     real, fake = (torch.sigmoid(family.discriminator(x)) for x in (batch["image"], image))
     torch.testing.assert_close(found.terms["D"], -(real.log().mean() + (1 - fake).log().mean()))
     found.terms["D"].backward()
@@ -216,6 +218,7 @@ def test_a_loss_is_the_mean_of_its_parts() -> None:
     """What workers and micro-batches rely on."""
     family = small(pixel_weight=0.1)
     batch = batch_of(family)
+    batch["upscaled"] = family.upscale(batch["low"]).detach()  # as G leaves it
     parts = [{name: value[half] for name, value in batch.items()} for half in ([0, 1], [2, 3])]
     for phase in family.stages()[0].phases + family.stages()[1].phases:
         whole = sum(phase.loss(batch, draws(4), Clock()).terms.values())
@@ -238,7 +241,7 @@ def test_stages() -> None:
         ("adversarial", 2000, ("G", "D"), True, True),
         ("fine", 1000, ("G", "D"), False, True),
     ]
-    rates = [family.learning_rate("G", stage, Clock()) for stage in family.stages()]
+    rates = [settings_at(family, "G", stage).lr for stage in family.stages()]
     assert rates == [3e-4, 1e-4, 1e-5]
     assert {stage.resolution for stage in family.stages()} == {32}
     fine = small(pretrain_kimg=3, adversarial_kimg=0, fine_kimg=1).stages()

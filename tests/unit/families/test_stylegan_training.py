@@ -17,6 +17,7 @@ from gan_train.families.stylegan.family import StyleGAN
 from gan_train.families.stylegan.noise import noise_maps
 from gan_train.nn.augment import augment
 from gan_train.rng import BatchRandom
+from tests.unit.families.settings import settings_at
 from tests.unit.families.small import batch_of, draws, halves, small
 
 close = torch.testing.assert_close
@@ -33,10 +34,10 @@ def test_rates_and_betas_make_up_for_the_extra_steps() -> None:
     specs = family.optimizers()
     assert specs["G"].nets == ("generator",) and specs["D"].nets == ("discriminator",)
     for name, ratio in (("G", 4 / 5), ("D", 16 / 17)):
-        assert specs[name].lr == pytest.approx(0.002 * ratio)
-        assert specs[name].betas == pytest.approx((0.1**ratio, 0.99**ratio))
+        assert specs[name].settings.lr == pytest.approx(0.002 * ratio)
+        assert specs[name].settings.betas == pytest.approx((0.1**ratio, 0.99**ratio))
         assert specs[name].eps == 1e-8 and specs[name].kind == "adam"
-        assert family.learning_rate(name, stage, Clock()) == pytest.approx(0.002 * ratio)
+        assert settings_at(family, name, stage).lr == pytest.approx(0.002 * ratio)
     assert [(p.name, p.optimizer, p.every) for p in stage.phases] == [
         ("G", "G", 1), ("G_path", "G", 4), ("D", "D", 1), ("D_r1", "D", 16),
     ]  # fmt: skip
@@ -58,8 +59,8 @@ def test_what_is_left_out_scales_nothing(
     stage = family.stages()[-1]
     assert [p.name for p in stage.phases] == phases
     for name, ratio in zip("GD", ratios, strict=True):
-        assert family.optimizers()[name].betas == pytest.approx((0, 0.99**ratio))
-        assert family.learning_rate(name, stage, Clock()) == pytest.approx(0.002 * ratio)
+        assert family.optimizers()[name].settings.betas == pytest.approx((0, 0.99**ratio))
+        assert settings_at(family, name, stage).lr == pytest.approx(0.002 * ratio)
 
 
 def test_a_regulariser_of_every_step_is_a_term_of_the_loss() -> None:
@@ -80,7 +81,7 @@ def test_a_regulariser_of_every_step_is_a_term_of_the_loss() -> None:
 
 def test_rates_by_resolution() -> None:
     family = small(generation=1, lr=0.001, lr_by_resolution={16: 0.003})
-    rates = {s.name: family.learning_rate("D", s, Clock()) for s in family.stages()}
+    rates = {s.name: settings_at(family, "D", s).lr for s in family.stages()}
     expected = {"8": 0.001, "16-fade": 0.003, "16": 0.003}
     assert rates == pytest.approx({name: lr * 16 / 17 for name, lr in expected.items()})
 
@@ -124,20 +125,20 @@ def test_loss_of_the_discriminator(changes: dict[str, object]) -> None:
 
 
 @pytest.mark.parametrize("changes", [{}, STRONG])
-def test_r1_is_weighted_by_its_interval(changes: dict[str, object]) -> None:
-    """gamma / 2 |grad D(augmented real)|^2, by the image before augmentation, times 16."""
+def test_r1(changes: dict[str, object]) -> None:
+    """gamma / 2 |grad D(augmented real)|^2, by the image before augmentation."""
     family = small(r1_gamma=3.0, **changes)
     batch = batch_of(family)
     real = batch["image"].clone().requires_grad_(True)
     shown = augment(real, 0.9, draws()) if changes else real
     (gradient,) = torch.autograd.grad(family.discriminate(shown, batch["label"]).sum(), real)
-    expected = 3.0 / 2 * gradient.square().sum(dim=(1, 2, 3)).mean() * 16
+    expected = 3.0 / 2 * gradient.square().sum(dim=(1, 2, 3)).mean()
     found = family.loss_r1(batch, draws(), Clock()).terms
     close(found, {"r1": expected})
 
 
 def test_path_lengths_are_those_of_the_jacobian(monkeypatch: pytest.MonkeyPatch) -> None:
-    """weight x interval x mean (|J^T y| - a)^2 over every second image, J and y written out; the
+    """weight x mean (|J^T y| - a)^2 over every second image, J and y written out; the
     square is a mean over the layers' styles."""
     family = small(GREY8, path_length_weight=5.0, path_length_every=3)
     family.path_length_mean.fill_(0.7)
@@ -160,7 +161,7 @@ def test_path_lengths_are_those_of_the_jacobian(monkeypatch: pytest.MonkeyPatch)
         product = torch.einsum("p,pld->ld", y[i].flatten(), jacobian)
         lengths.append(product.square().sum(dim=1).mean().sqrt())
     found = family.loss_path(batch, draws(8), Clock())
-    expected = 5.0 * 3 * (torch.stack(lengths) - 0.7).square().mean()
+    expected = 5.0 * (torch.stack(lengths) - 0.7).square().mean()
     close(found.terms, {"path": expected})
     close(found.metrics["path_length"], torch.stack(lengths).mean())
     found.terms["path"].backward()
@@ -174,7 +175,7 @@ def test_path_lengths_are_those_of_the_jacobian(monkeypatch: pytest.MonkeyPatch)
 
 def step(family: StyleGAN, clock: Clock, parts: list[Batch], start: int = 0) -> None:
     """What the trainer does with the family's statistics in one step, without the updates."""
-    family.advance(clock)
+    family.update_statistics(clock)
     for loss in (family.loss_g, family.loss_path, family.loss_d):
         at = start
         for part in parts:
@@ -190,12 +191,12 @@ def test_mean_style_follows_the_batch() -> None:
     batch = batch_of(family)
     for number in range(3):
         family.loss_g(batch, draws(stream=f"{number}"), Clock())
-        close(family.generator.mapping.w_avg, mean)  # taken in by `advance`
+        close(family.generator.mapping.w_avg, mean)  # taken in by `update_statistics`
         w = family.styles(draws(stream=f"{number}").normal(8), batch["label"])
-        family.advance(Clock(number + 1, 8 * number + 8))
+        family.update_statistics(Clock(number + 1, 8 * number + 8))
         mean = mean + 0.1 * (w.mean(dim=0).detach() - mean)
         close(family.generator.mapping.w_avg, mean)
-    family.advance(Clock(4, 32))  # nothing was measured since
+    family.update_statistics(Clock(4, 32))  # nothing was measured since
     close(family.generator.mapping.w_avg, mean)
 
 
@@ -204,13 +205,13 @@ def test_mean_path_length_follows_the_batch() -> None:
     batch, mean = batch_of(family), 0.0
     for number in range(3):
         losses = family.loss_path(batch, draws(stream=f"{number}"), Clock())
-        family.advance(Clock(number + 1, 8 * number + 8))
+        family.update_statistics(Clock(number + 1, 8 * number + 8))
         mean += 0.01 * (float(losses.metrics["path_length"]) - mean)
         assert float(family.path_length_mean) == pytest.approx(mean, rel=1e-6)
     assert mean > 0
-    family.advance(Clock(4, 32))
+    family.update_statistics(Clock(4, 32))
     assert float(family.path_length_mean) == pytest.approx(mean, rel=1e-6)
-    assert family.status()["path_length_mean"] == pytest.approx(mean)
+    assert family.statistics()["path_length_mean"] == pytest.approx(mean)
 
 
 def judging(family: StyleGAN, real: float) -> Callable[..., Losses]:
@@ -225,14 +226,14 @@ def test_augmentation_grows_by_the_rule() -> None:
     family = small(augment="ada", augment_kimg=1.0)
     batch, nimg, seen = batch_of(family), 0, []
     for number, sign in enumerate([1.0] * 9 + [-1.0] * 12):
-        family.advance(Clock(number, nimg))
+        family.update_statistics(Clock(number, nimg))
         seen.append(round(float(family.augment_p), 6))
         judging(family, sign)(batch, draws(), Clock(number, nimg))
         nimg += 8
     up = 4 * 8 / 1000
     expected = [0.0] * 4 + [up] * 4 + [2 * up] * 4  # one of the next four steps was still above
     assert seen == pytest.approx([*expected, *[up] * 4, *[0.0] * 5])
-    assert family.status()["augment_p"] == pytest.approx(0.0)
+    assert family.statistics()["augment_p"] == pytest.approx(0.0)
 
 
 @pytest.mark.parametrize("share", [0.5, 0.75])
@@ -243,7 +244,7 @@ def test_the_target_is_a_mean_of_signs(share: float) -> None:
     signs = torch.where(torch.arange(8) < 8 * share, 3.0, -0.01).double()
     family.discriminator.forward = lambda image, label: signs.repeat(2)
     family.loss_d(batch, draws(), Clock(3, 24))
-    family.advance(Clock(4, 32))
+    family.update_statistics(Clock(4, 32))
     change = 32 / 1000 if share == 0.75 else -32 / 1000
     assert float(family.augment_p) == pytest.approx(0.5 + change)
 
@@ -252,7 +253,7 @@ def test_a_fixed_strength_stays() -> None:
     family = small(**STRONG)
     for number in range(9):
         judging(family, 1.0)(batch_of(family), draws(), Clock(number, 8 * number))
-        family.advance(Clock(number + 1, 8 * number + 8))
+        family.update_statistics(Clock(number + 1, 8 * number + 8))
     assert float(family.augment_p) == pytest.approx(0.9)
 
 
@@ -299,7 +300,7 @@ def test_statistics_do_not_depend_on_micro_batches() -> None:
         for number in range(4):
             parts = cut(batch_of(family))
             step(family, Clock(number, 8 * number), parts, 8 * number)
-        family.advance(Clock(4, 32))
+        family.update_statistics(Clock(4, 32))
         found.append(statistics(family))
         assert all(not torch.equal(before[n], value) for n, value in found[-1].items())
     close(found[0], found[1], rtol=0, atol=1e-12)
@@ -307,7 +308,7 @@ def test_statistics_do_not_depend_on_micro_batches() -> None:
 
 @pytest.mark.parametrize("cut", range(1, 7))
 def test_statistics_go_on_from_a_state_dict(cut: int) -> None:
-    """Wherever in the interval of the augmentation; loading calls `advance` once more."""
+    """Wherever in the interval of the augmentation; and where they are taken in once more."""
     whole, family = small(**EVERYTHING), small(**EVERYTHING)
     batch = batch_of(whole)
     for number in range(8):
@@ -316,7 +317,7 @@ def test_statistics_go_on_from_a_state_dict(cut: int) -> None:
             saved = family.state_dict()
             family = small(**EVERYTHING, channel_base=64)
             family.load_state_dict(saved)
-            family.advance(Clock(number, 8 * number))
+            family.update_statistics(Clock(number, 8 * number))
         step(family, Clock(number, 8 * number), [batch], 8 * number)
     for name, value in whole.state_dict().items():
         assert torch.equal(value, family.state_dict()[name]), name

@@ -60,7 +60,7 @@ class LinearStyles(Adversary):
 class NoStyles(Adversary):
     """A family with latents alone: every pixel of an image is the first number of its z."""
 
-    z_dim = 4
+    z_dim, conditional = 4, False
 
     def __init__(self) -> None:
         super().__init__()

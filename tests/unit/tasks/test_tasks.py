@@ -29,7 +29,7 @@ SIDE = 32
 class Inverter(Adversary):
     """Black for white, both ways: its own inverse."""
 
-    task = "translate"
+    paired = False
 
     def __init__(self, shape: ImageShape) -> None:
         super().__init__()
@@ -42,7 +42,7 @@ class Inverter(Adversary):
 class Bicubic(Adversary):
     """What every network must beat."""
 
-    task, scale, reach = "upscale", 2, 2
+    scale, reach = 2, 2
 
     def __init__(self, shape: ImageShape) -> None:
         super().__init__()

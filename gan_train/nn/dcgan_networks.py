@@ -1,0 +1,157 @@
+"""DCGAN's networks, for all families that play with them: Radford, Metz and Chintala 2015, arXiv
+1511.06434.
+
+Convolutions alone: strided ones downsample in D, transposed ones upsample in G, and nothing is
+pooled. Batch normalisation stands everywhere but at G's output and D's input. Latents are N(0, 1),
+where the paper's are uniform; the class, which the paper does not have, may enter both networks.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from itertools import pairwise
+from typing import Literal
+
+import torch
+import torch.nn.functional as F
+from pydantic import Field
+from torch import Tensor, nn
+
+from gan_train.adversary import ImageShape, OptimizerSettings, OptimizerSpec, pair_of_optimizers
+from gan_train.errors import UserError
+from gan_train.nn import batchnorm
+from gan_train.nn.two_player import TwoPlayer, TwoPlayerConfig
+
+FIRST = 4
+"""Side of the smallest feature maps: G begins and D ends with it."""
+LEAST_RESOLUTION = 16
+
+
+class DCGANNetworksConfig(TwoPlayerConfig):
+    """Defaults are the paper's. Give `train.ema_kimg: 0` beside it: see `batchnorm.BatchNorm`."""
+
+    conditional: bool = Field(
+        False, description="The class enters G (joined to z) and D (projection)."
+    )
+    channels: int = Field(
+        128, ge=1, description="Feature maps at half the images' side; twice as many a level down."
+    )
+    channel_max: int = Field(1024, ge=1, description="But never more than this.")
+    kernel: Literal[4, 5] = Field(5, description="Side of the convolutions' kernels.")
+    batch_norm: batchnorm.Statistics = Field(
+        "synchronised",
+        description="Mean and variance over the batch of all workers, who then train like one; or "
+        "`per_worker`, without messages: by design, several then do not train like one.",
+    )
+    lr: float = Field(0.0002, gt=0)
+
+    def widths(self, resolution: int) -> list[int]:
+        """Feature maps at 4, 8, ... and at half the resolution."""
+        levels = (resolution // FIRST).bit_length() - 1
+        widths = [min(self.channels << level, self.channel_max) for level in range(levels)]
+        return widths[::-1]
+
+
+class Generator(nn.Module):
+    """Latents [N, z_dim] and classes [N] to images [N, C, R, R] in (-1, 1)."""
+
+    def __init__(self, config: DCGANNetworksConfig, shape: ImageShape):
+        super().__init__()
+        widths = config.widths(shape.resolution)
+        # no hidden layer: z, seen as maps of 1x1, convolved to maps of 4x4
+        self.project = nn.Linear(config.z_dim, widths[0] * FIRST**2, bias=False)
+        self.embed: nn.Embedding | None = None
+        if config.conditional:  # what the projection would do to a one-hot class joined to z
+            self.embed = nn.Embedding(len(shape.classes), widths[0] * FIRST**2)
+        self.norms = nn.ModuleList(batchnorm.BatchNorm(w, config.batch_norm) for w in widths)
+        self.convolutions = nn.ModuleList(
+            _upsampling(*pair, config.kernel, bias=False) for pair in pairwise(widths)
+        )
+        self.out = _upsampling(widths[-1], shape.channels, config.kernel, bias=True)
+
+    def forward(self, z: Tensor, label: Tensor | None) -> Tensor:
+        x = self.project(z.to(self.project.weight.dtype))
+        if self.embed is not None:
+            assert label is not None, "a conditional generator needs labels"
+            x = x + self.embed(label)
+        x = x.unflatten(1, (-1, FIRST, FIRST))  # [N, C, 4, 4]
+        first, *norms = self.norms
+        x = F.relu(first(x))
+        for convolution, norm in zip(self.convolutions, norms, strict=True):
+            x = F.relu(norm(convolution(x)))
+        return torch.tanh(self.out(x))
+
+
+class Discriminator(nn.Module):
+    """Images [N, C, R, R] and classes [N] to logits [N]."""
+
+    def __init__(self, config: DCGANNetworksConfig, shape: ImageShape):
+        super().__init__()
+        widths = config.widths(shape.resolution)[::-1]
+        self.first = _downsampling(shape.channels, widths[0], config.kernel, bias=True)
+        self.convolutions = nn.ModuleList(
+            _downsampling(*pair, config.kernel, bias=False) for pair in pairwise(widths)
+        )
+        self.norms = nn.ModuleList(batchnorm.BatchNorm(w, config.batch_norm) for w in widths[1:])
+        self.out = nn.Conv2d(widths[-1], 1, FIRST)
+        self.embed: nn.Embedding | None = None
+        if config.conditional:  # projection: Miyato and Koyama 2018, arXiv 1802.05637, equation 3
+            self.embed = nn.Embedding(len(shape.classes), widths[-1] * FIRST**2)
+
+    def forward(self, image: Tensor, label: Tensor | None) -> Tensor:
+        x = F.leaky_relu(self.first(image), 0.2)
+        for convolution, norm in zip(self.convolutions, self.norms, strict=True):
+            x = F.leaky_relu(norm(convolution(x)), 0.2)  # [N, C, 4, 4] in the end
+        logit: Tensor = self.out(x).flatten()  # [N]
+        if self.embed is not None:
+            assert label is not None, "a conditional discriminator needs labels"
+            logit = logit + (self.embed(label) * x.flatten(1)).sum(dim=1)
+        return logit
+
+
+def _downsampling(inputs: int, outputs: int, kernel: int, bias: bool) -> nn.Conv2d:
+    """A convolution of stride 2. [N, inputs, 2H, 2W] -> [N, outputs, H, W]."""
+    return nn.Conv2d(inputs, outputs, kernel, stride=2, padding=(kernel - 1) // 2, bias=bias)
+
+
+def _upsampling(inputs: int, outputs: int, kernel: int, bias: bool) -> nn.ConvTranspose2d:
+    """A transposed convolution of stride 2. [N, inputs, H, W] -> [N, outputs, 2H, 2W]."""
+    padding = (kernel - 1) // 2
+    return nn.ConvTranspose2d(inputs, outputs, kernel, 2, padding, kernel % 2, bias=bias)
+
+
+def _initialise(module: nn.Module) -> None:
+    """The paper's start: weights ~ N(0, .02^2); biases at 0, gains of normalisations at 1."""
+    if isinstance(module, nn.Linear | nn.Embedding | nn.Conv2d | nn.ConvTranspose2d):
+        nn.init.normal_(module.weight, std=0.02)
+        bias = getattr(module, "bias", None)
+        if bias is not None:
+            nn.init.zeros_(bias)
+
+
+class ConvolutionalGame(TwoPlayer):
+    """The game on these networks. D's view of real and of generated images is normalised by the
+    statistics of each, as the authors do it."""
+
+    config: DCGANNetworksConfig
+
+    def __init__(self, config: DCGANNetworksConfig, shape: ImageShape, batch: int):
+        """Raises UserError for images that are too small and for a missing class."""
+        super().__init__(config, shape, batch)
+        if shape.resolution < LEAST_RESOLUTION:
+            raise UserError(
+                f"data.resolution is {shape.resolution}: {config.name} makes images of "
+                f"{LEAST_RESOLUTION} pixels and more"
+            )
+        shape.check_classes(config.conditional)
+        self.conditional = config.conditional
+        self.generator = Generator(config, shape)
+        self.discriminator = Discriminator(config, shape)
+        self.apply(_initialise)
+
+    def optimizers(self) -> Mapping[str, OptimizerSpec]:
+        return pair_of_optimizers(OptimizerSettings(lr=self.config.lr, betas=self.config.betas))
+
+    def sample(self, z: Tensor, label: Tensor | None, truncation: float = 1.0) -> Tensor:
+        assert not self.training, "statistics of the batch would mix the images: call eval() first"
+        return super().sample(z, label, truncation)

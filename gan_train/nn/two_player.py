@@ -1,0 +1,103 @@
+"""The game that the simple families play: a generator of latents against one discriminator.
+
+A family brings the two networks, their optimizers and, where they are not those of 2014, losses.
+"""
+
+from __future__ import annotations
+
+import torch
+from pydantic import BaseModel, ConfigDict, Field
+from torch import Tensor, nn
+
+from gan_train.adversary import (
+    Adversary,
+    Batch,
+    Clock,
+    ImageShape,
+    Losses,
+    Phase,
+    Stage,
+    refuse_truncation,
+    single_stage,
+)
+from gan_train.nn import losses
+from gan_train.rng import BatchRandom
+
+
+class TwoPlayerConfig(BaseModel):
+    """The settings that all families of this game have."""
+
+    model_config = ConfigDict(extra="forbid", frozen=True, validate_default=True)
+
+    name: str
+    z_dim: int = Field(100, ge=1)
+    betas: tuple[float, float] = Field((0.5, 0.999), description="The betas of Adam.")
+    kimg: float = Field(1000.0, gt=0, description="Length of training, in kimg.")
+
+
+class TwoPlayer(Adversary):
+    """D and G take turns in one stage. D sees real and generated images apart.
+
+    Subclasses register `generator` and `discriminator`. Goodfellow et al. 2014, arXiv 1406.2661.
+    """
+
+    generator: nn.Module
+    discriminator: nn.Module
+    conditional: bool = False
+
+    def __init__(self, config: TwoPlayerConfig, shape: ImageShape, batch: int):
+        super().__init__()
+        self.config, self.shape, self.batch = config, shape, batch
+        self.z_dim = config.z_dim
+
+    # ---- what a family may do otherwise --------------------------------------------------------
+
+    def generate(self, z: Tensor, label: Tensor | None) -> Tensor:
+        """Images [N, C, R, R] of latents [N, z_dim] and classes [N]."""
+        image: Tensor = self.generator(z, label)
+        return image
+
+    def discriminate(self, image: Tensor, label: Tensor | None, rng: BatchRandom) -> Tensor:
+        """D's logits [N] of images [N, C, R, R] and classes [N]."""
+        logit: Tensor = self.discriminator(image, label)
+        return logit
+
+    def objective_d(self, real: Tensor, fake: Tensor) -> Tensor:
+        """What D minimises, of its logits [N] of real and of generated images."""
+        return losses.logistic_d(real, fake)
+
+    def objective_g(self, fake: Tensor) -> Tensor:
+        """What G minimises, of D's logits [N] of its images."""
+        return losses.nonsaturating_g(fake)
+
+    def metrics(self, real: Tensor, fake: Tensor) -> dict[str, Tensor]:
+        """What is logged of D's logits."""
+        return losses.mean_probabilities(real, fake)
+
+    # ---- the game ------------------------------------------------------------------------------
+
+    def stages(self) -> tuple[Stage, ...]:
+        phases = Phase("D", "D", self.loss_d), Phase("G", "G", self.loss_g)
+        return single_stage("adversarial", self.shape, self.batch, self.config.kimg, *phases)
+
+    def loss_d(self, batch: Batch, rng: BatchRandom, clock: Clock) -> Losses:
+        """D tells reals from fakes of the same classes."""
+        label = batch.get("label")
+        with torch.no_grad():
+            fake = self.generate(rng.normal(self.z_dim), label)
+        real_logit = self.discriminate(batch["image"], label, rng)
+        fake_logit = self.discriminate(fake, label, rng)
+        terms = {"D": self.objective_d(real_logit, fake_logit)}
+        return Losses(terms, self.metrics(real_logit, fake_logit))
+
+    def loss_g(self, batch: Batch, rng: BatchRandom, clock: Clock) -> Losses:
+        """G moves its fakes towards what D calls real."""
+        label = batch.get("label")
+        fake = self.generate(rng.normal(self.z_dim), label)
+        return Losses({"G": self.objective_g(self.discriminate(fake, label, rng))})
+
+    def sample(self, z: Tensor, label: Tensor | None, truncation: float = 1.0) -> Tensor:
+        why = "its latents have no mean to draw to"
+        refuse_truncation(truncation, self.config.name, why)
+        assert label is not None or not self.conditional, "a conditional generator needs labels"
+        return self.generate(z, label)
