@@ -10,6 +10,7 @@ from gan_train.families.cgan import CGANConfig
 from gan_train.families.cyclegan.config import CycleGANConfig
 from gan_train.families.dcgan import DCGANConfig
 from gan_train.families.lapgan import LAPGANConfig
+from gan_train.families.lsgan import LSGANConfig
 from gan_train.families.progan import ProGANConfig
 from gan_train.families.srgan import SRGANConfig
 from gan_train.families.stylegan.config import StyleGANConfig
@@ -20,6 +21,7 @@ FamilyConfig = Annotated[
     | CycleGANConfig
     | DCGANConfig
     | LAPGANConfig
+    | LSGANConfig
     | ProGANConfig
     | SRGANConfig
     | StyleGANConfig
