@@ -1,7 +1,8 @@
-"""What a piece of code computes in convolutions and matrix products, and what the machine could do.
+"""How many operations a piece of code executes, and how many per second the machine can do.
 
-Operations are multiplications and additions, as hardware vendors count them. What is counted is
-what is executed, backward and double backward included, whatever calls it.
+Operations are the multiplications and additions of convolutions and matrix products, as hardware
+vendors count them. They are counted as they are executed, so backward and double backward are
+included.
 """
 
 from __future__ import annotations
@@ -20,9 +21,11 @@ aten = torch.ops.aten
 
 
 def seconds(device: torch.device) -> float:
-    """A clock for differences: CPU seconds of this process, or elapsed ones after the GPU's work.
+    """A clock for differences: CPU seconds of this process, or, on a GPU, elapsed seconds once its
+    work is done.
 
-    CPU seconds leave out what other processes take; with one thread they are this code's alone.
+    CPU seconds do not count the time that other processes take; with one thread they are the time
+    of this code alone.
     """
     if device.type == "cuda":
         torch.cuda.synchronize(device)
@@ -40,15 +43,15 @@ def _matrix_product_added(args: tuple[Any, ...], result: Any) -> int:
 
 def _convolution(args: tuple[Any, ...], result: Any) -> int:
     x, weight, transposed = args[0], args[1], args[6]
-    # every place of the output is a sum over a filter; transposed, every place of the input is
-    # spread by one
+    # every pixel of the output is a sum over a filter; where transposed, a filter spreads every
+    # pixel of the input
     return 2 * (x if transposed else result).numel() * weight[0].numel()
 
 
 def _convolution_backward(args: tuple[Any, ...], result: Any) -> int:
     gradient, x, weight, transposed, wanted = args[0], args[1], args[2], args[7], args[10]
     once = 2 * (x if transposed else gradient).numel() * weight[0].numel()
-    return once * (int(wanted[0]) + int(wanted[1]))  # of the input, of the weight; a bias is small
+    return once * (int(wanted[0]) + int(wanted[1]))  # input and weight; the bias costs little
 
 
 _COUNTED: dict[Any, Callable[[tuple[Any, ...], Any], int]] = {
@@ -63,9 +66,9 @@ _COUNTED: dict[Any, Callable[[tuple[Any, ...], Any], int]] = {
 
 
 class Arithmetic(TorchDispatchMode):
-    """Counts the `operations` of convolutions and matrix products that run within, and times them.
+    """Counts the `operations` of convolutions and matrix products in its block, and times them.
 
-    It stands below autograd, so backward and double backward are counted as they are executed.
+    It works below autograd, so backward and double backward are counted as they are executed.
     """
 
     def __init__(self, device: torch.device) -> None:
@@ -94,16 +97,16 @@ class Arithmetic(TorchDispatchMode):
 
     @property
     def seconds(self) -> float:
-        """Time in the counted operations. On a GPU that waits for its host this is too much: a
-        launch is then part of it."""
+        """Seconds in the counted operations. On a GPU that waits for its host they are too many, as
+        they include the launches."""
         if self._events:
             torch.cuda.synchronize(self._device)
         return self._seconds + sum(a.elapsed_time(b) for a, b in self._events) / 1000
 
 
 def attainable(device: torch.device, dtype: torch.dtype) -> dict[str, float]:
-    """Operations per second of a large matrix product and of a large channels_last convolution:
-    the best of several, some tenths of a second in all."""
+    """Operations per second of a large matrix product and of a large channels_last convolution, by
+    name. Each is the best of several tries, which take some tenths of a second in all."""
     gpu = device.type == "cuda"
     side, images, channels, resolution = (8192, 64, 512, 64) if gpu else (1024, 16, 128, 32)
     matrix = torch.randn(side, side, device=device, dtype=dtype)

@@ -1,6 +1,6 @@
 """The arguments of `gan-train bench-step` and `python -m gan_train.bench.step`.
 
-Standard library alone, so that help answers at once.
+Only the standard library is imported, so that help answers at once.
 """
 
 from __future__ import annotations
@@ -11,17 +11,17 @@ from collections.abc import Callable
 SUMMARY = "time the training step, whole and by phase, and its share of the machine's peak"
 OTHER_WAYS = {
     "grouped": "StyleGAN2 as its paper writes it: a weight of its own for every image,\n"
-    "zero-stuffed resampling, PyTorch's derivatives, contiguous",
-    "scaled": "as it is widely trained: one weight for all images, demodulation from a\n"
-    "tensor of weights for every image; the rest as in grouped",
+    "resampling with zeros between the pixels, PyTorch's derivatives, contiguous",
+    "scaled": "StyleGAN2 as it is widely trained: one weight for all images, demodulation\n"
+    "from a tensor of weights for every image; the rest as in grouped",
     "demodulation": "ours, but demodulation from a tensor of weights for every image",
-    "sums": "ours, but bias and noise added one by one, not as a matrix product",
-    "resampling": "ours, but zero-stuffed, with PyTorch's derivatives",
-    "derivatives": "ours, but PyTorch's derivatives of convolutions where ours are taken\n"
+    "sums": "ours, but bias and noise are added one by one, not as a matrix product",
+    "resampling": "ours, but with zeros between the pixels and PyTorch's derivatives",
+    "derivatives": "ours, but PyTorch's derivatives of convolutions where ours are used\n"
     "(bf16 on a CPU), and ours elsewhere",
     "optimizer": "ours, but Adam in many kernels instead of one",
 }
-"""What `--instead` may name."""
+"""The names that `--instead` takes, and what each means."""
 _WAYS = "\n".join(
     f"  {name:14}{what}".replace("\n", "\n" + 16 * " ") for name, what in OTHER_WAYS.items()
 )
@@ -42,7 +42,7 @@ On a GPU, each technique alone:
 
 
 def add_arguments(parser: argparse.ArgumentParser) -> None:
-    """What is measured; the recipe and its overrides are added elsewhere."""
+    """Add the options of the measurement; the recipe and its overrides are added elsewhere."""
     parser.add_argument(
         "--resolutions",
         type=lambda text: tuple(int(part) for part in text.split(",")),
@@ -69,9 +69,9 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
         type=_choices(*OTHER_WAYS),
         default=(),
         metavar="WAY,WAY",
-        help="also the step computed in other ways, and how many times as long they take; below",
+        help="ways to compute the step, too, and to compare with; see below",
     )
-    parser.add_argument("--rounds", type=int, default=5, help="the forms take turns; medians count")
+    parser.add_argument("--rounds", type=int, default=5, help="the forms take turns so many times")
 
 
 def _choices(*allowed: str) -> Callable[[str], tuple[str, ...]]:

@@ -1,7 +1,8 @@
-"""Timings of the training step, the loader, sharding and scoring: the code of a run, timed.
+"""How long the parts of a run take by themselves: training step, loader, sharding, scoring.
 
-The figures of one machine say little about another; ratios within one call do. The file
-`pipelines/flows/overhead.py` adds the overhead of Ray, Prefect and MLflow, and prints the table.
+The functions here time the code of a run. Figures of one machine say little about another; ratios
+within one call do. `pipelines/flows/overhead.py` adds the overhead of Ray, Prefect and MLflow, and
+prints the table.
 """
 
 from __future__ import annotations
@@ -33,13 +34,13 @@ from gan_train.training.trainer import Trainer
 
 @dataclass(frozen=True)
 class Timing:
-    """Images over elapsed seconds and over CPU seconds of this process."""
+    """Images per elapsed second, and per CPU second of this process."""
 
     images_per_second: float
     images_per_cpu_second: float
 
 
-def timed(work: Callable[[], int]) -> Timing:
+def time_work(work: Callable[[], int]) -> Timing:
     """Time `work`, which returns how many images it handled."""
     wall, cpu = time.perf_counter(), time.process_time()
     images = work()
@@ -47,14 +48,14 @@ def timed(work: Callable[[], int]) -> Timing:
 
 
 def last_stage(config: Config, index: Index) -> Stage:
-    """The stage at full resolution, where a run spends its steady state."""
+    """The last stage of the schedule, at full resolution."""
     return config.family.build(index.image_shape, config.train.batch).stages()[-1]
 
 
 def time_steps(
     config: Config, index: Index, shards: Path, runtime: PlainRuntime, seconds: float
 ) -> Timing:
-    """The bare loop: `Trainer.step` on batches that are already in memory, in the last stage."""
+    """Time `Trainer.step` in the last stage for so many seconds, on batches that are in memory."""
     trainer = Trainer(config, index, shards, runtime)
     *before, stage = trainer.stages
     trainer.clock = Clock(0, sum(s.nimg for s in before) + stage.nimg // 2)
@@ -65,7 +66,7 @@ def time_steps(
 
     def steps() -> int:
         done, until = 0, time.perf_counter() + seconds
-        # the same number of steps on every worker: rank 0's watch decides, every 8 steps
+        # rank 0's clock decides every 8 steps, so that all workers take the same number of steps
         while True:
             for _ in range(8):
                 trainer.step(stage, next(turn))
@@ -73,14 +74,14 @@ def time_steps(
             over = torch.tensor([float(time.perf_counter() > until)], device=runtime.device)
             if runtime.world_size > 1:
                 torch.distributed.broadcast(over, 0)
-            if over.item():  # which waits for a GPU to be done
+            if over.item():  # reading the value waits for the GPU
                 return done
 
-    return timed(steps)
+    return time_work(steps)
 
 
 def time_loader(config: Config, index: Index, shards: Path) -> dict[str, Timing]:
-    """One epoch of decoding, then one out of memory, as rank 0 of 1 would read them."""
+    """Time an epoch that is decoded, then one out of memory, as a single worker reads them."""
     stage = last_stage(config, index)
     adversary = config.family.build(index.image_shape, config.train.batch)
     here = recipes.change(config, {"data.loader_workers": 0}).data
@@ -91,29 +92,30 @@ def time_loader(config: Config, index: Index, shards: Path) -> dict[str, Timing]
     def epoch() -> int:
         return sum(len(b.images) for b in itertools.islice(stream, count))
 
-    return {"loader, decoding": timed(epoch), "loader, from memory": timed(epoch)}
+    return {"loader, decoding": time_work(epoch), "loader, from memory": time_work(epoch)}
 
 
 def time_sharding(config: Config) -> Timing:
-    """Read, transform and write the whole source once, in this process."""
+    """Time the sharding of the whole source, in this process."""
     with tempfile.TemporaryDirectory() as folder:
-        return timed(lambda: Index.load(shard(config.data, Path(folder))).samples)
+        return time_work(lambda: Index.load(shard(config.data, Path(folder))).samples)
 
 
 def time_scoring(config: Config, index: Index, shards: Path) -> Timing:
-    """Score a generator, its images included; the real side is prepared first."""
+    """Time the scoring of a generator, which makes its images, too. The statistics of the real
+    images are prepared before."""
     with tempfile.TemporaryDirectory() as folder:
         runtime = PlainRuntime(Path(folder), config.cluster.gpu)
         family = config.family.build(index.image_shape, config.train.batch).to(runtime.device)
         family.advance(Clock(0, sum(s.nimg for s in family.stages())))
         scorer = Scorer(config, index, shards, runtime, family)
-        scorer.measure()  # the real side is cached after this
+        scorer.measure()  # caches the statistics of the real images
 
         def score() -> int:
             scorer.measure()
             return config.evaluate.images
 
-        return timed(score)
+        return time_work(score)
 
 
 def _worker(
@@ -123,7 +125,7 @@ def _worker(
     os.environ |= {"RANK": str(rank), "WORLD_SIZE": str(world), "LOCAL_RANK": str(rank)}
     gpu: str = config.cluster.gpu
     if gpu == "auto" and torch.cuda.device_count() < world:
-        gpu = "no"  # as with Ray, all or none
+        gpu = "no"  # as with Ray, all workers have a GPU or none has
     if world > 1:
         meeting = f"file://{folder}/rendezvous"
         backend = "nccl" if gpu != "no" else "gloo"
@@ -137,7 +139,7 @@ def _worker(
 
 
 def time_workers(config: Config, shards: Path, world: int, seconds: float) -> float:
-    """Images/s of the bare loop in `world` processes of one thread each."""
+    """Images per second of `time_steps` in `world` processes of one thread each."""
     with tempfile.TemporaryDirectory() as folder:
         arguments = (world, folder, config, str(shards), seconds)
         spawn(_worker, arguments, nprocs=world)

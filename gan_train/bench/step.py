@@ -1,12 +1,13 @@
 """What a training step costs, whole and by phase, and how far that is from the machine's peak.
 
-`Trainer.step` is timed as a run calls it, on random pictures that are sharded into a temporary
-folder. It needs neither Ray nor Prefect nor MLflow: a machine with torch, numpy, pillow, pyyaml,
+`Trainer.step` is timed as a run calls it, on random images that are sharded into a temporary
+folder. That needs neither Ray nor Prefect nor MLflow: a machine with torch, numpy, pillow, pyyaml,
 pydantic, webdataset and safetensors runs `python -m gan_train.bench.step RECIPE ...`, and
 `gan-train bench-step` is the same. Time is CPU seconds of one thread, or elapsed time on a GPU.
 
-Forms (precision, layout, what is done in another way) take turns, and medians over the rounds
-count: the speed of a machine drifts, ratios within one call say more than seconds. The reference:
+Forms (precision, layout, what is computed in another way) take turns, and the medians over the
+rounds are reported: the speed of a machine drifts, so ratios within one call say more than seconds.
+The reference:
 
     python -m gan_train.bench.step stylegan2-emoji-64 --resolutions 32,64 --batch 16 \\
         --precisions float32,bf16 --layouts channels_last --instead scaled,grouped \\
@@ -52,28 +53,30 @@ REPEATS = 4  # steps of each phase alone, in every round
 
 @dataclass
 class Measured:
-    """Seconds by round: of a step, the mean over one cycle of the lazy regularisers; of each phase
-    alone; and of what is in every step beside the phases (batch, statistics, moving average)."""
+    """What was measured of one form. Lists have one number of seconds for each round."""
 
     step: list[float] = field(default_factory=list)
+    """A whole step: the mean over one cycle of the lazy regularisers."""
     phases: dict[str, list[float]] = field(default_factory=dict)
+    """Each phase alone, by name."""
     rest: list[float] = field(default_factory=list)
+    """What every step does beside the phases: batch, statistics, moving average."""
     operations: float = 0.0
-    """In convolutions and matrix products, per step."""
+    """Operations of convolutions and matrix products per step."""
     counted_seconds: float = 0.0
-    """In the same, per step, while they were counted, in the first round."""
+    """Seconds in those operations per step, in the first round, in which they were counted."""
     memory: int = 0
-    """Peak bytes on a GPU: networks, optimizers and a cycle of steps; 0 on a CPU."""
+    """Peak bytes on a GPU, for networks, optimizers and a cycle of steps; 0 on a CPU."""
 
 
 class Subject:
-    """A trainer in the last stage of its schedule, and some batches in memory."""
+    """One form under measurement: a trainer in its last stage, with some batches in memory."""
 
     def __init__(self, config: Config, form: Form, folder: Path, batch: int | None) -> None:
         shards = shard(config.data, folder)
         index = Index.load(shards)
         schedule.check(config, index.image_shape, world_size=1)
-        gpu = "no" if config.cluster.gpu == "no" else "auto"  # one is enough, whatever the recipe
+        gpu = "no" if config.cluster.gpu == "no" else "auto"  # one, whatever the recipe says
         runtime = PlainRuntime(folder, gpu)
         self.form, self.device = form, runtime.device
         before = self._allocated()
@@ -86,14 +89,14 @@ class Subject:
             self._turn = itertools.cycle(list(itertools.islice(stream, 4)))
         self.cycle = math.lcm(*(phase.every for phase in self.stage.phases))
         self.measured = Measured()
-        self._run(self.stage, self.cycle)  # memory and kernels are set up
+        self._run(self.stage, self.cycle)  # allocates memory and chooses kernels
         self._resident = self._allocated() - before
 
     def _allocated(self) -> int:
         return torch.cuda.memory_allocated(self.device) if self.device.type == "cuda" else 0
 
     def _run(self, stage: Stage, steps: int) -> float:
-        """Seconds per step."""
+        """Take so many steps; returns the seconds per step."""
         with self.form.active():
             start = seconds(self.device)
             for _ in range(steps):
@@ -185,7 +188,7 @@ def _changes(form: Form, resolution: int, batch: int | None, folder: Path) -> di
 
 
 def _random_pictures(folder: Path, resolution: int, count: int) -> None:
-    """PNGs of noise in two class folders."""
+    """Write PNG files of noise into two class folders."""
     random = np.random.default_rng(0)
     for number in range(count):
         pixels = random.integers(256, size=(3, resolution, resolution), dtype=np.uint8)
@@ -197,7 +200,8 @@ def _random_pictures(folder: Path, resolution: int, count: int) -> None:
 def _take_turns(
     subjects: list[Subject], rounds: int, progress: Progress
 ) -> dict[torch.dtype, tuple[float, str]]:
-    """Measure all of them, round by round. Returns the peak by type, and what reached it."""
+    """Measure all forms, round by round. Returns the machine's peak in operations per second by
+    type, with the name of the operation that reached it."""
     peaks: dict[torch.dtype, tuple[float, str]] = {}
     for number in range(rounds):
         for subject in subjects:
@@ -260,8 +264,8 @@ def _bound(subject: Subject, peak: float) -> str:
 
 
 def _ratios(subjects: list[Subject]) -> Iterator[str]:
-    """How many times as long the other ways take as ours, round by round; what changes the whole
-    step is compared with our other precisions, too."""
+    """Lines that tell how many times as long the other ways take as ours, as medians over rounds.
+    Ways that replace the whole step are compared with all of our precisions."""
     for other, ours in itertools.product(subjects, subjects):
         one, fast = other.form, ours.form
         same = one.precision == fast.precision or one.instead in WHOLE

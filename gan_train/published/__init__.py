@@ -1,1 +1,1 @@
-"""Weights that others have published, read without executing anything of them."""
+"""Weights that others have published are read here, without executing anything of their files."""

@@ -1,10 +1,10 @@
-"""Pickles read as data: nothing that they name is imported, nothing is called.
+"""Pickles are read as data: nothing that they name is imported or called.
 
-A pickle is a program for a stack machine that may import and call whatever it names. Here stands
+A pickle is a program for a stack machine that may import and call whatever it names. This file is
 that machine without those powers: `pickletools` splits the stream into instructions, and the
 instructions build numbers, texts, bytes, tuples, lists, sets and dictionaries. Where the stream
-names a class or function, the name must be in the caller's `Vocabulary`, and what is built for it
-is built by the caller's own function. Everything else is refused.
+names a class or function, the name must be in the caller's `Vocabulary`, and the caller's own
+function builds a value for it. Everything else is refused.
 """
 
 from __future__ import annotations
@@ -25,11 +25,11 @@ MAX_INTEGER_BITS = 128
 
 
 class StreamError(UserError):
-    """The stream is damaged, or asks for what is not done here. The text names it."""
+    """The stream is damaged, or asks for something that is refused. The text says what."""
 
 
 class Stream(Protocol):
-    """What is read from: an `io.BytesIO` or an `mmap`, whose `read` returns less at the end."""
+    """The source of a pickle: an `io.BytesIO` or an `mmap`. At its end `read` returns less."""
 
     def read(self, count: int, /) -> bytes: ...
     def readline(self) -> bytes: ...
@@ -38,7 +38,7 @@ class Stream(Protocol):
 
 @dataclass(frozen=True)
 class Name:
-    """A class or function that a stream names. Only a name: it stands for nothing but itself."""
+    """The name of a class or function in a stream. It is a name alone: nothing is looked up."""
 
     module: str
     name: str
@@ -49,31 +49,32 @@ class Name:
 
 @runtime_checkable
 class TakesState(Protocol):
-    """Something built by a vocabulary to which the stream may give a state afterwards."""
+    """A value that was built for a name, and to which the stream may give a state afterwards."""
 
     def take_state(self, state: Any) -> None:
         """Raises StreamError for a state that it does not know."""
 
 
 Builder = Callable[[tuple[Any, ...]], Any]
-"""Makes an inert value of the arguments that the stream gives; raises StreamError."""
+"""Builds an inert value from the arguments that the stream gives; may raise StreamError."""
 Vocabulary = Mapping[Name, Builder | None]
-"""All that a stream may name. Without a builder a name may stand in it, but not be called."""
+"""The names that a stream may contain. One without a builder may be mentioned, but not called."""
 
 
 def read_pickle(
     stream: Stream, vocabulary: Vocabulary, persistent: Builder | None = None
 ) -> object:
-    """The value of the one pickle that begins here; the stream then stands behind it.
+    """Read the one pickle that begins here, and leave the stream at its end; returns its value.
 
-    `persistent` makes values of tuples that stand for data outside the pickle; without it they are
-    refused. The value may contain itself, and may be small in memory but endless to walk: walk it
-    with a bound. Raises StreamError.
+    `persistent` builds values for tuples that refer to data outside the pickle; without it they are
+    refused. The value may contain itself: whoever walks it must set a bound. Raises StreamError.
     """
     return _Machine(vocabulary, persistent).run(stream)
 
 
 class _Machine:
+    """The stack machine: it follows the instructions of one pickle."""
+
     def __init__(self, vocabulary: Vocabulary, persistent: Builder | None) -> None:
         self.vocabulary, self.persistent = vocabulary, persistent
         self.stack: list[Any] = []
@@ -81,7 +82,7 @@ class _Machine:
         self.memo: dict[int, Any] = {}
 
     def run(self, stream: Stream) -> Any:
-        """Follow the instructions to the end of the pickle."""
+        """Follow the instructions to the end of the pickle; returns its value."""
         count = 0
         try:
             for opcode, argument, _ in pickletools.genops(stream):  # type: ignore[arg-type]
@@ -98,7 +99,7 @@ class _Machine:
         raise StreamError("the pickle is cut off")
 
     def last(self) -> Any:
-        """The one value that is left at the end."""
+        """The one value that must be left at the end."""
         if len(self.stack) != 1 or self.outer:
             raise StreamError("the pickle is damaged: it does not end with one value")
         return self.stack[0]
@@ -115,14 +116,14 @@ class _Machine:
         return values
 
     def top(self, kind: type) -> Any:
-        """The value that is added to, which must be such a container."""
+        """The container on top of the stack, which must be of this kind."""
         if not self.stack or type(self.stack[-1]) is not kind:
             found = type(self.stack[-1]).__name__ if self.stack else "nothing"
             raise StreamError(f"the pickle adds to {found} as if it were a {kind.__name__}")
         return self.stack[-1]
 
     def follow(self, instruction: str, argument: Any) -> None:
-        """One instruction; those that are not listed are refused by name."""
+        """Follow one instruction. Those that are not listed are refused by name."""
         match instruction:
             case "PROTO" | "FRAME":
                 pass
@@ -202,15 +203,15 @@ class _Machine:
             # names, and what is made of them
             case "GLOBAL":
                 module, _, name = argument.partition(" ")
-                self.stack.append(self.allowed(Name(module, name)))
+                self.stack.append(self.check(Name(module, name)))
             case "STACK_GLOBAL":
                 name, module = self.pop(), self.pop()
                 if type(name) is not str or type(module) is not str:
                     raise StreamError("the pickle is damaged: a name is no text")
-                self.stack.append(self.allowed(Name(module, name)))
+                self.stack.append(self.check(Name(module, name)))
             case "REDUCE" | "NEWOBJ":
                 arguments, name = self.pop(), self.pop()
-                self.stack.append(self.made(name, arguments))
+                self.stack.append(self.build(name, arguments))
             case "BUILD":
                 state = self.pop()
                 target = self.stack[-1] if self.stack else None
@@ -231,20 +232,21 @@ class _Machine:
         self.memo[place] = self.stack[-1]
 
     def set_items(self, values: list[Any]) -> None:
-        """Keys and values by turns, into the dictionary on top."""
+        """Put keys and values, which alternate, into the dictionary on top of the stack."""
         if len(values) % 2:
             raise StreamError("the pickle is damaged: a key has no value")
         target = self.top(dict)
         for key, value in zip(values[::2], values[1::2], strict=True):
             target[key_of(key)] = value
 
-    def allowed(self, name: Name) -> Name:
+    def check(self, name: Name) -> Name:
+        """The name, if the vocabulary has it."""
         if name not in self.vocabulary:
             raise StreamError(f"the pickle names {name}, which is refused")
         return name
 
-    def made(self, name: Any, arguments: Any) -> Any:
-        """What our own builder makes for a name of the stream."""
+    def build(self, name: Any, arguments: Any) -> Any:
+        """The value that the caller's own builder makes for a name of the stream."""
         builder = self.vocabulary.get(name) if isinstance(name, Name) else None
         if builder is None or type(arguments) is not tuple:
             called = name if isinstance(name, Name) else type(name).__name__
@@ -253,7 +255,8 @@ class _Machine:
 
 
 def key_of(value: Any) -> str | int | None:
-    """A key or a member of a set. Tuples are refused: their hash walks all that they contain."""
+    """The value, if it may be a key or a member of a set. Tuples are refused, because their hash
+    walks all that they contain."""
     if value is not None and type(value) not in (str, int, bool):
         raise StreamError(f"the pickle uses a {type(value).__name__} as a key, which is refused")
     key: str | int | None = value

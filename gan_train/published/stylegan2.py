@@ -1,8 +1,8 @@
 """Published StyleGAN2 networks: from their files to tensors, and to a recipe of this project.
 
-Two kinds of file: the pickles of StyleGAN2-ADA for PyTorch (dictionaries of the modules G, D and
-G_ema), and safetensors with the same names behind `G.`, `D.` and `G_ema.`. The architecture is
-read from the tensors' shapes; only what they cannot tell comes from the modules' attributes and
+There are two kinds of file: the pickles of StyleGAN2-ADA for PyTorch (dictionaries of the modules
+G, D and G_ema), and safetensors with the same names after `G.`, `D.` and `G_ema.`. The architecture
+follows from the tensors' shapes; what they cannot tell is taken from the modules' attributes and
 constructor arguments.
 """
 
@@ -29,7 +29,7 @@ log = logging.getLogger(__name__)
 MAX_WIDTH = 8192  # of any layer
 MAX_CLASSES = 100_000
 TAPS = (1.0, 3.0, 3.0, 1.0)
-"""The low-pass filter of every change of size."""
+"""The low-pass filter with which the networks resample."""
 ACTIVATIONS = ("lrelu", "linear")
 
 Tensors = dict[str, Tensor]
@@ -37,7 +37,8 @@ Tensors = dict[str, Tensor]
 
 @dataclass(frozen=True)
 class Settings:
-    """What the tensors' shapes do not tell. Defaults are those of the published networks."""
+    """The settings that the tensors' shapes do not tell, with those of the published networks as
+    defaults."""
 
     mbstd_group: int = 4
     mapping_lr: float = 0.01
@@ -46,7 +47,7 @@ class Settings:
 
 @dataclass(frozen=True)
 class Architecture:
-    """What the tensors' shapes tell."""
+    """The sizes that the tensors' shapes tell."""
 
     resolution: int
     image_channels: int
@@ -61,7 +62,7 @@ class Architecture:
 
 @dataclass(frozen=True)
 class Published:
-    """A pair of networks, and the generator's moving average, under their published names."""
+    """The tensors of both networks and of the generator's moving average, by published name."""
 
     generator: Tensors
     averaged: Tensors
@@ -92,7 +93,7 @@ class Published:
         }
 
     def image_shape(self, classes: tuple[str, ...] | None = None) -> ImageShape:
-        """What the networks are built for. Classes are called 0, 1, ... unless named.
+        """The shape of the networks' images. Classes are called 0, 1, ... unless they are named.
 
         Raises UserError when there are not as many names as classes, or a name comes twice.
         """
@@ -108,8 +109,8 @@ class Published:
 def load(path: Path) -> Published:
     """Read a `.pkl` or `.safetensors` file. Nothing of it is executed.
 
-    Raises UserError for a file that is damaged, and for networks that are no StyleGAN2 or one whose
-    variant this project does not have.
+    Raises UserError for a damaged file, for networks that are no StyleGAN2, and for a variant of it
+    that this project does not have.
     """
     if not path.is_file():
         raise UserError(f"{path}: no such file; name a StyleGAN2 .pkl or .safetensors file")
@@ -188,7 +189,7 @@ def _need_both(parts: Mapping[str, Any]) -> None:
 
 
 def _settings(modules: Mapping[str, PublishedModule]) -> Settings:
-    """From the attributes and constructor arguments of all modules, which must agree."""
+    """The settings that the attributes and constructor arguments of all modules agree on."""
     facts: dict[str, list[Any]] = {}
     for network, root in modules.items():
         for prefix, module in root.named_modules():
@@ -252,7 +253,7 @@ def _agreed(facts: Mapping[str, list[Any]], names: tuple[str, ...], default: Any
 
 
 def _shown(value: Any) -> str:
-    """For messages; a container could be endless."""
+    """The value in a message. Of a container only the type is shown, as it could be endless."""
     if type(value) in (int, float):
         return f"{float(value)!r}".removesuffix(".0")
     if value is None or type(value) is bool:
@@ -275,9 +276,9 @@ def _positive(name: str, value: Any) -> float:
 
 
 def _weights(part: Tensors) -> Tensors:
-    """float32 tensors without the filters, which are constants and were checked."""
+    """The tensors as float32, without the filters, which are constants and were checked before."""
     found = {name: tensor for name, tensor in part.items() if not name.endswith(_FILTER)}
-    converted: dict[int, Tensor] = {}  # once, under however many names a tensor stands
+    converted: dict[int, Tensor] = {}  # a tensor with several names is converted once
     for name, tensor in found.items():
         if id(tensor) in converted:
             continue
@@ -306,10 +307,10 @@ def _refuse_other_filters(part: Tensors) -> None:
 
 
 def architecture_of(g: Tensors, d: Tensors) -> Architecture:
-    """Sizes from the shapes of a generator's and a discriminator's tensors.
+    """The sizes that the shapes of a generator's and a discriminator's tensors tell.
 
-    Raises StreamError for networks of another architecture. What is not looked at here is compared
-    with the networks that are built.
+    Raises StreamError for networks of another architecture. Shapes that are not looked at here are
+    checked when the tensors are loaded into the networks that are built.
     """
     if any(re.match(r"synthesis\.(input|L\d+)", name) for name in g):
         raise StreamError("it holds a StyleGAN3")
@@ -370,7 +371,8 @@ def architecture_of(g: Tensors, d: Tensors) -> Architecture:
 
 
 def _levels(tensors: Tensors, before: str, after: str) -> list[int]:
-    """The resolutions for which there is a tensor of that name, which must be 4, 8, 16, ..."""
+    """The resolutions for which there is a tensor of that name, which must be 4, 8, 16, ... or 8,
+    16, ..."""
     pattern = re.compile(re.escape(before) + r"([1-9]\d{0,3})" + re.escape(after))
     found = sorted(int(match[1]) for name in tensors if (match := pattern.fullmatch(name)))
     first = found[0] if found else 0

@@ -1,8 +1,8 @@
-"""What a pickle of PyTorch modules may contain, and the inert values that are made of it.
+"""The names that a pickle of PyTorch modules may contain, and the inert values built for them.
 
 `read_modules` reads files such as StyleGAN2-ADA's: a plain pickle of a dictionary of modules, each
-of which is stored as its class's name, source code and attributes. The source code is never looked
-at. Tensors are made of the bytes in the file; a tensor that reaches beyond its bytes is refused.
+of which is stored as its class's name, source code and attributes. The source code is not read.
+Tensors are built from the bytes in the file; a tensor that reaches beyond its bytes is refused.
 
 A storage within such a file is itself a small file, in the format of `torch.save` before 2020: four
 pickles (magic number, protocol, description of the machine, a reference to the storage), one with
@@ -51,7 +51,7 @@ _SCALARS = {"f2": "<e", "f4": "<f", "f8": "<d", "i4": "<i", "i8": "<q", "b1": "<
 
 @dataclass(frozen=True, eq=False, repr=False)
 class PublishedModule:
-    """A module as stored: the name of its class, and its attributes by name."""
+    """A module as it is stored: the name of its class, and its attributes by name."""
 
     class_name: str
     state: dict[Any, Any]
@@ -80,7 +80,8 @@ class PublishedModule:
                     raise StreamError(f"the submodule {key} is a {type(child).__name__}")
 
     def table(self, attribute: str) -> dict[str, Any]:
-        """One of the dictionaries in which torch keeps parameters, buffers and submodules."""
+        """The attribute, which must be one of torch's dictionaries of parameters, buffers or
+        submodules."""
         found = self.state.get(attribute)
         if not isinstance(found, dict) or not all(map(_is_attribute, found)):
             raise StreamError(f"a {self.class_name} in the file has no {attribute}")
@@ -110,7 +111,7 @@ class PublishedModule:
 def read_modules(path: Path) -> Any:
     """The value of a pickle file: plain data, tensors, and a PublishedModule for every module.
 
-    Raises StreamError (a UserError) for damage and for all that such files do not contain.
+    Raises StreamError (a UserError) for a damaged file, and for what such files do not contain.
     """
     size = path.stat().st_size
     if size > MAX_FILE_BYTES:
@@ -145,8 +146,8 @@ class _NumpyType:
 
 
 class _Builders:
-    """The vocabulary of one file, and how large its storages and tensors are together: a stream of
-    a few bytes can ask for the same megabyte again and again."""
+    """Builds the values of one file, and bounds the size of its storages and tensors together: a
+    stream of a few bytes can ask for the same megabyte again and again."""
 
     def __init__(self, file_bytes: int) -> None:
         self.file_bytes, self.storage_bytes, self.tensor_bytes = file_bytes, 0, 0
@@ -218,7 +219,7 @@ def _no_hooks(value: Any) -> bool:
 
 
 def _empty_dictionary(arguments: tuple[Any, ...]) -> dict[Any, Any]:
-    """Items follow in the stream."""
+    """An empty dictionary; the stream gives its items afterwards."""
     if arguments:
         raise StreamError("a dictionary is not stored as Python stores it")
     return {}

@@ -1,4 +1,4 @@
-"""What a recipe may say of a StyleGAN, and the architecture that follows from it."""
+"""The settings of a StyleGAN, and the widths of the networks that follow from them."""
 
 from __future__ import annotations
 
@@ -20,12 +20,12 @@ OF_ONE_GENERATION: dict[int, tuple[str, ...]] = {
         *("path_length_weight", "path_length_every", "path_length_decay", "path_length_shrink"),
     ),
 }
-"""Settings that the other generation has no use for."""
+"""Settings that one generation alone has: with the other, they must keep their defaults."""
 
 
 class StyleGANConfig(BaseModel):
-    """Defaults are StyleGAN2's at 256 pixels and above; `generation: 1` takes StyleGAN's networks
-    and grows them. Dictionaries are keyed by resolution."""
+    """The defaults are those of StyleGAN2 at 256 pixels and above; `generation: 1` takes StyleGAN's
+    networks and grows them. Dictionaries are keyed by resolution."""
 
     model_config = ConfigDict(extra="forbid", frozen=True, validate_default=True)
 
@@ -33,67 +33,101 @@ class StyleGANConfig(BaseModel):
     generation: Literal[1, 2] = Field(
         2, description="1: AdaIN and progressive growth. 2: modulated convolutions, no growth."
     )
-    conditional: bool = Field(False, description="The class enters the mapping, and D (projection)")
+    conditional: bool = Field(
+        False, description="The class enters the mapping network, and D by projection."
+    )
 
     # Networks
-    z_dim: int = Field(512, ge=1)
-    w_dim: int = Field(512, ge=1)
+    z_dim: int = Field(512, ge=1, description="Size of the latents z.")
+    w_dim: int = Field(512, ge=1, description="Size of the styles w.")
     mapping_layers: int = Field(8, ge=1, description="Depth of the mapping network.")
     class_mapping_layers: int = Field(
-        8, ge=1, description="Depth of D's mapping of classes, where it is conditional."
+        8, ge=1, description="Depth of D's mapping network of classes, if conditional."
     )
-    mapping_lr: float = Field(0.01, gt=0, description="Its learning rate, as a factor.")
-    channel_base: int = Field(32768, ge=1, description="Channels at resolution r: base / r ...")
-    channel_max: int = Field(512, ge=1, description="... but never more than this.")
-    channels: dict[int, int] = Field({}, description="Overrides the channels of a resolution.")
+    mapping_lr: float = Field(
+        0.01, gt=0, description="Factor of the mapping networks' learning rate."
+    )
+    channel_base: int = Field(
+        32768, ge=1, description="Feature maps at resolution r: channel_base / r."
+    )
+    channel_max: int = Field(512, ge=1, description="The most feature maps at any resolution.")
+    channels: dict[int, int] = Field(
+        {},
+        description="Feature maps at single resolutions, in place of what follows from the base.",
+    )
     discriminator: Literal["resnet", "plain"] = Field(
-        "resnet", description="Generation 2: residual blocks, or plain ones (its CIFAR-10 preset)."
+        "resnet", description="D's blocks: residual, or plain as in the preset for CIFAR-10."
     )
-    mbstd_group: int = Field(4, ge=1, description="Samples per minibatch standard deviation.")
+    mbstd_group: int = Field(
+        4, ge=1, description="Images in a group of the minibatch standard deviation."
+    )
     clamp: float | None = Field(
         None,
         gt=0,
-        description="Bound of the activations; published networks have 256, for float16.",
+        description="Activations are cut off at plus and minus this; published networks have 256.",
     )
     truncate_to: Literal["class", "all"] = Field(
-        "class", description="Whose mean w truncation draws to, where conditional."
+        "class",
+        description="Truncation draws to the mean w of the image's class, or of all.",
     )
-    output: Literal["linear", "tanh"] = Field("linear", description="Range of G's output.")
+    output: Literal["linear", "tanh"] = Field("linear", description="G's last activation.")
 
     # Losses
-    r1_gamma: float = Field(10.0, ge=0)
+    r1_gamma: float = Field(10.0, ge=0, description="Weight of the R1 penalty; 0 leaves it out.")
     r1_every: int = Field(
-        16, ge=1, description="Steps between R1 updates (lazy regularisation); 1: in D's loss."
+        16, ge=1, description="Steps from one R1 update to the next; 1 makes it a term of D's loss."
     )
-    path_length_weight: float = Field(2.0, ge=0, description="0 leaves the regulariser out.")
+    path_length_weight: float = Field(
+        2.0, ge=0, description="Weight of the path-length regulariser; 0 leaves it out."
+    )
     path_length_every: int = Field(
-        4, ge=1, description="Steps between its updates; 1: in G's loss."
+        4, ge=1, description="Steps from one path-length update to the next; 1: a term of G's loss."
     )
-    path_length_decay: float = Field(0.01, gt=0, le=1, description="Of the running mean length.")
-    path_length_shrink: int = Field(2, ge=1, description="Its share of the batch: 1 / shrink.")
-    mixing: float = Field(0.9, ge=0, le=1, description="Share of images with styles of two z.")
-    w_mean_decay: float = Field(0.998, ge=0, lt=1, description="Of the tracked mean w.")
+    path_length_decay: float = Field(
+        0.01, gt=0, le=1, description="Share of a new value in the running mean path length."
+    )
+    path_length_shrink: int = Field(
+        2, ge=1, description="Path lengths are taken of the batch divided by this."
+    )
+    mixing: float = Field(
+        0.9, ge=0, le=1, description="Share of training images with styles of two latents."
+    )
+    w_mean_decay: float = Field(
+        0.998, ge=0, lt=1, description="Share that the tracked mean w keeps at each step."
+    )
 
     # Optimizers and schedule
-    lr: float = Field(0.002, gt=0)
-    lr_by_resolution: dict[int, float] = Field({}, description="Overrides lr at a resolution.")
-    betas: tuple[float, float] = (0.0, 0.99)
-    kimg: float = Field(25000.0, gt=0, description="Length of training, where nothing grows.")
-    start_resolution: int = Field(8, ge=4, description="Generation 1: first level.")
-    fade_kimg: float | dict[int, float] = Field(600.0, description="Images of a fade, in kimg.")
-    stable_kimg: float | dict[int, float] = Field(600.0, description="Images after it, in kimg.")
-    batch: dict[int, int] = Field({}, description="Global batch by resolution; else train.batch.")
+    lr: float = Field(0.002, gt=0, description="Adam's learning rate.")
+    lr_by_resolution: dict[int, float] = Field(
+        {}, description="Learning rates at single resolutions, in place of lr."
+    )
+    betas: tuple[float, float] = Field((0.0, 0.99), description="Adam's betas.")
+    kimg: float = Field(25000.0, gt=0, description="Generation 2: length of training in kimg.")
+    start_resolution: int = Field(8, ge=4, description="Generation 1: the first resolution.")
+    fade_kimg: float | dict[int, float] = Field(600.0, description="Length of a fade in kimg.")
+    stable_kimg: float | dict[int, float] = Field(
+        600.0, description="Length of training at each resolution after its fade, in kimg."
+    )
+    batch: dict[int, int] = Field(
+        {}, description="Global batch at single resolutions, in place of train.batch."
+    )
 
     # Adaptive discriminator augmentation
-    augment: Literal["none", "ada", "fixed"] = "none"
-    augment_target: float = Field(0.6, gt=0, lt=1, description="Wanted mean sign of D(real).")
-    augment_kimg: float = Field(500.0, gt=0, description="Images from strength 0 to 1, in kimg.")
-    augment_every: int = Field(4, ge=1, description="Steps between adjustments.")
-    augment_p: float = Field(0.0, ge=0, le=1, description="Strength at the start, or the fixed one")
-    augment_groups: tuple[Literal["blit", "geometry", "colour"], ...] = (
-        "blit",
-        "geometry",
-        "colour",
+    augment: Literal["none", "ada", "fixed"] = Field(
+        "none", description="Whether D's images are transformed, at a strength that adapts or not."
+    )
+    augment_target: float = Field(
+        0.6, gt=0, lt=1, description="The mean sign of D(real) that ADA aims at."
+    )
+    augment_kimg: float = Field(
+        500.0, gt=0, description="The least kimg in which the strength goes from 0 to 1."
+    )
+    augment_every: int = Field(4, ge=1, description="Steps between two changes of the strength.")
+    augment_p: float = Field(
+        0.0, ge=0, le=1, description="Strength (probability) at the start, or the fixed one."
+    )
+    augment_groups: tuple[Literal["blit", "geometry", "colour"], ...] = Field(
+        ("blit", "geometry", "colour"), description="The transformations in use (nn/augment.py)."
     )
 
     @model_validator(mode="after")
@@ -107,7 +141,8 @@ class StyleGANConfig(BaseModel):
         return self
 
     def build(self, shape: ImageShape, batch: int) -> StyleGAN:
-        """The networks for images of this shape; `batch` where no level says otherwise."""
+        """The adversary for images of this shape. `batch` is the global batch where this
+        configuration has none for a resolution. Raises UserError for a width below one."""
         from gan_train.families.stylegan.family import StyleGAN
         from gan_train.families.stylegan.growing import GrowingStyleGAN
 
@@ -120,5 +155,5 @@ class StyleGANConfig(BaseModel):
         return kind(self, shape, batch)
 
     def width(self, resolution: int) -> int:
-        """Channels of the feature maps at a resolution."""
+        """The number of feature maps at a resolution."""
         return self.channels.get(resolution, min(self.channel_base // resolution, self.channel_max))
