@@ -111,7 +111,10 @@ def _parser() -> argparse.ArgumentParser:
         "score checkpoints",
         "  gan-train evaluate demo-20260131-120000\n"
         "  gan-train evaluate runs/train/demo-20260131-120000/checkpoints/000000108000 "
-        "--set evaluate.images=10000",
+        "--set evaluate.images=10000\n\n"
+        "Of a run, checkpoints that have no scores yet are scored, and `promote` then knows them.\n"
+        "With other `evaluate` settings than the run's, all its checkpoints are scored anew, and\n"
+        "nothing is written, as for a checkpoint's folder or a downloaded generator.",
     )
     evaluate.add_argument("target", help="a run, a checkpoint's folder, or a downloaded generator")
     evaluate.add_argument(
@@ -182,7 +185,7 @@ def _flow(config: Config, name: str, *arguments: Any, plan: ShardPlan | None = N
     from pipelines.flows import stages
 
     with sharding.planned(config, plan) if plan else nullcontext():
-        state = getattr(stages, name)(config, *arguments, return_state=True)
+        state = stages.final_state(getattr(stages, name), config, *arguments)
     if state.is_cancelled():
         print(f"gan-train: {state.message}", file=sys.stderr)
         return None

@@ -5,6 +5,9 @@ work in one or two tasks, because a flow or task run costs a second. Retried is 
 twice; training restarts its own workers (`cluster.max_failures`) and resumes, so Prefect does not
 retry it. Sharding is skipped by looking at the files and their hashes, never by a cached result of
 Prefect, which would not notice that they are gone.
+
+Paths of a configuration are made absolute at the doors alone: by the commands, and by `run_flow`,
+which is what deployments run. The other flows trust their caller.
 """
 
 from __future__ import annotations
@@ -14,7 +17,7 @@ from collections.abc import Callable, Iterator
 from contextlib import contextmanager, nullcontext
 from functools import partial
 from pathlib import Path
-from typing import Any
+from typing import Any, cast
 
 from prefect import Flow, flow, runtime, task
 from prefect.cache_policies import NO_CACHE
@@ -27,12 +30,11 @@ from gan_train.config import Config
 from gan_train.data.index import Index
 from gan_train.errors import UserError
 from gan_train.runs import run_folder
-from gan_train.runs.checkpoint import list_checkpoints
 from gan_train.runs.run_folder import Event
 from gan_train.training.schedule import check, schedule_end
 from pipelines.compute import jobs, sharding, training
 from pipelines.compute.cluster import connected, identifiers
-from pipelines.flows import artifacts
+from pipelines.flows import artifacts, evaluation
 from pipelines.flows.driver import Attention, Ended, attend
 from pipelines.flows.plan import checkpoints
 from pipelines.flows.time_left import Forecast
@@ -45,6 +47,11 @@ def _unless_users_mistake(task: Task[..., Any], run: TaskRun, state: State[Any])
     """Retry what may go away by itself, such as a server's absence; a user's mistake does not."""
     error = state.result(raise_on_failure=False)
     return not isinstance(error, UserError) or error.__cause__ is not None
+
+
+def final_state(flow: Flow[..., Any], *arguments: Any) -> State[Any]:
+    """Run a flow in this process; returns how it ended, and raises nothing."""
+    return cast("State[Any]", flow(*arguments, return_state=True))
 
 
 # ---- shard -------------------------------------------------------------------------------------
@@ -79,7 +86,7 @@ def shard_flow(config: Config, verify: bool = False) -> Path:
 
     With `verify` every file of the source and of the shards is read again (`data.verify_days`).
     """
-    return write_shards(recipes.with_absolute_paths(config), verify)
+    return write_shards(config, verify)
 
 
 # ---- train -------------------------------------------------------------------------------------
@@ -146,7 +153,6 @@ def train_flow(config: Config, resume: str | None = None) -> Any:
     `resume` names a run to go on with. The flow run ends as Cancelled when the training was
     stopped; its last checkpoint then holds all that was trained.
     """
-    config = recipes.with_absolute_paths(config)
     shards = None if resume else sharding.finished(config)
     run_dir = run_folder.new(config, shards) if shards else run_folder.find(config, str(resume))
     ended = train_workers(config, run_folder.shards_of(run_dir), run_dir)
@@ -177,21 +183,17 @@ def evaluate_flow(config: Config, target: str) -> list[dict[str, Any]]:
     """Score what has no score yet; returns the table.
 
     `target` is a run, whose table covers all its checkpoints, or the folder of one checkpoint or
-    of a downloaded generator, which is always scored anew under `config.evaluate`.
+    of a downloaded generator. A run's new scores are recorded as training records its own, so that
+    they count for `promote`; under other `evaluate` settings than the run's, all its checkpoints
+    are scored anew and nothing is written. A single generator is always scored anew under
+    `config.evaluate`, against the data of `config`, and nothing is written.
     """
-    config = recipes.with_absolute_paths(config)
     if (Path(target) / "generator.json").is_file():
         scored = score_checkpoint(config, sharding.finished(config), Path(target).absolute())
         rows = [{"checkpoint": Path(target).name, **scored["scores"]}]
     else:
         run_dir = run_folder.find(config, target)
-        rows = run_folder.score_table(run_dir)
-        for checkpoint in run_folder.unscored(run_dir):
-            scored = score_checkpoint(config, run_folder.shards_of(run_dir), checkpoint)
-            rows.append({"kimg": int(checkpoint.name) / 1000, **scored["scores"]})
-        rows.sort(key=lambda row: row["kimg"])
-        if not rows and not list_checkpoints(run_dir):
-            raise UserError(f"{run_dir.name} has no checkpoint to score yet")
+        rows = evaluation.evaluate_run(config, run_dir, score_checkpoint)
     artifacts.score_table(rows, f"Scores of {Path(target).name}")
     return rows
 
@@ -218,7 +220,6 @@ def promote_flow(
 ) -> versions.Registration:
     """Register the best generator of `run`, which becomes champion if its score is better; or make
     an existing `version` champion by hand (`force`: also where scores are not comparable)."""
-    config = recipes.with_absolute_paths(config)
     if (run is None) == (version is None):
         raise UserError("promote takes either a run or a version")
     if version is not None:
@@ -252,7 +253,11 @@ def _registration_note(registration: versions.Registration) -> str:
     on_crashed=[stop_job],
 )
 def run_flow(config: Config, resume: str | None = None) -> Any:
-    """Shard, train, score and register; returns the run's folder and its registration."""
+    """Shard, train, score and register; returns the run's folder and its registration.
+
+    Training scores every checkpoint that it goes on from, so nothing is left to score. This flow
+    is what a deployment runs: paths in `config` may be relative to where the process stands.
+    """
     config = recipes.with_absolute_paths(config)
     # The data are planned once, and Ray is started once, unless another cluster trains.
     with (
@@ -260,9 +265,8 @@ def run_flow(config: Config, resume: str | None = None) -> Any:
         nullcontext() if config.cluster.jobs else connected(config.cluster),
     ):
         shard_flow(config)
-        state = train_flow(config, resume, return_state=True)
+        state = final_state(train_flow, config, resume)
     if state.is_cancelled():
         return Cancelled(message=state.message)
     run_dir: Path = state.result()
-    evaluate_flow(config, run_dir.name)
     return run_dir, promote_flow(config, run_dir.name)

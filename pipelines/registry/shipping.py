@@ -57,8 +57,12 @@ def batches(run_dir: Path, offset: int) -> Iterator[tuple[list[dict[str, Any]], 
 
 
 def _ended(run_dir: Path) -> tuple[str, int] | None:
-    """Status and time of the training's end, if the log ends with it."""
+    """Status and time of the training's end, if the log ends with it, or with scores that were
+    measured after it."""
     last = last_event(run_dir)
+    if last is not None and last["kind"] == "checkpoint":
+        before = [event for event, _ in read_events(run_dir) if event["kind"] != "checkpoint"]
+        last = before[-1] if before else None
     if last is None or last["kind"] != "end":
         return None
     return _STATUS.get(last["status"], "FAILED"), last["time_ms"]

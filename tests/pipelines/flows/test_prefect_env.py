@@ -15,7 +15,7 @@ import pytest
 PREPARE = """
 import os, sys, time
 from gan_train import recipes
-from pipelines import prefect_env
+from pipelines.flows import prefect_env
 prefect_env.prepare(recipes.load("demo", [f"workspace={sys.argv[1]}"]))
 print(os.environ["PREFECT_API_URL"], flush=True)
 time.sleep(600)

@@ -15,12 +15,14 @@ from prefect.exceptions import ParameterTypeError
 from prefect.states import Cancelling
 from prefect.testing.utilities import prefect_test_harness
 
+from gan_train import recipes
 from gan_train.config import Config
 from gan_train.errors import UserError
 from gan_train.runs import run_folder
-from gan_train.runs.checkpoint import list_checkpoints
+from gan_train.runs.checkpoint import SCORES, list_checkpoints
+from pipelines.compute import training
 from pipelines.flows import stages
-from pipelines.registry import versions
+from pipelines.registry import tracking, versions
 from tests.training import tiny_config
 
 pytestmark = [
@@ -115,9 +117,9 @@ def checkpoints(run_dir: Path) -> list[dict[str, Any]]:
 
 
 def test_cancelling_saves_a_checkpoint_and_resuming_goes_on(
-    client: SyncPrefectClient, tiny_source: Path, tmp_path: Path
+    client: SyncPrefectClient, tiny_source: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    config = tiny_config(
+    config = scored(
         tiny_source,
         tmp_path / "workspace",
         train__total_kimg=500,
@@ -153,17 +155,24 @@ def test_cancelling_saves_a_checkpoint_and_resuming_goes_on(
     assert run_folder.read_events(run_dir)[-1]["status"] == "stopped"
     assert run_folder.read_events(run_dir)[-1]["nimg"] == reached, "all that was trained is saved"
 
+    # What was saved is scored once, and then counts for the registry
+    rows = stages.evaluate_flow(config, run_dir.name)
+    assert rows[-1]["kimg"] * 1000 == reached and "fd_efficientnet_lite0" in rows[-1]
+    assert (list_checkpoints(run_dir)[0] / SCORES).exists()
+    with monkeypatch.context() as patch:
+        patch.setattr(training, "evaluate", None)
+        assert stages.evaluate_flow(config, run_dir.name) == rows
+        other = recipes.change(config, {"evaluate.images": 8})
+        with pytest.raises(TypeError, match="not callable"):
+            stages.evaluate_flow(other, run_dir.name)
+    best = min(rows, key=lambda row: float(row["fd_efficientnet_lite0"]))
+    registered = stages.promote_flow(config, run_dir.name)
+    assert registered.score == best["fd_efficientnet_lite0"]
+    mlflow_run = tracking.connect(config).get_run(registered.run_id)
+    assert mlflow_run.info.status == "KILLED", "as it was stopped, though scores came after that"
+
     # Go on to an end that is near
-    near = config.model_copy(
-        update={
-            "train": config.train.model_copy(
-                update={
-                    "total_kimg": (reached + 64) / 1000,
-                    "allow_changed": ("train.total_kimg",),
-                }
-            )
-        }
-    )
+    near = recipes.change(config, {"train.total_kimg": (reached + 64) / 1000})
     assert stages.train_flow(near, resume=run_dir.name) == run_dir
     assert run_folder.finished(run_folder.read_events(run_dir))
 

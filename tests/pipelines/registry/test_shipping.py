@@ -245,7 +245,7 @@ import os, signal, sys
 from pathlib import Path
 from gan_train.config import Config
 from gan_train.data.index import Index
-from pipelines import shipping
+from pipelines.registry import shipping
 
 saves = 0
 save_cursor = shipping.save_cursor

@@ -1,0 +1,116 @@
+"""The scores of a run's checkpoints that training left without: which they are, by which settings
+they are scored, and where the scores go. Nothing here imports an engine.
+
+Training scores its checkpoints itself. What is left is the checkpoint of a run that was stopped, or
+killed while it scored. Its scores go where the trainer's go: beside the weights, and into the
+event log, from which the registry takes them.
+"""
+
+from __future__ import annotations
+
+import logging
+from collections.abc import Callable
+from pathlib import Path
+from typing import Any
+
+from gan_train import recipes
+from gan_train.config import Config, EvaluateConfig
+from gan_train.errors import UserError
+from gan_train.files.atomic import read_json, write_json
+from gan_train.inference import Generator
+from gan_train.runs import run_folder
+from gan_train.runs.checkpoint import SCORES, find_damage, list_checkpoints
+from gan_train.runs.events import EventLog
+
+log = logging.getLogger(__name__)
+
+Row = dict[str, Any]
+Score = Callable[[Config, Path, Path], dict[str, Any]]
+"""Scores and protocol of a checkpoint, by the `evaluate` settings of a configuration, against these
+shards."""
+
+
+def evaluate_run(config: Config, run_dir: Path, score: Score) -> list[Row]:
+    """The table of a run's scores, after what had none yet was scored, oldest first.
+
+    Scores belong together only under one protocol. By the run's own settings, those that it was
+    started with or went on with, new scores are recorded: a second call scores nothing, and the
+    registry sees them. By other `evaluate` settings in `config`, all its checkpoints are scored
+    anew for this table alone, and nothing is written.
+
+    Raises UserError when there is no checkpoint, or when the run is being trained.
+    """
+    own = trained_by(run_dir).evaluate
+    if _protocol(config.evaluate) not in map(_protocol, (own, started_by(run_dir).evaluate)):
+        shards = run_folder.shards_of(run_dir)
+        rows = [
+            {"kimg": int(path.name) / 1000, **score(config, shards, path)["scores"]}
+            for path in reversed(list_checkpoints(run_dir))
+            if _whole(path)
+        ]
+    else:
+        own = own.model_validate(own.model_dump() | {"batch": config.evaluate.batch})
+        config = recipes.change(config, {"evaluate": own})
+        if waiting(run_dir):
+            with run_folder.exclusive(run_dir):
+                for path in waiting(run_dir):
+                    record(run_dir, path, _scored(config, run_dir, path, score))
+        rows = run_folder.score_table(run_dir)
+    if not rows:
+        raise UserError(f"{run_dir.name} has no checkpoint to score yet")
+    return rows
+
+
+def waiting(run_dir: Path) -> list[Path]:
+    """The undamaged checkpoints whose scores are not in the event log, oldest first."""
+    events = run_folder.read_events(run_dir)
+    told = {event["nimg"] for event in events if event["kind"] == "checkpoint"}
+    left = [path for path in reversed(list_checkpoints(run_dir)) if int(path.name) not in told]
+    return [path for path in left if _whole(path)]
+
+
+def record(run_dir: Path, checkpoint: Path, scored: dict[str, Any]) -> None:
+    """Put the scores of a checkpoint where the trainer puts them; call it inside `exclusive`."""
+    write_json(checkpoint / SCORES, scored)
+    EventLog(run_dir).append(
+        "checkpoint",
+        int(checkpoint.name),
+        path=str(checkpoint.relative_to(run_dir)),
+        **scored,
+        **Generator.load(checkpoint).adversary.status(),
+    )
+
+
+def started_by(run_dir: Path) -> Config:
+    """The configuration that a run was started with."""
+    return run_folder.configuration(run_dir)
+
+
+def trained_by(run_dir: Path) -> Config:
+    """The configuration that a run's newest checkpoint was trained with: `evaluate` may have
+    changed since the start."""
+    for path in list_checkpoints(run_dir):
+        state = path / "state.json"
+        if state.is_file():
+            return recipes.check(read_json(state)["config"])
+    return started_by(run_dir)
+
+
+def _scored(config: Config, run_dir: Path, checkpoint: Path, score: Score) -> dict[str, Any]:
+    """The scores of a checkpoint: those beside it, of a run that was killed before it told them,
+    or new ones."""
+    if (checkpoint / SCORES).exists():
+        return run_folder.scored(checkpoint)
+    return score(config, run_folder.shards_of(run_dir), checkpoint)
+
+
+def _protocol(settings: EvaluateConfig) -> dict[str, Any]:
+    """The settings that make a difference to scores."""
+    return settings.model_dump(mode="json", exclude={"batch"})
+
+
+def _whole(checkpoint: Path) -> bool:
+    fault = find_damage(checkpoint)
+    if fault is not None:
+        log.warning("damaged checkpoint passed over: %s: %s", checkpoint, fault)
+    return fault is None
