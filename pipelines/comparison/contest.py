@@ -7,14 +7,10 @@ then save a checkpoint, and the same command goes on later.
 
 from __future__ import annotations
 
-import contextvars
-import json
-import math
 import sys
 import threading
 import time
-from collections.abc import Callable, Sequence
-from concurrent.futures import Future
+from collections.abc import Sequence
 from functools import partial
 from pathlib import Path
 from typing import TextIO
@@ -24,20 +20,21 @@ from prefect.cache_policies import NO_CACHE
 from pydantic import BaseModel, ConfigDict
 from tqdm import tqdm
 
+from gan_train import recipes
 from gan_train.adversary import Generates
 from gan_train.config import Config
 from gan_train.data.index import Index
 from gan_train.files.atomic import read_json, write_json
 from gan_train.runs import run_folder
 from gan_train.runs.checkpoint import list_checkpoints
-from gan_train.runs.events import LOG_NAME
-from gan_train.runs.run_folder import Event
 from gan_train.training.schedule import check, schedule_end
 from pipelines.comparison.training_time import Stopwatch
 from pipelines.compute import training
 from pipelines.compute.cluster import identifiers
-from pipelines.flows import artifacts, driver, plan
-from pipelines.flows.progress import LineReader, Warnings, score_line
+from pipelines.flows import artifacts, plan
+from pipelines.flows.progress import score_line
+from pipelines.flows.running import POLL_S, RunningTraining, save_and_end
+from pipelines.flows.time_left import in_words
 from pipelines.registry import versions
 
 TAG = "compare"
@@ -73,9 +70,7 @@ class Contestant:
         self.watch = Stopwatch(plan.checkpoints(config, stages, self.end))
         for event in run_folder.read_events(self.run_dir):
             self.watch.take(event, live=False)
-        self._events = LineReader(self.run_dir / LOG_NAME, skip=True)
-        self._warnings = Warnings(self.run_dir / training.WORKER_LOG)
-        self.training = False
+        self.running: RunningTraining[None] = RunningTraining(self.run_dir)
 
     def _take_up(self) -> Record:
         """What an earlier attempt left, or a new run."""
@@ -114,17 +109,12 @@ class Contestant:
     def news(self) -> list[str]:
         """What has happened since the last look, for people."""
         said = []
-        for line in self._events.new():
-            event: Event = json.loads(line)
+        for event in self.running.events():
             self.watch.take(event)
             if event["kind"] == "checkpoint":
                 kimg = event["nimg"] / 1000
                 said.append(f"{self.config.name}  {kimg:.1f} kimg  {score_line(event)}")
-        return said + [f"{self.config.name}  {text}" for text in self._warnings.new()]
-
-    def stop(self) -> None:
-        """Ask the workers to save a checkpoint and end."""
-        (self.run_dir / training.STOP).touch()
+        return said + [f"{self.config.name}  {text}" for text in self.running.warnings()]
 
     def train(self, stopping: threading.Event, ids: dict[str, str]) -> None:
         """Train within the budget, score where it ends, measure path lengths. Blocks."""
@@ -138,18 +128,12 @@ class Contestant:
             if not (self._finished() or stopping.is_set()):
                 # stopped for its time: a schedule that ends where it stands only scores it
                 reached = int(list_checkpoints(self.run_dir)[0].name)
-                train = self.config.train.model_copy(update={"total_kimg": reached / 1000})
-                self._fit(self.config.model_copy(update={"train": train}))
+                self._fit(recipes.change(self.config, {"train.total_kimg": reached / 1000}))
         if self._finished() and not stopping.is_set():
             self.keep(lengths=self._path_lengths(), done=True, error=None)
 
     def _fit(self, config: Config) -> None:
-        training.clear(self.run_dir)
-        self.training = True
-        try:
-            training.fit(config, self.shards, self.run_dir)
-        finally:
-            self.training = False
+        self.running.train(partial(training.fit, config, self.shards, self.run_dir))
 
     def _finished(self) -> bool:
         return run_folder.finished(run_folder.read_events(self.run_dir))
@@ -159,9 +143,8 @@ class Contestant:
         adversary = self.config.family.build(self.index.image_shape, self.config.train.batch)
         if not isinstance(adversary, Generates):
             return {}
-        alone = {"metrics": ("path_length",), "path_lengths": ("z_end",)}
-        evaluate = self.config.evaluate.model_copy(update=alone)
-        config = self.config.model_copy(update={"evaluate": evaluate})
+        alone = {"evaluate.metrics": ["path_length"], "evaluate.path_lengths": ["z_end"]}
+        config = recipes.change(self.config, alone)
         scored = training.evaluate(config, self.shards, list_checkpoints(self.run_dir)[0])
         scores: dict[str, float] = scored["scores"]
         return scores
@@ -187,7 +170,7 @@ def race(contestants: Sequence[Contestant], slots: int, compare: str) -> bool:
     after the workers saved their checkpoints.
     """
     waiting = [contestant for contestant in contestants if not contestant.record.done]
-    active: dict[Contestant, Future[None]] = {}
+    active: list[Contestant] = []
     stopping = threading.Event()
     board = Board(contestants)
     shown = artifacts.Progress("comparison-progress", "Of the budget of all recipes")
@@ -197,8 +180,8 @@ def race(contestants: Sequence[Contestant], slots: int, compare: str) -> bool:
         for contestant in active:
             for text in contestant.news():
                 board.say(text)
-            if contestant.training and (stopping.is_set() or contestant.time_is_over()):
-                contestant.stop()
+            if contestant.running.trains and (stopping.is_set() or contestant.time_is_over()):
+                contestant.running.stop()
 
     try:
         while active or (waiting and not stopping.is_set()):
@@ -207,29 +190,34 @@ def race(contestants: Sequence[Contestant], slots: int, compare: str) -> bool:
                 contestant.keep(error=None)
                 board.start(contestant)
                 work = _Work(contestant, stopping, compare)
-                active[contestant] = _in_thread(partial(_contest, contestant.config.name, work))
+                contestant.running.start(partial(_contest, contestant.config.name, work))
+                active.append(contestant)
             look()
-            for contestant in [c for c, future in active.items() if future.done()]:
+            for contestant in [c for c in active if c.running.done]:
                 look()
-                _settle(contestant, active.pop(contestant), board)
-            board.show(list(active))
+                active.remove(contestant)
+                _settle(contestant, board)
+            board.show(active)
             if time.monotonic() > next_question:
                 next_question = time.monotonic() + _ASK_S
                 shown(board.fraction())
                 if artifacts.cancelled():
                     stopping.set()
-            time.sleep(driver.POLL_S)
+            time.sleep(POLL_S)
         shown(board.fraction())
     finally:
         if active:
-            _interrupted(list(active), stopping, board)
+            stopping.set()
+            board.say("stopping: the workers save their checkpoints ...")
+            save_and_end([contestant.running for contestant in active])
+            board.say("the same command goes on")
         board.close()
     return not stopping.is_set()
 
 
-def _settle(contestant: Contestant, future: Future[None], board: Board) -> None:
+def _settle(contestant: Contestant, board: Board) -> None:
     """Take in how a recipe ended."""
-    error = future.exception()
+    error = contestant.running.error()
     if error is None:
         board.say(f"{contestant.config.name}  {'done' if contestant.record.done else 'stopped'}")
     elif isinstance(error, Exception):  # the others go on
@@ -237,40 +225,6 @@ def _settle(contestant: Contestant, future: Future[None], board: Board) -> None:
         board.say(f"{contestant.config.name}  failed: {contestant.record.error}")
     else:
         raise error
-
-
-def _interrupted(active: Sequence[Contestant], stopping: threading.Event, board: Board) -> None:
-    """Let the workers save, but not for ever: Ray itself may have got the signal, too."""
-    stopping.set()
-    board.say("stopping: the workers save their checkpoints ...")
-    ends = {contestant: _ends(contestant) for contestant in active}
-    deadline = time.monotonic() + driver.GRACE_S
-    while time.monotonic() < deadline and any(
-        contestant.training and _ends(contestant) == ends[contestant] for contestant in active
-    ):
-        for contestant in active:
-            contestant.stop()
-        time.sleep(driver.POLL_S)
-    board.say("the same command goes on")
-
-
-def _ends(contestant: Contestant) -> int:
-    return sum(event["kind"] == "end" for event in run_folder.read_events(contestant.run_dir))
-
-
-def _in_thread(work: Callable[[], None]) -> Future[None]:
-    """Run in a daemon thread, so that an interrupt can always leave, in this flow run's context."""
-    future: Future[None] = Future()
-    context = contextvars.copy_context()
-
-    def run() -> None:
-        try:
-            future.set_result(context.run(work))
-        except BaseException as error:  # handed to whoever asks for the result
-            future.set_exception(error)
-
-    threading.Thread(target=run, daemon=True, name="contestant").start()
-    return future
 
 
 class Board:
@@ -312,9 +266,8 @@ class Board:
     def _time_left(self) -> str:
         forward = self.fraction() - self._first
         if forward < 0.01:
-            return "time left unknown"
-        seconds = (time.monotonic() - self._began) * (1 - self.fraction()) / forward
-        return f"{math.ceil(seconds / 60)} min left"
+            return ""
+        return in_words((time.monotonic() - self._began) * (1 - self.fraction()) / forward)
 
     def say(self, text: str) -> None:
         """Print a line without tearing the bar."""

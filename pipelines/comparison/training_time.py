@@ -10,7 +10,7 @@ from __future__ import annotations
 import time
 from collections.abc import Callable, Iterable, Sequence
 
-from gan_train.runs.run_folder import Event
+from gan_train.runs.events import Event, present
 
 
 def training_seconds(events: Iterable[Event], nimg: int) -> float:
@@ -43,11 +43,16 @@ class Stopwatch:
         """Images seen."""
 
     def take(self, event: Event, live: bool = True) -> None:
-        """Follow an event of the log, oldest first; one that is not `live` is from before."""
+        """Follow an event of the log, oldest first; one that is not `live` is from before. A cut
+        takes back the time of what it abandons."""
         self._events.append(event)
         self.nimg = max(self.nimg, event["nimg"])
         now = self._clock()
-        if event["kind"] == "checkpoint":
+        if event["kind"] == "cut":
+            self._events, self.nimg = present(self._events), event["nimg"]
+            self._saved = min(self._saved, event["nimg"])
+            self._since = now
+        elif event["kind"] == "checkpoint":
             self._saved = event["nimg"]
             self._since = now
         elif event["kind"] == "metrics":

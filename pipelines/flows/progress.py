@@ -5,15 +5,14 @@ from __future__ import annotations
 import re
 import sys
 import time
-from collections.abc import Collection
 from pathlib import Path
 from typing import TextIO
 
 from tqdm import tqdm
 
-from gan_train.runs.run_folder import Event
+from gan_train.metrics.scores import scores_of
+from gan_train.runs.events import Event
 from pipelines.flows.time_left import Forecast, in_words
-from pipelines.registry.promotion import OF_BASELINES, REFERENCES
 
 _SHOWN = 4  # measures in a line
 
@@ -21,10 +20,10 @@ _SHOWN = 4  # measures in a line
 class LineReader:
     """The complete lines that were appended to a file since the last look."""
 
-    def __init__(self, path: Path, skip: bool = False) -> None:
-        """`skip` leaves out what stands there already."""
+    def __init__(self, path: Path) -> None:
+        """What stands there already is left out."""
         self.path = path
-        self._place = path.stat().st_size if skip and path.exists() else 0
+        self._place = path.stat().st_size if path.exists() else 0
 
     def new(self) -> list[str]:
         """Lines, oldest first; a line still being written waits for the next look."""
@@ -62,7 +61,7 @@ class Display:
     def show(self, event: Event) -> None:
         """Take in one event of the log."""
         self._forecast.take(event)
-        forward = max(0, event["nimg"] - self.done)
+        forward = self._forecast.nimg - self.done  # backward where the log was cut
         self.done += forward
         if event["kind"] == "metrics":
             self._bar.set_postfix_str(self._now(event), refresh=False)
@@ -103,28 +102,13 @@ def describe(values: dict[str, float]) -> str:
     return "  ".join(parts)
 
 
-def paired(scores: dict[str, float]) -> dict[str, tuple[float, float | None]]:
-    """Each measure with its reference, if there is one: what a baseline gets, the null value, or
-    what real images get."""
-    return {
-        name: (value, next((scores[name + e] for e in REFERENCES if name + e in scores), None))
-        for name, value in scores.items()
-        if not name.endswith(REFERENCES)
-    }
-
-
-def reference_word(measure: str, scores: Collection[str]) -> str:
-    """What a measure's reference is, in a word: `bicubic`, `identity`, or `real`."""
-    return next((e[1:] for e in OF_BASELINES if measure + e in scores), "real")
-
-
 def score_line(event: Event) -> str:
     """The first few measures of a checkpoint's event in one line, their references beside them."""
-    scores = event.get("scores", {})
+    scores = scores_of(event.get("scores", {}), event.get("protocol", {}))
     shown = [
-        f"{name} {value:.4g}"
-        + ("" if reference is None else f" ({reference_word(name, scores)} {reference:.4g})")
-        for name, (value, reference) in list(paired(scores).items())[:_SHOWN]
+        f"{score.name} {score.value:.4g}"
+        + ("" if score.reference is None else f" ({score.reference_word} {score.reference:.4g})")
+        for score in list(scores.values())[:_SHOWN]
     ]
     level = f"{event['resolution']:.0f}px  " if "resolution" in event else ""
     return level + ("  ".join(shown) or "not scored")
@@ -137,7 +121,7 @@ class Warnings:
     """The workers' warnings and errors, each said once to the person at the terminal."""
 
     def __init__(self, path: Path) -> None:
-        self._lines, self._said = LineReader(path, skip=True), set[str]()
+        self._lines, self._said = LineReader(path), set[str]()
 
     def new(self) -> list[str]:
         """Messages since the last look; one that several workers share comes once."""

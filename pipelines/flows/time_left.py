@@ -12,7 +12,7 @@ from collections.abc import Iterable, Sequence
 from statistics import median
 
 from gan_train.adversary import Stage
-from gan_train.runs.run_folder import Event
+from gan_train.runs.events import Event
 from gan_train.training.schedule import stage_at
 
 _RECENT = 8
@@ -51,7 +51,7 @@ class Forecast:
         checkpoint: whoever resumes it sets this."""
 
     def take(self, event: Event) -> None:
-        """Learn from one event of the log."""
+        """Learn from one event of the log. After a cut the run goes on from its place."""
         if event["kind"] == "metrics":
             # the images of a tick lie before it
             stage, _ = stage_at(self._stages, event["nimg"] - 1, self.end)
@@ -63,6 +63,9 @@ class Forecast:
             if before is not None and before["nimg"] == event["nimg"]:
                 self._scored.append((event["time_ms"] - before["time_ms"]) / 1000)
             self._saved = max(self._saved, event["nimg"])
+        elif event["kind"] == "cut":
+            self.nimg = event["nimg"]
+            self._saved = min(self._saved, event["nimg"])
         self._before = event
         self.nimg = max(self.nimg, event["nimg"])
 

@@ -46,7 +46,7 @@ def recipe(source: Path, folder: Path, name: str, **changes: Any) -> str:
         **changes,
     )
     path = folder / f"{name}.yaml"
-    tree = config.model_copy(update={"name": name})
+    tree = recipes.change(config, {"name": name})
     path.write_text(recipes.dump(tree), encoding="utf-8")
     return str(path)
 
@@ -327,7 +327,7 @@ def recipe_like(path: str, folder: Path, name: str, **changes: Any) -> str:
         path, [f"{key.replace('__', '.')}={value}" for key, value in changes.items()]
     )
     copy = folder / f"{name}.yaml"
-    copy.write_text(recipes.dump(config.model_copy(update={"name": name})), encoding="utf-8")
+    copy.write_text(recipes.dump(recipes.change(config, {"name": name})), encoding="utf-8")
     return str(copy)
 
 

@@ -198,7 +198,7 @@ def test_a_changed_configuration_is_refused_at_once(tiny_source: Path, tmp_path:
     config, shards, run_dir = prepared(tiny_source, tmp_path / "w")
     training.fit(config, shards, run_dir)
     before = (run_dir / training.WORKER_LOG).read_text(encoding="utf-8")
-    changed = config.model_copy(update={"seed": 7})
+    changed = recipes.change(config, {"seed": 7})
     with pytest.raises(UserError, match="seed: 0 -> 7"):
         training.fit(changed, shards, run_dir)
     assert (run_dir / training.REFUSED).exists()

@@ -21,7 +21,7 @@ def test_a_line_that_is_still_being_written_waits(tmp_path: Path) -> None:
             file.write(text)
             file.flush()
             assert reader.new() == expected
-    assert LineReader(path, skip=True).new() == []
+    assert LineReader(path).new() == []
 
 
 def test_a_warning_of_several_workers_is_said_once(tmp_path: Path) -> None:

@@ -101,6 +101,17 @@ def test_a_scoring_counts_once_it_was_seen_and_until_it_is_over() -> None:
     assert forecast.seconds() == pytest.approx(9.7 + 20)
 
 
+def test_a_cut_takes_the_run_back() -> None:
+    forecast = Forecast([stage(300, 8)], 300, [100, 300])
+    forecast.take(tick(100, 10.0))
+    forecast.take({"kind": "checkpoint", "nimg": 100, "time_ms": 10_000})
+    forecast.take(tick(250, 10.0))
+    assert forecast.seconds() == pytest.approx(5 + 5)
+    forecast.take({"kind": "cut", "nimg": 110, "time_ms": 0})
+    assert forecast.nimg == 110
+    assert forecast.seconds() == pytest.approx(19 + 5)
+
+
 def test_one_disturbed_tick_changes_nothing() -> None:
     forecast = Forecast([stage(1000, 8)], 1000, [])
     for nimg, speed in ((100, 10.0), (200, 10.0), (300, 0.1)):
