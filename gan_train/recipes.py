@@ -34,9 +34,7 @@ def load(recipe: str, overrides: Sequence[str] = ()) -> Config:
     tree = _read(path.read_text(encoding="utf-8"), str(path))
     if not isinstance(tree, dict):
         raise UserError(f"{path}: a recipe is a mapping such as `name: demo`, found {tree!r}")
-    for override in overrides:
-        _override(tree, override)
-    return check(tree)
+    return check(tree, overrides)
 
 
 def change(config: Config, changes: Mapping[str, Any]) -> Config:
@@ -52,8 +50,11 @@ def change(config: Config, changes: Mapping[str, Any]) -> Config:
     return check(tree)
 
 
-def check(tree: dict[str, Any]) -> Config:
-    """The configuration that `tree` describes; raises UserError with all that is wrong in it."""
+def check(tree: dict[str, Any], overrides: Sequence[str] = ()) -> Config:
+    """The configuration that `tree` describes after `overrides`, which are put into it. Raises
+    UserError with all that is wrong in it."""
+    for override in overrides:
+        _override(tree, override)
     try:
         return Config.model_validate(tree)
     except ValidationError as problems:

@@ -1,7 +1,7 @@
 """`gan-train compare`: several recipes, the same data and budget, one report.
 
-Arguments are read here; what is compared is decided in `comparison.py`, and done in `compare.py`,
-which is imported when there is something to do.
+Arguments are read here. What is compared is decided in `pipelines/comparison/plan.py`, and done in
+`pipelines/comparison/flow.py`, which is imported once there is something to do.
 """
 
 from __future__ import annotations
@@ -71,9 +71,10 @@ def _compare(given: argparse.Namespace) -> int:
 
     prefect_env.prepare(wanted.configs[0])
     from pipelines.comparison import flow, report
+    from pipelines.flows.stages import final_state
 
     out = given.out and given.out.absolute()
-    state = flow.compare_flow(wanted, out, return_state=True)
+    state = final_state(flow.compare_flow, wanted, out)
     if state.is_cancelled():
         print(f"gan-train: {state.message}", file=sys.stderr)
         return STOPPED

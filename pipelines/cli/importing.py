@@ -8,7 +8,6 @@ from __future__ import annotations
 import argparse
 import math
 import re
-import tempfile
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -62,9 +61,7 @@ def _import(given: argparse.Namespace) -> int:
     if given.register:
         from pipelines.registry import versions
 
-        versions.champion(
-            recipes.with_absolute_paths(config)
-        )  # a server that is away is noticed here
+        versions.champion(recipes.with_absolute_paths(config))  # is the server there?
     write(published, shape, config, given.out)
     print(f"networks    {described(published)}")
     print(f"folder      {given.out}")
@@ -119,8 +116,6 @@ def write(published: Published, shape: ImageShape, config: Config, out: Path) ->
 
 def _configuration(published: Published, name: str, out: Path, overrides: list[str]) -> Config:
     """The configuration that trains these networks, with a source of images still to be named."""
-    import yaml
-
     from gan_train import recipes
 
     a = published.architecture
@@ -142,10 +137,7 @@ def _configuration(published: Published, name: str, out: Path, overrides: list[s
             "ema_ramp": None,
         },
     }
-    with tempfile.TemporaryDirectory() as folder:
-        path = Path(folder, RECIPE)
-        path.write_text(yaml.safe_dump(tree), encoding="utf-8")
-        return recipes.load(str(path), overrides)
+    return recipes.check(tree, overrides)
 
 
 def _batch(resolution: int, group: int) -> int:

@@ -126,12 +126,12 @@ def add(commands: Any) -> None:
 
 
 def add_model(parser: argparse.ArgumentParser, name: str = "model") -> None:
-    """Which generator is meant."""
-    parser.add_argument(
-        name,
-        help="a checkpoint's folder, or a run or recipe whose registered model is meant",
-        **({"required": True} if name.startswith("-") else {}),
-    )
+    """Which generator is meant: a positional argument, or a required option."""
+    meaning = "a checkpoint's folder, or a run or recipe whose registered model is meant"
+    if name.startswith("-"):
+        parser.add_argument(name, required=True, help=meaning)
+    else:
+        parser.add_argument(name, help=meaning)
     parser.add_argument(
         "--version", help=f"of the registered model: a number or an alias; default: {_CHAMPION}"
     )

@@ -8,8 +8,8 @@ from typing import TYPE_CHECKING, Any
 
 from gan_train.adversary import ImageShape, task_of
 from gan_train.config import Config
+from gan_train.metrics.scores import scores_of
 from gan_train.runs import run_folder
-from pipelines.flows import progress
 
 if TYPE_CHECKING:
     from pipelines.registry.versions import Registration
@@ -22,24 +22,18 @@ Row = dict[str, Any]
 
 
 def table(rows: Sequence[Row]) -> str:
-    """Scores as text: a line per measure, a column per checkpoint, and last what real images get
-    (for a distance: the null value, half of them against the other half) or what a baseline gets
-    that has no network (bicubic enlargement, the untranslated pictures)."""
-    paired = [progress.paired({k: v for k, v in row.items() if k not in _PLACE}) for row in rows]
-    measures = list(dict.fromkeys(name for row in paired for name in row))
-    words = {
-        progress.reference_word(name, row)
-        for row, measures in zip(rows, paired, strict=True)
-        for name, (_, reference) in measures.items()
-        if reference is not None
-    }
-    head = ["", *(_place(row) for row in rows), " or ".join(sorted(words)) or "real"]
-    lines = [head]
-    for name in measures:
-        references = [row[name][1] for row in paired if name in row]
-        values = [_cell(row[name][0]) if name in row else "-" for row in paired]
-        lines.append([name, *values, _cell(references[-1])])
-    widths = [max(len(line[i]) for line in lines) for i in range(len(head))]
+    """Scores as text: a line for each measure and a column for each checkpoint. The last column is
+    the reference: what real images get (for a distance the null value, half of them against the
+    other half), or what a method without a network gets (bicubic upsampling, the images as they
+    were given)."""
+    scores = [scores_of({k: v for k, v in row.items() if k not in _PLACE}, {}) for row in rows]
+    words = {s.reference_word for row in scores for s in row.values() if s.reference is not None}
+    lines = [["", *(_place(row) for row in rows), " or ".join(sorted(words)) or "real"]]
+    for name in dict.fromkeys(name for row in scores for name in row):
+        values = [_cell(row[name].value) if name in row else "-" for row in scores]
+        newest = [row[name] for row in scores if name in row][-1]
+        lines.append([name, *values, _cell(newest.reference)])
+    widths = [max(len(line[i]) for line in lines) for i in range(len(lines[0]))]
     return "\n".join(
         "  ".join([line[0].ljust(widths[0]), *map(str.rjust, line[1:], widths[1:])])
         for line in lines

@@ -10,7 +10,7 @@ import json
 import logging
 import math
 import os
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from typing import Any
 
@@ -78,7 +78,7 @@ def connected(cluster: ClusterConfig) -> Iterator[None]:
             "with `ray start --head`, or leave the key empty to train locally"
         ) from error
     try:
-        cpus = int(ray.cluster_resources().get("CPU", 0))
+        cpus = int(resources().get("CPU", 0))
         if cpus < wanted:
             raise UserError(
                 f"cluster.workers={cluster.workers}: the cluster has {cpus} CPUs and {wanted} are "
@@ -101,14 +101,20 @@ def identifiers() -> dict[str, str]:
     return ids | ({"ray.submission_id": submission} if submission else {})
 
 
+def resources() -> dict[str, float]:
+    """What the cluster has of each kind, such as `CPU` and `GPU`; call it inside `connected`."""
+    import ray
+
+    ask: Callable[[], dict[str, float]] = ray.cluster_resources
+    return ask()
+
+
 def gpus_wanted(cluster: ClusterConfig) -> bool:
     """Whether every worker gets a GPU; call it inside `connected`.
 
     Raises UserError when `cluster.gpu` is `yes` and there are too few.
     """
-    import ray
-
-    found = int(ray.cluster_resources().get("GPU", 0))
+    found = int(resources().get("GPU", 0))
     if cluster.gpu == "yes" and found < cluster.workers:
         raise UserError(
             f"cluster.gpu=yes: {cluster.workers} workers need a GPU each and Ray sees {found}; "

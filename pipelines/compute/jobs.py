@@ -17,6 +17,7 @@ import time
 from pathlib import Path
 from typing import TYPE_CHECKING
 
+from gan_train import recipes
 from gan_train.config import Config
 from gan_train.errors import UserError
 from gan_train.runs import run_folder
@@ -105,9 +106,9 @@ def main(arguments: list[str] | None = None) -> None:
     parser.add_argument("shards", type=Path)
     given = parser.parse_args(arguments)
     config = run_folder.configuration(given.run_dir)
-    cluster = config.cluster.model_copy(update={"address": "auto", "jobs": None})
+    config = recipes.change(config, {"cluster.address": "auto", "cluster.jobs": None})
     try:
-        training.fit(config.model_copy(update={"cluster": cluster}), given.shards, given.run_dir)
+        training.fit(config, given.shards, given.run_dir)
     except UserError as error:  # for whoever submitted this
         (given.run_dir / training.REFUSED).write_text(str(error), encoding="utf-8")
         sys.exit(f"gan-train: {error}")

@@ -189,6 +189,8 @@ def _launch(loop: Loop, config: Config, settings: dict[str, str], run_dir: Path)
         import ray.train
         import ray.train.torch
 
+        # type checkers see the classes of Ray Train's first version; those of its second one run
+        v2: Any = ray.train
         use_gpu = gpus_wanted(config.cluster)
         threads = threads_per_worker(config, os.cpu_count() or 1)
         local = address_of(config.cluster) is None
@@ -204,21 +206,21 @@ def _launch(loop: Loop, config: Config, settings: dict[str, str], run_dir: Path)
             torch_config=ray.train.torch.TorchConfig(
                 backend="nccl" if use_gpu else "gloo", timeout_s=int(config.cluster.timeout_s)
             ),
-            run_config=ray.train.RunConfig(
+            run_config=v2.RunConfig(
                 name=run_dir.name,
                 storage_path=str(run_dir.parent),
-                failure_config=ray.train.FailureConfig(
+                failure_config=v2.FailureConfig(
                     max_failures=config.cluster.max_failures, controller_failure_limit=10
                 ),
                 worker_runtime_env={
                     "env_vars": environment(local) | {"OMP_NUM_THREADS": str(threads)}
                 },
                 callbacks=[_give_up_when_refused(run_dir)],
-                logging_config=ray.train.LoggingConfig(log_level="ERROR"),
+                logging_config=v2.LoggingConfig(log_level="ERROR"),
             ),
         )
         try:
-            result = trainer.fit()
+            result: Any = trainer.fit()
         except ray.train.TrainingFailedError as error:
             refused = run_dir / REFUSED
             if refused.exists():

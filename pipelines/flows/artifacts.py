@@ -53,9 +53,10 @@ class Progress:
 
     def __call__(self, fraction: float) -> None:
         """Move the bar to a fraction in [0, 1]."""
-        if self._id is not None:
+        artifact = self._id
+        if artifact is not None:
             percent = round(100 * min(1.0, fraction), 1)
-            _shown("progress", lambda: update_progress_artifact(self._id, progress=percent))
+            _shown("progress", lambda: update_progress_artifact(artifact, progress=percent))
 
 
 def score_table(rows: list[dict[str, Any]], description: str) -> None:

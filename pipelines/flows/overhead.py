@@ -31,9 +31,8 @@ def measure(config: Config, seconds: float, rounds: int) -> Iterator[str]:
     The machine's speed drifts, so one worker, several, and the pipeline take turns for `rounds`
     rounds; ratios are medians over the rounds.
     """
-    config = recipes.with_absolute_paths(config)
     with tempfile.TemporaryDirectory() as folder:
-        config = config.model_copy(update={"workspace": Path(folder)})
+        config = recipes.change(config, {"workspace": folder})
         shards = shard(config.data, config.workspace)
         index = Index.load(shards)
         stage = parts.last_stage(config, index)
@@ -57,9 +56,9 @@ def _steps(
     take is taken from training.
     """
     workers = config.cluster.workers
-    share = config.train.model_copy(update={"batch": config.train.batch // workers, "threads": 1})
-    single = config.cluster.model_copy(update={"workers": 1})
-    alone = config.model_copy(update={"train": share, "cluster": single})  # one worker of several
+    # one worker of several
+    share = {"train.batch": config.train.batch // workers, "train.threads": 1}
+    alone = recipes.change(config, share | {"cluster.workers": 1})
     rounds_of = []
     for _ in range(rounds):
         one = parts.time_workers(alone, shards, 1, seconds)
@@ -99,14 +98,9 @@ def _pipeline(config: Config, shards: Path, index: Index, images: float) -> floa
     images = max(images, 2.2 * index.samples)
     run_dir = run_folder.new(config, shards)
     start = _begin_in_last_stage(config, shards, index, run_dir)
-    total_kimg = (start + images) / 1000
-    config = config.model_copy(
-        update={
-            "train": config.train.model_copy(update={"total_kimg": total_kimg}),
-            # scoring is timed on its own
-            "evaluate": config.evaluate.model_copy(update={"metrics": ("diversity",), "images": 8}),
-        }
-    )
+    # scoring is timed on its own
+    least = {"evaluate.metrics": ["diversity"], "evaluate.images": 8}
+    config = recipes.change(config, least | {"train.total_kimg": (start + images) / 1000})
     stages.train_flow(config, run_dir.name)
     ticks = [e for e in run_folder.read_events(run_dir) if e["kind"] == "metrics"]
     first, last = ticks[len(ticks) // 2 - 1], ticks[-1]
