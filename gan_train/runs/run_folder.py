@@ -15,7 +15,6 @@ from gan_train.config import Config
 from gan_train.errors import UserError
 from gan_train.files.atomic import write_aside
 from gan_train.files.locks import locked_now
-from gan_train.runs.checkpoint import SCORES, list_checkpoints
 from gan_train.runs.events import Event as Event
 from gan_train.runs.events import read_events as read_events
 
@@ -128,11 +127,6 @@ def score_table(run_dir: Path) -> list[dict[str, Any]]:
             level = {k: event[k] for k in ("resolution", "alpha") if k in event}
             rows[event["nimg"]] = {"kimg": event["nimg"] / 1000, **level, **event["scores"]}
     return [rows[nimg] for nimg in sorted(rows)]
-
-
-def unscored(run_dir: Path) -> list[Path]:
-    """Checkpoints without scores, oldest first: those of a stop, or of a kill while scoring."""
-    return [path for path in reversed(list_checkpoints(run_dir)) if not (path / SCORES).exists()]
 
 
 def newest_grid(run_dir: Path) -> Path | None:

@@ -99,8 +99,10 @@ def trained_by(run_dir: Path) -> Config:
 def _scored(config: Config, run_dir: Path, checkpoint: Path, score: Score) -> dict[str, Any]:
     """The scores of a checkpoint: those beside it, of a run that was killed before it told them,
     or new ones."""
-    if (checkpoint / SCORES).exists():
-        return run_folder.scored(checkpoint)
+    beside = checkpoint / SCORES
+    if beside.exists():
+        known: dict[str, Any] = read_json(beside)
+        return known
     return score(config, run_folder.shards_of(run_dir), checkpoint)
 
 

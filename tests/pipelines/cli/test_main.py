@@ -13,7 +13,7 @@ import yaml
 
 from gan_train import recipes
 from gan_train.config import Config
-from gan_train.data.sharding import ShardPlan
+from gan_train.data.sharding import ShardPlan, shard
 from gan_train.runs import run_folder
 from pipelines.cli.main import main
 from tests.training import run, tiny_config
@@ -128,11 +128,11 @@ def test_dry_run_knows_what_is_there(
     tiny_source: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]
 ) -> None:
     config = tiny_config(tiny_source, tmp_path / "workspace")
-    run(config, tmp_path / "workspace" / "train" / "tiny-1")
+    earlier = run_folder.new(config, shard(config.data, config.workspace))
     assert main(["run", recipe(config, tmp_path), "--dry-run"]) == 0
     text = capsys.readouterr().out
     assert "written before: hashes are verified" in text
-    assert "1 of this recipe, newest tiny-1" in text
+    assert f"1 of this recipe, newest {earlier.name}" in text
 
 
 def test_the_planned_checkpoints_are_those_that_are_written(

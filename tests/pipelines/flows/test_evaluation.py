@@ -13,8 +13,9 @@ from gan_train.config import Config
 from gan_train.data.index import Index
 from gan_train.data.sharding import shard
 from gan_train.errors import UserError
+from gan_train.files.atomic import read_json
 from gan_train.runs import run_folder
-from gan_train.runs.checkpoint import list_checkpoints
+from gan_train.runs.checkpoint import SCORES, list_checkpoints
 from gan_train.runs.runtime import PlainRuntime
 from gan_train.training.scoring import evaluate_checkpoint
 from gan_train.training.trainer import train
@@ -72,7 +73,7 @@ def test_scores_are_recorded_as_the_trainer_records_them(stopped: tuple[Config, 
     shards = run_folder.shards_of(twin)
     train(config, Index.load(shards), shards, PlainRuntime(twin))
     assert checkpoints(twin)[:2] == checkpoints(run_dir)
-    assert run_folder.scored(list_checkpoints(run_dir)[0])["protocol"]["images"] == 16
+    assert read_json(list_checkpoints(run_dir)[0] / SCORES)["protocol"]["images"] == 16
 
 
 def test_a_second_call_scores_nothing(stopped: tuple[Config, Path]) -> None:
