@@ -9,7 +9,6 @@ from __future__ import annotations
 
 import hashlib
 import json
-import tempfile
 from collections.abc import Mapping
 from dataclasses import dataclass
 from pathlib import Path
@@ -40,6 +39,7 @@ from pipelines.registry.tracking import connect, experiment_of, failures, flatte
 
 if TYPE_CHECKING:
     from mlflow import MlflowClient
+    from mlflow.entities import LoggedModel
     from mlflow.entities.model_registry import ModelVersion
 
 __all__ = [
@@ -148,8 +148,7 @@ def register_import(config: Config, folder: Path, origin: str, digest: str) -> t
                 description=f"Imported from `{origin}` (SHA-256 {digest}), not trained or scored "
                 "here. Its terms of use are those of whoever published it.",
             )
-            link = json.dumps([{"name": name, "version": version.version}])
-            client.set_logged_model_tags(model.model_id, {"mlflow.modelVersions": link})
+            _link(client, model, version)
     except failures() as error:
         raise _unreachable(config, error) from error
     return int(version.version), _page(config, name, int(version.version))
@@ -202,7 +201,8 @@ def download(config: Config, version_or_alias: str) -> Path:
         target = config.workspace / "models" / found.name / f"{found.version}-{wanted[:16]}"
         with locked(config.workspace / "registry.lock"):
             if not target.exists():
-                _fetch(config, found, target)
+                target.parent.mkdir(parents=True, exist_ok=True)
+                logged_model.download(tracking_uri(config), str(found.source), target)
     except failures() as error:
         raise _unreachable(config, error) from error
     if sha256_of(target / logged_model.FILES[1]) != wanted:
@@ -214,21 +214,6 @@ def download(config: Config, version_or_alias: str) -> Path:
 
 
 # ---- versions ----------------------------------------------------------------------------------
-
-
-def _fetch(config: Config, found: ModelVersion, target: Path) -> None:
-    import mlflow.artifacts
-
-    uri = tracking_uri(config)
-    target.parent.mkdir(parents=True, exist_ok=True)
-    with tempfile.TemporaryDirectory(dir=target.parent) as folder:
-        got = mlflow.artifacts.download_artifacts(
-            artifact_uri=f"{found.source}/artifacts/generator",
-            dst_path=folder,
-            tracking_uri=uri,
-            registry_uri=uri,
-        )
-        Path(got).rename(target)
 
 
 def _version_of(
@@ -250,10 +235,12 @@ def _version_of(
     _ensure_model(client, config, name)
     for version in client.search_model_versions(f"name = '{name}' AND run_id = '{run_id}'"):
         if version.tags.get("logged_model") == model.model_id:
+            _link(client, model, version)
             return version
 
     standing = event_standing(event)
     assert standing is not None
+    model = logged_model.complete(client, model)
     about = model.params | model.tags
     commit = run.data.tags.get("mlflow.source.git.commit")
     card = CardFacts(
@@ -298,9 +285,14 @@ def _version_of(
         tags={key: str(value) for key, value in tags.items() if value},
         description=model_card(config, index, card),
     )
-    link = json.dumps([{"name": name, "version": version.version}])
-    client.set_logged_model_tags(model.model_id, {"mlflow.modelVersions": link})
+    _link(client, model, version)
     return version
+
+
+def _link(client: MlflowClient, model: LoggedModel, version: ModelVersion) -> None:
+    """Let the page of a logged model show its version, as MLflow's own functions do."""
+    link = json.dumps([{"name": version.name, "version": version.version}])
+    client.set_logged_model_tags(str(model.model_id), {"mlflow.modelVersions": link})
 
 
 def _ensure_model(client: MlflowClient, config: Config, name: str) -> None:

@@ -7,15 +7,16 @@ import math
 import re
 import shutil
 from pathlib import Path
+from typing import Any
 
 import pytest
 from PIL import Image
 
 from gan_train.config import Config
 from gan_train.errors import UserError
-from pipelines.registry import versions
+from pipelines.registry import logged_model, versions
 from pipelines.registry.promotion import best_checkpoint
-from pipelines.registry.tracking import connect
+from pipelines.registry.tracking import connect, tracking_uri
 from tests.pipelines.registry_runs import (
     METRIC,
     Run,
@@ -192,6 +193,122 @@ def test_no_pickle_and_the_same_weights(workspace: Path) -> None:
         versions.download(settings, "champion")
     with pytest.raises(UserError, match="no version or alias 'best'"):
         versions.download(settings, "best")
+
+
+def files_of(client: Any, model_id: str, path: str | None = None) -> set[str]:
+    """All files of a logged model."""
+    found: set[str] = set()
+    for file in client.list_logged_model_artifacts(model_id, path):
+        found |= files_of(client, model_id, file.path) if file.is_dir else {file.path}
+    return found
+
+
+WEIGHTS = {"artifacts/generator/generator.json", "artifacts/generator/generator.safetensors"}
+
+
+def test_only_the_registered_checkpoint_is_a_served_model(workspace: Path) -> None:
+    """The others have weights, scores and tags, and no copy of the source."""
+    settings = config(workspace, model="served-one")
+    run = Run(settings, index(), "served-one")
+    for nimg, score in ((1000, 60.0), (2000, 40.0), (3000, 50.0)):
+        run.checkpoint(nimg, score)
+    run.end(3000)
+    done = register(run)
+    client = connect(settings)
+    experiment = client.get_run(done.run_id).info.experiment_id
+    models = client.search_logged_models([experiment], f"source_run_id = '{done.run_id}'")
+    files = {model.name: files_of(client, model.model_id) for model in models}
+    assert files["checkpoint-000000001000"] == files["checkpoint-000000003000"] == WEIGHTS
+    whole = files["checkpoint-000000002000"]
+    assert whole > WEIGHTS | {"MLmodel", "served_model.py", "code/gan_train/inference.py"}
+    assert {str(model.status) for model in models} == {"READY"}
+    assert all(re.fullmatch("[0-9a-f]{64}", model.tags["weights_sha256"]) for model in models)
+
+    # another one later: from the weights in MLflow, for the folder may be pruned by then
+    shutil.rmtree(run.folder / "checkpoints")
+    (later,) = [model for model in models if model.name == "checkpoint-000000003000"]
+    assert logged_model.complete(client, later).tags["family"] == "progan"
+    assert files_of(client, later.model_id) == whole
+
+
+class Killed(BaseException):
+    """Stands for a kill: nothing catches it."""
+
+
+def test_registration_is_taken_up_after_a_kill(
+    workspace: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """For every n: the registration dies right after its n-th call was obeyed, and is repeated."""
+    import mlflow.pyfunc
+    from mlflow import MlflowClient
+
+    calls, limit = 0, 0
+
+    def counted(name: str) -> Any:
+        real = getattr(MlflowClient, name)
+
+        def call(self: MlflowClient, *args: Any, **kwargs: Any) -> Any:
+            nonlocal calls
+            result = real(self, *args, **kwargs)
+            calls += 1
+            if calls == limit:
+                raise Killed(name)
+            return result
+
+        return call
+
+    writers = [
+        *("create_registered_model", "log_model_artifacts", "set_logged_model_tags"),
+        *("log_model_artifact", "log_artifact", "create_model_version"),
+        *("set_registered_model_alias", "set_model_version_tag"),
+    ]
+    died = []
+    for limit in range(1, 100):
+        settings = config(workspace, model=f"taken-up-{limit}")
+        run = finished_run(settings, f"taken-up-{limit}", 50.0)
+        assert versions.ship(settings, run.folder, run.index, IDS)
+        calls = 0
+        with monkeypatch.context() as patch:
+            for name in writers:
+                patch.setattr(MlflowClient, name, counted(name))
+            try:
+                register(run)
+            except Killed as where:
+                died.append(str(where))
+        done = register(run)
+        assert (done.version, done.alias) == (1, "champion")
+        client = connect(settings)
+        (version,) = client.search_model_versions(f"name = '{done.model}'")
+        model = client.get_logged_model(version.tags["logged_model"])
+        assert model.tags["mlflow.modelVersions"] == f'[{{"name": "{done.model}", "version": 1}}]'
+        assert version.tags["weights_sha256"] == model.tags["weights_sha256"]
+        if len(died) < limit:
+            break
+    assert set(died) == set(writers), died
+    monkeypatch.setenv("MLFLOW_TRACKING_URI", tracking_uri(settings))
+    loaded = mlflow.pyfunc.load_model(str(version.source))
+    assert loaded.metadata.metadata["family"] == "progan"
+
+
+def test_weights_that_changed_in_mlflow_are_not_registered(workspace: Path) -> None:
+    settings = config(workspace, model="changed")
+    run = finished_run(settings, "changed", 50.0)
+    assert versions.ship(settings, run.folder, run.index, IDS)
+    client = connect(settings)
+    run_id = json.loads((run.folder / "mlflow.json").read_text())["run_id"]
+    experiment = client.get_run(run_id).info.experiment_id
+    (model,) = client.search_logged_models([experiment], f"source_run_id = '{run_id}'")
+    path = local_path(model.artifact_location) / "artifacts/generator/generator.safetensors"
+    broken = bytearray(path.read_bytes())
+    broken[-1] ^= 1
+    path.write_bytes(broken)
+    with pytest.raises(UserError, match="are not those that were sent"):
+        register(run)
+    assert client.search_model_versions("name = 'changed'") == []
+
+
+def local_path(uri: str) -> Path:
+    return Path(uri.removeprefix("file://"))
 
 
 def test_a_checkpoint_deleted_before_it_was_sent(workspace: Path) -> None:
