@@ -47,6 +47,8 @@ _TRANSFORMATIONS = (
     *("scale", "pre_rotate", "stretch", "post_rotate", "move"),
     *("brightness", "contrast", "luma_flip", "hue", "saturation"),
 )
+_ROTATIONS = ("pre_rotate", "post_rotate")
+"""At least one of the two rotations happens with probability p."""
 
 _SYM6 = (
     0.015404109327044824,
@@ -132,7 +134,7 @@ class _Draws:
         p = torch.as_tensor(p, dtype=torch.float32, device=gates.device).detach().clamp(max=1)
         p_rotate = 1 - torch.sqrt(1 - p)  # so that one of two rotations happens with p
         self._gates = {
-            name: gates[:, i] < (p_rotate if name.endswith("_rotate") else p)
+            name: gates[:, i] < (p_rotate if name in _ROTATIONS else p)
             for i, name in enumerate(_TRANSFORMATIONS)
         }
         self.flip, self.turn, self.luma_flip = uniform[:, 0], uniform[:, 1], uniform[:, 2]

@@ -1,7 +1,7 @@
 """Progressive growth, for all families that grow: Karras et al. 2017 (arXiv 1710.10196), section 2.
 
-Training starts at a low resolution and doubles it; each new level is faded in, then trained as it
-is. Pure functions of the schedule and of the images seen.
+Training starts at a low resolution and doubles it again and again. Each new level is first faded
+in, then trained without a fade. All functions here are pure.
 """
 
 from __future__ import annotations
@@ -18,12 +18,12 @@ from gan_train.errors import UserError
 from gan_train.nn.layers import downsample, upsample
 
 Kimg = float | dict[int, float]
-"""Thousands of images, for all resolutions or by resolution."""
+"""A length in thousands of images, for all resolutions or by resolution."""
 
 
 @dataclass(frozen=True)
 class Progress:
-    """Where growth stands: images of `resolution`, whose newest level counts for `alpha`."""
+    """The state of growth: images have `resolution`, and their newest level has weight `alpha`."""
 
     resolution: int
     alpha: float
@@ -40,7 +40,8 @@ def levels(start: int, resolution: int) -> list[int]:
 
 
 def images_of(kimg: Kimg, resolution: int) -> int:
-    """Images of a span. Raises UserError where it is given for other resolutions."""
+    """The number of images that a length means at a resolution. Raises UserError if it is given
+    for other resolutions alone."""
     if isinstance(kimg, dict):
         if resolution not in kimg:
             raise UserError(f"family: no kimg given for resolution {resolution} in {kimg}")
@@ -57,8 +58,10 @@ def growth_stages(
     rates: Mapping[int, float],
     phases: tuple[Phase, ...],
 ) -> tuple[Stage, ...]:
-    """A stage for each level, and before it, but for the first, the stage of its fade; `batch` and
-    `rates` hold the global batches and learning rates of the levels that have their own."""
+    """A stage for each level and, before all but the first, a stage in which the level fades in.
+
+    `batch` and `rates` hold the global batches and learning rates of levels that have their own.
+    """
     stages = []
     for level in levels:
         alike = partial(
@@ -76,7 +79,7 @@ def growth_stages(
 
 
 def progress_at(stages: Sequence[Stage], nimg: int) -> Progress:
-    """Resolution and alpha from the images seen: alpha rises linearly through a fade."""
+    """Resolution and alpha after `nimg` images: alpha rises linearly from 0 to 1 in a fade."""
     start = 0
     for stage in stages:
         if nimg < start + stage.nimg:
@@ -87,7 +90,7 @@ def progress_at(stages: Sequence[Stage], nimg: int) -> Progress:
 
 
 def fade_reals(image: Tensor, alpha: float) -> Tensor:
-    """Reals [N, C, H, W] lose the detail that fakes cannot have yet (figure 2)."""
+    """Take from reals [N, C, H, W] the detail that fakes cannot have yet (figure 2)."""
     if alpha == 1:
         return image
     return torch.lerp(upsample(downsample(image)), image, alpha)

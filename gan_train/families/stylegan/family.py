@@ -1,8 +1,8 @@
-"""StyleGAN and StyleGAN2: what is trained on what, and the statistics that training keeps.
+"""StyleGAN and StyleGAN2 as an adversary: schedule, losses, and statistics that training keeps.
 
 Karras et al. 2018 (arXiv 1812.04958), Karras et al. 2019 (1912.04958), ADA: Karras et al. 2020
 (2006.06676). The networks of the two generations are in files of their own; losses, style mixing,
-truncation and augmentation are the same for both and stand here.
+truncation and augmentation are the same for both and are in this file.
 """
 
 from __future__ import annotations
@@ -34,10 +34,11 @@ from gan_train.nn.augment import augment, next_strength
 from gan_train.rng import BatchRandom
 
 CLASS_MEAN_LATENTS = 1000
+"""The number of latents over which the mean w of a class is taken."""
 
 
 class Pending(nn.Module):
-    """What the losses of one step have measured, until the next takes it into a running value.
+    """A mean that the losses of one step measure, kept until a running value takes it over.
 
     The trainer averages `total` and `count` over the workers, so that the running value depends on
     the global batch alone, however it was split into workers and micro-batches.
@@ -59,7 +60,7 @@ class Pending(nn.Module):
 
     @torch.no_grad()
     def mean(self) -> tuple[Tensor, Tensor]:
-        """The mean, and whether anything was added; leaves it empty."""
+        """The mean, and whether anything was added. Both are forgotten afterwards."""
         mean, some = self.total / self.count.clamp(min=1), self.count > 0
         self.clear()
         return mean, some
@@ -71,17 +72,17 @@ class Pending(nn.Module):
 
 
 def path_lengths(image: Tensor, noise: Tensor, ws: Tensor) -> Tensor:
-    """|J^T y| per image: arXiv 1912.04958, section 3.2, by back-propagation of y.
+    """Each image's path length |J^T y|, [N], differentiable: arXiv 1912.04958, section 3.2.
 
-    image [N, C, H, W] made from ws [N, num_ws, w_dim]; noise of the image's shape is y, normal with
-    the deviation 1 / sqrt(H W). The mean square over the layers is taken. -> [N], differentiable.
+    image [N, C, H, W] was made from ws [N, num_ws, w_dim]. `noise`, normal with the image's shape
+    and deviation 1 / sqrt(H W), is y: it is back-propagated. Squares are averaged over the layers.
     """
     (gradient,) = torch.autograd.grad((image * noise).sum(), ws, create_graph=True)
     return gradient.square().sum(dim=2).mean(dim=1).sqrt()
 
 
 class StyleGAN(Adversary):
-    """The family, on generation 2's networks; `growing.py` has what generation 1 differs in."""
+    """StyleGAN2. `growing.py` derives generation 1 from it, which has other networks and grows."""
 
     averaged = ("generator",)
     generator: nn.Module
@@ -97,14 +98,14 @@ class StyleGAN(Adversary):
         self.config, self.shape, self.default_batch = config, shape, batch
         self.z_dim, self.w_dim = config.z_dim, config.w_dim
         self.conditional = config.conditional
-        # Steps between the regularisers; 0 without
+        # steps from one update of a regulariser to the next; 0 where it is left out
         lengths = config.generation == 2 and config.path_length_weight > 0
         self.path_every = config.path_length_every if lengths else 0
         self.r1_every = config.r1_every if config.r1_gamma else 0
         shrink = config.path_length_shrink if lengths else 1
         self.grain = math.lcm(config.mbstd_group, shrink)
         self.build_networks()
-        # Running statistics, beside the generator's mean w
+        # running statistics; another one, the mean w, is in the generator
         self.register_buffer("path_length_mean", torch.zeros([]))
         self.register_buffer("augment_p", torch.tensor(config.augment_p))
         self.register_buffer("augment_nimg", torch.zeros([], dtype=torch.int64))
@@ -113,7 +114,7 @@ class StyleGAN(Adversary):
         self.pending_sign = Pending()
 
     def build_networks(self) -> None:
-        """Generator and discriminator of this generation."""
+        """Register the generator and the discriminator of this generation."""
         generator = synthesis.Generator(self.config, self.shape)
         self.generator, self.num_ws = generator, generator.num_ws
         self.discriminator = Discriminator(self.config, self.shape)
@@ -121,8 +122,8 @@ class StyleGAN(Adversary):
     # ---- schedule ------------------------------------------------------------------------------
 
     def lazy_ratio(self, optimizer: str) -> float:
-        """k / (k + 1) for a regulariser every k steps: arXiv 1912.04958, appendix B. Its own steps
-        come on top of the main ones; rate and betas make up for them."""
+        """k / (k + 1) for a regulariser every k steps: arXiv 1912.04958, appendix B. Its steps are
+        added to those of the main loss, and learning rate and betas are adjusted for that."""
         k = self.path_every if optimizer == "G" else self.r1_every
         return k / (k + 1) if k > 1 else 1.0
 
@@ -143,8 +144,8 @@ class StyleGAN(Adversary):
         return replace(declared, lr=lr * self.lazy_ratio(optimizer))
 
     def phases(self) -> tuple[Phase, ...]:
-        """What every step does: each network's loss, and its regulariser every few steps; one of
-        every step is a term of the loss instead, as the first paper has R1."""
+        """The phases of a step: each network's loss, and its regulariser every few steps. One that
+        is due at every step is a term of the loss instead, as R1 is in the first paper."""
         c = self.config
         phases = [Phase("G", "G", self.loss_g)]
         if self.path_every > 1:
@@ -162,7 +163,8 @@ class StyleGAN(Adversary):
 
     @torch.no_grad()
     def update_statistics(self, clock: Clock) -> None:
-        """Take what the last step measured into the running values; set the augmentation."""
+        """Update the mean w and the mean path length by what the last step measured, and set the
+        strength of the augmentation."""
         c = self.config
         mean_w: Tensor = self.generator.mapping.w_avg  # type: ignore[union-attr,assignment]
         mean, some = self.pending_w.mean()
@@ -202,10 +204,11 @@ class StyleGAN(Adversary):
     def truncate(
         self, ws: Tensor, psi: float, cutoff: int | None = None, label: Tensor | None = None
     ) -> Tensor:
-        """arXiv 1812.04958, appendix B: mean + psi (w - mean), in the first `cutoff` layers.
+        """mean + psi (w - mean), in the first `cutoff` layers or all: arXiv 1812.04958, appendix B.
 
-        With classes int64 [N] the mean is their own, unless `truncate_to` says otherwise: the
-        tracked one lies between all classes, and an S drawn to it becomes an 8.
+        With classes int64 [N] each mean is that of the image's class, unless the setting
+        `truncate_to` is "all": the tracked mean lies between all classes, and an S that is drawn to
+        it becomes an 8.
         """
         mean: Tensor = self.generator.mapping.w_avg  # type: ignore[union-attr,assignment]
         if label is not None and self.config.truncate_to == "class":
@@ -219,7 +222,7 @@ class StyleGAN(Adversary):
         return image
 
     def sample(self, z: Tensor, label: Tensor | None, truncation: float = 1.0) -> Tensor:
-        """The stored noise maps: an image is a function of its latent, class and truncation."""
+        """Images with the stored noise maps: each depends on its latent, class and truncation."""
         ws = self.styles(z, label)[:, None].expand(-1, self.num_ws, -1)
         if truncation != 1:
             ws = self.truncate(ws, truncation, label=label)
@@ -227,7 +230,7 @@ class StyleGAN(Adversary):
 
     @torch.no_grad()
     def class_means(self, label: Tensor) -> Tensor:
-        """Mean w [N, w_dim] of each one's class, int64 [N]: over the same latents every time."""
+        """The mean w [N, w_dim] of each image's class, int64 [N], always over the same latents."""
         places = torch.arange(CLASS_MEAN_LATENTS, device=label.device)
         z = BatchRandom(0, "class mean", places).normal(self.z_dim)
         classes, of = label.unique(return_inverse=True)
@@ -235,18 +238,18 @@ class StyleGAN(Adversary):
         return torch.stack(means)[of]
 
     def layers_in_use(self) -> int:
-        """How many of the styles reach the image now."""
+        """How many of the styles reach the image at the present resolution."""
         return self.num_ws
 
     def mix_styles(self, label: Tensor | None, rng: BatchRandom) -> Tensor:
-        """ws [N, num_ws, w_dim]; a share `mixing` of the images takes its later layers from a
-        second latent: arXiv 1812.04958, section 3.1."""
+        """Draw styles ws [N, num_ws, w_dim]. A share `mixing` of the images has the styles of a
+        second latent in its later layers: arXiv 1812.04958, section 3.1."""
         z = rng.normal(self.z_dim)
         if not self.config.mixing:
             return self.styles(z, label)[:, None].expand(-1, self.num_ws, -1)
         both = None if label is None else torch.cat([label, label])
         w, other = self.styles(torch.cat([z, rng.normal(self.z_dim)]), both).chunk(2)
-        crossover = 1 + rng.integers(self.layers_in_use() - 1)  # [N] from 1, below their number
+        crossover = 1 + rng.integers(self.layers_in_use() - 1)  # [N]
         crossover = torch.where(rng.uniform() < self.config.mixing, crossover, self.num_ws)
         layers = torch.arange(self.num_ws, device=w.device)
         own = (layers < crossover[:, None])[:, :, None]  # [N, num_ws, 1]
@@ -255,18 +258,18 @@ class StyleGAN(Adversary):
     # ---- losses --------------------------------------------------------------------------------
 
     def prepare_reals(self, image: Tensor) -> Tensor:
-        """What D gets to see of real images, before augmentation."""
+        """Real images as D may see them now, before augmentation."""
         return image
 
     def logits(self, image: Tensor, label: Tensor | None, rng: BatchRandom) -> Tensor:
-        """D's logits [N] of augmented images."""
+        """D's logits [N] of images [N, C, R, R], which are augmented first."""
         c = self.config
         if c.augment != "none":
             image = augment(image, self.augment_p, rng, c.augment_groups)
         return self.discriminate(image, label)
 
     def discriminate(self, image: Tensor, label: Tensor | None) -> Tensor:
-        """D's logits [N]."""
+        """D's logits [N] of images [N, C, R, R] as they are."""
         logits: Tensor = self.discriminator(image, label)
         return logits
 
@@ -280,9 +283,9 @@ class StyleGAN(Adversary):
         return found | self.loss_path(batch, rng, clock) if self.path_every == 1 else found
 
     def loss_path(self, batch: Batch, rng: BatchRandom, clock: Clock) -> Losses:
-        """Path-length regularisation, on a part of the batch: arXiv 1912.04958, section 3.2."""
+        """Path-length regularisation on a part of the batch: arXiv 1912.04958, section 3.2."""
         c, label = self.config, batch.get("label")
-        chosen = slice(None, None, c.path_length_shrink)  # shares begin at multiples of the grain
+        chosen = slice(None, None, c.path_length_shrink)  # each rank's share begins at a multiple
         rng = rng.select(chosen)
         ws = self.mix_styles(None if label is None else label[chosen], rng)
         image = self.synthesise(ws, rng)

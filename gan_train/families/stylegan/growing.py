@@ -1,8 +1,9 @@
 """Generation 1: AdaIN and progressive growth. Karras et al. 2018, arXiv 1812.04948.
 
-The networks of section 2 and appendix C: a learned constant, noise and AdaIN after every layer,
-bilinear changes of size; the discriminator is ProGAN's. Training starts at 8x8 and doubles; each
-level is faded in. All levels exist from the start, so that growth never changes the state dict.
+The networks are those of section 2 and appendix C: a learned constant, noise and AdaIN after every
+layer, bilinear upsampling and downsampling; the discriminator is ProGAN's. Training starts at 8x8
+and doubles the resolution; each level is faded in. All levels exist from the start, so that growth
+never changes the state dict.
 """
 
 from __future__ import annotations
@@ -31,10 +32,11 @@ from gan_train.nn.layers import (
 
 
 class StyledLayer(nn.Module):
-    """Noise with a strength per channel, bias, LeakyReLU, AdaIN. [N, C, H, W], w [N, D] -> same.
+    """Noise with a strength per channel, bias, LeakyReLU and AdaIN. x [N, C, H, W], w [N, D] ->
+    [N, C, H, W].
 
-    AdaIN (equation 1): each channel of each image to mean 0 and deviation 1, then scaled and
-    shifted by an affine map of w.
+    AdaIN (equation 1) brings each channel of each image to mean 0 and deviation 1, then scales and
+    shifts it by an affine map of w.
     """
 
     def __init__(self, channels: int, w_dim: int, resolution: int):
@@ -61,7 +63,7 @@ class Generator(nn.Module):
         self.mapping = build_mapping(config, shape)
         self.levels = [2**k for k in range(2, shape.resolution.bit_length())]
         self.num_ws, self.tanh = 2 * len(self.levels), config.output == "tanh"
-        # the paper starts with ones, whose deviation AdaIN would divide by: 0 / 0 but for rounding
+        # The paper starts with ones. Their deviation is 0, and AdaIN would divide 0 by 0.
         self.const = nn.Parameter(torch.randn(config.width(4), 4, 4))
         self.convolutions, self.styled = nn.ModuleDict(), nn.ModuleDict()
         self.to_rgb = nn.ModuleDict()
@@ -91,7 +93,7 @@ class Generator(nn.Module):
             x = self.convolutions[f"{level}-1"](x)
             x = self.styled[f"{level}-1"](x, ws[:, 2 * i + 1], maps[2 * i + 1])
         image: Tensor = self.to_rgb[f"{progress.resolution}"](x)  # [N, C, r, r]
-        image = image.to(self.const.dtype)  # blended in full
+        image = image.to(self.const.dtype)  # the blend is float32
         if progress.alpha < 1:
             old = upsample(self.to_rgb[f"{progress.resolution // 2}"](below)).to(image.dtype)
             image = torch.lerp(old, image, progress.alpha)
@@ -99,7 +101,8 @@ class Generator(nn.Module):
 
 
 class Discriminator(nn.Module):
-    """Images [N, C, r, r] and classes [N] to logits [N]: ProGAN's, with a blur before halving."""
+    """ProGAN's discriminator with a blur before downsampling: images [N, C, r, r] and classes [N]
+    to logits [N]."""
 
     def __init__(self, config: StyleGANConfig, shape: ImageShape):
         super().__init__()
@@ -140,7 +143,7 @@ class Discriminator(nn.Module):
 
 
 class GrowingStyleGAN(StyleGAN):
-    """StyleGAN of 2018: the family's losses on networks that grow, reals faded like fakes."""
+    """StyleGAN of 2018: the losses of StyleGAN2 on networks that grow; reals fade like fakes."""
 
     def build_networks(self) -> None:
         config = self.config
