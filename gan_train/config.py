@@ -1,7 +1,9 @@
-"""The one configuration tree, read from YAML recipes in `configs/`.
+"""The one configuration tree, which recipes in `configs/` fill: every key, what it means, what is
+allowed, and its default.
 
-Every key is checked: an unknown one is an error, never ignored. A field marked `harmless` may
-differ between a run and its resumption; any other difference is refused (see `checkpoint.py`).
+An unknown key is an error. A field made by `harmless` may differ between a run and its resumption;
+any other difference is refused (see `runs/checkpoint.py`). The descriptions are what users read, in
+error messages, in Prefect's form and in `gan-train config --schema`.
 """
 
 from __future__ import annotations
@@ -19,7 +21,7 @@ PathLength = Literal["w_end", "w_full", "z_end", "z_full"]
 
 
 class Strict(BaseModel):
-    """A frozen node of the tree that refuses unknown keys."""
+    """A group of keys, which refuses unknown ones and does not change once it is made."""
 
     model_config = ConfigDict(extra="forbid", frozen=True, validate_default=True)
 
@@ -32,17 +34,20 @@ def harmless(default: Any, description: str, **limits: Any) -> Any:
 
 
 class SecondSource(Strict):
-    """Domain B of a translation; the first source is domain A."""
+    """Where the images of domain B of a translation come from; the first source is domain A."""
 
-    source: str | None = harmless(None, "A folder, zip or tar of images; empty: the first source.")
+    source: str | None = harmless(
+        None, "A folder, zip or tar of images. Empty means the first source."
+    )
     only_classes: tuple[str, ...] = Field(
-        (), description="Keep these classes alone; empty keeps all."
+        (), description="Only the images of these classes are kept. Empty keeps all of them."
     )
     pairs: Literal["none", "names", "training"] = Field(
         "none",
-        description="`names`: files of one name in both sources are pairs; those held out are the "
-        "truth that scores compare with, the rest is split so that training shows no pair. "
-        "`training`: pairs are shown as pairs.",
+        description="Whether images of the two sources belong together. With `names`, files of one "
+        "name are a pair: held-out pairs are the truth that scores compare with, and the other "
+        "images are split so that training never shows both of a pair. With `training`, every step "
+        "shows whole pairs.",
     )
 
 
@@ -51,56 +56,77 @@ class DataConfig(Strict):
 
     source: str = harmless(..., "A folder, zip or tar of images.")
     resolution: int = Field(
-        ge=4, le=1024, description="Side of the stored square images, in pixels."
+        ge=4, le=1024, description="The side of the stored square images, in pixels."
     )
-    colour: Literal["grey", "rgb"] = "rgb"
+    colour: Literal["grey", "rgb"] = Field(
+        "rgb", description="Whether images are stored with one channel or with three."
+    )
     classes: Literal["folder", "none"] = Field(
-        "none", description="`folder`: the name of an image's folder is its class."
+        "none",
+        description="With `folder`, the name of an image's folder is its class. With `none`, the "
+        "images have no classes.",
     )
     only_classes: tuple[str, ...] = Field(
-        (), description="Keep these classes alone; empty keeps all."
+        (), description="Only the images of these classes are kept. Empty keeps all of them."
     )
-    resize: Resize = "lanczos"
+    resize: Resize = Field(
+        "lanczos", description="The filter by which an image gets the stored resolution."
+    )
     crop: Literal["centre", "pad", "stretch"] = Field(
         "centre",
-        description="How a picture becomes square: the middle square, letterboxed, or distorted.",
+        description="How an image becomes square: its middle square is cut out, bars are added "
+        "(`pad`), or it is distorted (`stretch`).",
     )
     background: Literal["black", "white"] = Field(
-        "black", description="What transparent pixels and letterbox bars show."
+        "black", description="The colour of transparent pixels and of the bars of `crop: pad`."
     )
     second: SecondSource | None = Field(
-        None, description="A second, unpaired set of images, for translation."
+        None, description="A second set of images, for families that translate between two."
     )
     held_out: float = Field(
         0.0,
         ge=0,
         lt=1,
-        description="Share of the images that training never sees: super-resolution and "
-        "translation are scored on it.",
+        description="The share of the images that training never sees, on which super-resolution "
+        "and translation are scored.",
     )
-    licence: str | None = harmless(None, "Licence of the images, told in the model card.")
-    shard_images: int = Field(1000, ge=1, description="Images per tar.")
-    max_pixels: int = Field(100_000_000, ge=1, description="Larger pictures are quarantined.")
+    licence: str | None = harmless(None, "The licence of the images, which the model card tells.")
+    shard_images: int = Field(1000, ge=1, description="The number of images in one shard.")
+    max_pixels: int = Field(
+        100_000_000, ge=1, description="An image with more pixels than this is left out."
+    )
     max_bad_fraction: float = Field(
-        0.01, ge=0, le=1, description="Sharding fails when more than this share is quarantined."
+        0.01,
+        ge=0,
+        le=1,
+        description="Sharding fails when more than this share of the files had to be left out.",
     )
     verify_days: float = harmless(
         30.0,
-        "Files that were read or verified within this many days, and whose size, times and inode "
-        "are unchanged, are not read again. 0 reads everything each time, as `gan-train shard "
-        "--verify` does once.",
+        "For this many days, files of the source and shards are not read again just to see whether "
+        "they are whole, as long as their size, times and inode are unchanged. 0 reads everything "
+        "every time, as `gan-train shard --verify` does once.",
         ge=0,
     )
     lanes: int = Field(
         48,
         ge=1,
-        description="Parallel reading positions per epoch; the number of workers must divide it.",
+        description="The number of places at which an epoch is read side by side. The number of "
+        "workers must divide it.",
     )
-    block: int = Field(64, ge=1, description="Images per lane that are shuffled together.")
-    mirror: bool = Field(False, description="Show half of the images mirrored left to right.")
-    loader_workers: int = harmless(0, "Decoding processes per training worker.", ge=0)
+    block: int = Field(
+        64, ge=1, description="The number of images that are shuffled together in each lane."
+    )
+    mirror: bool = Field(
+        False, description="Whether half of the images are shown mirrored left to right."
+    )
+    loader_workers: int = harmless(
+        0, "The number of processes that decode images for each training worker.", ge=0
+    )
     cache_mb: int = harmless(
-        512, "Keep decoded images in memory when the whole data set fits, in MiB.", ge=0
+        512,
+        "Decoded images stay in memory when the whole data set takes no more than this, in MiB.",
+        ge=0,
     )
 
     @model_validator(mode="after")
@@ -116,121 +142,183 @@ class DataConfig(Strict):
 class TrainConfig(Strict):
     """How any family is trained."""
 
-    batch: int = Field(64, ge=1, description="Global batch, over all workers.")
-    accumulate: int = Field(1, ge=1, description="Micro-batches per optimizer step.")
+    batch: int = Field(
+        64, ge=1, description="The global batch: the images of a step over all workers."
+    )
+    accumulate: int = Field(
+        1, ge=1, description="The number of micro-batches that make one optimizer step."
+    )
     total_kimg: float | None = harmless(
-        None, "Thousands of real images shown; empty follows the family's schedule.", gt=0
+        None,
+        "The length of training in thousands of real images shown. Empty follows the family's "
+        "schedule.",
+        gt=0,
     )
     start_from: Path | None = Field(
         None,
-        description="Folder of a checkpoint or import whose networks a new run begins with; its "
-        "averaged ones last only where `ema_ramp` is empty.",
+        description="The folder of a checkpoint or of an import, with whose networks a new run "
+        "begins. Its average weights are kept only where `ema_ramp` is empty.",
     )
-    ema_kimg: float = Field(10.0, ge=0, description="Half-life of the averaged weights, in kimg.")
+    ema_kimg: float = Field(
+        10.0, ge=0, description="The half-life of the average weights, in thousands of images."
+    )
     ema_ramp: float | None = Field(
-        0.05, gt=0, description="Half-life is at most this fraction of the images seen so far."
+        0.05,
+        gt=0,
+        description="The half-life is at most this fraction of the images seen so far. Empty sets "
+        "no such limit.",
     )
     precision: Literal["float32", "bf16", "float64"] = Field(
-        "float32", description="bf16: mixed, weights stay float32. float64: for verification."
+        "float32",
+        description="The format of numbers: `bf16` computes in bfloat16 with weights in float32; "
+        "`float64` is for verification.",
     )
-    channels_last: bool = Field(False, description="Memory layout of images and filters.")
-    tick_kimg: float = harmless(4.0, "Curves are logged this often.", gt=0)
-    sample_kimg: float = harmless(20.0, "A grid of fixed latents is drawn this often.", gt=0)
+    channels_last: bool = Field(
+        False, description="Whether images and filters lie in memory with their channels last."
+    )
+    tick_kimg: float = harmless(4.0, "Losses are logged every so many thousands of images.", gt=0)
+    sample_kimg: float = harmless(
+        20.0, "A grid of samples is drawn every so many thousands of images.", gt=0
+    )
     checkpoint_kimg: float = harmless(
-        50.0, "A checkpoint is written and scored this often, and at every milestone.", gt=0
+        50.0,
+        "A checkpoint is written and scored every so many thousands of images, and at every "
+        "milestone of the schedule.",
+        gt=0,
     )
-    keep_checkpoints: int = harmless(3, "Newest checkpoints kept; the best one always is.", ge=1)
+    keep_checkpoints: int = harmless(
+        3, "The number of newest checkpoints that are kept. The best one always is.", ge=1
+    )
     threads: int | None = harmless(
-        None, "CPU threads per worker; empty: its share of the cores.", ge=1
+        None, "The number of CPU threads of each worker. Empty means its share of the cores.", ge=1
     )
     allow_changed: tuple[str, ...] = harmless(
-        (), "Keys declared harmless for this resumption, such as `data.mirror`."
+        (), "Keys that may differ in this one resumption, such as `data.mirror`."
     )
 
 
 class EvaluateConfig(Strict):
-    """How checkpoints are scored. Everything here is stored with the score."""
+    """How checkpoints are scored: the protocol, which is stored with every score."""
 
     extractor: Literal["efficientnet_lite0", "inception_v3_2015_12_05"] = harmless(
-        "efficientnet_lite0", "The feature network. Only Inception gives a number called FID."
+        "efficientnet_lite0",
+        "The network whose features are compared. Only Inception gives the number called FID.",
     )
-    weights: str | None = harmless(None, "Path or URL of the extractor's weights; empty: bundled.")
-    sha256: str | None = harmless(None, "Expected digest of the weights.", pattern="^[0-9a-f]{64}$")
-    images: int = harmless(2000, "N: images on each side of the comparison.", ge=4)
+    weights: str | None = harmless(
+        None, "The path or URL of the extractor's weights. Empty means those that are packaged."
+    )
+    sha256: str | None = harmless(
+        None, "The SHA-256 that those weights must have.", pattern="^[0-9a-f]{64}$"
+    )
+    images: int = harmless(2000, "The number of images on each side of the comparison.", ge=4)
     metrics: tuple[Metric, ...] = harmless(
         ("frechet", "kid", "precision_recall", "conditional", "diversity"),
-        "What is computed. `conditional` adds nothing without classes.",
+        "The scores that are computed. `conditional` needs data with classes, and is left out "
+        "without.",
     )
-    batch: int = harmless(50, "Images per forward pass of the extractor.", ge=1)
+    batch: int = harmless(50, "The number of images in each forward pass of the extractor.", ge=1)
     pictures: str | None = harmless(
         None,
-        "Super-resolution: folder, zip or tar of whole test pictures; those in folders `HR` may "
-        "have small partners in `LRx2` or `LRx4` beside; empty: `data.held_out` images.",
+        "A folder, zip or tar of whole pictures on which super-resolution is scored. A picture in "
+        "a folder `HR` may have its small partner in a folder `LRx2` or `LRx4` beside. Empty means "
+        "the held-out images of the data set.",
     )
     picture_sets: tuple[str, ...] = harmless(
-        (), "Score these folders of `pictures` alone; empty takes all."
+        (), "The folders of `pictures` that are scored. Empty takes all of them."
     )
     perceptual: Literal["efficientnet_lite0", "lpips_vgg16"] = harmless(
-        "efficientnet_lite0", "What path lengths and the distance to a known truth are measured in."
+        "efficientnet_lite0",
+        "The network that measures path lengths and the distance to a known truth.",
     )
     perceptual_weights: str | None = harmless(
-        None, "lpips_vgg16: path or URL of `vgg16.pt` as published with stylegan2-ada-pytorch."
+        None,
+        "For `lpips_vgg16`: the path or URL of `vgg16.pt` as published with stylegan2-ada-pytorch.",
     )
     perceptual_sha256: str | None = harmless(
-        None, "lpips_vgg16: expected digest of that file.", pattern="^[0-9a-f]{64}$"
+        None, "For `lpips_vgg16`: the SHA-256 that this file must have.", pattern="^[0-9a-f]{64}$"
     )
     path_lengths: tuple[PathLength, ...] = harmless(
         ("w_end",),
-        "Which paths: between styles w or latents z; at their ends or all along.",
+        "The paths that are measured: between styles (w) or latents (z), and at their ends (end) "
+        "or all along (full).",
         min_length=1,
     )
-    path_length_images: int = harmless(2000, "Paths measured; two images each.", ge=2)
+    path_length_images: int = harmless(
+        2000, "The number of paths that are measured, with two images each.", ge=2
+    )
 
 
 class RegistryConfig(Strict):
-    """MLflow: where runs are tracked and under which name the best generator is registered."""
+    """Where MLflow tracks runs, and under which name the best generator is registered."""
 
     tracking_uri: str | None = harmless(
-        None, "Tracking server; empty: SQLite in the workspace, no server to start."
+        None,
+        "The address of MLflow's tracking server. Empty means a SQLite file in the workspace, "
+        "which needs no server.",
     )
-    experiment: str = harmless("gan-train", "Experiment that the run belongs to.")
+    experiment: str = harmless("gan-train", "The experiment in MLflow that runs belong to.")
     model: str | None = harmless(
-        None, "Registered model; empty: recipe, beginning with the family.", pattern=r"^[^/:'\"]+$"
+        None,
+        "The name of the registered model. Empty means the name of the recipe, with that of the "
+        "family before it.",
+        pattern=r"^[^/:'\"]+$",
     )
 
 
 class ClusterConfig(Strict):
-    """Ray: how many workers train, and where."""
+    """How many workers train, and where: what Ray is told."""
 
     address: str | None = harmless(
-        None, "Ray cluster to join (`auto`, `host:6379`); empty: RAY_ADDRESS if set, else local."
+        None,
+        "The Ray cluster to join, such as `auto` or `host:6379`. Empty means that of RAY_ADDRESS "
+        "where it is set, and else a Ray that is started on this machine.",
     )
     jobs: str | None = harmless(
         None,
-        "Ray dashboard (`http://host:8265`) to submit the training to as a job; empty: none.",
+        "The Ray dashboard, such as `http://host:8265`, to which the training is submitted as a "
+        "job. Empty trains without a job.",
         pattern="^https?://",
     )
-    workers: int = harmless(1, "Data-parallel training workers.", ge=1)
-    gpu: Literal["auto", "yes", "no"] = harmless(
-        "auto", "One GPU per worker when there are enough."
+    workers: int = harmless(
+        1, "The number of workers, which train together on their shares of each batch.", ge=1
     )
-    cpus_per_worker: float = harmless(1, "CPUs reserved per worker.", gt=0)
-    max_failures: int = harmless(3, "Restarts from the last checkpoint after a lost worker.", ge=0)
-    timeout_s: float = harmless(1800, "A collective that waits longer fails.", gt=0)
+    gpu: Literal["auto", "yes", "no"] = harmless(
+        "auto",
+        "Whether every worker has a GPU. `auto` gives each one where there are enough for all.",
+    )
+    cpus_per_worker: float = harmless(
+        1, "The number of CPUs that Ray reserves for each worker.", gt=0
+    )
+    max_failures: int = harmless(
+        3, "How often a training that lost a worker goes on from its last checkpoint.", ge=0
+    )
+    timeout_s: float = harmless(
+        1800, "After so many seconds a worker no longer waits for the others, and fails.", gt=0
+    )
 
 
 class FlowConfig(Strict):
-    """Prefect: embedded by default."""
+    """Where Prefect keeps the state of its flows."""
 
-    server: str | None = harmless(None, "API URL of a Prefect server; empty: embedded, temporary.")
+    server: str | None = harmless(
+        None,
+        "The API address of a Prefect server. Empty means one inside the command, which ends with "
+        "it.",
+    )
 
 
 class Config(Strict):
-    """A whole run: shard, train, score, register."""
+    """A whole run: what is sharded, trained, scored and registered."""
 
-    name: str = Field(pattern=r"^[A-Za-z0-9][A-Za-z0-9._-]*$", description="Name of the recipe.")
-    seed: int = Field(0, ge=0)
-    workspace: Path = harmless(Path("runs"), "Folder for shards, runs, statistics and databases.")
+    name: str = Field(
+        pattern=r"^[A-Za-z0-9][A-Za-z0-9._-]*$", description="The name of the recipe."
+    )
+    seed: int = Field(
+        0, ge=0, description="Everything that is random in a run is a function of this number."
+    )
+    workspace: Path = harmless(
+        Path("runs"), "The folder for shards, runs, statistics and databases."
+    )
     data: DataConfig
     family: FamilyConfig
     train: TrainConfig = TrainConfig()
