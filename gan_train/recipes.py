@@ -1,7 +1,7 @@
-"""Recipes: YAML files and `key=value` overrides become one checked `Config`, or one clear message.
+"""How a recipe, a YAML file with `key=value` overrides, becomes a `Config` or a clear message.
 
-Nothing here starts anything. A user's mistake raises `UserError` whose text names each wrong key,
-its value, what is allowed, and the nearest valid key.
+Configurations are read, changed and written here alone. A user's mistake raises a `UserError` that
+names each wrong key, its value, what is allowed, and the nearest valid key.
 """
 
 from __future__ import annotations
@@ -66,7 +66,8 @@ def check(tree: dict[str, Any], overrides: Sequence[str] = ()) -> Config:
 
 
 def find(recipe: str) -> Path:
-    """The file of a recipe; a bare name is looked up in `./configs`, then in the project's own."""
+    """The file of a recipe. A bare name is looked up in `./configs`, then among the recipes that
+    come with the project. Raises UserError, which names the nearest one, if there is none."""
     given = Path(recipe)
     if given.suffix in (".yaml", ".yml"):
         if given.is_file():
@@ -84,7 +85,7 @@ def find(recipe: str) -> Path:
 
 
 def dump(config: Config) -> str:
-    """The resolved configuration as YAML, every default written out; `load` reads it back."""
+    """The configuration as YAML with every default written out, which `load` reads back."""
     return yaml.safe_dump(config.model_dump(mode="json"), sort_keys=False, allow_unicode=True)
 
 
@@ -120,7 +121,7 @@ def _value(config: Config, key: str) -> str:
 
 
 class _Loader(yaml.SafeLoader):
-    """Safe YAML that refuses a key given twice."""
+    """Reads safe YAML, and refuses a key that is given twice."""
 
     def construct_mapping(self, node: yaml.MappingNode, deep: bool = False) -> dict[Any, Any]:
         seen = set()
@@ -143,7 +144,7 @@ _Loader.add_implicit_resolver(_BOOL, re.compile("^(?:true|True|false|False)$"), 
 
 
 def _read(text: str, name: str) -> Any:
-    """One YAML value; `name` says in messages where it came from."""
+    """The value of a YAML text; `name` says in messages where the text came from."""
     try:
         return yaml.load(text, Loader=_Loader)  # a subclass of SafeLoader
     except yaml.YAMLError as error:
@@ -172,7 +173,7 @@ def _set(tree: dict[str, Any], parts: Sequence[str], value: Any, what: str) -> N
 
 
 def _explain(error: ErrorDetails, tree: dict[str, Any]) -> str:
-    """One line on one problem: key=value, what is allowed, the nearest valid key."""
+    """One line on one problem: the key, its value, what is allowed, and the nearest valid key."""
     path, fields = _path(error["loc"], tree), _fields(_family(tree))
     key, value = ".".join(path), error["input"]
     if error["type"] in ("union_tag_invalid", "union_tag_not_found"):
@@ -199,7 +200,7 @@ def _family(tree: dict[str, Any]) -> str:
 
 
 def _path(loc: tuple[int | str, ...], tree: Any) -> list[str]:
-    """The keys of a location; the names that pydantic adds for a union's members are left out."""
+    """The keys of a location, without the names that pydantic adds for the members of a union."""
     path: list[str] = []
     for place, part in enumerate(loc):
         if isinstance(tree, dict) and part not in tree and part == tree.get("name"):
@@ -216,12 +217,12 @@ def _show(value: Any) -> str:
 
 
 Fields = dict[str, dict[str, Any]]
-"""JSON Schema of every key, groups included, by dotted path."""
+"""The JSON Schema of every key, groups included, by dotted path."""
 
 
 @cache
 def _fields(family: str) -> Fields:
-    """Of a tree with this family; the keys of all families where the name is none of theirs."""
+    """The keys of a tree with this family; those of all families where none has this name."""
     schema = Config.model_json_schema()
     return dict(_walk(schema, schema.get("$defs", {}), "", family))
 
@@ -276,7 +277,7 @@ def _nearest(name: str, known: Sequence[str]) -> str:
 
 
 def _allowed(path: list[str], fields: Fields) -> str:
-    """What the schema allows at a key, in words."""
+    """What the schema allows at a key, in words, and the key's description."""
     field = _field(path, fields)
     description = field.get("description", "")
     return _words(field) + (f" ({description.rstrip('.')})" if description else "")

@@ -1,1 +1,1 @@
-"""From pictures to batches: sources, shards, their index, the order, the loader."""
+"""How image files become batches: the source, the shards and their index, the order, the loader."""

@@ -1,8 +1,8 @@
-"""What a step is fed: the batches of part A, and beside them what the family's task needs.
+"""What a step is fed: batches of part A, and beside them what the family's task needs.
 
-Super-resolution gets every image shrunk (`low`), translation images of part B (`other`): its own
-order, epochs as long as B is large, unless the parts hold pairs, which then stay together. All of
-it is a function of the position, as the order itself is.
+For super-resolution every image comes downsampled, too (`low`). For translation images of part B
+come beside (`other`); they have an order and epochs of their own, unless the two parts hold pairs,
+which stay together. All of this is a function of the position, as the order itself is.
 """
 
 from __future__ import annotations
@@ -79,7 +79,8 @@ class Feed:
         self._second: Loader | None = None
         if second is not None:
             paired = config.second is not None and config.second.pairs == "training"
-            own = seed if paired else derive(seed, "second")  # same sizes and seed: same order
+            # pairs stay together because two parts of one size have one order under one seed
+            own = seed if paired else derive(seed, "second")
             self._second = Loader(second, directory, seed=own, **common)
         self._scale = adversary.scale if isinstance(adversary, Upscales) else 1
 

@@ -1,8 +1,8 @@
-"""A picture file becomes the right square pixels, or is refused with a reason.
+"""How an image file becomes the square pixels that are stored, or is refused with a reason.
 
-Pure functions from bytes to bytes or arrays. The order of work: refuse what is too large, decode,
-turn upright (EXIF), flatten transparency on the background, reduce to 8 bits, then colour, crop
-and resize.
+All functions are pure, from bytes to bytes or arrays. They work in this order: what is too large is
+refused; the file is decoded, turned upright (EXIF), laid over the background where it is
+transparent, and converted to 8 bits; then to the colours asked for, made square and resized.
 """
 
 from __future__ import annotations
@@ -17,15 +17,15 @@ from dataclasses import dataclass
 from typing import Literal
 
 import numpy as np
-import torch
 from numpy.typing import NDArray
 from PIL import Image, ImageOps, UnidentifiedImageError
 from torch import Tensor
 
 from gan_train.config import DataConfig, Resize
+from gan_train.images.pixels import from_picture
 
 FORMATS = ("PNG", "JPEG", "WEBP", "BMP", "GIF", "TIFF", "PPM", "JPEG2000", "AVIF")
-"""What is decoded. Pillow knows more, some of which start other programs (EPS)."""
+"""The formats that are decoded. Pillow knows more, and some of them start programs (EPS)."""
 
 _STORED = {"PNG": "png", "JPEG": "jpg", "WEBP": "webp"}
 _FILTERS: dict[Resize, Image.Resampling] = {
@@ -38,7 +38,7 @@ DAMAGE = (
     *(OSError, SyntaxError, ValueError, EOFError, LookupError, TypeError, OverflowError),
     *(struct.error, zlib.error, RuntimeError),  # the last from AVIF
 )
-"""What Pillow's decoders raise on damaged files."""
+"""The errors that Pillow's decoders raise on damaged files."""
 _UPRIGHT = 1
 _ORIENTATION = 0x0112
 
@@ -49,7 +49,7 @@ class BadImage(Exception):
 
 @dataclass(frozen=True)
 class Transform:
-    """What shapes the pixels; the fields of `DataConfig` with these names."""
+    """All that shapes the stored pixels: the keys of `DataConfig` with these names."""
 
     resolution: int
     colour: Literal["grey", "rgb"]
@@ -72,22 +72,23 @@ class Transform:
 
     @property
     def mode(self) -> Literal["L", "RGB"]:
-        """Pillow's name of the colour mode."""
+        """The name that Pillow gives to the colours."""
         return "L" if self.colour == "grey" else "RGB"
 
     @property
     def max_bytes(self) -> int:
-        """No file of an acceptable picture is larger: 16 bits and 4 channels, uncompressed."""
+        """A file of an acceptable image is no larger than this: 4 uncompressed channels of 16
+        bits, and a header."""
         return 8 * self.max_pixels + (1 << 20)
 
 
 def load_image(data: bytes, transform: Transform) -> tuple[bytes, str]:
     """The file to store and its extension (png, jpg or webp).
 
-    A picture that is already what is asked for keeps its original bytes; anything else becomes a
-    PNG. Of an animation the first frame is taken. Raises `BadImage` for what is empty, not an
-    image, larger than `max_pixels` (before it is decoded), truncated or damaged, and for numbers
-    without a defined white (float, or integers beyond 16 bits).
+    An image that is already what is asked for keeps its original bytes; any other becomes a PNG. An
+    animation gives its first frame. Raises `BadImage` for what is empty, not an image, larger than
+    `max_pixels` (before it is decoded), truncated or damaged, and for numbers without a defined
+    white (floats, and integers beyond 16 bits).
     """
     with _damage_named():
         image = _opened(data, transform)
@@ -133,21 +134,19 @@ def open_picture(
     background: Literal["black", "white"] = "white",
     max_pixels: int = 100_000_000,
 ) -> Tensor:
-    """uint8 [C, H, W] of a picture file at its own size: upright, opaque, grey or RGB.
+    """A user's picture file at its own size as uint8 [C, H, W]: upright, opaque, grey or RGB.
 
-    Raises `BadImage` for what is no picture, damaged, or larger than `max_pixels`.
+    Raises `BadImage` for what is no image, damaged, or larger than `max_pixels`.
     """
     colour: Literal["grey", "rgb"] = "grey" if channels == 1 else "rgb"
     transform = Transform(1, colour, "lanczos", "centre", background, max_pixels)
     with _damage_named():
-        pixels = np.asarray(_flat(_opened(data, transform), transform))
-    planes = pixels[None] if channels == 1 else pixels.transpose(2, 0, 1)
-    return torch.from_numpy(np.array(planes, order="C"))  # a copy: Pillow's memory is read-only
+        return from_picture(_flat(_opened(data, transform), transform)).contiguous()
 
 
 @contextmanager
 def _damage_named() -> Iterator[None]:
-    """Whatever a decoder raises becomes a `BadImage` that says what is wrong."""
+    """Turn whatever a decoder raises into a `BadImage` that says what is wrong."""
     with warnings.catch_warnings():
         warnings.simplefilter("ignore")  # size is checked, the rest is cosmetic metadata
         try:
@@ -161,7 +160,7 @@ def _damage_named() -> Iterator[None]:
 
 
 def _opened(data: bytes, transform: Transform) -> Image.Image:
-    """Decoded, unless it is too large."""
+    """The decoded image. Raises `BadImage` before it is decoded if it is too large."""
     if not data:
         raise BadImage("empty file")
     image = Image.open(io.BytesIO(data), formats=FORMATS)
@@ -173,7 +172,7 @@ def _opened(data: bytes, transform: Transform) -> Image.Image:
 
 
 def _flat(image: Image.Image, transform: Transform) -> Image.Image:
-    """Upright, opaque, 8 bits, in the target's colour mode."""
+    """The image upright, opaque and with 8 bits, in the colours asked for."""
     upright = ImageOps.exif_transpose(image)
     if upright.mode.startswith(("I", "F")):
         grey = _eight_bits(upright, transform)
@@ -182,13 +181,14 @@ def _flat(image: Image.Image, transform: Transform) -> Image.Image:
         colour = upright.convert("RGBA")
         canvas = Image.new("RGBA", colour.size, transform.background)
         return Image.alpha_composite(canvas, colour).convert("RGB").convert(transform.mode)
-    # by way of RGB: grey of a palette, of CMYK or of YCbCr is the grey of its colours
+    # the grey of a palette, of CMYK or of YCbCr is that of its colours, so it goes by way of RGB
     opaque = upright if upright.mode in ("1", "L") else upright.convert("RGB")
     return opaque.convert(transform.mode)
 
 
 def _eight_bits(image: Image.Image, transform: Transform) -> Image.Image:
-    """16-bit grey to 8 bits: 65535 is white. (Pillow's own conversion clips at 255.)"""
+    """Grey of 16 bits, whose white is 65535, with 8 bits. (Pillow's own conversion would clip it at
+    255.)"""
     wide = np.asarray(image)
     if wide.dtype.kind == "f":
         raise BadImage("floating-point pixels have no defined white")
@@ -201,7 +201,8 @@ def _eight_bits(image: Image.Image, transform: Transform) -> Image.Image:
 
 
 def _square(image: Image.Image, transform: Transform) -> Image.Image:
-    """R x R pixels by the crop policy; pixels are untouched where no scaling is needed."""
+    """The image with R x R pixels, made square as asked for. Where nothing has to be resized, the
+    pixels stay as they are."""
     side, method = transform.resolution, _FILTERS[transform.resize]
     width, height = image.size
     if transform.crop == "stretch":

@@ -1,8 +1,8 @@
 """The index of a stored data set: what every shard holds, and what the images are.
 
-A WebDataset tar says nothing of how many samples it should have: one that was cut at a member
-boundary, or has zeroed blocks, reads without an error. So counts, sizes, digests and the place of
-every sample are kept here, in `index.json` beside the shards. Pure data; nothing here reads images.
+A WebDataset tar does not say how many samples it should have: one that was cut between two members,
+or that has zeroed blocks, reads without an error. So counts, sizes, digests and the place of every
+sample are kept in `index.json` beside the shards. Nothing here reads images.
 """
 
 from __future__ import annotations
@@ -22,7 +22,7 @@ from gan_train.files.digests import VerifiedFiles
 
 INDEX_NAME = "index.json"
 IMAGE_EXTENSIONS = ("png", "jpg", "webp")
-"""What an image in a shard may be; the class is a second member, `<key>.cls`."""
+"""The endings that an image in a shard may have. Its class is a second member, `<key>.cls`."""
 
 _REMEDY = "run `gan-train shard` with the same configuration: it rewrites what is damaged"
 
@@ -33,12 +33,12 @@ def sample_key(shard: int, number: int) -> str:
 
 
 def shard_name(shard: int) -> str:
-    """File name of the tar with that number."""
+    """The file name of the shard with that number."""
     return f"shard-{shard:06d}.tar"
 
 
 class DamagedShard(UserError):
-    """A shard is not what the index says. Names the shard, what is wrong and the remedy."""
+    """A shard is not what the index says; the message names it, what is wrong and the remedy."""
 
     def __init__(self, message: str) -> None:
         # one argument, so that it can be raised again in another process
@@ -46,11 +46,11 @@ class DamagedShard(UserError):
 
 
 Part = Literal["A", "B", "A_held_out", "B_held_out"]
-"""A data set has part A alone, unless a second source (B) or held-out images were asked for."""
+"""A data set has only the part A, unless a second source (B) or held-out images are asked for."""
 
 
 class ShardInfo(BaseModel):
-    """One tar: `offsets[i]` is the byte at which sample i's first tar header begins."""
+    """What is known of one shard. Sample i begins at byte `offsets[i]`, with a tar header."""
 
     model_config = ConfigDict(extra="forbid", frozen=True)
 
@@ -79,12 +79,12 @@ class ShardInfo(BaseModel):
 
 
 class Index(BaseModel):
-    """A whole stored data set.
+    """What is known of a whole stored data set.
 
     `content_hash` is the identity of the stored data: the shards' digests in order, and how the
-    pixels were made. `classes` is sorted; a label is a position in it. Empty: unlabelled data.
-    `class_counts` are the samples of each class: a conditional generator that is scored is asked
-    for classes as often as the data has them.
+    pixels were made. `classes` is sorted, and a label is a position in it; it is empty for
+    unlabelled data. `class_counts` are the numbers of samples of each class: when a conditional
+    generator is scored, it is asked for every class as often as the data have it.
     """
 
     model_config = ConfigDict(extra="forbid", frozen=True)
@@ -120,7 +120,7 @@ class Index(BaseModel):
         return ImageShape(self.channels, self.resolution, self.classes)
 
     def part(self, name: Part) -> Index | None:
-        """The shards of one part as a data set of its own; None if there are none."""
+        """The shards of one part as a data set of its own; None if it has none."""
         shards = tuple(shard for shard in self.shards if shard.part == name)
         if shards == self.shards:
             return self
@@ -147,16 +147,16 @@ class Index(BaseModel):
             raise UserError(f"{path} is damaged: {where} {first['msg']}; {_REMEDY}") from error
 
     def save(self, directory: Path) -> None:
-        """Write `index.json` aside, forced to the disk, renamed; the same index, the same bytes."""
+        """Replace `index.json` in one step. The same index gives the same bytes."""
         write_aside(Path(directory) / INDEX_NAME, self.model_dump_json().encode() + b"\n")
 
     def verify(self, directory: Path) -> None:
-        """Stream every shard through SHA-256. Raises `DamagedShard` naming the first bad one."""
+        """Read every shard and compare its SHA-256. Raises `DamagedShard` for the first bad one."""
         for shard in self.shards:
             shard.verify(Path(directory))
 
 
 def content_hash(shards: Sequence[ShardInfo], transform: dict[str, Any]) -> str:
-    """SHA-256 over the shards' digests, in order, and the transform."""
+    """The SHA-256 of the shards' digests, in order, and of the transform."""
     identity = [[shard.sha256 for shard in shards], transform]
     return hashlib.sha256(json.dumps(identity, sort_keys=True).encode()).hexdigest()

@@ -1,7 +1,7 @@
-"""Batches for training: every rank's share of the one global order (see `order.py`).
+"""How training gets its batches: every rank its share of the one global order (see `order.py`).
 
-A `Loader` decides how images get into memory (in this process, in worker processes, or out of the
-cache of an earlier epoch), never which image comes when.
+A `Loader` decides how images get into memory: by this process, by worker processes, or from the
+cache that an earlier epoch filled. It never decides which image comes when.
 """
 
 from __future__ import annotations
@@ -30,16 +30,16 @@ from gan_train.rng import BatchRandom
 Pixels: TypeAlias = NDArray[np.uint8]
 
 _CHUNK_IMAGES, _CHUNK_BYTES = 256, 16 << 20
-"""Worker processes hand over chunks of whole batches, up to the smaller of these."""
+"""Worker processes hand over chunks of whole batches that stay below both limits."""
 
 
 @dataclass(frozen=True)
 class LoadedBatch:
-    """One rank's share of a global batch, in ascending position.
+    """One rank's share of a global batch, by ascending position.
 
-    `images` uint8 [n, C, R, R]; `labels` int64 [n], None for unlabelled data; `positions` int64
-    [n], the images' places since the start of training; `beside` uint8 [n, C, r, r], pictures that
-    belong to them, by name.
+    `images` uint8 [n, C, R, R]; `labels` int64 [n], or None for unlabelled data; `positions` int64
+    [n] are the images' places since the start of training; `beside` holds, by name, other images
+    uint8 [n, C, r, r] that belong to them.
     """
 
     images: Tensor
@@ -49,11 +49,11 @@ class LoadedBatch:
 
 
 class Loader:
-    """Endless batches from any position, the same for every number of ranks and workers.
+    """Endless batches from any position on, the same for every number of ranks and workers.
 
-    `lanes`, `block` and `grain` are those of `order.py`; `mirror` flips half of the images left to
-    right; `workers` decode in processes of their own (0: in a thread; more than this rank has
-    lanes are not started); decoded images stay in memory when all of them fit in `cache_mb` MiB.
+    `lanes`, `block` and `grain` are those of `order.py`. `mirror` flips half of the images left to
+    right. `workers` is the number of processes that decode, at most one for each lane of this rank;
+    with 0 a thread decodes. Decoded images stay in memory when all of them fit in `cache_mb` MiB.
 
     Raises UserError when the world size does not divide the lanes.
     """
@@ -85,12 +85,12 @@ class Loader:
         self._cache = _Cache(shape) if np.prod(shape) <= cache_mb << 20 else None
 
     def batches(self, start: int, batch: int, resolution: int) -> Generator[LoadedBatch]:
-        """Batches from position `start` on, `batch` images over all ranks, shrunk to `resolution`.
+        """Batches from position `start` on, of `batch` images over all ranks, downsampled to
+        `resolution` as by `downsample`.
 
-        Shrinking is the mean over boxes, rounded. The cache outlives the iterator, so to change
-        batch or resolution call this again. Close (or drop) the iterator to stop its workers.
-        Raises UserError when batch, start or resolution do not fit; while iterating,
-        `DamagedShard` for a shard that is not what the index says.
+        The cache outlives the iterator: to change batch or resolution, call this again. To stop the
+        workers, close or drop the iterator. Raises UserError when batch, start or resolution do not
+        fit; the iterator raises `DamagedShard` for a shard that is not what the index says.
         """
         check_split(
             lanes=self._order.lanes, grain=self._order.grain, world_size=self._world, batch=batch
@@ -100,7 +100,7 @@ class Loader:
             raise UserError(f"cannot start at image {start}: it must be a multiple of {unit}")
         if resolution < 1 or self._index.resolution % resolution:
             raise UserError(
-                f"images of {self._index.resolution} pixels cannot be shrunk to {resolution}: "
+                f"images of {self._index.resolution} pixels cannot be downsampled to {resolution}: "
                 "the resolution must divide the stored one"
             )
         return self._batches(start, batch, resolution)
@@ -122,7 +122,7 @@ class Loader:
         return self._order.share(start, count, self._rank, self._world)
 
     def _from_thread(self, start: int, batch: int, resolution: int) -> Iterator[LoadedBatch]:
-        """Until the cache is full: decode one batch ahead, in a thread of this process."""
+        """Batches that a thread of this process decodes one ahead, until the cache is full."""
         reader = BlockReader(self._index, self._directory, self._order)
 
         def load(begin: int) -> LoadedBatch:
@@ -142,8 +142,9 @@ class Loader:
                 yield loaded
 
     def _from_workers(self, start: int, batch: int, resolution: int) -> Iterator[LoadedBatch]:
-        """Until the cache is full: processes serve a part of this rank's lanes each."""
-        # what is kept must be whole; else shrink before the images travel between processes
+        """Batches from processes that serve a part of this rank's lanes each, until the cache is
+        full."""
+        # the cache needs whole images; without it they are downsampled before they travel
         side = resolution if self._cache is None else self._index.resolution
         share = batch // self._world
         image_bytes = self._index.channels * side * side
@@ -160,7 +161,7 @@ class Loader:
             chunk=batch * per_chunk,
             side=side,
         )
-        # Forking a process with threads can hang, so a server forks, which has imported this once.
+        # A process with threads can hang when it forks, so a server that has imported this forks.
         context = multiprocessing.get_context("forkserver")
         context.set_forkserver_preload([__name__])
         received = iter(
@@ -170,7 +171,7 @@ class Loader:
                 num_workers=self._workers,
                 multiprocessing_context=context,
                 collate_fn=_untouched,
-                generator=torch.Generator(),  # else it draws from the global one
+                generator=torch.Generator(),  # without one it draws from the global one
             )
         )
         try:
@@ -183,7 +184,7 @@ class Loader:
                     mine = worker == number
                     part = next(received)
                     if isinstance(part, UserError):
-                        raise part  # as it is, without the traceback of another process
+                        raise part  # without the traceback of another process
                     pixels[mine], labels[mine] = part
                 if self._cache is not None:
                     self._cache.put(self._order.stored(positions), pixels, labels)
@@ -192,15 +193,13 @@ class Loader:
                     yield self._finish(pixels[these], labels[these], positions[these], resolution)
                 start += batch * per_chunk
         finally:
-            del received  # stops the workers now; the garbage collector would wait for them
+            del received  # stops the workers now, not when the garbage collector comes
 
     def _finish(
         self, pixels: Pixels, labels: Ints, positions: Ints, resolution: int
     ) -> LoadedBatch:
-        images, places = (
-            downsample(torch.from_numpy(pixels), resolution),
-            torch.from_numpy(positions),
-        )
+        images = downsample(torch.from_numpy(pixels), resolution)
+        places = torch.from_numpy(positions)
         if self._mirror:
             flip = BatchRandom(self._seed, "mirror", places).uniform() < 0.5  # [n]
             images = torch.where(flip[:, None, None, None], images.flip(-1), images)
@@ -209,9 +208,11 @@ class Loader:
 
 
 def downsample(images: Tensor, resolution: int) -> Tensor:
-    """uint8 [n, C, R, R] to [n, C, resolution, resolution]: mean over boxes, halves rounded up.
+    """Downsample uint8 [n, C, R, R] to uint8 [n, C, resolution, resolution] by the mean over boxes,
+    with halves rounded up.
 
-    Exact, so the same on every machine: sums of at most 256x256 bytes are whole float32 numbers.
+    The result is exact, and so the same on every machine: sums of at most 256x256 bytes are whole
+    numbers that float32 can hold.
     """
     factor = images.shape[-1] // resolution
     assert factor * resolution == images.shape[-1] and factor <= 256
@@ -223,10 +224,10 @@ def downsample(images: Tensor, resolution: int) -> Tensor:
 def read_images(
     index: Index, directory: Path, start: int, count: int
 ) -> tuple[Tensor, Tensor | None]:
-    """Images uint8 [n, C, R, R] and labels int64 [n] (None: unlabelled) of the samples start to
-    start+count-1 in stored order, which is a random permutation of the source.
+    """Images uint8 [n, C, R, R] and labels int64 [n] (None for unlabelled data) of the samples from
+    `start` to `start + count - 1` in stored order, which is a random permutation of the source.
 
-    Raises UserError when the data set has fewer, `DamagedShard` when a shard is damaged.
+    Raises UserError when the data set has fewer samples, `DamagedShard` when a shard is damaged.
     """
     if not 0 <= start <= start + count <= index.samples:
         raise UserError(
@@ -243,7 +244,7 @@ def read_images(
 
 
 class _Cache:
-    """Decoded images by stored number, filled as they come."""
+    """Decoded images and labels by stored number, which are put in as they come."""
 
     def __init__(self, shape: tuple[int, ...]) -> None:
         self._pixels: Pixels = np.empty(shape, np.uint8)  # [N, C, R, R]
@@ -262,7 +263,7 @@ class _Cache:
 
 @dataclass(frozen=True)
 class _WorkerParts(IterableDataset[tuple[Pixels, Ints] | UserError]):
-    """What one worker process sends: its lanes' images of every chunk, an empty part if none."""
+    """What one worker process sends of every chunk: the images of its lanes, if there are any."""
 
     index: Index
     directory: Path
@@ -294,5 +295,6 @@ class _WorkerParts(IterableDataset[tuple[Pixels, Ints] | UserError]):
 
 
 def _untouched(part: Any) -> Any:
-    """Arrays travel by pipe: tensors would take shared memory, which containers often lack."""
+    """Leave arrays as they are, so that they travel by pipe: tensors would take shared memory, of
+    which containers often have little."""
     return part

@@ -1,16 +1,16 @@
 """THE ORDER in which training sees the images: a pure function of the seed, the data and a place.
 
-Positions p = 0, 1, 2, ... count images since the start of training. With N images, epoch e is the
-positions from e*N to (e+1)*N. Positions are dealt to `lanes` in groups of `grain`:
+Positions p = 0, 1, 2, ... count the images since the start of training. With N images, epoch e has
+the positions from e*N to (e+1)*N - 1. Positions are dealt to `lanes` in groups of `grain`:
 
     lane of p = (p // grain) % lanes        rank of p = (p // grain) % world_size
 
-so that with a world size that divides the lanes, rank r owns the lanes l = r (mod world_size), and
-neighbours that belong together (`grain`) stay on one rank. In every epoch the shards are permuted;
-read one after another they are the epoch's stream, which is cut into one contiguous span per lane,
-as long as the number of this epoch's positions in that lane. Within a lane, consecutive blocks of
-`block` samples are shuffled. A lane thus reads a shard forwards, a block at a time, and every image
-comes exactly once an epoch. No reader has a state: to resume, p is enough.
+With a world size that divides the lanes, rank r thus owns the lanes l = r (mod world_size), and
+neighbours that belong together (`grain`) stay on one rank. In every epoch the shards are permuted.
+Read one after another they are the epoch's stream, which is cut into one contiguous span for each
+lane, as long as the number of this epoch's positions in that lane. Within a lane, consecutive
+blocks of `block` samples are shuffled. So a lane reads a shard forwards, a block at a time, and
+every image comes exactly once in an epoch. No reader has a state: to resume, p is enough.
 """
 
 from __future__ import annotations
@@ -28,8 +28,10 @@ Ints = NDArray[np.int64]
 
 
 def random_keys(count: int, *path: int | str) -> NDArray[np.uint64]:
-    """uint64 [count], a function of the path of keys alone. Philox's raw stream is one that NumPy
-    promises to keep; `Generator.permutation` may change between its releases."""
+    """Random numbers uint64 [count], a function of the path of keys alone.
+
+    NumPy promises to keep Philox's raw stream; `Generator.permutation` may change between releases.
+    """
     return np.random.Philox(derive(*path)).random_raw(count)
 
 
@@ -40,7 +42,7 @@ def permutation(count: int, *path: int | str) -> Ints:
 
 
 def check_split(*, lanes: int, grain: int, world_size: int, batch: int | None = None) -> None:
-    """Raise UserError, naming what is allowed, unless the positions can be dealt to the ranks."""
+    """Raise UserError unless the positions can be dealt to the ranks; it names what is allowed."""
     if lanes % world_size:
         allowed = ", ".join(str(n) for n in range(1, lanes + 1) if lanes % n == 0)
         raise UserError(
@@ -68,10 +70,10 @@ def positions_below(position: Ints | int, lane: Ints, lanes: int, grain: int) ->
 class Epoch:
     """The order within one epoch.
 
-    `stream` int64 [N]: stored sample numbers in reading order, lane after lane.
-    `shuffled` int64 [N]: the same, shuffled within blocks: what the lanes' positions show.
-    `starts` int64 [lanes + 1]: where the lanes' spans begin in both.
-    `block` int64 [N]: number of the block that a place of the stream belongs to, ascending.
+    `stream` int64 [N] has the stored sample numbers in reading order, lane after lane.
+    `shuffled` int64 [N] has the same numbers shuffled within blocks, as the positions show them.
+    `starts` int64 [lanes + 1] tells where the lanes' spans begin in both.
+    `block` int64 [N] is the number of the block that a place of the stream belongs to, ascending.
     """
 
     stream: Ints
@@ -87,7 +89,10 @@ class Epoch:
 
 @dataclass(frozen=True)
 class Order:
-    """See the module. `shards` are the sample counts; stored sample numbers count through them."""
+    """The order of a data set, as the module describes it.
+
+    `shards` are the numbers of samples in the shards; stored sample numbers count through them.
+    """
 
     shards: tuple[int, ...]
     seed: int
@@ -101,7 +106,7 @@ class Order:
         return sum(self.shards)
 
     def epoch(self, number: int) -> Epoch:
-        """The order of that epoch; recent ones are kept."""
+        """The order within that epoch. Recent ones are kept."""
         return _epoch(self, number)
 
     def lane(self, positions: Ints) -> Ints:
@@ -115,7 +120,8 @@ class Order:
         return groups[:, rank].reshape(-1)
 
     def worker(self, positions: Ints, world_size: int, workers: int) -> Ints:
-        """Which of a rank's loader workers serves each of the rank's positions: lanes in turn."""
+        """The number of the loader worker that serves each of a rank's positions: the rank's lanes
+        are dealt to its workers in turn."""
         return self.lane(positions) // world_size % workers
 
     def places(self, number: int, positions: Ints) -> Ints:

@@ -1,7 +1,7 @@
-"""Whole test pictures of super-resolution: true ones, and small ones where they are published.
+"""The whole pictures on which super-resolution is scored, with their small partners.
 
-Set5/HR/img_001_SRF_4_HR.png   Set5/LRx4/img_001_SRF_4_LR.png     a published pair
-test/Dune.png                                                     shrunk here, bicubically
+Set5/HR/img_001_SRF_4_HR.png   Set5/LRx4/img_001_SRF_4_LR.png     a pair, as it was published
+test/Dune.png                                                     downsampled here, bicubically
 """
 
 from __future__ import annotations
@@ -22,10 +22,10 @@ _ENDINGS = (".png", ".jpg", ".jpeg", ".webp", ".bmp", ".tif", ".tiff", ".gif")
 
 @dataclass(frozen=True)
 class TestPicture:
-    """`high` uint8 [C, scale h, scale w] is the truth of `low` uint8 [C, h, w]; `set` is the folder
-    that it is scored with."""
+    """A picture and its small partner: `high` uint8 [C, scale h, scale w] is the truth of `low`
+    uint8 [C, h, w]. `set` is the folder that it is scored with."""
 
-    __test__ = False  # no test, for pytest
+    __test__ = False  # tells pytest that this is no test
 
     set: str
     name: str
@@ -34,12 +34,12 @@ class TestPicture:
 
 
 class TestPictures:
-    """The pictures of a source, read one at a time."""
+    """The pictures of a source, which are read one at a time."""
 
     __test__ = False
 
     def __init__(self, config: Config, scale: int) -> None:
-        """Raises UserError for a source without the pictures asked for."""
+        """List the source. Raises UserError when it does not have the pictures asked for."""
         evaluate = config.evaluate
         assert evaluate.pictures is not None
         since = trusted_since(config.data.verify_days)
@@ -71,12 +71,12 @@ class TestPictures:
 
     @property
     def sets(self) -> list[str]:
-        """The folders that are scored by themselves."""
+        """The names of the folders, each of which is scored by itself."""
         return sorted({name for name, _, _ in self._listed})
 
     @property
     def identity(self) -> str:
-        """Names and checksums of all files: what scores depend on."""
+        """The names and checksums of all files, on which the scores depend."""
         return ";".join(
             f"{name}/{file.path}:{file.crc}:{small.crc if small else ''}"
             for name, file, small in self._listed
@@ -97,7 +97,7 @@ class TestPictures:
         return TestPicture(name, PurePosixPath(file.path).stem, high, low)
 
     def _read(self, source: Source, file: SourceFile) -> Tensor:
-        """uint8 [C, H, W], upright and opaque, in the colours that are trained on."""
+        """The picture as uint8 [C, H, W], upright and opaque, in the colours of the training."""
         try:
             return open_picture(source.read(file), self._channels)
         except BadImage as error:
@@ -109,13 +109,13 @@ def _parent(path: str) -> str:
 
 
 def _set(path: str) -> str:
-    """The folder of a picture; of one in `HR` the folder above."""
+    """The name of a picture's folder, or of the folder above where that one is called `HR`."""
     parent = PurePosixPath(path).parent
     return (parent.parent if parent.name == "HR" else parent).name or "pictures"
 
 
 def _key(path: str) -> tuple[str, str]:
-    """What a picture and its small partner have in common."""
+    """The part of the path that a picture and its small partner have in common."""
     file = PurePosixPath(path)
     stem = file.stem.removesuffix("_HR").removesuffix("_LR")
     return str(file.parent.parent), stem

@@ -1,9 +1,9 @@
-"""Samples out of shards: a byte range of a tar, read as a WebDataset stream, and checked.
+"""How samples are read from shards: a byte range of a tar is a WebDataset stream, and is checked.
 
-What a tar holds is never trusted: only members on an allow-list are looked at, WebDataset's
-`.decode()` (which unpickles) is not used, URLs are opened here alone and never through its `gopen`
-(which runs `pipe:` commands), and the keys read must be the expected ones, so that a shard that is
-cut off or zeroed raises instead of giving fewer samples.
+What a tar holds is never trusted. Only members with the names of an allow-list are looked at.
+WebDataset's `.decode()`, which unpickles, is not used, nor its `gopen`, which runs `pipe:`
+commands; shards are opened here alone. The keys that are read must be the expected ones, so that a
+shard that is cut off or zeroed raises an error instead of giving fewer samples.
 """
 
 from __future__ import annotations
@@ -28,11 +28,11 @@ _MEMBERS = (*IMAGE_EXTENSIONS, "cls")
 
 
 def open_shard(url: str) -> BinaryIO:
-    """Open a shard for reading: a plain path, or `file://`. The one place to add a scheme.
+    """Open a shard at a plain path or a `file://` address. This is the one place to add a scheme.
 
-    Raises UserError for any other scheme; in particular `pipe:` never runs a command.
+    Raises UserError for any other scheme; in particular, `pipe:` never runs a command.
     """
-    # a path that begins with a slash has no scheme, whatever colons it contains
+    # a path that begins with a slash has no scheme, even if there are colons in it
     parts = None if url.startswith("/") else urlsplit(url)
     if parts is None or not parts.scheme:
         return Path(url).open("rb")
@@ -46,7 +46,7 @@ def open_shard(url: str) -> BinaryIO:
 
 @dataclass(frozen=True)
 class Encoded:
-    """An image file and its label; 0 when the data has no labels."""
+    """An image file, its label (0 when the data have no labels) and its place, for messages."""
 
     image: bytes
     label: int
@@ -56,10 +56,11 @@ class Encoded:
 def read_range(
     index: Index, directory: Path | str, shard: int, first: int, count: int
 ) -> list[Encoded]:
-    """Samples first..first+count-1 of the index's `shard`-th tar, in stored order.
+    """The samples from `first` to `first + count - 1` of the shard with that place in the index, in
+    stored order.
 
-    Raises `DamagedShard` unless exactly these samples are there, each an image and, for labelled
-    data, a class.
+    Raises `DamagedShard` unless exactly these samples are there, each of them an image and, for
+    labelled data, a class.
     """
     info = index.shards[shard]
     url = f"{directory}/{info.name}"
@@ -112,18 +113,21 @@ def decode_all(index: Index, samples: list[Encoded]) -> tuple[NDArray[np.uint8],
 
 
 class BlockReader:
-    """Reads what an `Order` asks for, a block of a lane at a time. Holds one block per lane,
-    as encoded bytes: a decoded one of large pictures would take ten times the memory."""
+    """Reads what an `Order` asks for, a block of a lane at a time.
+
+    It holds one block of each lane as encoded bytes, because decoded blocks of large images would
+    take ten times the memory.
+    """
 
     def __init__(self, index: Index, directory: Path | str, order: Order) -> None:
         self._index, self._directory, self._order = index, directory, order
         self._shard_begins = np.cumsum([0] + [shard.samples for shard in index.shards])
-        # lane -> (epoch and number of its block, what is left of the block by stored number)
+        # for each lane the epoch and number of its block, and what is left of it by stored number
         self._held: dict[int, tuple[tuple[int, int], dict[int, Encoded]]] = {}
 
     def read(self, positions: Ints) -> tuple[NDArray[np.uint8], Ints]:
-        """Images uint8 [n, C, R, R] and labels int64 [n] at these ascending positions, which must
-        lie after those of the last call."""
+        """Images uint8 [n, C, R, R] and labels int64 [n] at these positions, which must ascend and
+        lie after those of the last call. Raises `DamagedShard`."""
         order, samples = self._order, list[Encoded]()
         epochs = positions // order.samples
         for number in np.unique(epochs).tolist():
@@ -141,7 +145,7 @@ class BlockReader:
         return decode_all(self._index, samples)
 
     def _load(self, stored: Ints) -> dict[int, Encoded]:
-        """These samples, which the stream has next to one another, by stored number."""
+        """The samples with these stored numbers, which follow one another in the stream."""
         shards = np.searchsorted(self._shard_begins, stored, side="right") - 1
         cuts = np.flatnonzero(np.diff(shards)) + 1
         found: dict[int, Encoded] = {}

@@ -1,7 +1,8 @@
-"""Which files of the sources are stored, under which class, in which part of the data set.
+"""Which files of the sources are stored, with which class, and in which part of the data set.
 
-Parts (see `index.Part`): A is what training shows; B the second, unpaired source of a translation;
-`A_held_out` and `B_held_out` are never shown. Pure functions of the listed files.
+Of the parts (see `index.Part`), training shows A, and beside it B, which comes from the second
+source of a translation; `A_held_out` and `B_held_out` are never shown. All functions are pure: they
+decide by the lists of files alone.
 """
 
 from __future__ import annotations
@@ -18,19 +19,19 @@ from gan_train.data.sources import SourceFile
 from gan_train.errors import UserError
 
 FORMAT = 1
-"""Raise when the same source and configuration shall give other shards than before."""
+"""To be raised when the same source and configuration shall give other shards than before."""
 _IMAGE_NAME = re.compile(r"\.(png|jpe?g|webp|bmp|gif|tiff?|p[bgpn]m|jp2|avif)$", re.IGNORECASE)
 
 
 class BadFile(NamedTuple):
-    """A line of the quarantine report."""
+    """A file that is not stored, as a line of the quarantine report."""
 
     path: str
     reason: str
 
 
 class Chosen(NamedTuple):
-    """A file to store with its class; None: unlabelled."""
+    """A file to store with the name of its class, or None without one."""
 
     file: SourceFile
     label: str | None
@@ -39,7 +40,7 @@ class Chosen(NamedTuple):
 def choose(
     files: Sequence[SourceFile], source: str, classes: str, only_classes: Sequence[str]
 ) -> tuple[list[Chosen], list[BadFile]]:
-    """The files to store, and those that are none.
+    """The files to store, and those that are rejected.
 
     With `classes` "folder" the class of an image is the name of its folder, and an image outside
     of the class folders is rejected. Raises UserError for a source without such images.
@@ -84,7 +85,7 @@ def choose(
 
 
 def _common(folders: Iterable[PurePosixPath]) -> PurePosixPath:
-    """The deepest folder that all of these lie in, or are."""
+    """The deepest folder that is, or holds, each of these folders."""
     chains = [(*folder.parts,) for folder in folders]
     shared = []
     for level in zip(*chains, strict=False):
@@ -97,8 +98,8 @@ def _common(folders: Iterable[PurePosixPath]) -> PurePosixPath:
 def arrange(
     config: DataConfig, first: Sequence[Chosen], second: Sequence[Chosen] | None
 ) -> dict[Part, list[Chosen]]:
-    """The parts of the data set, each in its stored order, a random one: a shard is a mix of
-    classes.
+    """The parts of the data set, each in the order in which it is stored. That order is random, so
+    that a shard is a mix of classes.
 
     Raises UserError when there are too few images for the parts asked for.
     """
@@ -118,12 +119,12 @@ def arrange(
 
 
 def shuffled(images: Sequence[Chosen], key: str) -> list[Chosen]:
-    """In a random order, the same for the same number of images."""
+    """The images in a random order, which depends on their number and the key alone."""
     return [images[turn] for turn in permutation(len(images), key, FORMAT)]
 
 
 def _cut(images: list[Chosen], share: float) -> tuple[list[Chosen], list[Chosen]]:
-    """All but the last `share` of the images, and these."""
+    """The images but for the last `share` of them, and these last ones."""
     cut = len(images) - round(share * len(images))
     return images[:cut], images[cut:]
 
@@ -131,9 +132,11 @@ def _cut(images: list[Chosen], share: float) -> tuple[list[Chosen], list[Chosen]
 def _paired(
     config: DataConfig, first: Sequence[Chosen], second: Sequence[Chosen]
 ) -> dict[Part, list[Chosen]]:
-    """Parts by file names: held-out pairs stand at the same places of their two parts."""
+    """The parts of two sources whose images are paired by their file names. The two images of a
+    held-out pair stand at the same places of their parts."""
     assert config.second is not None
-    # below the top folder, or below the deepest one that all files of a source share
+    # names are compared below the top folder, or below the deepest one that all files share:
+    # whichever way finds more pairs
     ways = [(_by_name(first, deepest), _by_name(second, deepest)) for deepest in (False, True)]
     a, b = max(ways, key=lambda way: len(way[0].keys() & way[1].keys()))
     common = sorted(a.keys() & b.keys())
@@ -147,7 +150,7 @@ def _paired(
     training, held_out = names[:cut], names[cut:]
     if config.second.pairs == "training":
         of_a, of_b = training, training
-    else:  # no name on both sides; what has no partner is free
+    else:  # training shows no name on both sides; an image without a partner may be shown
         of_a, of_b = (
             training[side::2] + sorted(own.keys() - other.keys())
             for side, own, other in ((0, a, b), (1, b, a))
@@ -163,7 +166,8 @@ def _paired(
 
 
 def _by_name(images: Sequence[Chosen], deepest: bool) -> Mapping[str, Chosen]:
-    """Images by their path within the source, without ending and the folder that all share."""
+    """The images by their paths below a folder that all share, without the endings of the names:
+    below the deepest such folder, or the top one."""
     paths = [PurePosixPath(image.file.path) for image in images]
     shared = _common(path.parent for path in paths)
     top = shared if deepest else PurePosixPath(*shared.parts[:1])

@@ -1,14 +1,15 @@
-"""From pictures to shards: a plan, work that any number of processes share, and the index.
+"""How image files become shards: a plan, work that any number of processes share, and the index.
 
-The plan alone decides which picture stands where, and a shard depends on the plan alone, so any
-mapper may call `write_shard` in any order: a loop, a process pool, tasks on a cluster.
+The plan decides which image stands where, and a shard depends on the plan alone. So `write_shard`
+may be called in any order and by anything that maps: a loop, a process pool, tasks on a cluster.
 
     plan = plan_shards(config, None, workspace)
     receipts = map(partial(write_shard, plan), range(plan.shards))
     index = finish_shards(plan, list(receipts))
 
-A shard is written aside and renamed, its receipt after it. A receipt whose tar verifies is taken
-as it is, so a killed run goes on where it was.
+A shard is written aside and renamed, and after it its receipt. A shard whose receipt and tar are
+whole is not written again, so a killed run goes on where it was. What was read and verified is
+remembered (see `files/digests.py`), so that nothing is read twice for nothing.
 """
 
 from __future__ import annotations
@@ -62,22 +63,24 @@ log = logging.getLogger(__name__)
 
 
 class PlannedImage(NamedTuple):
-    """A file to store and its label; 0 when the data has no labels."""
+    """A file to store and its label, which is 0 when the data have no labels."""
 
     file: SourceFile
     label: int
-    second: bool = False  # lies in the second source
+    second: bool = False  # whether the file lies in the second source
 
 
 @dataclass(frozen=True)
 class ShardPlan:
-    """What goes where. Made by `plan_shards`; pickles small, and nothing in it is open.
+    """Which image goes where, as `plan_shards` decides it. Nothing in it is open, so a plan can be
+    sent to other processes.
 
-    `parts` are the images of each part, in their final order, cut into shards of `shard_images`.
-    `matched` parts have their partners at the same places of another one. `rejected` files are no
-    images by their name or place. `done` are the shards that have a receipt (not yet verified).
-    `memory` is a folder that remembers which shards were verified, from the time `since` on, in
-    seconds since 1970; with `verify` that is the time of the plan.
+    `parts` are the images of each part in their stored order, which is cut into shards of
+    `shard_images`. The images of `matched` parts have their partners at the same places of another
+    part. `rejected` files are no images by their names or places. `done` are the numbers of shards
+    that have a receipt, which is not verified yet. The folder `memory` remembers when shards were
+    verified, which counts from `since` on, in seconds since 1970; with `verify` that is the time at
+    which the plan was made.
     """
 
     sources: tuple[Path, ...]
@@ -98,16 +101,16 @@ class ShardPlan:
 
     @property
     def images(self) -> int:
-        """Files that are stored unless they turn out to be bad."""
+        """The number of files that are stored unless they turn out to be bad."""
         return sum(map(len, self.parts.values()))
 
     @property
     def shards(self) -> int:
-        """Number of calls of `write_shard`: 0 to shards-1."""
+        """The number of shards, and so of calls of `write_shard`."""
         return len(self._places())
 
     def _places(self) -> list[tuple[Part, int]]:
-        """The part of every shard, and where in it the shard begins."""
+        """For every shard its part, and the place in that part at which the shard begins."""
         return [
             (part, begin)
             for part, images in self.parts.items()
@@ -119,14 +122,14 @@ class ShardPlan:
         return self._places()[number][0]
 
     def entries_of(self, number: int) -> tuple[PlannedImage, ...]:
-        """The images of that shard."""
+        """The images of the shard with that number."""
         part, begin = self._places()[number]
         return self.parts[part][begin : begin + self.shard_images]
 
 
 class ShardReceipt(BaseModel):
-    """What became of a shard's files: `info` is None when all were bad; `paths` are those of the
-    stored samples, in order."""
+    """What became of a shard's files: `paths` are those of the stored samples, in order, and `info`
+    is None when all files were bad."""
 
     model_config = ConfigDict(extra="forbid", frozen=True)
 
@@ -141,11 +144,12 @@ class ShardReceipt(BaseModel):
 def plan_shards(
     config: DataConfig, directory: Path | None, workspace: Path, *, verify: bool = False
 ) -> ShardPlan:
-    """List the source and decide which image stands where. Writes no shard, but in
-    `workspace/sources` what was read of a folder or tar, and a compressed tar, unpacked.
+    """List the source and decide which image stands where.
 
-    What was read in the last `verify_days` and has not changed is not read again, neither here nor
-    in what follows from the plan; with `verify` everything is.
+    No shard is written, but `workspace/sources` gets what is remembered of a folder or tar, and a
+    compressed tar in plain form. What was read in the last `data.verify_days` and has not changed
+    is not read again, neither here nor by those who work with the plan; with `verify` everything
+    is.
 
     The shards go to `directory`, or to `workspace/shards/<fingerprint>`. With `classes: folder`
     the class of an image is the name of its folder, and an image outside of the class folders is
@@ -181,7 +185,7 @@ def plan_shards(
     recipe = [FORMAT, identity, config.shard_images, config.max_pixels]
     fingerprint = hashlib.sha256(json.dumps(recipe, sort_keys=True).encode())
     for files in listed:
-        for file in files:  # by content, not by place: a zip and its tar give the same shards
+        for file in files:  # its content counts, not its place: a zip and its tar are the same data
             fingerprint.update(json.dumps([file.path, file.size, file.crc]).encode())
     name = fingerprint.hexdigest()[:16]
     if directory is None:
@@ -208,7 +212,7 @@ def plan_shards(
 
 
 def _matched(config: DataConfig, parts: Iterable[Part]) -> tuple[Part, ...]:
-    """The parts whose images have partners at the same places."""
+    """The parts whose images have partners at the same places of another part."""
     pairs = config.second.pairs if config.second is not None else "none"
     return tuple(
         part
@@ -218,7 +222,8 @@ def _matched(config: DataConfig, parts: Iterable[Part]) -> tuple[Part, ...]:
 
 
 def expected_bytes(plan: ShardPlan) -> int:
-    """Size of all tars, from that of a few images, which are read (they are in random order)."""
+    """The size of all shards in bytes, as a few images tell it, which are read for it. (The images
+    of a plan are in random order.)"""
     total = 0
     for entries in plan.parts.values():
         sizes = []
@@ -232,9 +237,9 @@ def expected_bytes(plan: ShardPlan) -> int:
 
 
 def write_shard(plan: ShardPlan, number: int) -> ShardReceipt:
-    """Write the tar with that number and its receipt; a finished one is verified and kept.
+    """Write the shard with that number and its receipt, unless it is there already and whole.
 
-    Safe to call from many processes, and again after a kill. Raises UserError when the source
+    Many processes may do so at once, and again after a kill. Raises UserError when the source
     changed since it was planned.
     """
     if (receipt := _valid_receipt(plan, number)) is not None:
@@ -272,7 +277,7 @@ def write_shard(plan: ShardPlan, number: int) -> ShardReceipt:
             part=plan.part_of(number),
         )
         known.save()
-    else:  # all were bad
+    else:  # all files were bad
         tar.unlink()
         info = None
     receipt = ShardReceipt(
@@ -289,14 +294,15 @@ def _stored_image(source: Source, file: SourceFile, transform: Transform) -> tup
 
 
 def _in_tar(size: int) -> int:
-    """Bytes that a member takes: a header, and the data in blocks of 512."""
+    """The bytes that a member of a tar takes: its header, and its data in blocks of 512."""
     return 512 + -(-size // 512) * 512
 
 
 def finish_shards(plan: ShardPlan, receipts: Iterable[ShardReceipt]) -> Index:
-    """Write the index, the manifest (key to source path) and the quarantine report.
+    """Write the index, the manifest, which tells the source path of every key, and the quarantine
+    report.
 
-    Raises UserError, after writing the report, when more than `max_bad_fraction` of the files
+    Raises UserError, after the report is written, when more than `max_bad_fraction` of the files
     are bad, or all of them.
     """
     receipts = sorted(receipts, key=lambda receipt: receipt.number)
@@ -343,8 +349,8 @@ def finish_shards(plan: ShardPlan, receipts: Iterable[ShardReceipt]) -> Index:
 
 
 def verified_index(plan: ShardPlan) -> Index | None:
-    """The index of shards that are finished, with every hash verified as far as the plan demands;
-    None when there is work left, be it that a shard was damaged since (which is logged).
+    """The index of the finished shards, each of which was verified since the time that the plan
+    names; None when there is work left, also because a shard was damaged (which is logged).
 
     Raises UserError when more files were bad than the configuration allows by now.
     """
@@ -370,9 +376,12 @@ def shard(
     *,
     verify: bool = False,
 ) -> Path:
-    """Plan, write and finish; returns the folder of the shards. Up-to-date ones are verified (see
-    `plan_shards`) and kept. `map` may be that of a process pool; `progress` hears of every shard
-    that is done."""
+    """Plan, write and finish the shards, and return their folder.
+
+    Shards that are there already are verified (see `plan_shards`) and kept. `map` may be that of a
+    process pool; `progress` is told of every shard that is done. Raises UserError as the functions
+    above do.
+    """
     plan = plan_shards(config, None, workspace, verify=verify)
     if verified_index(plan) is None:
         receipts = []
@@ -389,12 +398,13 @@ def _receipt_path(directory: Path, number: int) -> Path:
 
 
 def _verified(plan: ShardPlan, number: int) -> VerifiedFiles:
-    """What is remembered of one shard: a file for each, for many processes verify shards."""
+    """What is remembered of one shard. Each has a file of its own, because many processes verify
+    shards at once."""
     return VerifiedFiles(plan.memory / f"{shard_name(number)}.jsonl", plan.since)
 
 
 def _valid_receipt(plan: ShardPlan, number: int) -> ShardReceipt | None:
-    """The receipt of a finished shard, if it is of this plan and its tar verifies."""
+    """The receipt of a finished shard, if it belongs to this plan and its tar is whole."""
     path = _receipt_path(plan.directory, number)
     try:
         receipt = ShardReceipt.model_validate_json(path.read_bytes())

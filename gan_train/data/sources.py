@@ -1,8 +1,8 @@
-"""Where pictures come from: a folder, a zip or a tar. Lists them, and reads one at a time.
+"""How the files of a folder, a zip or a tar are listed, and read one at a time.
 
-A source is hostile until shown otherwise: nothing outside it is read, nothing is unpacked by its
-own name. Every file is listed with its size and CRC-32, so that the list identifies the content
-(whatever holds it), and reading a file again shows whether it changed since.
+A source counts as hostile: nothing outside it is read, and nothing is unpacked under its own name.
+Every file is listed with its size and CRC-32, so that the list identifies the content, whether a
+folder or an archive holds it, and reading a file shows whether it changed since it was listed.
 """
 
 from __future__ import annotations
@@ -43,7 +43,8 @@ _LEFT_BY_SYSTEMS = {"__MACOSX", "Thumbs.db", "desktop.ini"}
 
 
 class SourceFile(NamedTuple):
-    """A file of a source: path relative to it, size, CRC-32, and in a tar the data's offset."""
+    """A file of a source: its path there, its size in bytes, its CRC-32, and in a tar the byte at
+    which its data begin."""
 
     path: str
     size: int
@@ -52,31 +53,35 @@ class SourceFile(NamedTuple):
 
 
 class UnreadableFile(Exception):
-    """One file of an archive is damaged; the text is the reason, for the quarantine report."""
+    """One file of an archive is damaged. The text is the reason, for the quarantine report."""
 
 
 class Source(Protocol):
     """A folder or an archive."""
 
     def files(self, known: VerifiedFiles | None = None) -> list[SourceFile]:
-        """All files, sorted by path. Hidden files and those that systems leave behind are passed
-        over. What is `known` already is not read again.
+        """All files, sorted by path, but for hidden ones and those that systems leave behind. What
+        is `known` already is not read again.
 
         Raises UserError for links, devices and paths that leave the source.
         """
 
     def read(self, file: SourceFile) -> bytes:
-        """A listed file's content. Raises UserError if it is not what was listed."""
+        """The content of a listed file. Raises UserError if it is not what was listed, and
+        `UnreadableFile` if an archive is damaged there."""
 
 
 def open_source(path: Path) -> Source:
-    """The source at a path: a folder, a zip or a plain tar. An archive stays open, and is opened
-    once per process as long as it does not change."""
+    """The source at a path, which is a folder, a zip or a plain tar.
+
+    An archive stays open, and every process opens it once as long as it does not change. Raises
+    UserError for a path that cannot be read.
+    """
     try:
         status = path.stat()
     except OSError as error:
         raise UserError(f"data.source: cannot read {path}: {error.strerror}") from error
-    # per process, because forked ones would share an open file's position
+    # the process is part of the key, because forked ones would share the position in an open file
     return _open(path, status.st_mtime_ns, status.st_size, os.getpid())
 
 
@@ -256,8 +261,11 @@ class _Tar:
 
 
 def _check_end(path: Path, file: BinaryIO, end: int) -> None:
-    """A tar ends in zeros. One cut between members has none; one with a zeroed or broken header
-    has more behind it. Python's reader takes both for the end."""
+    """Raise UserError unless there are zeros from byte `end` on, in which every tar ends.
+
+    One that was cut between two members has no zeros there, and one with a zeroed or broken header
+    has more behind them. Python's reader takes both for the end.
+    """
     file.seek(end)
     rest = file.read(_BLOCK)
     if not rest or any(rest) or any(any(part) for part in iter(lambda: file.read(_READ), b"")):
@@ -265,7 +273,7 @@ def _check_end(path: Path, file: BinaryIO, end: int) -> None:
 
 
 def _size_and_crc(file: BinaryIO, size: int) -> tuple[int, int]:
-    """CRC-32 of the next `size` bytes, and how many there were."""
+    """How many of the next `size` bytes there are, and their CRC-32."""
     crc, left = 0, size
     while left and (part := file.read(min(left, _READ))):
         crc, left = zlib.crc32(part, crc), left - len(part)
@@ -273,7 +281,7 @@ def _size_and_crc(file: BinaryIO, size: int) -> tuple[int, int]:
 
 
 def _whole(file: BinaryIO) -> tuple[int, int]:
-    """Size and CRC-32 of a whole file."""
+    """The size and the CRC-32 of a whole file."""
     return _size_and_crc(file, os.fstat(file.fileno()).st_size)
 
 
@@ -284,7 +292,8 @@ def _as_listed(data: bytes, file: SourceFile) -> bytes:
 
 
 def _safe(source: Path, name: str) -> str | None:
-    """A member's name in plain form; None if it is passed over. Refuses one that leaves."""
+    """The plain form of a member's name, or None if it is passed over. Raises UserError for a name
+    that leaves the source."""
     parts = re.split(r"[/\\]", name)
     if not parts[0] or ".." in parts or "\0" in name or re.match("[A-Za-z]:", name):
         raise _refused(source, f"{name!r}: leaves the source")

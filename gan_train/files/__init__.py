@@ -1,1 +1,1 @@
-"""Files written whole, their checksums, and locks: all that touches a disk stands on this."""
+"""How files are written whole, checked and locked. All that touches a disk stands on this."""

@@ -1,7 +1,8 @@
-"""Writing files so that a killed process leaves either the old file, the new one, or a leftover.
+"""The one way to write files and folders: a killed process leaves the old one or the new one.
 
-A file is written aside, forced to the disk, then renamed. While it is written it is locked, so a
-leftover of a killed writer (nobody holds its lock) can be told from a file in the making.
+A file is written aside under another name, forced to the disk and renamed. While it is written it
+is locked, so that what a killed writer left behind (nobody holds its lock) can be told from a file
+in the making.
 """
 
 from __future__ import annotations
@@ -67,7 +68,7 @@ def folder_aside(path: Path) -> Iterator[Path]:
 
 
 def remove_leftovers(directory: Path) -> None:
-    """Delete what killed writers left in `directory`; files still being written are locked."""
+    """Delete the files that killed writers left in `directory`, but none that is being written."""
     for part in directory.glob(f"*{_ASIDE}"):
         with part.open("rb") as file:
             try:
@@ -78,7 +79,7 @@ def remove_leftovers(directory: Path) -> None:
 
 
 def write_json(path: Path, value: Any) -> None:
-    """Replace `path` by a JSON file in one step; the same value gives the same bytes."""
+    """Replace `path` by a JSON file in one step. The same value gives the same bytes."""
     write_aside(path, json.dumps(value, indent=1, sort_keys=True).encode())
 
 

@@ -1,5 +1,8 @@
-"""Sharding spread over Ray tasks. What a shard holds is decided by the plan alone
-(`gan_train/data/sharding.py`), so the bytes are the same on any number of workers."""
+"""How sharding is spread over Ray tasks, and how a plan of the data goes with a command.
+
+The plan alone decides what a shard holds (see `gan_train/data/sharding.py`), so the bytes are the
+same on any number of workers.
+"""
 
 from __future__ import annotations
 
@@ -28,7 +31,7 @@ from pipelines.compute.cluster import connected
 
 @dataclass(frozen=True)
 class Sharded:
-    """A finished data set on disk; `skipped` if all of it was there and its hashes held."""
+    """A finished data set on disk. `skipped` tells that all of it was there already and whole."""
 
     directory: Path
     index: Index
@@ -68,11 +71,12 @@ def shard(
     *,
     verify: bool = False,
 ) -> Sharded:
-    """Shard the images of `config.data`, or verify that it was done before: what was verified in
-    the last `data.verify_days` and has not changed is not read again, unless `verify` asks for it.
+    """Shard the images of `config.data`; what is there already and whole is kept, and what is
+    damaged or missing is written again.
 
-    What is damaged or missing is written again. Raises UserError for a source that cannot be read
-    or of which too much is broken.
+    What was verified in the last `data.verify_days` and has not changed is not read again, unless
+    `verify` asks for it. Raises UserError for a source that cannot be read or of which too many
+    files are bad.
     """
     plan = plan_of(config, verify=verify)
     index = verified_index(plan)
@@ -84,7 +88,7 @@ def shard(
 
 
 def finished(config: Config) -> Path:
-    """The folder of this configuration's data set, whose hashes were verified by `shard`.
+    """The folder of this configuration's data set, which `shard` has verified.
 
     Raises UserError when the images have not been sharded yet.
     """
@@ -94,7 +98,7 @@ def finished(config: Config) -> Path:
 
 
 def _spread(plan: ShardPlan, on_progress: Callable[[float], None]) -> list[ShardReceipt]:
-    """Write every shard in a Ray task; one whose process dies is tried again elsewhere."""
+    """Write every shard in a Ray task of its own. A task whose process dies is tried again."""
     import ray
 
     task = ray.remote(num_cpus=1, max_retries=3)(write_shard)

@@ -1,5 +1,7 @@
-"""What a run would do, for `--dry-run`: looked up and computed. Nothing is started, and nothing is
-written but a memory of what was read of the source (see `data/sharding.py`)."""
+"""What a run would do, for `--dry-run`, and what can be checked before anything is started.
+
+Nothing is started here, and nothing is written but what `plan_shards` remembers of the source.
+"""
 
 from __future__ import annotations
 
@@ -15,13 +17,13 @@ from gan_train.training.schedule import check, crossed, schedule_end, stage_at
 
 
 def image_shape(config: Config, plan: ShardPlan) -> ImageShape:
-    """What the networks are built for, before a single shard is written."""
+    """The shape of the images that networks are built for, which is known before any shard is."""
     channels = 1 if config.data.colour == "grey" else 3
     return ImageShape(channels, config.data.resolution, plan.classes)
 
 
 def precheck(config: Config, *, verify: bool = False) -> ShardPlan:
-    """Find mistakes that only show beside the data, before Ray or Prefect start.
+    """Find the mistakes that show only together with the data, before Ray or Prefect start.
 
     Returns the plan of the shards, with which the flow goes on; `verify` is that of `plan_shards`.
     Raises UserError for a missing source, or workers or batches that do not fit.
@@ -32,7 +34,7 @@ def precheck(config: Config, *, verify: bool = False) -> ShardPlan:
 
 
 def describe(config: Config) -> str:
-    """The plan of `run` in some lines of text. Raises UserError like `precheck`."""
+    """What `run` would do, in some lines of text. Raises UserError as `precheck` does."""
     plan = plan_shards(config.data, None, config.workspace)
     shape = image_shape(config, plan)
     stages = check(config, shape, config.cluster.workers)
@@ -71,7 +73,7 @@ def describe(config: Config) -> str:
 
 
 def _parts(plan: ShardPlan) -> list[str]:
-    """What is translated and what is held out, where the data has more than one part."""
+    """A line on the images of each part, where the data have more than one."""
     if len(plan.parts) == 1:
         return []
     return ["            " + ", ".join(f"{len(i)} in {part}" for part, i in plan.parts.items())]
@@ -99,8 +101,8 @@ def _stage_table(stages: Sequence[Stage], end: int) -> list[str]:
 
 
 def checkpoints(config: Config, stages: Sequence[Stage], end: int) -> list[int]:
-    """Images seen at the checkpoints of a whole run: as the trainer places them, but that a batch
-    may overshoot a place a little."""
+    """The numbers of images seen at which a whole run writes checkpoints. The trainer writes them
+    after the batch that reaches such a number, which may be a few images later."""
     every = config.train.checkpoint_kimg
     places, start = set(), 0
     while start < end:
@@ -113,7 +115,8 @@ def checkpoints(config: Config, stages: Sequence[Stage], end: int) -> list[int]:
 
 
 def checkpoint_bytes(adversary: Adversary) -> int:
-    """Size of one checkpoint: networks, averaged networks and two moments per parameter."""
+    """The size of one checkpoint in bytes: networks, average weights, and two moments for every
+    parameter."""
     state = sum(t.numel() * t.element_size() for t in adversary.state_dict().values())
     averaged = sum(
         t.numel() * t.element_size()

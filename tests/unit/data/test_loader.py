@@ -233,7 +233,7 @@ def test_read_images_reads_any_span_in_stored_order(data: tuple[Index, Path]) ->
         ({}, (0, 7, 8), "batch of 7 .* a multiple of 2, such as 6 or 8"),
         ({"world_size": 4}, (0, 12, 8), "4 workers .* multiple of 8, such as 8 or 16"),
         ({"world_size": 4}, (4, 16, 8), "start at image 4: .* multiple of 8"),
-        ({}, (0, 8, 16), "shrunk to 16"),
+        ({}, (0, 8, 16), "downsampled to 16"),
         ({}, (0, 8, 3), "must divide the stored"),
     ],
 )
