@@ -116,17 +116,17 @@ def upscale_colours(
         bar.total = count
         bar.update(done - bar.n)
 
-    def enlarge(colour: Tensor) -> Tensor:
+    def upscale_planes(colour: Tensor) -> Tensor:
         return upscale_picture(on_device, colour, scale, tile, adversary.reach, progress)
 
     colour = picture.colour
     if len(colour) == channels:
-        large = enlarge(colour)
+        large = upscale_planes(colour)
     elif channels == 3:
-        large = _convert_mode(enlarge(colour.expand(3, -1, -1)), "RGB", "L")
+        large = _convert_mode(upscale_planes(colour.expand(3, -1, -1)), "RGB", "L")
     else:
         luma, chroma = _convert_mode(colour, "RGB", "YCbCr").split([1, 2])
-        parts = torch.cat([enlarge(luma), bicubic_upsample(chroma, scale)])
+        parts = torch.cat([upscale_planes(luma), bicubic_upsample(chroma, scale)])
         large = _convert_mode(parts, "YCbCr", "RGB")
     alpha = None if picture.alpha is None else bicubic_upsample(picture.alpha, scale)
     return Picture(large, alpha, picture.profile)

@@ -10,10 +10,12 @@ from torch.autograd import gradcheck, gradgradcheck
 from gan_train.families.stylegan.elementwise import Features, add_bias_and_noise_
 
 
-def operands(shape: tuple[int, ...] | None, dtype: torch.dtype) -> tuple[Tensor, ...]:
-    """y [4, 6, 5, 7], bias and strength [4, 6], noise of `shape` if any."""
+def operands(
+    shape: tuple[int, ...] | None, dtype: torch.dtype, size: tuple[int, ...] = (4, 6, 5, 7)
+) -> tuple[Tensor, ...]:
+    """y [N, C, H, W] of `size`, bias and strength [N, C], noise of `shape` if any."""
     torch.manual_seed(0)
-    sizes = [(4, 6, 5, 7), (4, 6), (4, 6)] + ([] if shape is None else [shape])
+    sizes = [size, size[:2], size[:2]] + ([] if shape is None else [shape])
     return tuple(torch.randn(size, dtype=dtype) for size in sizes)
 
 
@@ -40,9 +42,9 @@ def test_every_type_and_layout(
 
 
 @pytest.mark.parametrize("layout", [torch.channels_last, torch.contiguous_format])
-@pytest.mark.parametrize("shape", [(4, 1, 5, 7), (5, 7), None])
+@pytest.mark.parametrize("shape", [(2, 1, 2, 3), (2, 3), None])
 def test_both_derivatives(shape: tuple[int, ...] | None, layout: torch.memory_format) -> None:
-    y, bias, strength, *noise = operands(shape, torch.float64)
+    y, bias, strength, *noise = operands(shape, torch.float64, (2, 3, 2, 3))
     given = [t.requires_grad_() for t in (y, bias, strength)]
 
     def function(y: Tensor, bias: Tensor, strength: Tensor) -> Tensor:

@@ -120,7 +120,7 @@ def test_the_generator_is_the_textbook_one(side: int) -> None:
 
 @pytest.mark.parametrize("side", [4, 8, 16])
 def test_the_discriminator_is_the_textbook_one(side: int) -> None:
-    """ProGAN's, with a blur before each halving convolution."""
+    """ProGAN's, with a blur before each downsampling convolution."""
     family = growing(conditional=False, mbstd_group=2, start_resolution=4)
     d, image = family.discriminator, normal(4, 3, side, side)
     x = leaky(F.conv2d(image, d.from_rgb[f"{side}"].weight * math.sqrt(2 / 3))
@@ -140,8 +140,8 @@ def test_the_discriminator_is_the_textbook_one(side: int) -> None:
     close(family.discriminate(image, None), expected)
 
 
-def test_growing_convolution_doubles_bilinearly() -> None:
-    """Nearest-neighbour doubling and the blur are bilinear interpolation, away from the border."""
+def test_growing_convolution_upsamples_bilinearly() -> None:
+    """Nearest-neighbour upsampling with the blur interpolates bilinearly, away from the border."""
     x = normal(1, 2, 6, 6)
     bilinear = F.interpolate(x, scale_factor=2.0, mode="bilinear")
     close(blurred(upsample(x))[..., 1:-1, 1:-1], bilinear[..., 1:-1, 1:-1])
@@ -213,7 +213,7 @@ def test_images_and_logits_are_float32_in_bfloat16() -> None:
 
 
 def test_reals_are_faded_like_fakes() -> None:
-    """What D is shown in every loss: half resolution, doubled, in the share 1 - alpha."""
+    """What D is shown in every loss: downsampled and upsampled again, in the share 1 - alpha."""
     family = growing()
     family.progress = Progress(16, 0.25)
     batch = batch_of(family)

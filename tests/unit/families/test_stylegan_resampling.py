@@ -54,11 +54,11 @@ PAIRS: dict[str, tuple[Map, Map]] = {
         lambda x, w: resample(x, 1, 1, (2, 2), 1.0),
     ),
     "blurred": (lambda x, w: apply_filter(x, padding=1, taps=BLUR), lambda x, w: blurred(x)),
-    "convolved and halved": (
+    "convolved and downsampled": (
         convolve_downsample,
         lambda x, w: F.conv2d(resample(x, 1, 1, (2, 2), 1.0), w, stride=2),
     ),
-    "doubled and convolved": (upsample_convolve, stuffed_convolution),
+    "upsampled and convolved": (upsample_convolve, stuffed_convolution),
 }
 BY_NAME = pytest.mark.parametrize(("fast", "literal"), PAIRS.values(), ids=PAIRS.keys())
 
@@ -127,8 +127,8 @@ def inner(x: Tensor, border: int = 3) -> Tensor:
 
 
 def test_translation() -> None:
-    """Away from the border, what is shifted before is shifted after: 2 places by 1 in halving, 1
-    by 2 in doubling."""
+    """Away from the border a shift before is a shift after: of 2 pixels by 1 in downsampling, of 2
+    by 4 in upsampling."""
     x = normal(2, 3, 24, 24)
     shifted = x.roll((2, -2), dims=(2, 3))
     torch.testing.assert_close(
@@ -150,7 +150,7 @@ def test_a_constant_stays_inside() -> None:
         assert (y[:, :, 0] < 0.9).all()  # outside is zero
 
 
-def test_halving_undoes_doubling_of_what_is_smooth() -> None:
+def test_downsampling_undoes_upsampling_of_what_is_smooth() -> None:
     """No shift is left over: the two filters' phases cancel."""
     row = torch.arange(32, dtype=torch.float64) * 2 * math.pi / 16
     x = torch.sin(row)[:, None] + torch.cos(row + 1)[None]

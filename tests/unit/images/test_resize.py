@@ -67,7 +67,7 @@ def fractions(plane: Tensor) -> list[list[Fraction]]:
     return [[Fraction(value) for value in row] for row in plane.tolist()]
 
 
-def shrunk_by_hand(plane: Tensor, scale: int) -> Tensor:
+def downsampled_by_hand(plane: Tensor, scale: int) -> Tensor:
     height, width = plane.shape
     narrow = [resampled(column, height // scale, scale) for column in columns(fractions(plane))]
     rows = columns([[byte(value) for value in column] for column in narrow])
@@ -75,23 +75,23 @@ def shrunk_by_hand(plane: Tensor, scale: int) -> Tensor:
     return torch.tensor([[int(value) for value in row] for row in small], dtype=torch.uint8)
 
 
-def enlarged_by_hand(plane: Tensor, scale: int) -> list[list[Fraction]]:
+def upsampled_by_hand(plane: Tensor, scale: int) -> list[list[Fraction]]:
     height, width = plane.shape
     tall = columns([resampled(c, height * scale, 1) for c in columns(fractions(plane))])
     return [resampled(row, width * scale, 1) for row in tall]
 
 
 @pytest.mark.parametrize(("scale", "height", "width"), [(4, 12, 20), (2, 6, 14), (4, 4, 4)])
-def test_shrinking_is_the_formula(scale: int, height: int, width: int) -> None:
+def test_downsampling_is_the_formula(scale: int, height: int, width: int) -> None:
     images = pictures(2, 3, height, width)
     small = bicubic_downsample(images, scale)
     assert small.shape == (2, 3, height // scale, width // scale)
     for found, plane in zip(small.flatten(0, 1), images.flatten(0, 1), strict=True):
-        assert torch.equal(found, shrunk_by_hand(plane, scale))
+        assert torch.equal(found, downsampled_by_hand(plane, scale))
 
 
 @pytest.mark.parametrize(("scale", "height", "width"), [(4, 3, 5), (2, 6, 1), (4, 1, 1), (2, 2, 3)])
-def test_enlarging_is_the_formula(scale: int, height: int, width: int) -> None:
+def test_upsampling_is_the_formula(scale: int, height: int, width: int) -> None:
     images = pictures(2, 3, height, width)
     large = bicubic_upsample(images, scale)
     exact = bicubic_upsample_float(images.double(), scale)
@@ -99,7 +99,7 @@ def test_enlarging_is_the_formula(scale: int, height: int, width: int) -> None:
     for bytes_, floats, plane in zip(
         large.flatten(0, 1), exact.flatten(0, 1), images.flatten(0, 1), strict=True
     ):
-        expected = enlarged_by_hand(plane, scale)
+        expected = upsampled_by_hand(plane, scale)
         assert [[Fraction(v) for v in row] for row in floats.tolist()] == expected  # no rounding
         assert fractions(bytes_) == [[byte(value) for value in row] for row in expected]
 

@@ -75,7 +75,7 @@ def test_tiles_are_the_whole_picture(scale: int) -> None:
 
 @pytest.mark.parametrize("radius", [1, 3])
 def test_the_overlap_must_be_the_reach_and_not_more(radius: int) -> None:
-    """A mean over neighbours, zeros beyond the border as in convolutions, then doubling."""
+    """A mean over neighbours, zeros beyond the border as in convolutions, then upsampling."""
 
     def upscale(low: Tensor) -> Tensor:
         side = 2 * radius + 1

@@ -219,17 +219,17 @@ def test_the_filter_is_sym6() -> None:
         assert moment == pytest.approx(0, abs=1e-10)
 
 
-def test_doubling_is_zeros_between_pixels_and_the_filter() -> None:
+def test_upsampling_is_zeros_between_pixels_and_the_filter() -> None:
     up, down = augment._resampling(8, torch.float64, torch.device("cpu"))
     x = noise(1, 1, 8, torch.float64)[0, 0, 0]
     mirrored = F.pad(x[None, None], (7, 7), mode="reflect")  # pixels -7 ... 14
     taps = torch.tensor(augment._SYM6, dtype=torch.float64)
-    doubled = F.conv_transpose1d(mirrored, math.sqrt(2) * taps[None, None], stride=2)[0, 0, 14:]
-    torch.testing.assert_close((up @ x)[:16], doubled[:16], rtol=0, atol=1e-13)
+    upsampled = F.conv_transpose1d(mirrored, math.sqrt(2) * taps[None, None], stride=2)[0, 0, 14:]
+    torch.testing.assert_close((up @ x)[:16], upsampled[:16], rtol=0, atol=1e-13)
     assert torch.equal(up[-1], up[0])  # the period, closed: products of the rows may round
-    halved = F.conv1d((up @ x)[None, None, :26], taps[None, None] / math.sqrt(2), stride=2)
-    torch.testing.assert_close(down @ (up @ x)[:26], halved[0, 0], rtol=0, atol=1e-13)
-    torch.testing.assert_close(halved[0, 0], x, rtol=0, atol=1e-13)  # the image back
+    downsampled = F.conv1d((up @ x)[None, None, :26], taps[None, None] / math.sqrt(2), stride=2)
+    torch.testing.assert_close(down @ (up @ x)[:26], downsampled[0, 0], rtol=0, atol=1e-13)
+    torch.testing.assert_close(downsampled[0, 0], x, rtol=0, atol=1e-13)  # the image back
 
 
 @pytest.mark.parametrize("offset", [(0.3, 0.0), (0.0, -0.5), (1.25, 2.6), (-5.0, 40.0)])

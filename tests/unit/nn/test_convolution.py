@@ -16,8 +16,8 @@ from gan_train.nn.layers import EqualizedConv2d
 FORMS = {
     "same": (partial(conv2d, padding=1), (4, 3, 3, 3)),
     "one pixel": (conv2d, (4, 3, 1, 1)),
-    "halving": (partial(conv2d, stride=2), (4, 3, 3, 3)),
-    "doubling": (partial(conv_transpose2d, stride=2), (3, 4, 3, 3)),
+    "downsampling": (partial(conv2d, stride=2), (4, 3, 3, 3)),
+    "upsampling": (partial(conv_transpose2d, stride=2), (3, 4, 3, 3)),
 }
 
 
@@ -38,7 +38,7 @@ def test_derivatives_are_those_of_finite_differences(
     x = torch.randn(2, 3, 5, 5, dtype=torch.float64).contiguous(memory_format=layout)
     weight = torch.randn(shape, dtype=torch.float64).contiguous(memory_format=layout)
     operands: tuple[Tensor, ...] = (x.requires_grad_(), weight.requires_grad_())
-    if form != "doubling":
+    if form != "upsampling":
         operands += (torch.randn(4, dtype=torch.float64, requires_grad=True),)
     assert torch.autograd.gradcheck(function, operands)
     assert torch.autograd.gradgradcheck(function, operands)

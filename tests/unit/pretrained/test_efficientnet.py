@@ -82,18 +82,18 @@ def test_features_are_those_of_the_textbook_network(extractor: EfficientNetExtra
     torch.testing.assert_close(features.double(), expected, rtol=1e-4, atol=1e-4)
 
 
-def test_grey_is_repeated_and_enlarged_bilinearly(extractor: EfficientNetExtractor) -> None:
+def test_grey_is_repeated_and_upsampled_bilinearly(extractor: EfficientNetExtractor) -> None:
     grey = _images(2, 1, 32)
     features = extractor.features(grey)
     torch.testing.assert_close(features, extractor.features(grey.expand(-1, 3, -1, -1)))
-    enlarged = F.interpolate(grey.double(), size=224, mode="bilinear")
+    upsampled = F.interpolate(grey.double(), size=224, mode="bilinear")
     prepared = extractor._prepared(grey)
     torch.testing.assert_close(
-        prepared.double(), ((enlarged - 127) / 128).expand(-1, 3, -1, -1), rtol=0, atol=1e-5
+        prepared.double(), ((upsampled - 127) / 128).expand(-1, 3, -1, -1), rtol=0, atol=1e-5
     )
 
 
-def test_shrinking_averages_instead_of_picking_pixels(extractor: EfficientNetExtractor) -> None:
+def test_downsampling_averages_instead_of_picking_pixels(extractor: EfficientNetExtractor) -> None:
     board = torch.zeros(1, 1, 448, 448, dtype=torch.uint8)
     board[..., ::2, ::2] = board[..., 1::2, 1::2] = 254
     inner = extractor._prepared(board)[..., 8:-8, 8:-8]

@@ -16,7 +16,7 @@ from gan_train.sampling.mixing import layer_numbers, mix
 from gan_train.sampling.painter import Look, Painter
 from tests.unit.sampling.fakes import SIDE, NoStyles, linear, shown
 
-SCALE = 4  # a sheet of images of 16 px is enlarged to be seen
+SCALE = 4  # a sheet of images of 16 px has pixels repeated to be seen
 
 
 def table(path: Path) -> Tensor:

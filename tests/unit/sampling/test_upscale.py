@@ -1,6 +1,6 @@
-"""Picture files enlarged: every kind of file, and mistakes told before the work.
+"""Upscaled picture files: every kind of file, and mistakes told before the work.
 
-An untrained SRGAN with a skip makes what bicubic enlargement makes, so the answers are known.
+An untrained SRGAN with a skip makes what bicubic upsampling makes, so the answers are known.
 """
 
 from __future__ import annotations
@@ -74,7 +74,7 @@ def save(image: Image.Image, path: Path, **options: object) -> Path:
     return path
 
 
-def enlarged(folder: Path, file: Path, **options: int) -> Image.Image:
+def upscaled(folder: Path, file: Path, **options: int) -> Image.Image:
     """The result for one file, decoded."""
     (path,) = upscale_files(folder, [file], file.parent / "out", **options)
     assert path == file.parent / "out" / f"{file.stem}-x2.png"
@@ -95,34 +95,34 @@ def test_colour_and_grey_stay_what_they_are(rgb: Path, tmp_path: Path) -> None:
         colour, plane = pixels(height, width), pixels(height, width, 1)
         for what, mode in ((colour, "RGB"), (plane, "L")):
             file = save(Image.fromarray(what), tmp_path / f"{mode}-{height}.png")
-            found = enlarged(rgb, file)
+            found = upscaled(rgb, file)
             assert found.mode == mode
             assert_near(found, bicubic(what))
 
 
 def test_large_pictures_go_in_tiles(rgb: Path, tmp_path: Path) -> None:
     file = save(Image.fromarray(pixels(40, 33)), tmp_path / "a.png")
-    assert_near(enlarged(rgb, file, tile=9), bicubic(pixels(40, 33)))
+    assert_near(upscaled(rgb, file, tile=9), bicubic(pixels(40, 33)))
 
 
-def test_a_network_for_grey_enlarges_the_luma_of_colour(grey: Path, tmp_path: Path) -> None:
+def test_a_network_for_grey_upscales_the_luma_of_colour(grey: Path, tmp_path: Path) -> None:
     plane = pixels(8, 9, 1)
-    found = enlarged(grey, save(Image.fromarray(plane), tmp_path / "plane.png"))
+    found = upscaled(grey, save(Image.fromarray(plane), tmp_path / "plane.png"))
     assert found.mode == "L"
     assert_near(found, bicubic(plane))
-    colour = enlarged(grey, save(Image.fromarray(pixels(8, 9)), tmp_path / "colour.png"))
+    colour = upscaled(grey, save(Image.fromarray(pixels(8, 9)), tmp_path / "colour.png"))
     assert colour.mode == "RGB"
     assert_near(colour, bicubic(pixels(8, 9)), atol=4)  # by way of 8-bit YCbCr
 
 
-def test_alpha_is_enlarged_and_kept(rgb: Path, tmp_path: Path) -> None:
+def test_alpha_is_upsampled_and_kept(rgb: Path, tmp_path: Path) -> None:
     rgba = pixels(7, 6, 4)
     rgba[0, 0, 3] = 0  # transparent, with a colour underneath that stays
-    found = enlarged(rgb, save(Image.fromarray(rgba), tmp_path / "rgba.png"))
+    found = upscaled(rgb, save(Image.fromarray(rgba), tmp_path / "rgba.png"))
     assert found.mode == "RGBA"
     assert_near(found, bicubic(rgba))
     la = pixels(7, 6, 2)
-    found = enlarged(rgb, save(Image.fromarray(la), tmp_path / "la.png"))
+    found = upscaled(rgb, save(Image.fromarray(la), tmp_path / "la.png"))
     assert found.mode == "LA"
     assert_near(found, bicubic(la))
 
@@ -131,10 +131,10 @@ def test_a_palette_becomes_colours(rgb: Path, tmp_path: Path) -> None:
     indexed = Image.fromarray((pixels(6, 8, 1) // 64).astype(np.uint8))
     indexed.putpalette([255, 0, 0, 0, 255, 0, 0, 0, 255, 9, 9, 9])
     colours = np.asarray(indexed.convert("RGB"))
-    found = enlarged(rgb, save(indexed, tmp_path / "opaque.png"))
+    found = upscaled(rgb, save(indexed, tmp_path / "opaque.png"))
     assert found.mode == "RGB"
     assert_near(found, bicubic(colours))
-    found = enlarged(rgb, save(indexed, tmp_path / "clear.gif", transparency=1))
+    found = upscaled(rgb, save(indexed, tmp_path / "clear.gif", transparency=1))
     assert found.mode == "RGBA"
     alpha = np.where(np.asarray(indexed) == 1, 0, 255).astype(np.uint8)
     assert 0 in alpha and 255 in alpha
@@ -147,7 +147,7 @@ def test_pictures_are_turned_upright(rgb: Path, tmp_path: Path) -> None:
     for channels in (3, 4):
         what = pixels(5, 8, channels)
         file = save(Image.fromarray(what), tmp_path / f"turned{channels}.png", exif=exif)
-        found = enlarged(rgb, file)
+        found = upscaled(rgb, file)
         assert_near(found, bicubic(np.rot90(what, -1)))
         assert 0x0112 not in found.getexif()
 
@@ -155,7 +155,7 @@ def test_pictures_are_turned_upright(rgb: Path, tmp_path: Path) -> None:
 def test_sixteen_bits_become_eight(rgb: Path, tmp_path: Path) -> None:
     plane = pixels(5, 6, 1)
     file = save(Image.fromarray(plane.astype(np.uint16) * 257), tmp_path / "wide.png")
-    found = enlarged(rgb, file)
+    found = upscaled(rgb, file)
     assert found.mode == "L"
     assert_near(found, bicubic(plane))
 
@@ -163,9 +163,9 @@ def test_sixteen_bits_become_eight(rgb: Path, tmp_path: Path) -> None:
 def test_what_the_colours_mean_is_kept(rgb: Path, tmp_path: Path) -> None:
     profile = ImageCms.ImageCmsProfile(ImageCms.createProfile("sRGB")).tobytes()
     colour = Image.fromarray(pixels(4, 5))
-    found = enlarged(rgb, save(colour, tmp_path / "a.png", icc_profile=profile))
+    found = upscaled(rgb, save(colour, tmp_path / "a.png", icc_profile=profile))
     assert found.info["icc_profile"] == profile
-    assert "icc_profile" not in enlarged(rgb, save(colour, tmp_path / "b.png")).info
+    assert "icc_profile" not in upscaled(rgb, save(colour, tmp_path / "b.png")).info
 
 
 def test_nothing_is_replaced_unasked(rgb: Path, tmp_path: Path) -> None:
@@ -205,7 +205,7 @@ def test_mistakes_are_named(rgb: Path, tmp_path: Path) -> None:
     assert not out.exists()
 
 
-def test_only_generators_that_enlarge(tmp_path: Path) -> None:
+def test_only_generators_that_upscale(tmp_path: Path) -> None:
     config = tiny_config(tmp_path, tmp_path)
     shape = ImageShape(1, 8, ("a", "b"))
     networks = config.family.build(shape, 4)
