@@ -36,7 +36,8 @@ class CardFacts:
     conditional: bool
     run_id: str
     picture: str | None  # path among the run's artifacts
-    commit: str | None
+    commit: str | None  # of the code that trained
+    library: str | None  # the version of gan-train
     config_hash: str
 
 
@@ -172,11 +173,12 @@ def _data(config: Config, index: Index) -> str:
 
 
 def _training(config: Config, facts: CardFacts) -> str:
-    commit = f", commit `{facts.commit[:12]}`" if facts.commit else ""
+    code = f", gan-train {facts.library}" if facts.library else ""
+    code += f", commit `{facts.commit[:12]}`" if facts.commit else ""
     return (
         f"### Training\n\n- {facts.nimg:,} real images seen, seed {config.seed}, precision "
         f"{config.train.precision}\n- recipe `{config.name}`, configuration "
-        f"`{facts.config_hash[:16]}`{commit}"
+        f"`{facts.config_hash[:16]}`{code}"
     )
 
 

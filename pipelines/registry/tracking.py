@@ -12,7 +12,6 @@ import json
 import logging
 import os
 import re
-import subprocess
 import tempfile
 import uuid
 import warnings
@@ -25,6 +24,7 @@ from PIL import Image
 from gan_train.config import Config
 from gan_train.data.index import Index
 from pipelines.registry import logged_model
+from pipelines.registry.provenance import source_tags
 from pipelines.registry.spool import read_events
 
 if TYPE_CHECKING:
@@ -99,23 +99,6 @@ def shorten(text: str, limit: int) -> str:
     return text if len(text) <= limit else text[: limit - 1] + "…"
 
 
-def git_commit() -> dict[str, str]:
-    """MLflow's tags for the commit of the current folder; empty outside a repository."""
-
-    def git(*arguments: str) -> str:
-        done = subprocess.run(
-            ["git", *arguments], capture_output=True, text=True, check=True, timeout=10
-        )
-        return done.stdout.strip()
-
-    try:
-        commit, changed = git("rev-parse", "HEAD"), git("status", "--porcelain")
-    except (OSError, subprocess.SubprocessError):
-        return {}
-    tags = {"mlflow.source.git.commit": commit}
-    return tags | ({"mlflow.source.git.dirty": "true"} if changed else {})
-
-
 def dataset_name(config: Config) -> str:
     """What the data set is called in MLflow: the name of its source."""
     return Path(config.data.source).name
@@ -185,7 +168,7 @@ class Tracking:
             "recipe": self.config.name,
             "family": self.config.family.name,
             "data_hash": self.index.content_hash,
-            **git_commit(),
+            **source_tags(),
         }
         experiment = experiment_of(self.client, self.config)
         first = next(read_events(self.run_dir), None)  # a log may be older than its run in MLflow

@@ -33,6 +33,7 @@ from pipelines.registry.promotion import (
     event_standing,
     refusal,
 )
+from pipelines.registry.provenance import COMMIT_TAG, VERSION_TAG
 from pipelines.registry.shipping import Delivery, Shipper, ship
 from pipelines.registry.spool import read_events
 from pipelines.registry.tracking import connect, experiment_of, failures, flatten, tracking_uri
@@ -242,7 +243,7 @@ def _version_of(
     assert standing is not None
     model = logged_model.complete(client, model)
     about = model.params | model.tags
-    commit = run.data.tags.get("mlflow.source.git.commit")
+    commit, library = (run.data.tags.get(tag) for tag in (COMMIT_TAG, VERSION_TAG))
     card = CardFacts(
         model=name,
         nimg=event["nimg"],
@@ -255,6 +256,7 @@ def _version_of(
         run_id=run_id,
         picture=_picture(client, run_id, run_dir, event["nimg"]),
         commit=commit,
+        library=library,
         config_hash=config_hash(config),
     )
     tags = {
@@ -273,6 +275,7 @@ def _version_of(
         "protocol": json.dumps(event["protocol"], sort_keys=True),
         logged_model.WEIGHTS_TAG: model.tags[logged_model.WEIGHTS_TAG],
         "git_commit": commit,
+        VERSION_TAG: library,
         # the workers are gone by now: their ids are known from the run
         **{k: v for k, v in run.data.tags.items() if k.startswith(("ray", "prefect"))},
         **ids,

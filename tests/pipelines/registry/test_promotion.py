@@ -122,6 +122,7 @@ def facts(**changes: Any) -> CardFacts:
             "run_id": "run7",
             "picture": "model_card/a b.png",
             "commit": "0123456789abcdef",
+            "library": "0.1.0",
             "config_hash": "fe" * 32,
         }
         | changes
@@ -143,7 +144,7 @@ def test_card_tells_what_a_reader_needs(tmp_path: Path) -> None:
         'models:/progan-tiny@champion")',
         '"label": "7"',
         DATA.content_hash[:16],
-        "0123456789ab",
+        "gan-train 0.1.0, commit `0123456789ab`",
         "fefefefe",
         "images 2000",
     ):
@@ -153,9 +154,14 @@ def test_card_tells_what_a_reader_needs(tmp_path: Path) -> None:
 def test_card_without_picture_commit_and_classes(tmp_path: Path) -> None:
     plain = settings(tmp_path)
     data = plain.data.model_copy(update={"licence": None})
-    bare = facts(picture=None, commit=None, conditional=False)
+    bare = facts(picture=None, commit=None, library=None, conditional=False)
     text = model_card(plain.model_copy(update={"data": data}), DATA, bare)
-    assert "![" not in text and "commit" not in text and '"label"' not in text
+    assert (
+        "![" not in text
+        and "commit" not in text
+        and "gan-train 0" not in text
+        and '"label"' not in text
+    )
     assert "licence: not recorded" in text
 
 

@@ -16,6 +16,7 @@ from gan_train.config import Config
 from gan_train.errors import UserError
 from pipelines.registry import logged_model, versions
 from pipelines.registry.promotion import best_checkpoint
+from pipelines.registry.provenance import COMMIT_TAG, VERSION_TAG, source_tags
 from pipelines.registry.tracking import connect, tracking_uri
 from tests.pipelines.registry_runs import (
     METRIC,
@@ -74,7 +75,8 @@ def test_a_run_stands_in_mlflow_as_the_log_has_it(workspace: Path) -> None:
     assert found.data.params["data.source"] == "pictures/letters.zip"
     assert found.data.tags["data_hash"] == run.index.content_hash
     assert IDS.items() <= found.data.tags.items()
-    assert re.fullmatch("[0-9a-f]{40}", found.data.tags["mlflow.source.git.commit"])
+    assert source_tags().items() <= found.data.tags.items()
+    assert source_tags().keys() >= {COMMIT_TAG, VERSION_TAG}
     (data,) = found.inputs.dataset_inputs
     assert data.dataset.name == "letters.zip"
     assert run.index.content_hash.startswith(data.dataset.digest)
@@ -111,6 +113,8 @@ def test_a_run_stands_in_mlflow_as_the_log_has_it(workspace: Path) -> None:
     # the best, not the newest, became the version; its card shows its picture
     version = client.get_model_version("whole-run", str(done.version))
     assert version.tags["images_seen"] == "2000"
+    assert version.tags["git_commit"] == source_tags()[COMMIT_TAG]
+    assert version.tags[VERSION_TAG] == source_tags()[VERSION_TAG]
     picture = client.list_artifacts(done.run_id, "model_card")
     assert [file.path for file in picture] == ["model_card/000000002000.png"]
     assert "get-artifact?path=model_card%2F000000002000.png" in version.description

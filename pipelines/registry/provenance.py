@@ -1,0 +1,48 @@
+"""Which code trains: the version of the installed package, and the commit that it lies in.
+
+MLflow would name the repository of the folder where a command was typed. What counts is the one
+that holds the package `gan_train`; a package that no repository tracks (an installed wheel, also
+one inside somebody's repository) has no commit.
+"""
+
+from __future__ import annotations
+
+import os
+import subprocess
+from importlib.metadata import PackageNotFoundError, version
+from pathlib import Path
+
+import gan_train
+
+COMMIT_TAG = "mlflow.source.git.commit"
+VERSION_TAG = "gan_train.version"
+_DIRTY_TAG = "mlflow.source.git.dirty"
+_PACKAGE = Path(gan_train.__file__).parent
+
+
+def source_tags(package: Path = _PACKAGE) -> dict[str, str]:
+    """Tags of an MLflow run that say which code trains; those that are unknown are left out."""
+    try:
+        found = {VERSION_TAG: version("gan-train")}
+    except PackageNotFoundError:  # run from a folder, without an installation
+        found = {}
+
+    def git(*arguments: str) -> str:
+        # a git hook sets variables that would lead to its own repository
+        environment = {k: v for k, v in os.environ.items() if not k.startswith("GIT_")}
+        done = subprocess.run(
+            ["git", "-C", str(package), *arguments],
+            env=environment,
+            capture_output=True,
+            text=True,
+            check=True,
+            timeout=10,
+        )
+        return done.stdout.strip()
+
+    try:
+        git("ls-files", "--error-unmatch", "__init__.py")
+        commit, changed = git("rev-parse", "HEAD"), git("status", "--porcelain")
+    except (OSError, subprocess.SubprocessError):
+        return found
+    return found | {COMMIT_TAG: commit} | ({_DIRTY_TAG: "true"} if changed else {})
