@@ -36,16 +36,13 @@ _OVER: dict[Over, str] = {
 
 def page(facts: Facts) -> str:
     """The report as one HTML document."""
-    names = [entry.recipe for entry in facts.entries]
-    return (
-        _environment()
-        .get_template("report.html.j2")
-        .render(
-            facts=facts,
-            title=" and ".join([", ".join(names[:-1]), names[-1]]) if len(names) > 1 else names[0],
-            sections=[(section, _charts(section)) for section in sections(facts)],
-            protocols={entry.task: entry.protocol for entry in facts.entries if entry.protocol},
-        )
+    *names, last = [entry.recipe for entry in facts.entries]
+    template = _environment().get_template("report.html.j2")
+    return template.render(
+        facts=facts,
+        title=f"{', '.join(names)} and {last}" if names else last,
+        sections=[(section, _charts(section)) for section in sections(facts)],
+        protocols={entry.task: entry.protocol for entry in facts.entries if entry.protocol},
     )
 
 
@@ -117,19 +114,20 @@ def _plain(text: str) -> str:
 
 def verdict(section: Section) -> str:
     """A sentence that says which recipe is best, and what the others and the references get."""
-    scored = [e for e in section.entries if not e.error and section.main]
-    if section.main is None or not scored:
+    main = section.main
+    scored = [e for e in section.entries if main and not e.error and main.name in e.scores]
+    if main is None or not scored:
         return "No recipe has a score to compare."
-    name = section.main.name
-    value = number(scored[0].scores[name])
-    lower = {"lower": "lowest ", "higher": "highest "}[section.main.better or "lower"]
-    said = f"{scored[0].recipe} has the {lower}{section.main.label}: {value}"
-    others = [f"{e.recipe} {number(e.scores[name])}" for e in scored[1:] if name in e.scores]
+    first, *others = scored
+    value = number(first.scores[main.name])
     if others:
-        said += f", before {', '.join(others)}"
+        way = {"lower": "lowest", "higher": "highest"}[main.better or "lower"]
+        behind = ", ".join(f"{e.recipe} {number(e.scores[main.name])}" for e in others)
+        said = f"{first.recipe} has the {way} {main.label}: {value}, before {behind}"
     else:
-        said = f"{scored[0].recipe} has the {section.main.label} {value}"
-    for label, values in references(scored[0].measured.values()).items():
-        if name in values:
-            said += f"; {label} {'get' if label.endswith('s') else 'gets'} {number(values[name])}"
+        said = f"{first.recipe} has the {main.label} {value}"
+    for label, values in references(first.measured.values()).items():
+        if main.name in values:
+            get = "get" if label.endswith("s") else "gets"
+            said += f"; {label} {get} {number(values[main.name])}"
     return f"{said}."

@@ -216,6 +216,14 @@ def test_recipes_without_a_score_to_compare_have_tables_and_no_chart() -> None:
     assert Page(report.page(about(BROKEN))).row("broken")[1].startswith("Failed")
 
 
+def test_a_recipe_without_scores_is_not_the_best() -> None:
+    failed = entry("failed", [50.0], error="its loss was not finite")
+    unscored = entry("unscored", [])
+    (section,) = facts.sections(about(failed, unscored))
+    assert report.verdict(section) == "No recipe has a score to compare."
+    assert Page(report.page(about(failed, unscored))).row("unscored")[1] == "–"
+
+
 def test_psnr_decides_where_no_distance_does() -> None:
     psnr = {"psnr_y_Set5": 20.0, "psnr_y": 30.0, "psnr_y_bicubic": 28.0, "ssim_y": 0.9}
     points = [Scored(kimg=1, minutes=1, scores=psnr | more) for more in ({}, {"psnr_y": 25.0})]
