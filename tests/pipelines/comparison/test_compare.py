@@ -25,7 +25,7 @@ from gan_train.errors import UserError
 from gan_train.runs import run_folder
 from gan_train.runs.checkpoint import list_checkpoints
 from gan_train.runs.events import EventLog
-from pipelines.cli.main import main
+from pipelines.cli.main import STOPPED, main
 from pipelines.comparison import contest, flow, gather
 from pipelines.comparison.facts import Facts
 from pipelines.comparison.plan import Comparison, describe, planned
@@ -395,7 +395,7 @@ def test_an_interrupt_saves_a_checkpoint(styles: str, tmp_path: Path) -> None:
         wait_for_scores(workspace, "endless", lambda: process.poll() is not None)
         os.killpg(process.pid, signal.SIGINT)  # all that it started, as Ctrl-C in a terminal does
         _, said = process.communicate(timeout=120)
-    assert process.returncode == main.STOPPED, said
+    assert process.returncode == STOPPED, said
     assert "endless  1 of 1" in said and "stopping: the workers save" in said
     assert "the same command goes on" in said and "Traceback" not in said
     (run_dir,) = workspace.glob("train/endless-*")
