@@ -6,10 +6,12 @@ names each wrong key, its value, what is allowed, and the nearest valid key.
 
 from __future__ import annotations
 
+import contextlib
 import difflib
 import re
 from collections.abc import Iterator, Mapping, Sequence
 from functools import cache
+from importlib.metadata import PackageNotFoundError, files
 from pathlib import Path
 from typing import Any
 
@@ -20,7 +22,19 @@ from pydantic_core import ErrorDetails
 from gan_train.config import Config
 from gan_train.errors import UserError
 
-SHIPPED = Path(__file__).resolve().parent.parent / "configs"
+
+def _shared() -> Path:
+    """The folder of `configs` and `sample_data`: that of the sources, or where a wheel put them."""
+    sources, name = Path(__file__).resolve().parent.parent, "configs/demo.yaml"
+    if not (sources / name).is_file():
+        with contextlib.suppress(PackageNotFoundError):
+            for file in files("gan-train") or ():
+                if file.match(f"share/gan-train/{name}"):
+                    return Path(str(file.locate())).resolve().parents[1]
+    return sources
+
+
+SHIPPED = _shared() / "configs"
 """The recipes that come with the project."""
 
 
@@ -91,9 +105,12 @@ def dump(config: Config) -> str:
 
 def with_absolute_paths(config: Config) -> Config:
     """The same configuration with absolute paths, for processes that stand in other folders.
-    Addresses such as `https://...` stay as they are."""
+    Addresses such as `https://...` stay as they are, and a source that the present folder does not
+    have (`sample_data/glyphs.zip`) is the one that comes with the project."""
+    sources = ("data.source", "data.second.source")
     keys = [
-        *("workspace", "data.source", "data.second.source", "train.start_from"),
+        *sources,
+        *("workspace", "train.start_from"),
         *("evaluate.weights", "evaluate.perceptual_weights", "evaluate.pictures"),
         *(
             f"family.{name}"
@@ -104,12 +121,17 @@ def with_absolute_paths(config: Config) -> Config:
     given = {key: _value(config, key) for key in keys}
     return change(
         config,
-        {
-            key: path if "://" in path else str(Path(path).expanduser().absolute())
-            for key, path in given.items()
-            if path
-        },
+        {key: _absolute(path, shipped=key in sources) for key, path in given.items() if path},
     )
+
+
+def _absolute(path: str, shipped: bool) -> str:
+    """The path as it is seen from the root. With `shipped`, a relative path that leads nowhere from
+    the present folder is looked up among what comes with the project."""
+    if "://" in path:
+        return path
+    here, there = Path(path).expanduser().absolute(), SHIPPED.parent / path
+    return str(there if shipped and there.exists() and not here.exists() else here)
 
 
 def _value(config: Config, key: str) -> str:
