@@ -19,7 +19,6 @@ from __future__ import annotations
 
 import contextlib
 import logging
-import shutil
 from collections.abc import Mapping
 from dataclasses import asdict
 from pathlib import Path
@@ -34,7 +33,7 @@ from gan_train import inference
 from gan_train.adversary import Adversary, Clock, ImageShape
 from gan_train.config import Config
 from gan_train.errors import UserError
-from gan_train.files.atomic import force_to_disk, read_json, write_json
+from gan_train.files.atomic import folder_aside, read_json, write_json
 from gan_train.files.digests import sha256_of
 
 log = logging.getLogger(__name__)
@@ -101,27 +100,21 @@ def save(
     then still stands, as nothing is renamed before all of it is on the disk.
     """
     folder = run_dir / FOLDER / f"{clock.nimg:012d}"
-    aside = folder.with_name(folder.name + ".tmp")
-    shutil.rmtree(aside, ignore_errors=True)
-    aside.mkdir(parents=True)
-    _save_tensors(adversary.state_dict(), aside / "networks.safetensors")
-    _save_tensors(optimizer_state(adversary, optimizers), aside / "optimizers.safetensors")
-    save_generator(aside, averaged, config, adversary.shape, trained)
-    write_json(
-        aside / "state.json",
-        {
-            "format": FORMAT,
-            "clock": asdict(clock),
-            "stage": stage,
-            "config": config.model_dump(mode="json"),
-            "data": data_hash,
-        },
-    )
-    _seal(aside)
-    if folder.exists():  # a damaged one of the same clock, passed over on resume
-        shutil.rmtree(folder)
-    aside.replace(folder)
-    force_to_disk(folder.parent)
+    with folder_aside(folder) as aside:  # replaces a damaged one of this clock
+        _save_tensors(adversary.state_dict(), aside / "networks.safetensors")
+        _save_tensors(optimizer_state(adversary, optimizers), aside / "optimizers.safetensors")
+        save_generator(aside, averaged, config, adversary.shape, trained)
+        write_json(
+            aside / "state.json",
+            {
+                "format": FORMAT,
+                "clock": asdict(clock),
+                "stage": stage,
+                "config": config.model_dump(mode="json"),
+                "data": data_hash,
+            },
+        )
+        _seal(aside)
     return folder
 
 
@@ -135,22 +128,16 @@ def save_start(
     """
     if folder.exists():
         raise UserError(f"{folder} is there already: name another folder, or delete it")
-    aside = folder.with_name(folder.name + ".tmp")
-    shutil.rmtree(aside, ignore_errors=True)
-    aside.mkdir(parents=True)
-    _save_tensors(adversary.state_dict(), aside / "networks.safetensors")
-    save_generator(aside, averaged, config, adversary.shape, Clock())
-    _seal(aside)
-    aside.replace(folder)
-    force_to_disk(folder.absolute().parent)
+    with folder_aside(folder) as aside:
+        _save_tensors(adversary.state_dict(), aside / "networks.safetensors")
+        save_generator(aside, averaged, config, adversary.shape, Clock())
+        _seal(aside)
     return folder
 
 
 def _seal(folder: Path) -> None:
-    """Write down the files' checksums, and force all to the disk."""
+    """Write down the checksums of the folder's files."""
     write_json(folder / MANIFEST, {p.name: sha256_of(p) for p in sorted(folder.iterdir())})
-    for path in folder.iterdir():
-        force_to_disk(path)
 
 
 def find_damage(folder: Path) -> str | None:
