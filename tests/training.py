@@ -122,9 +122,9 @@ def _worker(rank: int, world: int, meeting: str, function: Callable[..., None], 
 def processes(count: int, function: Callable[..., None], *args: Any) -> None:
     """Call `function(number, *args)` in `count` new processes; raises if one of them fails.
 
-    They are forked from a server that has torch and the trainer, which a new interpreter takes
-    seconds to import, and nothing of this process."""
-    torch.multiprocessing.set_forkserver_preload([__name__])
+    They are forked from a server that has nothing of this process, but has imported what takes a
+    new interpreter seconds: torch, the trainer, and what an optimizer's first step imports."""
+    torch.multiprocessing.set_forkserver_preload([__name__, "torch._dynamo"])
     torch.multiprocessing.start_processes(function, args, nprocs=count, start_method="forkserver")
 
 

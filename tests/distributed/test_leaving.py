@@ -9,7 +9,6 @@ import torch
 import torch.distributed as dist
 
 from gan_train.nn.collectives import end
-from tests.training import processes
 
 
 def threads_of_gloo() -> int:
@@ -31,7 +30,8 @@ def _worker(rank: int, world: int, folder: str) -> None:
 
 
 def test_no_thread_of_the_group_is_left(tmp_path: Path) -> None:
-    processes(2, _worker, 2, os.fspath(tmp_path))
+    # a new interpreter, which has not imported that already
+    torch.multiprocessing.spawn(_worker, (2, os.fspath(tmp_path)), nprocs=2)
     for rank in range(2):
         before, after = map(int, (tmp_path / f"threads-{rank}").read_text().split())
         assert before > 0 and after == 0
