@@ -189,6 +189,12 @@ class TrainConfig(Strict):
     keep_checkpoints: int = harmless(
         3, "The number of newest checkpoints that are kept. The best one always is.", ge=1
     )
+    profile_steps: int = harmless(
+        0,
+        "So many steps of the run are profiled, after some to warm up, into its folder `profile`, "
+        "as a trace that ui.perfetto.dev opens. 0 means none.",
+        ge=0,
+    )
     threads: int | None = harmless(
         None, "The number of CPU threads of each worker. Empty means its share of the cores.", ge=1
     )

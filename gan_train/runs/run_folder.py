@@ -20,6 +20,7 @@ from gan_train.runs.events import read_events as read_events
 
 CONFIG = "config.yaml"
 SHARDS = "shards"
+PROFILE = "profile"
 
 
 def folder(config: Config) -> Path:
@@ -132,3 +133,9 @@ def score_table(run_dir: Path) -> list[dict[str, Any]]:
 def newest_grid(run_dir: Path) -> Path | None:
     """The newest sample grid of a run."""
     return max((run_dir / "samples").glob("*.png"), default=None)
+
+
+def newest_trace(run_dir: Path) -> Path | None:
+    """The newest profile of some of a run's steps (`train.profile_steps`)."""
+    traces = (run_dir / PROFILE).glob("trace-*")
+    return max(traces, key=lambda path: path.stat().st_mtime_ns, default=None)

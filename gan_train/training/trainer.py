@@ -39,6 +39,7 @@ from gan_train.training.optimizers import (
     gradient_norm,
     parameters_of,
 )
+from gan_train.training.profiling import StepProfiler
 from gan_train.training.schedule import check, crossed, schedule_end, stage_at
 from gan_train.training.scoring import Scorer
 
@@ -54,7 +55,9 @@ def train(config: Config, index: Index, shards: Path, runtime: Runtime) -> None:
     number of workers, FloatingPointError on divergence.
     """
     check(config, index.image_shape, runtime.world_size)
-    Trainer(config, index, shards, runtime).run()
+    trainer = Trainer(config, index, shards, runtime)
+    with trainer.profiler:
+        trainer.run()
 
 
 class Trainer:
@@ -93,6 +96,8 @@ class Trainer:
         self.curves = Curves(self.device)
         self.scorer = Scorer(config, index, shards, runtime, self.averaged.adversary)
         self.events = EventLog(runtime.run_dir) if runtime.rank == 0 else None
+        profiled = config.train.profile_steps if runtime.rank == 0 else 0
+        self.profiler = StepProfiler(profiled, runtime.run_dir, self.device)
 
     # ---- the loop ------------------------------------------------------------------------------
 
@@ -109,6 +114,7 @@ class Trainer:
                 for loaded in batches:
                     before = self.clock.nimg
                     self.step(stage, loaded)
+                    self.profiler.step()
                     over = self.clock.nimg >= stage_end
                     stopped = self.asked_to_stop()
                     self.housekeeping(before, stage, over, stopped)

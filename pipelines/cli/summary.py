@@ -56,7 +56,7 @@ def _cell(value: float | None) -> str:
 
 def run_summary(config: Config, run_dir: Path, registration: Registration) -> str:
     """The last words of `gan-train run`."""
-    grid = run_folder.newest_grid(run_dir)
+    grid, trace = run_folder.newest_grid(run_dir), run_folder.newest_trace(run_dir)
     rows = run_folder.score_table(run_dir)
     more = [f"(the last {_COLUMNS} of {len(rows)}; all: gan-train evaluate {_near(run_dir)})"]
     return "\n".join(
@@ -66,6 +66,7 @@ def run_summary(config: Config, run_dir: Path, registration: Registration) -> st
             *(more if len(rows) > _COLUMNS else []),
             "",
             f"samples     {_near(grid) if grid else 'none'}",
+            *([f"profile     {_near(trace)}, for ui.perfetto.dev"] if trace else []),
             f"run         {_near(run_dir)}",
             f"registered  {registration.model} version {registration.version}, "
             f"{registration.alias}: {registration.reason}",

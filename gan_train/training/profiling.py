@@ -1,0 +1,69 @@
+"""A profile of some steps of a real run, as a trace that https://ui.perfetto.dev opens.
+
+`torch.profiler` records the operators of the training process, and the kernels of its GPU, where
+there is one. Recording takes time and memory, and changes nothing that is computed.
+"""
+
+from __future__ import annotations
+
+import logging
+from pathlib import Path
+from types import TracebackType
+
+import torch
+from torch.profiler import ProfilerActivity, profile, schedule
+
+from gan_train.runs import run_folder
+
+log = logging.getLogger(__name__)
+
+WARM_UP = 5
+"""Steps before the first that is recorded: allocators, kernels and caches settle in them."""
+
+
+class StepProfiler:
+    """Records `steps` training steps after `WARM_UP` others, once; with 0 steps it does nothing.
+
+    A context manager around the training, whose `step` is called after each step. The trace is
+    written into `run_dir/profile` when the last step is recorded, or when training ends before.
+    """
+
+    def __init__(self, steps: int, run_dir: Path, device: torch.device) -> None:
+        self._folder, self._steps = run_dir / run_folder.PROFILE, steps
+        self._profile: profile | None = None
+        if steps > 0:
+            activities = [ProfilerActivity.CPU]
+            if device.type == "cuda":
+                activities.append(ProfilerActivity.CUDA)
+            self._profile = profile(
+                activities=activities,
+                schedule=schedule(wait=WARM_UP - 1, warmup=1, active=steps, repeat=1),
+                on_trace_ready=self._write,
+            )
+
+    def __enter__(self) -> StepProfiler:
+        if self._profile is not None:
+            self._profile.start()
+        return self
+
+    def __exit__(
+        self,
+        kind: type[BaseException] | None,
+        error: BaseException | None,
+        traceback: TracebackType | None,
+    ) -> None:
+        if self._profile is not None:
+            self._profile.stop()
+
+    def step(self) -> None:
+        """Say that a training step is done."""
+        if self._profile is not None:
+            self._profile.step()
+
+    def _write(self, recorded: profile) -> None:
+        """Write the trace, under a number that no earlier attempt of this run has used."""
+        self._folder.mkdir(exist_ok=True)
+        number = sum(1 for _ in self._folder.iterdir())
+        path = self._folder / f"trace-{number}.json.gz"
+        recorded.export_chrome_trace(str(path))
+        log.info("a profile of up to %d steps: open %s in ui.perfetto.dev", self._steps, path)
