@@ -272,7 +272,7 @@ def write_shard(plan: ShardPlan, number: int) -> ShardReceipt:
             name=tar.name,
             samples=len(paths),
             bytes=tar.stat().st_size,
-            sha256=known.sha256(tar, just_written=True),
+            sha256=known.sha256(tar),
             offsets=tuple(offsets),
             part=plan.part_of(number),
         )
@@ -400,7 +400,7 @@ def _receipt_path(directory: Path, number: int) -> Path:
 def _verified(plan: ShardPlan, number: int) -> VerifiedFiles:
     """What is remembered of one shard. Each has a file of its own, because many processes verify
     shards at once."""
-    return VerifiedFiles(plan.memory / f"{shard_name(number)}.jsonl", plan.since)
+    return VerifiedFiles(plan.memory / f"{shard_name(number)}.jsonl", plan.since, ours=True)
 
 
 def _valid_receipt(plan: ShardPlan, number: int) -> ShardReceipt | None:

@@ -111,9 +111,11 @@ def list_source(path: Path, workspace: Path, since: float) -> tuple[Path, list[S
 
 
 def _memory(path: Path, workspace: Path, since: float) -> VerifiedFiles:
-    """What is remembered of the source at an absolute path."""
+    """What is remembered of the source at an absolute path, which may be an unpacked one."""
     key = hashlib.sha256(str(path).encode()).hexdigest()[:16]
-    return VerifiedFiles(workspace / "sources" / "listings" / f"{key}.jsonl", since)
+    sources = workspace.resolve() / "sources"
+    ours = path.parent == sources
+    return VerifiedFiles(sources / "listings" / f"{key}.jsonl", since, ours=ours)
 
 
 def plain_source(path: Path, workspace: Path, since: float = 0.0) -> Path:
@@ -133,7 +135,7 @@ def plain_source(path: Path, workspace: Path, since: float = 0.0) -> Path:
     if unpack is None:
         return path
     known = _memory(path, workspace, since)
-    plain = workspace / "sources" / f"{known.sha256(path)[:16]}.tar"
+    plain = workspace.resolve() / "sources" / f"{known.sha256(path)[:16]}.tar"
     known.save()
     if not plain.exists():
         try:

@@ -62,26 +62,24 @@ class VerifiedFiles:
     empty one.
     """
 
-    def __init__(self, memory: Path | None = None, since: float = 0.0) -> None:
-        """Load the memory; records from before `since`, in seconds since 1970, are forgotten.
-        Without a memory nothing outlives this object."""
-        self._memory, self._since = memory, since
+    def __init__(
+        self, memory: Path | None = None, since: float = 0.0, *, ours: bool = False
+    ) -> None:
+        """Load the memory. Without one nothing outlives this object.
+
+        Records from before `since`, in seconds since 1970, are forgotten. `ours` tells that the
+        files lie in a folder of this project, in which a file may have just been written.
+        """
+        self._memory, self._since, self._ours = memory, since, ours
         self._records = _loaded(memory) if memory is not None else {}
         self._used: dict[str, list[Any]] = {}
 
-    def value(
-        self,
-        name: str,
-        path: Path,
-        read: Callable[[BufferedReader], Value],
-        *,
-        just_written: bool = False,
-    ) -> Value:
+    def value(self, name: str, path: Path, read: Callable[[BufferedReader], Value]) -> Value:
         """What `read` makes of the file at `path`; taken from the memory where the file is known by
         this name and has not changed. The value must survive being written as JSON.
 
         A file that has changed so lately that it might change again without showing another time
-        is not remembered. `just_written` waits, mostly some milliseconds, until that is over.
+        is not remembered; in a folder of ours that is waited for, mostly some milliseconds.
         """
         if (known := self._known(name, Stamp.of(path.stat()))) is not None:
             self._used[name] = known
@@ -90,10 +88,9 @@ class VerifiedFiles:
         with path.open("rb") as file:
             before = Stamp.of(os.fstat(file.fileno()))
             newest = max(before.modified, before.changed)
-            if just_written:
-                settled = _clock_passes(newest, path.parent)
-            else:
-                settled = newest < time.time_ns() - RESOLUTION_NS
+            settled = newest < time.time_ns() - RESOLUTION_NS or (
+                self._ours and _clock_passes(newest, path.parent)
+            )
             now, value = time.time(), read(file)
             after = Stamp.of(os.fstat(file.fileno()))
         self._used.pop(name, None)
@@ -101,9 +98,9 @@ class VerifiedFiles:
             self._used[name] = [*after, now, value]
         return value
 
-    def sha256(self, path: Path, *, just_written: bool = False) -> str:
+    def sha256(self, path: Path) -> str:
         """Hexadecimal SHA-256 of a file; see `value`."""
-        return self.value(path.name, path, _sha256, just_written=just_written)
+        return self.value(path.name, path, _sha256)
 
     def save(self) -> None:
         """Write down what was asked for since the memory was loaded; all else is forgotten. Where

@@ -128,6 +128,25 @@ def test_a_tar_is_read_through_once(
     assert not through
 
 
+def test_a_tar_that_was_just_unpacked_is_remembered(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(digests, "RESOLUTION_NS", 60_000_000_000)  # all files are recent
+    path = write_tar(tmp_path / "plain.tar", class_files(12))
+    packed = tmp_path / "source.tar.gz"
+    packed.write_bytes(gzip.compress(path.read_bytes()))
+    listed: list[Path] = []
+    real = sources._Tar._read_through
+    monkeypatch.setattr(
+        sources._Tar, "_read_through", lambda tar, file: listed.append(tar._path) or real(tar, file)
+    )
+    for data in (config(packed), config(path)):
+        for _ in range(2):
+            plan_shards(data, None, tmp_path / "w")
+    (unpacked,) = (tmp_path / "w" / "sources").glob("*.tar")
+    assert listed == [unpacked, path, path]
+
+
 def test_everything_is_read_again_on_request_and_after_an_interval(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:

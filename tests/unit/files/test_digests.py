@@ -87,14 +87,15 @@ def test_a_file_that_could_change_within_one_step_of_the_clock_is_read_again(
     assert read.reads == 2 and not memory.exists()
 
 
-def test_a_file_that_was_just_written_is_remembered_once_the_clock_has_moved_on(
+def test_a_file_of_ours_is_remembered_once_the_clock_has_moved_on(
     tmp_path: Path,
 ) -> None:
     file, memory = tmp_path / "file", tmp_path / "memory"
     file.write_text("content")
-    known = VerifiedFiles(memory)
-    assert known.sha256(file, just_written=True) == sha256_of(file)
+    known = VerifiedFiles(memory, ours=True)
+    assert known.sha256(file) == sha256_of(file)
     known.save()
+    assert memory.exists()
     changed = file.stat().st_ctime_ns
     file.write_text("CONTENT")  # at once
     assert file.stat().st_ctime_ns > changed
@@ -108,8 +109,8 @@ def test_a_time_in_the_future_is_not_waited_for_for_ever(
     file, memory = tmp_path / "file", tmp_path / "memory"
     file.write_text("content")
     os.utime(file, (time.time() + 3600,) * 2)
-    known = VerifiedFiles(memory)
-    assert known.sha256(file, just_written=True) == sha256_of(file)
+    known = VerifiedFiles(memory, ours=True)
+    assert known.sha256(file) == sha256_of(file)
     known.save()
     assert not memory.exists()
 
