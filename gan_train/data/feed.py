@@ -45,7 +45,7 @@ def check_data(config: DataConfig, adversary: Adversary) -> None:
     if config.held_out and isinstance(adversary, Generates):
         raise UserError(
             f"data.held_out={config.held_out}: this family is scored by comparing distributions, "
-            "not picture by picture; allowed: 0"
+            "not image by image; allowed: 0"
         )
 
 

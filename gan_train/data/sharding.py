@@ -289,7 +289,7 @@ def write_shard(plan: ShardPlan, number: int) -> ShardReceipt:
 
 def _stored_image(source: Source, file: SourceFile, transform: Transform) -> tuple[bytes, str]:
     if file.size > transform.max_bytes:
-        raise BadImage(f"{file.size} bytes, too large to be a picture")
+        raise BadImage(f"{file.size} bytes, too large to be an image")
     return load_image(source.read(file), transform)
 
 
