@@ -1,10 +1,10 @@
-"""Training alone: `python -m gan_train RECIPE`, in this process or under torchrun.
+"""Trains a recipe and does nothing else, in this process or under torchrun.
 
     python -m gan_train demo --set train.total_kimg=20
     torchrun --nproc-per-node 2 -m gan_train demo
 
-Needs neither Ray nor Prefect nor MLflow. Shards first if that was not done; Ctrl-C and SIGTERM
-save a checkpoint; `--resume RUN` goes on. What is left out: restarts, scores in a registry, flows.
+It needs neither Ray nor Prefect nor MLflow, so it neither restarts workers nor registers models. It
+shards first if that was not done. Ctrl-C and SIGTERM save a checkpoint; `--resume RUN` goes on.
 """
 
 from __future__ import annotations
@@ -45,11 +45,12 @@ class SignalledRuntime(PlainRuntime):
         signal.signal(number, signal.SIG_DFL)
 
     def should_stop(self) -> bool:
+        """Whether a signal has come."""
         return self.signalled
 
 
 def train_plain(config: Config, resume: str | None = None) -> Path:
-    """Shard where needed, then train on as many workers as torchrun started; the run's folder.
+    """Shard where needed, train on the workers that torchrun started, and return the run's folder.
 
     Rank 0 alone looks at the data and at the runs, and tells the others where the shards and the
     run are. torchrun's own restarts go on with the newest run of the recipe. Raises UserError as
@@ -81,7 +82,7 @@ def _run_of(config: Config, resume: str | None, shards: Path) -> Path:
 
 
 def main(arguments: list[str] | None = None) -> int:
-    """The command line; returns the exit status."""
+    """Run the command line, and return the exit status."""
     parser = argparse.ArgumentParser(
         prog="python -m gan_train",
         description=__doc__,

@@ -1,4 +1,8 @@
-"""From a checkpoint's generator files to images, without training code or pickle."""
+"""Loads a trained generator from a checkpoint's files, and makes images with it.
+
+Neither training code nor pickle is needed: `generator.json` says how to build the networks, and
+`generator.safetensors` holds their averaged weights. A registered model carries both.
+"""
 
 from __future__ import annotations
 
@@ -82,7 +86,11 @@ def _build(described: Mapping[str, Any], path: Path) -> Adversary:
 
 
 class Generator:
-    """A trained generator. `shape` tells channels, resolution and classes; `z_dim` the latents."""
+    """A trained generator, and what may be asked of it.
+
+    `shape` gives channels, resolution and classes; `z_dim` is the size of a latent, 0 for a family
+    that takes pictures.
+    """
 
     def __init__(self, adversary: Adversary, family: str) -> None:
         self.adversary = adversary.eval().requires_grad_(False)
@@ -110,17 +118,21 @@ class Generator:
 
     @property
     def device(self) -> torch.device:
-        """Where the networks are."""
+        """The device that the networks are on."""
         return next(self.adversary.parameters()).device
 
     def latents(self, seeds: Sequence[int]) -> Tensor:
-        """[N, z_dim] ~ N(0, 1): one latent per seed, the same on every machine."""
+        """Latents [N, z_dim] ~ N(0, 1), one for each seed, the same on every machine."""
         positions = torch.tensor(list(seeds), dtype=torch.int64)
         return BatchRandom(0, "generate", positions).normal(self.z_dim)
 
     @torch.inference_mode()
     def images(self, z: Tensor, label: Tensor | None = None, truncation: float = 1.0) -> Tensor:
-        """uint8 [N, C, H, W] from latents [N, z_dim] and, if conditional, classes int64 [N]."""
+        """Images uint8 [N, C, H, W] of latents [N, z_dim] and, if conditional, labels int64 [N].
+
+        `truncation` below 1 trades variety for typicality. Raises UserError for latents of another
+        size, a missing or unknown label, and a family that takes pictures.
+        """
         if not isinstance(self.adversary, Generates):
             raise UserError(f"{self.family} makes pictures of pictures: use gan-train {self.task}")
         if z.ndim != 2 or z.shape[1] != self.z_dim:
@@ -138,17 +150,18 @@ class Generator:
 
     @torch.inference_mode()
     def converted(self, picture: Tensor, to: str | None = None) -> Tensor:
-        """uint8 [C, H', W'] of a picture uint8 [C, H, W] of any size: enlarged, or translated to
-        the domain A or B.
+        """Upscale a picture uint8 [C, H, W] of any size, or translate it to the domain A or B.
 
-        Raises UserError for a generator that takes latents, and for a domain where there is none
-        or one where it is missing.
+        Returns a picture uint8 [C, H', W'].
+
+        Raises UserError for a generator that takes latents, for a domain that an upscaling model
+        does not have, and for one that is missing where it is needed.
         """
         upscaler = self.adversary
         picture = picture.to(self.device)
         if isinstance(upscaler, Upscales):
             if to is not None:
-                raise UserError(f"to={to}: this model enlarges, it has no domains; leave it out")
+                raise UserError(f"to={to}: this model upscales, and has no domains; leave it out")
             scale, overlap = upscaler.scale, upscaler.reach
             return upscale_picture(upscaler.upscale, picture, scale, overlap=overlap).cpu()
         if not isinstance(self.adversary, Translates):

@@ -1,1 +1,1 @@
-"""A run on the disk: folder, checkpoints, event log, start; and the seam to its engine."""
+"""What a run keeps on the disk, where it begins, and the seam to the engine that launched it."""

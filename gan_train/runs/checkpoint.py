@@ -1,18 +1,21 @@
-"""Checkpoints without pickle: safetensors and JSON, written aside, checksummed, renamed.
+"""Checkpoints: how they are written, checked, read, thinned, and which settings may change between.
+
+They hold safetensors and JSON, and no pickle. A folder is written aside, given checksums, and
+renamed, so that a kill leaves either a whole checkpoint or none:
 
     checkpoints/000012000/
         networks.safetensors     all networks and buffers as trained
         generator.safetensors    the averaged networks: what `inference.py` loads
-        generator.json           family, shape and clock for it
-        optimizers.safetensors   moments, named <optimizer>/<parameter>/<quantity>
+        generator.json           the family, shape and clock that rebuild those networks
+        optimizers.safetensors   the moments, named <optimizer>/<parameter>/<quantity>
         state.json               clock, stage, configuration, data hash
         MANIFEST.json            sha256 of each file above
         scores.json              added once the checkpoint has been scored
         PRUNED                   marks one that was thinned to its generator and scores
         ABANDONED                marks one of a past that the run has left (`abandon_after`)
 
-Order, latents and fades are functions of the clock, so the clock is all there is to restore of
-them.
+The order of the data, the latents and the fades are functions of the clock: restoring the clock
+restores them.
 """
 
 from __future__ import annotations
@@ -51,7 +54,7 @@ FORMAT = 1
 
 
 def _save_tensors(state: Mapping[str, Tensor], path: Path) -> None:
-    # safetensors wants dense, unshared memory; layouts such as channels_last are a runtime matter
+    # safetensors wants dense, unshared memory; a layout such as channels_last is not kept
     save_file({k: v.detach().to("cpu").contiguous().clone() for k, v in state.items()}, path)
 
 
@@ -61,7 +64,7 @@ def _save_tensors(state: Mapping[str, Tensor], path: Path) -> None:
 def save_generator(
     directory: Path, averaged: Mapping[str, Tensor], config: Config, shape: ImageShape, clock: Clock
 ) -> None:
-    """Write what inference needs: averaged weights, and how to build the networks for them."""
+    """Write what inference needs: the averaged weights, and how to build the networks for them."""
     _save_tensors(averaged, directory / "generator.safetensors")
     family = config.family.model_dump(mode="json")
     write_json(
@@ -141,7 +144,7 @@ def _seal(folder: Path) -> None:
 
 
 def find_damage(folder: Path) -> str | None:
-    """What is wrong with a checkpoint's files; None if every checksum holds."""
+    """What is wrong with a checkpoint's files, in words; None if every checksum holds."""
     try:
         manifest = read_json(folder / MANIFEST)
     except (OSError, ValueError) as error:
@@ -156,13 +159,15 @@ def find_damage(folder: Path) -> str | None:
 
 
 def list_checkpoints(run_dir: Path) -> list[Path]:
-    """Folders of whole checkpoints, newest first, damaged ones included."""
+    """The folders of the checkpoints that can be resumed if they are not damaged, newest first."""
     return [folder for folder in list_generators(run_dir) if not (folder / PRUNED).exists()]
 
 
 def list_generators(run_dir: Path) -> list[Path]:
-    """Folders of the run's checkpoints, newest first, those included that were thinned to their
-    generator; without those of an abandoned past."""
+    """The folders of all checkpoints of the run, newest first.
+
+    Those that were thinned to their generator are among them, those of an abandoned past are not.
+    """
     root = run_dir / FOLDER
     if not root.is_dir():
         return []
@@ -171,16 +176,18 @@ def list_generators(run_dir: Path) -> list[Path]:
 
 
 def abandon_after(run_dir: Path, nimg: int) -> None:
-    """Mark the checkpoints beyond `nimg` images, from which the run now goes on: damaged ones that
-    were passed over, and thinned ones. They are not part of the run until it has come there again
-    and written them anew."""
+    """Mark the checkpoints beyond `nimg` images, from which the run now goes on.
+
+    They are damaged ones that were passed over, and thinned ones. They no longer belong to the run,
+    which replaces them where it saves a checkpoint at the same number of images.
+    """
     for folder in list_generators(run_dir):
         if int(folder.name) > nimg:
             (folder / ABANDONED).touch()
 
 
 def newest_valid(run_dir: Path) -> Path | None:
-    """The newest checkpoint whose checksums hold; a damaged one is passed over loudly."""
+    """The newest checkpoint whose checksums hold; an error is logged for each damaged one."""
     for folder in list_checkpoints(run_dir):
         fault = find_damage(folder)
         if fault is None:
@@ -196,7 +203,8 @@ def load(
     config: Config,
     data_hash: str,
 ) -> tuple[Clock, str, dict[str, Tensor]]:
-    """Restore networks and optimizers in place; return clock, stage and the averaged weights.
+    """Restore networks and optimizers in place; return the clock, the stage's name and the averaged
+    weights.
 
     Raises UserError when the configuration or the data differ from those of the checkpoint, or
     another version of the program wrote it.
@@ -219,9 +227,9 @@ def load(
 
 
 def prune(run_dir: Path, keep: int, best: Path | None) -> None:
-    """Thin all but the `keep` newest checkpoints and the best one to their generator and score.
+    """Thin all but the `keep` newest checkpoints and the best one to their generator and scores.
 
-    What is left can be registered and sampled, not resumed.
+    A thinned checkpoint can be registered and sampled, but not resumed.
     """
     for folder in list_checkpoints(run_dir)[keep:]:
         if best is not None and folder.name == best.name:
@@ -241,7 +249,7 @@ def _names(adversary: Adversary) -> dict[int, str]:
 def optimizer_state(
     adversary: Adversary, optimizers: Mapping[str, torch.optim.Optimizer]
 ) -> dict[str, Tensor]:
-    """All moments as tensors, keyed <optimizer>/<parameter>/<quantity>."""
+    """All moments as tensors, under the names <optimizer>/<parameter>/<quantity>."""
     names = _names(adversary)
     return {
         f"{key}/{names[id(p)]}/{quantity}": value
@@ -257,13 +265,13 @@ def load_optimizer_state(
     optimizers: Mapping[str, torch.optim.Optimizer],
     state: Mapping[str, Tensor],
 ) -> None:
-    """Put moments back where `optimizer_state` found them."""
+    """Put the moments back where `optimizer_state` found them."""
     parameters = dict(adversary.named_parameters())
     for path, value in state.items():
         key, name, quantity = path.split("/")
         parameter = parameters[name]
         if value.shape == parameter.shape:
-            # in the parameter's memory layout: fused kernels pair elements by place in memory
+            # fused kernels pair elements by their place in memory, so the layouts must agree
             dtype = value.dtype if quantity == "step" else parameter.dtype
             value = torch.empty_like(parameter, dtype=dtype).copy_(value)
         optimizers[key].state[parameter][quantity] = value.to(parameter.device)
@@ -298,9 +306,11 @@ def harmless_keys(model: type[BaseModel], prefix: str = "") -> set[str]:
 
 
 def refuse_changes(saved: dict[str, Any], config: Config) -> None:
-    """Raise UserError if the resumed run would train something else than the saved one. Settings
-    that came after it was saved count at their defaults."""
-    with contextlib.suppress(ValidationError):  # else what differs is named below
+    """Raise UserError if the resumed run would train something else than the saved one.
+
+    Settings that the program learned after it was saved count at their defaults.
+    """
+    with contextlib.suppress(ValidationError):  # what no longer is a setting is named below
         saved = Config.model_validate(saved).model_dump(mode="json")
     before, after = _flatten(saved), _flatten(config.model_dump(mode="json"))
     allowed = harmless_keys(Config) | set(config.train.allow_changed)

@@ -101,12 +101,14 @@ class EventReader:
 
     @classmethod
     def at_end(cls, run_dir: Path) -> EventReader:
-        """A reader of what comes from now on. A torn last line counts as to come: whoever resumes
-        the run cuts it off and writes in its place."""
+        """A reader of what comes from now on.
+
+        A torn last line counts as to come: whoever resumes the run writes in its place.
+        """
         return cls(run_dir, _end_of_lines(run_dir / LOG_NAME))
 
     def new(self) -> list[Event]:
-        """Complete events, oldest first."""
+        """The complete events since the last look, oldest first."""
         found = []
         for event, behind in read_with_offsets(self.run_dir, self.offset):
             found.append(event)
@@ -134,7 +136,7 @@ def _end_of_lines(path: Path) -> int:
 
 
 class EventLog:
-    """Appends the events of one run; a torn last line (a kill in mid-write) is cut off on opening.
+    """Appends the events of one run. A last line that a kill has torn is removed on opening.
 
     Only one process may hold the log of a run (`run_folder.exclusive`).
     """
@@ -162,7 +164,7 @@ class EventLog:
         if self._told and self._told[0]["nimg"] != nimg:
             self._told = []
         known = self._held.get((kind, nimg), [])
-        # of ends the newest counts: a run may go on from where it was finished, and be stopped
+        # only the newest end counts, as what was told before it may have changed more than once
         same = [old for old in (known[-1:] if kind == "end" else known) if _agree(event, old)]
         if same:
             self._told.append(same[-1])
@@ -188,8 +190,10 @@ class EventLog:
 
 
 def _agree(a: Event, b: Event) -> bool:
-    """Whether two events of one kind and nimg tell the same. What only one of them tells does not
-    count, nor does a value that only one has: another version of the program may log more."""
+    """Whether two events of one kind and nimg tell the same.
+
+    What only one of them tells does not count: another version of the program may log more.
+    """
     both = (a.keys() & b.keys()) - {"time_ms", "values"}
     if any(_text(a[key]) != _text(b[key]) for key in both):
         return False
@@ -199,5 +203,5 @@ def _agree(a: Event, b: Event) -> bool:
 
 
 def _text(value: Any) -> str:
-    """As the log has it: NaN is the same as NaN, and a tuple as a list."""
+    """The value as the log has it, where NaN equals NaN, and a tuple is a list."""
     return json.dumps(value, sort_keys=True)

@@ -1,4 +1,8 @@
-"""Run folders: `<workspace>/train/<run>/` with config.yaml, events, samples and checkpoints."""
+"""Run folders, `<workspace>/train/<run>/`: how they are made, named, found and locked.
+
+A run folder holds its configuration, a link to its shards, the event log, samples, checkpoints and
+profiles. What the rest of the project wants to know of a run it asks here.
+"""
 
 from __future__ import annotations
 
@@ -19,18 +23,23 @@ from gan_train.runs.events import Event as Event
 from gan_train.runs.events import read_events as read_events
 
 CONFIG = "config.yaml"
+"""The file with the configuration that the run was started with."""
 SHARDS = "shards"
+"""The link to the folder of the shards that the run trains on."""
 PROFILE = "profile"
+"""The folder of the traces that `train.profile_steps` asks for."""
 
 
 def folder(config: Config) -> Path:
-    """Where the runs of a workspace lie."""
+    """The folder in which the runs of a workspace lie."""
     return config.workspace / "train"
 
 
 def new(config: Config, shards: Path) -> Path:
-    """Make the folder of a new run, named `<recipe>-<date>-<time>`: its configuration, and a link
-    to the shards it trains on. The second run of one second gets a number behind its name."""
+    """Make the folder of a new run, with its configuration and a link to the shards.
+
+    It is named `<recipe>-<date>-<time>`; the second run of one second gets a number behind that.
+    """
     stamp = datetime.now().strftime("%Y%m%d-%H%M%S")
     for attempt in range(100):
         run_dir = folder(config) / (f"{config.name}-{stamp}" + (f"-{attempt}" if attempt else ""))
@@ -45,8 +54,11 @@ def new(config: Config, shards: Path) -> Path:
 
 
 def runs_of(config: Config) -> list[Path]:
-    """The folders of all runs of this recipe in its workspace, oldest first. The runs of a recipe
-    whose name only begins alike (`photos-x4-gpu` beside `photos-x4`) are not among them."""
+    """The folders of all runs of this recipe in its workspace, oldest first.
+
+    The runs of a recipe whose name only begins alike (`photos-x4-gpu` beside `photos-x4`) are not
+    among them, nor is a folder whose run was killed before it had a configuration.
+    """
     stamped = re.compile(rf"{re.escape(config.name)}-(\d{{8}}-\d{{6}})(?:-(\d+))?")
     found = []
     for path in folder(config).glob(f"*/{CONFIG}"):
@@ -56,7 +68,7 @@ def runs_of(config: Config) -> list[Path]:
 
 
 def find(config: Config, run: str) -> Path:
-    """The folder of a run by its name (or its path). Raises UserError when there is none."""
+    """The folder of the run with this name or path. Raises UserError when there is none."""
     for run_dir in (folder(config) / run, Path(run).absolute()):
         if (run_dir / CONFIG).is_file():
             return run_dir
@@ -73,7 +85,7 @@ def configuration(run_dir: Path | str, overrides: Sequence[str] = ()) -> Config:
 
 
 def configuration_of(target: str, overrides: Sequence[str] = ()) -> Config:
-    """The configuration of a run (its name in ./runs, or its folder) or of a checkpoint's run.
+    """The configuration of a run, given by its name in ./runs, its folder, or a checkpoint's.
 
     Raises UserError when no run is found there.
     """
@@ -88,7 +100,7 @@ def configuration_of(target: str, overrides: Sequence[str] = ()) -> Config:
 
 
 def shards_of(run_dir: Path) -> Path:
-    """The shards that a run trains on. Raises UserError when they are gone."""
+    """The folder of the shards that a run trains on. Raises UserError when it is gone."""
     directory = (run_dir / SHARDS).resolve()
     if not directory.is_dir():
         raise UserError(f"the shards of {run_dir.name} are gone ({directory}): shard again")
@@ -97,7 +109,10 @@ def shards_of(run_dir: Path) -> Path:
 
 @contextmanager
 def exclusive(run_dir: Path) -> Iterator[None]:
-    """Raise UserError if another process is training this run: two would write one log."""
+    """Hold the lock of a run while it is trained, since only one process may write its log.
+
+    Raises UserError when another process holds it.
+    """
     with ExitStack() as held:
         try:
             held.enter_context(locked_now(run_dir / ".lock"))
@@ -107,20 +122,21 @@ def exclusive(run_dir: Path) -> Iterator[None]:
 
 
 def reached(events: Iterable[Event]) -> int:
-    """Images seen by the newest checkpoint, from which a run goes on."""
+    """The number of images that the newest scored checkpoint has seen."""
     return max((e["nimg"] for e in events if e["kind"] == "checkpoint"), default=0)
 
 
 def finished(events: Iterable[Event]) -> bool:
-    """Whether the run came to the end of its schedule, and was not stopped on the way."""
+    """Whether the run came to the end of its schedule, instead of being stopped on the way."""
     ends = [event["status"] for event in events if event["kind"] == "end"]
     return ends[-1:] == ["finished"]
 
 
 def score_table(run_dir: Path) -> list[dict[str, Any]]:
-    """A row for each scored checkpoint, oldest first: kimg, level, fade and the scores.
+    """One row for each scored checkpoint, oldest first: `kimg`, `resolution` and `alpha` where the
+    family grows, and the scores.
 
-    Comes from the event log, so that checkpoints which were thinned out since are in it too.
+    The rows come from the event log, which also tells of checkpoints that were thinned since.
     """
     rows = {}
     for event in read_events(run_dir):
@@ -131,11 +147,11 @@ def score_table(run_dir: Path) -> list[dict[str, Any]]:
 
 
 def newest_grid(run_dir: Path) -> Path | None:
-    """The newest sample grid of a run."""
+    """The newest sample grid of a run; None where none was drawn."""
     return max((run_dir / "samples").glob("*.png"), default=None)
 
 
 def newest_trace(run_dir: Path) -> Path | None:
-    """The newest profile of some of a run's steps (`train.profile_steps`)."""
+    """The newest trace of a run's profiled steps; None where none was asked for."""
     traces = (run_dir / PROFILE).glob("trace-*")
     return max(traces, key=lambda path: path.stat().st_mtime_ns, default=None)

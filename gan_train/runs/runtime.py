@@ -1,6 +1,7 @@
-"""The engine seam: who this process is among the workers, where the run lives, whom to tell.
+"""The seam to the engine: what the trainer knows of whatever launched it.
 
-`PlainRuntime` serves one process and torchrun. Ray's lives in `pipelines/compute/training.py`.
+A runtime says which worker this process is, where the run lies, and whom to tell of progress.
+`PlainRuntime` serves one process and torchrun; that of Ray is in `pipelines/compute/training.py`.
 """
 
 from __future__ import annotations
@@ -21,13 +22,13 @@ class Runtime(Protocol):
     world_size: int
     device: torch.device
     run_dir: Path
-    """A folder that every worker and the driver see: checkpoints, samples, event log."""
+    """The run's folder, which every worker and the driver see."""
 
     def report(self, metrics: dict[str, float], checkpoint: Path | None) -> None:
-        """Tell the engine of progress; every rank calls it at the same points."""
+        """Tell the engine of progress. Every worker calls this at the same points."""
 
     def should_stop(self) -> bool:
-        """True when this run was asked to stop: the trainer saves a checkpoint and returns."""
+        """Whether this run was asked to stop; the trainer then saves a checkpoint and returns."""
 
 
 def _device(gpu: str, local_rank: int) -> torch.device:
@@ -46,7 +47,8 @@ class PlainRuntime:
     """One plain process, or the processes that torchrun started (RANK, WORLD_SIZE, LOCAL_RANK)."""
 
     def __init__(self, run_dir: Path, gpu: str = "auto") -> None:
-        """`gpu` as `cluster.gpu`: "auto" takes one where there is any, "yes" needs one, "no" none.
+        """`gpu` is `cluster.gpu`: "auto" takes a GPU where there is one, "yes" needs one, and "no"
+        leaves it alone.
 
         Raises UserError where a GPU is wanted and this process has none of its own.
         """
@@ -60,7 +62,8 @@ class PlainRuntime:
             torch.distributed.init_process_group("nccl" if self.device.type == "cuda" else "gloo")
 
     def report(self, metrics: dict[str, float], checkpoint: Path | None) -> None:
-        """Nobody to tell: the event log in `run_dir` has it all."""
+        """Do nothing: nobody listens, and the event log holds it all."""
 
     def should_stop(self) -> bool:
+        """Always False: nobody asks."""
         return False

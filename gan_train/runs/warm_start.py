@@ -1,6 +1,6 @@
 """Where a fresh run begins: the networks of a checkpoint, of an imported model or of another run.
 
-Networks alone are taken: optimizers, clock and the family's own statistics start anew.
+Only networks are taken. The optimizers, the clock and the family's own statistics start anew.
 """
 
 from __future__ import annotations
@@ -23,9 +23,9 @@ AVERAGED = "generator.safetensors"
 def start_from(folder: Path, adversary: Adversary, averaged: Mapping[str, Tensor]) -> None:
     """Load the networks in `folder`, and their moving averages, into those of a fresh run.
 
-    `averaged` are the averaged networks' own tensors, by name, which are written into.
+    `averaged` holds the averaged networks' own tensors by name; they are written into.
 
-    Raises UserError when the folder has none, is damaged, or its networks are of another shape.
+    Raises UserError when the folder holds no networks, is damaged, or its networks differ in shape.
     """
     check_folder(folder)
     fault = find_damage(folder)
@@ -57,19 +57,20 @@ def check_folder(folder: Path) -> None:
 
 
 def network_names(adversary: Adversary) -> set[str]:
-    """The submodules that are networks: what optimizers move, and what is averaged."""
+    """The names of the submodules that are networks: those that an optimizer moves or the moving
+    average keeps."""
     moved = {name for spec in adversary.optimizers().values() for name in spec.nets}
     return moved | set(adversary.averaged)
 
 
 def networks(adversary: Adversary) -> dict[str, Tensor]:
-    """The networks' parameters and buffers, in place, by name; other state is left out."""
+    """The networks' own parameters and buffers by name, without the family's other state."""
     names = network_names(adversary)
     return {k: v for k, v in adversary.state_dict().items() if k.split(".")[0] in names}
 
 
 def difference(own: Mapping[str, Tensor], given: Mapping[str, Tensor]) -> str | None:
-    """The first tensor, by name, that is missing, too many or of another shape; None if none is."""
+    """Name the first tensor that only one side has, or whose shapes differ; None if all agree."""
     for name in sorted(own.keys() | given.keys()):
         here = list(own[name].shape) if name in own else "absent"
         there = list(given[name].shape) if name in given else "absent"
