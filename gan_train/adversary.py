@@ -1,9 +1,10 @@
 """THE SEAM: what a GAN family declares, and all that the trainer knows of it.
 
-A family is an `Adversary`: its networks are submodules, `stages()` says what is
-trained when, and each `Phase` names a loss. The trainer does everything else:
-optimizers, gradient averaging, mixed precision, accumulation, moving averages,
-clocks, checkpoints, scores. Nothing in this file knows a family by name.
+A family is an `Adversary`: its networks are submodules, `stages()` says what is trained when, and
+each `Phase` names a loss. The trainer does everything else: optimizers, gradient averaging, mixed
+precision, accumulation, moving averages, clocks, checkpoints, scores. What a family can do is a
+protocol (`Generates`, `Upscales`, `Translates`, `StyleSpace`), for which the code that uses it
+asks. Nothing in this file knows a family by name.
 """
 
 from __future__ import annotations
@@ -80,9 +81,9 @@ class OptimizerSettings:
 
     lr: float = 1e-3
     betas: tuple[float, float] = (0.0, 0.99)
-    """Of Adam alone: the decay of its two moments."""
+    """The decay of Adam's two moments; SGD has none."""
     momentum: float = 0.0
-    """Of SGD alone."""
+    """The momentum of SGD; Adam has none."""
     weight_decay: float = 0.0
     """This multiple of the weights is added to their gradient (L2 regularisation)."""
     clip_norm: float | None = None

@@ -32,23 +32,23 @@ from gan_train.rng import BatchRandom
 
 class CGANConfig(TwoPlayerConfig):
     """Defaults are the paper's for MNIST. Its dropout in G is left out: an image is a function of
-    z and class alone. `optimizer: adam` is what has become usual since."""
+    z and class alone. Since then `optimizer: adam` has become usual."""
 
     name: Literal["cgan"] = "cgan"
     latent_width: int = Field(200, ge=1, description="G: ReLUs of the branch that reads z.")
     class_width: int = Field(1000, ge=1, description="G: ReLUs of the branch that reads the class.")
     joint_width: int = Field(1200, ge=1, description="G: ReLUs that read both branches.")
-    image_units: int = Field(240, ge=1, description="D: maxout units that read the image ...")
-    image_pieces: int = Field(5, ge=1, description="... of so many linear functions each.")
-    class_units: int = Field(50, ge=1, description="D: maxout units that read the class ...")
-    class_pieces: int = Field(5, ge=1, description="... of so many linear functions each.")
-    joint_units: int = Field(240, ge=1, description="D: maxout units that read both ...")
-    joint_pieces: int = Field(4, ge=1, description="... of so many linear functions each.")
+    image_units: int = Field(240, ge=1, description="D: maxout units that read the image.")
+    image_pieces: int = Field(5, ge=1, description="D: linear functions of each of these units.")
+    class_units: int = Field(50, ge=1, description="D: maxout units that read the class.")
+    class_pieces: int = Field(5, ge=1, description="D: linear functions of each of these units.")
+    joint_units: int = Field(240, ge=1, description="D: maxout units that read both.")
+    joint_pieces: int = Field(4, ge=1, description="D: linear functions of each of these units.")
     dropout: float = Field(0.5, ge=0, lt=1, description="Share of D's hidden units left out.")
     optimizer: Literal["sgd", "adam"] = "sgd"
     lr: float | None = Field(None, gt=0, description="Empty: 0.1 with sgd, 0.0002 with adam.")
-    lr_decay: float = Field(1.00004, ge=1, description="sgd: lr is divided by it at every update.")
-    lr_floor: float = Field(1e-6, gt=0, description="sgd: lr falls no lower than this.")
+    lr_decay: float = Field(1.00004, ge=1, description="SGD: every update divides the rate by it.")
+    lr_floor: float = Field(1e-6, gt=0, description="SGD: the rate falls no lower than this.")
     momentum: tuple[Momentum, Momentum] = Field(
         (0.5, 0.7),
         description="The momentum of SGD, at the start and at the end of the schedule; linear "
@@ -56,7 +56,7 @@ class CGANConfig(TwoPlayerConfig):
     )
 
     @model_validator(mode="after")
-    def _of_this_optimizer(self) -> CGANConfig:
+    def _settings_fit_the_optimizer(self) -> CGANConfig:
         unused = {"sgd": ("betas",), "adam": ("momentum", "lr_decay", "lr_floor")}
         for name in unused[self.optimizer]:
             if getattr(self, name) != type(self).model_fields[name].default:
@@ -90,7 +90,7 @@ class Generator(nn.Module):
         y = F.one_hot(label, self.classes).to(kind)  # [N, K]
         branches = torch.cat([self.of_latent(z.to(kind)), self.of_class(y)], dim=1)
         x = F.relu(self.joint(F.relu(branches)))
-        # the paper's sigmoid, for pixels from -1 to 1
+        # in place of the paper's sigmoid, as pixels go from -1 to 1
         return torch.tanh(self.out(x)).unflatten(1, self.image_shape)
 
 
@@ -116,7 +116,7 @@ class Discriminator(nn.Module):
 
 
 class CGAN(TwoPlayer):
-    """The family: the game, over the classes of the real images."""
+    """The family: fakes are of the classes that the real images have."""
 
     config: CGANConfig
     conditional = True

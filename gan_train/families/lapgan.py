@@ -1,8 +1,8 @@
 """LAPGAN, a Laplacian pyramid of GANs: Denton et al. 2015, arXiv 1506.05751.
 
-The coarsest level is a plain GAN of small pictures. Every finer level is a conditional GAN of the
-band that is missing when a picture of half the size has been expanded. Each level is trained on
-its own, on the pyramid of real pictures; only sampling runs through all of them, coarse to fine.
+The coarsest level is a plain GAN of small images. Every finer level is a conditional GAN of the
+band that is missing when an image of half the size has been upsampled. Each level is trained on
+its own, on the pyramid of real images; only sampling runs through all of them, coarse to fine.
 
 What this file has and the paper has not: R1, without which the fully connected discriminator of the
 coarsest level soon wins, whatever its dropout.
@@ -50,13 +50,23 @@ class LAPGANConfig(BaseModel):
     name: Literal["lapgan"] = "lapgan"
     conditional: bool = Field(False, description="The class enters G and D of every level.")
     start_resolution: int = Field(8, ge=4, description="Coarsest level, a power of two.")
-    z_dim: int = Field(100, ge=1, description="Noise of the coarsest level; others have a map.")
+    z_dim: int = Field(
+        100,
+        ge=1,
+        description="Numbers of noise at the coarsest level.",
+    )
     units_g: int = Field(1200, ge=1, description="Width of the coarsest G's two hidden layers.")
     units_d: int = Field(600, ge=1, description="Width of the coarsest D's two hidden layers.")
-    channels_g: dict[int, int] = Field({}, description="Feature maps of a finer G; else 64.")
-    channels_d: dict[int, int] = Field({}, description="Feature maps of a finer D; else 64.")
+    channels_g: dict[int, int] = Field(
+        {}, description="Feature maps of G at a finer level; default 64."
+    )
+    channels_d: dict[int, int] = Field(
+        {}, description="Feature maps of D at a finer level; default 64."
+    )
     dropout: float = Field(0.5, ge=0, lt=1, description="Rate in the coarsest D's hidden layers.")
-    r1_gamma: dict[int, float] = Field({}, description="Gamma of R1; else none, as in the paper.")
+    r1_gamma: dict[int, float] = Field(
+        {}, description="Gamma of R1 at a level; by default none, as in the paper."
+    )
     r1_every: int = Field(4, ge=1, description="Steps between R1 updates (lazy regularisation).")
     optimizer: Literal["sgd", "adam"] = Field("sgd", description="The paper's, or a faster one.")
     lr: float = Field(0.02, gt=0, description="Learning rate of the first update.")
@@ -66,7 +76,7 @@ class LAPGANConfig(BaseModel):
         description="The momentum of SGD, at the start and at the end of the schedule; linear "
         "between them.",
     )
-    betas: tuple[float, float] = Field((0.5, 0.99), description="Used with adam.")
+    betas: tuple[float, float] = Field((0.5, 0.99), description="The betas of Adam.")
     kimg: float = Field(10000.0, gt=0, description="Length of training, in kimg.")
 
     def build(self, shape: ImageShape, batch: int) -> LAPGAN:
@@ -144,42 +154,43 @@ class LAPGAN(Adversary):
         rate: float = c.lr / (1 + c.lr_decay) ** clock.step
         return replace(declared, lr=rate, momentum=linear(c.momentum, clock.nimg / stage.nimg))
 
-    def generated(self, side: int, z: Tensor, low: Tensor | None, label: Tensor | None) -> Tensor:
-        """Pictures [N, C, side, side] of one level's generator, given what is expanded from the
-        level below; the coarsest has none. z [N, z_dim] or [N, side^2]."""
-        picture: Tensor = self.get_submodule(f"generator_{side}")(z, low, label)
-        return picture
+    def generate(self, side: int, z: Tensor, low: Tensor | None, label: Tensor | None) -> Tensor:
+        """Images [N, C, side, side] of one level's generator, given `low`, the upsampled image of
+        the level below, which the coarsest level has not. z [N, z_dim] or [N, side^2]."""
+        image: Tensor = self.get_submodule(f"generator_{side}")(z, low, label)
+        return image
 
     def discriminate(
         self,
         side: int,
-        picture: Tensor,
+        image: Tensor,
         low: Tensor | None,
         label: Tensor | None,
         random: BatchRandom,
     ) -> Tensor:
-        """Logits [N] of one level's discriminator for what `generated` takes and returns."""
+        """Logits [N] of one level's discriminator for what `generate` takes and returns."""
         discriminator = self.get_submodule(f"discriminator_{side}")
-        logit: Tensor = discriminator(picture, low, label, random)
+        logit: Tensor = discriminator(image, low, label, random)
         return logit
 
     def real(self, side: int, batch: Batch) -> tuple[Tensor, Tensor | None]:
-        """Real pictures [N, C, side, side], and what is left of them when they are reduced and
-        expanded, of the same size; None at the coarsest level."""
-        picture = batch["image"]
-        while picture.shape[-1] > side:
-            picture = downsample(picture)
-        return picture, upsample(downsample(picture)) if side > self.levels[0] else None
+        """Real images [N, C, side, side], and the same images downsampled and upsampled again;
+        None in place of these at the coarsest level."""
+        image = batch["image"]
+        while image.shape[-1] > side:
+            image = downsample(image)
+        return image, upsample(downsample(image)) if side > self.levels[0] else None
 
-    def _fakes(self, side: int, low: Tensor | None, batch: Batch, rng: BatchRandom) -> Tensor:
+    def _generate_on(self, side: int, low: Tensor | None, batch: Batch, rng: BatchRandom) -> Tensor:
         z = rng.normal(self.config.z_dim) if low is None else rng.noise(side * side)
-        return self.generated(side, z.to(batch["image"].dtype), low, batch.get("label"))
+        return self.generate(side, z.to(batch["image"].dtype), low, batch.get("label"))
 
     def loss_d(self, side: int, batch: Batch, rng: BatchRandom, clock: Clock) -> Losses:
-        """D tells real pictures from generated ones of the same low-pass and class: equation 2."""
+        """D tells real images from generated ones of the same low-pass image and class: equation
+        2."""
         real, low = self.real(side, batch)
         with torch.no_grad():
-            fake = self._fakes(side, low, batch, rng).to(real.dtype)
+            fake = self._generate_on(side, low, batch, rng).to(real.dtype)
         label = batch.get("label")
         logits = self.discriminate(
             side,
@@ -196,41 +207,41 @@ class LAPGAN(Adversary):
         return Losses({f"D{side}": losses.logistic_d(real_logit, fake_logit)}, metrics)
 
     def loss_r1(self, side: int, batch: Batch, rng: BatchRandom, clock: Clock) -> Losses:
-        """R1 on its own, every few steps. D's slope is taken along the picture, not along what it
-        is conditioned on."""
+        """R1 on its own, every few steps. D's slope is taken along the image, not along the
+        low-pass image and the class that D is conditioned on."""
         real, low = self.real(side, batch)
         penalty = losses.r1_penalty(
-            lambda picture: self.discriminate(side, picture, low, batch.get("label"), rng), real
+            lambda image: self.discriminate(side, image, low, batch.get("label"), rng), real
         )
         return Losses({f"r1/{side}": self.config.r1_gamma[side] * penalty})
 
     def loss_g(self, side: int, batch: Batch, rng: BatchRandom, clock: Clock) -> Losses:
-        """G moves its pictures, of real low-pass pictures, towards what D calls real."""
+        """G moves the images that it makes of real low-pass images towards what D calls real."""
         _, low = self.real(side, batch)
-        fake = self._fakes(side, low, batch, rng)
+        fake = self._generate_on(side, low, batch, rng)
         logit = self.discriminate(side, fake, low, batch.get("label"), rng)
         return Losses({f"G{side}": losses.nonsaturating_g(logit)})
 
-    def pictures(self, z: Tensor, label: Tensor | None) -> list[Tensor]:
+    def images_by_level(self, z: Tensor, label: Tensor | None) -> list[Tensor]:
         """What sampling makes at every level, coarse to fine: section 3.2, equation 6.
 
         z [N, z_dim] holds the noise of the levels one after the other; label int64 [N]. The
-        pictures of a level depend on the noise of that level and of the coarser ones.
+        images of a level depend on the noise of that level and of the coarser ones.
         """
-        pictures: list[Tensor] = []
+        images: list[Tensor] = []
         parts = z.to(next(self.parameters()).dtype).split(self.noise_sizes, dim=1)
         for side, noise in zip(self.levels, parts, strict=True):
-            low = upsample(pictures[-1]) if pictures else None
-            pictures.append(self.generated(side, noise, low, label))
-        return pictures
+            low = upsample(images[-1]) if images else None
+            images.append(self.generate(side, noise, low, label))
+        return images
 
     def sample(self, z: Tensor, label: Tensor | None, truncation: float = 1.0) -> Tensor:
         refuse_truncation(truncation, "lapgan", "its noise enters level by level")
-        return self.pictures(z, label)[-1]
+        return self.images_by_level(z, label)[-1]
 
 
 class CoarseGenerator(nn.Module):
-    """Fully connected: latents [N, z_dim], classes [N] to pictures [N, C, r, r] in [-1, 1]."""
+    """Fully connected: latents [N, z_dim], classes [N] to images [N, C, r, r] in [-1, 1]."""
 
     def __init__(self, config: LAPGANConfig, channels: int, classes: int):
         super().__init__()
@@ -250,7 +261,7 @@ class CoarseGenerator(nn.Module):
 
 
 class CoarseDiscriminator(nn.Module):
-    """Fully connected: pictures [N, C, r, r] and classes [N] to logits [N]."""
+    """Fully connected: images [N, C, r, r] and classes [N] to logits [N]."""
 
     def __init__(self, config: LAPGANConfig, channels: int, classes: int):
         super().__init__()
@@ -262,9 +273,9 @@ class CoarseDiscriminator(nn.Module):
         self.apply(he_start)
 
     def forward(
-        self, picture: Tensor, low: None, label: Tensor | None, random: BatchRandom
+        self, image: Tensor, low: None, label: Tensor | None, random: BatchRandom
     ) -> Tensor:
-        x = torch.cat([picture, *self.plane(label)], dim=1).flatten(1)
+        x = torch.cat([image, *self.plane(label)], dim=1).flatten(1)
         x = dropout(F.leaky_relu(self.hidden0(x), 0.2), self.dropout, random)
         x = dropout(F.leaky_relu(self.hidden1(x), 0.2), self.dropout, random)
         logit: Tensor = self.out(x)
@@ -272,8 +283,8 @@ class CoarseDiscriminator(nn.Module):
 
 
 class BandGenerator(nn.Module):
-    """Three convolutions: noise [N, r^2], low-pass pictures [N, C, r, r] and classes [N] to
-    pictures of the same size, which are the low-pass ones and a generated band."""
+    """Three convolutions: noise [N, r^2], low-pass images [N, C, r, r] and classes [N] to
+    images of the same size, which are the low-pass ones and a generated band."""
 
     def __init__(self, config: LAPGANConfig, channels: int, side: int, classes: int):
         super().__init__()
@@ -292,13 +303,13 @@ class BandGenerator(nn.Module):
         return band
 
     def forward(self, z: Tensor, low: Tensor, label: Tensor | None) -> Tensor:
-        # real pictures are in this range, too: a background stays clean
+        # real images are in this range, too: a background stays clean
         return (low + self.band(z, low, label)).clamp(-1, 1)
 
 
 class BandDiscriminator(nn.Module):
-    """Two convolutions: pictures, what is left of them when they are reduced and expanded, both
-    [N, C, r, r], and classes [N] to logits [N]."""
+    """Two convolutions: images, the same downsampled and upsampled again, both [N, C, r, r], and
+    classes [N] to logits [N]."""
 
     def __init__(self, config: LAPGANConfig, channels: int, side: int, classes: int):
         super().__init__()
@@ -310,9 +321,9 @@ class BandDiscriminator(nn.Module):
         self.apply(he_start)
 
     def forward(
-        self, picture: Tensor, low: Tensor, label: Tensor | None, random: BatchRandom
+        self, image: Tensor, low: Tensor, label: Tensor | None, random: BatchRandom
     ) -> Tensor:
-        x = torch.cat([picture, low, *self.plane(label)], dim=1)
+        x = torch.cat([image, low, *self.plane(label)], dim=1)
         x = F.leaky_relu(self.conv0(x), 0.2)
         x = F.leaky_relu(self.conv1(x), 0.2)
         logit: Tensor = self.out(x.flatten(1))
@@ -320,7 +331,7 @@ class BandDiscriminator(nn.Module):
 
 
 class ClassPlane(nn.Module):
-    """A class as a plane beside those of its picture: section 4.1, a linear layer on the one-hot
+    """A class as a plane beside those of its image: section 4.1, a linear layer on the one-hot
     class, which is a table. [N] to a list of one [N, 1, side, side], empty without classes."""
 
     def __init__(self, classes: int, side: int):
@@ -336,7 +347,8 @@ class ClassPlane(nn.Module):
 
 
 class Convolution(nn.Conv2d):
-    """An odd kernel of stride 1 keeps the size; 4x4 of stride 2 halves it. He's initialisation."""
+    """A convolution with He's initialisation. An odd kernel of stride 1 keeps the size; a 4x4
+    kernel of stride 2 downsamples by 2."""
 
     def __init__(self, inputs: int, outputs: int, kernel: int, stride: int = 1):
         super().__init__(inputs, outputs, kernel, stride, padding=(kernel - 1) // 2)

@@ -1,7 +1,7 @@
 """Progressive growing of GANs: Karras et al. 2017, arXiv 1710.10196.
 
-Training starts at a low resolution and doubles it level by level; each new level is faded in over
-`fade_kimg` and then trained for `stable_kimg`. All levels exist from the start, so that growth
+Training starts at a low resolution, which doubles from level to level; each new level is faded in
+over `fade_kimg` and then trained for `stable_kimg`. All levels exist from the start, so that growth
 never changes the state dict: levels not yet reached have no gradient and do not move.
 """
 
@@ -52,8 +52,8 @@ class ProGANConfig(BaseModel):
     )
     start_resolution: int = Field(4, ge=4, description="First level, a power of two.")
     z_dim: int = Field(512, ge=1)
-    fmap_base: int = Field(8192, ge=1, description="Channels at resolution r: 2 * base / r ...")
-    fmap_max: int = Field(512, ge=1, description="... but never more than this.")
+    fmap_base: int = Field(8192, ge=1, description="Channels at resolution r are 2 * base / r.")
+    fmap_max: int = Field(512, ge=1, description="The most channels at any resolution.")
     channels: dict[int, int] = Field({}, description="Overrides the channels of a resolution.")
     output: Literal["linear", "tanh"] = Field("linear", description="Range of G's output.")
     loss: Literal["wgan-gp", "logistic-r1"] = "wgan-gp"
@@ -61,7 +61,7 @@ class ProGANConfig(BaseModel):
     drift_weight: float = Field(0.001, ge=0, description="Keeps WGAN logits near zero.")
     r1_gamma: float = Field(10.0, ge=0, description="Gamma of R1, used with logistic-r1.")
     r1_every: int = Field(16, ge=1, description="Steps between R1 updates (lazy regularisation).")
-    mbstd_group: int = Field(4, ge=1, description="Samples per minibatch standard deviation.")
+    mbstd_group: int = Field(4, ge=1, description="Samples whose standard deviation D sees.")
     fade_kimg: growth.Kimg = Field(600.0, description="Images of a fade, in kimg.")
     stable_kimg: growth.Kimg = Field(600.0, description="Images after it, in kimg.")
     batch: dict[int, int] = Field({}, description="Global batch by resolution; else train.batch.")
@@ -79,7 +79,10 @@ class ProGANConfig(BaseModel):
 
 
 class GeneratorBlock(nn.Module):
-    """Doubling, two 3x3 convolutions, LeakyReLU and PixelNorm. [N, I, H, W] -> [N, O, 2H, 2W]."""
+    """Upsampling, then twice a 3x3 convolution, LeakyReLU and PixelNorm.
+
+    [N, I, H, W] -> [N, O, 2H, 2W].
+    """
 
     def __init__(self, inputs: int, outputs: int):
         super().__init__()
@@ -136,7 +139,7 @@ class Generator(nn.Module):
 
 
 class DiscriminatorBlock(nn.Module):
-    """Two 3x3 convolutions with LeakyReLU, halving. [N, I, 2H, 2W] -> [N, O, H, W].
+    """Two 3x3 convolutions with LeakyReLU, and downsampling. [N, I, 2H, 2W] -> [N, O, H, W].
 
     The mean of 2x2 comes before the second LeakyReLU, fused with its convolution.
     """
@@ -190,7 +193,8 @@ class Discriminator(nn.Module):
 
 
 class ProGAN(Adversary):
-    """The family: two stages per level, both networks grown in step, reals faded like fakes."""
+    """The family: each level has a stage in which it fades in and one in which it stays. Both
+    networks grow at once, and real images are faded as generated ones are."""
 
     averaged = ("generator",)
 
@@ -233,7 +237,7 @@ class ProGAN(Adversary):
     def status(self) -> dict[str, float]:
         return {"resolution": float(self.progress.resolution), "alpha": self.progress.alpha}
 
-    def _fakes(self, batch: Batch, rng: BatchRandom) -> Tensor:
+    def _generate(self, batch: Batch, rng: BatchRandom) -> Tensor:
         fake: Tensor = self.generator(rng.normal(self.z_dim), batch.get("label"), self.progress)
         return fake
 
@@ -242,7 +246,7 @@ class ProGAN(Adversary):
         c, label = self.config, batch.get("label")
         real = growth.fade_reals(batch["image"], self.progress.alpha)
         with torch.no_grad():
-            fake = self._fakes(batch, rng).to(real.dtype)
+            fake = self._generate(batch, rng).to(real.dtype)
         both = None if label is None else torch.cat([label, label])
         logits = self.discriminator(torch.cat([real, fake]), both, self.progress)
         real_logit, fake_logit = logits.chunk(2)
@@ -272,7 +276,7 @@ class ProGAN(Adversary):
 
     def loss_g(self, batch: Batch, rng: BatchRandom, clock: Clock) -> Losses:
         """G moves its fakes towards what D calls real."""
-        fake = self._fakes(batch, rng)
+        fake = self._generate(batch, rng)
         logit = self.discriminator(fake, batch.get("label"), self.progress)
         adversarial = (
             losses.nonsaturating_g if self.config.loss == "logistic-r1" else losses.wasserstein_g

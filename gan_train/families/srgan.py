@@ -1,14 +1,14 @@
 """SRGAN, super-resolution: Ledig et al. 2016, arXiv 1609.04802.
 
-G enlarges pictures of any size. It is first trained alone on pixel errors (SRResNet), which gives
-the sharpest picture that is safe to bet on, hence blur; then against D, with a content loss in the
-features of a recognition network. Inputs are the training images, shrunk bicubically.
+G upscales images of any size. It is first trained alone on pixel errors (SRResNet), of which the
+mean over all images that fit the input is best, and that mean is blurred; then against D, with a
+content loss in the features of a recognition network. Inputs are the training images, downsampled
+bicubically.
 """
 
 from __future__ import annotations
 
 from collections.abc import Mapping
-from functools import partial
 from typing import Literal
 
 import torch
@@ -35,17 +35,17 @@ from gan_train.nn.batchnorm import BatchNorm
 from gan_train.pretrained.content import ContentDistance, ContentName
 from gan_train.rng import BatchRandom
 
-_LEAST_SIDE = 32  # D halves the side four times
+_LEAST_SIDE = 32  # D downsamples four times, by 2
 
 
 class SRGANConfig(BaseModel):
     """Defaults are the paper's sizes and schedule, but without batch normalisation, and with G
-    adding to the bicubically enlarged input."""
+    adding to the bicubically upsampled input."""
 
     model_config = ConfigDict(extra="forbid", frozen=True, validate_default=True)
 
     name: Literal["srgan"] = "srgan"
-    scale: Literal[2, 4] = Field(4, description="How much larger the picture gets.")
+    scale: Literal[2, 4] = Field(4, description="How many times as long the sides get.")
     blocks: int = Field(16, ge=1, description="Residual blocks of G, at the input's size.")
     width: int = Field(64, ge=1, description="Channels of G at the input's size.")
     high_width: int = Field(64, ge=1, description="Channels of G above the input's size.")
@@ -56,7 +56,9 @@ class SRGANConfig(BaseModel):
     norm: Literal["none", "batch"] = Field(
         "none", description="Normalisation in G and D; `batch` is the paper's."
     )
-    discriminator_width: int = Field(64, ge=1, description="First channels of D; 8 times at last.")
+    discriminator_width: int = Field(
+        64, ge=1, description="Channels of D's first layer; the last has 8 times as many."
+    )
     pixel_loss: Literal["mse", "l1"] = "mse"
     content: ContentName = Field(
         "efficientnet_lite0",
@@ -70,13 +72,13 @@ class SRGANConfig(BaseModel):
     content_sha256: str | None = Field(
         None, description="vgg19: expected digest of that file.", pattern="^[0-9a-f]{64}$"
     )
-    pixel_weight: float = Field(0.0, ge=0, description="Of the pixel loss beside D.")
-    content_weight: float = Field(1.0, ge=0, description="Of the content loss.")
-    adversarial_weight: float = Field(1e-3, gt=0, description="Of the adversarial loss of G.")
+    pixel_weight: float = Field(0.0, ge=0, description="Weight of the pixel loss beside D.")
+    content_weight: float = Field(1.0, ge=0, description="Weight of the content loss.")
+    adversarial_weight: float = Field(1e-3, gt=0, description="Weight of G's adversarial loss.")
     pretrain_kimg: float = Field(16_000.0, ge=0, description="Images of G alone, in kimg.")
     pretrain_lr: float = Field(1e-4, gt=0)
     adversarial_kimg: float = Field(1600.0, ge=0, description="Images of G against D, in kimg.")
-    lr: float = Field(1e-4, gt=0, description="Of both networks, against each other.")
+    lr: float = Field(1e-4, gt=0, description="Learning rate of G and D against each other.")
     fine_kimg: float = Field(1600.0, ge=0, description="Images after that, at the lower rate.")
     fine_lr: float = Field(1e-5, gt=0)
     betas: tuple[float, float] = (0.9, 0.999)
@@ -123,7 +125,7 @@ class Upsampling(nn.Module):
 
 
 class Generator(nn.Module):
-    """SRResNet: pictures [N, C, H, W] of any size to [N, C, scale H, scale W], about [-1, 1]."""
+    """SRResNet: images [N, C, H, W] of any size to [N, C, scale H, scale W], about [-1, 1]."""
 
     def __init__(self, config: SRGANConfig, channels: int):
         super().__init__()
@@ -134,14 +136,14 @@ class Generator(nn.Module):
         self.blocks = nn.Sequential(*(ResidualBlock(config) for _ in range(config.blocks)))
         self.join = nn.Conv2d(width, width, 3, padding=1)
         self.join_norm = _normalised(config, width)
-        doublings = config.scale.bit_length() - 1
-        self.up = nn.Sequential(*(Upsampling(high if i else width, high) for i in range(doublings)))
+        times = config.scale.bit_length() - 1
+        self.up = nn.Sequential(*(Upsampling(high if i else width, high) for i in range(times)))
         self.last = nn.Conv2d(high, channels, kernel, padding=kernel // 2)
         self._start()
 
     def _start(self) -> None:
-        """He's variances for PReLU, whose slope starts at 1/4; blocks begin close to nothing, and
-        so does what is added to the enlarged input."""
+        """Set He's variances for PReLU, whose slope starts at 1/4. Blocks begin by adding close to
+        nothing, and nothing is added to the upsampled input."""
         for module in self.modules():
             if isinstance(module, nn.Conv2d):
                 nn.init.kaiming_normal_(module.weight, a=0.25)
@@ -162,18 +164,18 @@ class Generator(nn.Module):
 
 
 def _reach(config: SRGANConfig) -> int:
-    """How far a pixel of the output looks, in pixels of the input: from the end to the beginning,
-    d pixels are ceil(d / 2) at half the size."""
+    """How far a pixel of the output looks, in pixels of the input. The layers are gone through from
+    the last to the first; d pixels are ceil(d / 2) at half the size."""
     distance = config.kernel // 2
     for _ in range(config.scale.bit_length() - 1):
         distance = -(-distance // 2) + 1
     distance += 1 + 2 * config.blocks + config.kernel // 2
-    return max(distance, 2)  # the bicubic skip's
+    return max(distance, 2)  # as far as the bicubic skip looks
 
 
 class Discriminator(nn.Module):
-    """Images [N, C, R, R] to logits [N]: the eight convolutions and two dense layers of figure 4,
-    every second convolution halving."""
+    """Images [N, C, R, R] to logits [N]: the eight convolutions, of which every second one
+    downsamples, and the two dense layers of figure 4."""
 
     def __init__(self, config: SRGANConfig, shape: ImageShape):
         super().__init__()
@@ -221,7 +223,7 @@ class SRGAN(Adversary):
         self.content.check(shape.resolution)
 
     def optimizers(self) -> Mapping[str, OptimizerSpec]:
-        return pair_of_optimizers(OptimizerSettings(betas=self.config.betas))
+        return pair_of_optimizers(OptimizerSettings(lr=self.config.lr, betas=self.config.betas))
 
     def stages(self) -> tuple[Stage, ...]:
         c = self.config
@@ -230,25 +232,25 @@ class SRGAN(Adversary):
             Phase("G", "G", self.loss_g, leaves=("upscaled",)),
             Phase("D", "D", self.loss_d, takes=("upscaled",)),
         )
-        stage = partial(Stage, resolution=self.shape.resolution, batch=self.batch, milestone=True)
         spans = (
-            (c.pretrain_kimg, partial(stage, "pretrain", phases=alone, lr=c.pretrain_lr)),
-            (
-                c.adversarial_kimg,
-                partial(stage, "adversarial", phases=against, lr=c.lr, fresh_optimizers=True),
-            ),
-            (
-                c.fine_kimg,
-                partial(
-                    stage,
-                    "fine",
-                    phases=against,
-                    lr=c.fine_lr,
-                    fresh_optimizers=c.adversarial_kimg == 0,
-                ),
-            ),
+            ("pretrain", c.pretrain_kimg, alone, c.pretrain_lr, False),
+            ("adversarial", c.adversarial_kimg, against, c.lr, True),
+            ("fine", c.fine_kimg, against, c.fine_lr, c.adversarial_kimg == 0),
         )
-        stages = tuple(of(nimg=round(kimg * 1000)) for kimg, of in spans if kimg > 0)
+        stages = tuple(
+            Stage(
+                name,
+                round(kimg * 1000),
+                self.shape.resolution,
+                self.batch,
+                phases,
+                lr=lr,
+                fresh_optimizers=fresh,
+                milestone=True,
+            )
+            for name, kimg, phases, lr, fresh in spans
+            if kimg > 0
+        )
         if not stages:
             raise UserError(
                 "family: pretrain_kimg, adversarial_kimg and fine_kimg are all 0; set one of them"
@@ -259,7 +261,7 @@ class SRGAN(Adversary):
         """G alone: the mean pixel error (equation 4, or L1)."""
         c, truth = self.config, batch["image"]
         if c.content_weight > 0 and c.adversarial_kimg + c.fine_kimg > 0:
-            # missing weights are told now, not when this stage ends
+            # weights that are missing are reported now, not when this stage ends
             self.content.prepare(truth.device, truth.dtype)
         image = self.generator(batch["low"])
         return Losses({"pixel": self._pixel(image, truth)}, _psnr(image, truth))
@@ -278,7 +280,7 @@ class SRGAN(Adversary):
 
     def loss_d(self, batch: Batch, rng: BatchRandom, clock: Clock) -> Losses:
         """D tells photographs from what G just made (equation 2)."""
-        # one by one: batch normalisation by the statistics of each
+        # apart, so that batch normalisation takes the statistics of each
         real, fake = self.discriminator(batch["image"]), self.discriminator(batch["upscaled"])
         return Losses({"D": losses.logistic_d(real, fake)}, losses.mean_logits(real, fake))
 
@@ -293,6 +295,6 @@ class SRGAN(Adversary):
 
 
 def _psnr(image: Tensor, truth: Tensor) -> dict[str, Tensor]:
-    """PSNR [N] over all channels, without a cut border, in dB: to watch, not to publish."""
+    """PSNR [N] in dB, over all channels and the whole image: for curves, not to be published."""
     error = (image.detach() - truth).square().mean((1, 2, 3))
     return {"psnr": 10 * torch.log10(4 / error)}

@@ -32,8 +32,8 @@ from gan_train.rng import BatchRandom
 
 
 class VanillaConfig(TwoPlayerConfig):
-    """Defaults follow the paper: SGD with momentum, maxout and dropout in D. `optimizer: adam` is
-    what has become usual since."""
+    """Defaults follow the paper: SGD with momentum, maxout and dropout in D. Since then
+    `optimizer: adam` has become usual."""
 
     name: Literal["vanilla"] = "vanilla"
     generator_widths: tuple[int, ...] = Field(
@@ -59,7 +59,7 @@ class VanillaConfig(TwoPlayerConfig):
     )
 
     @model_validator(mode="after")
-    def _of_this_choice(self) -> VanillaConfig:
+    def _settings_fit_the_choices(self) -> VanillaConfig:
         unused = {
             "momentum": ("optimizer", "sgd"),
             "betas": ("optimizer", "adam"),
@@ -92,7 +92,7 @@ class Generator(nn.Module):
         x = z.to(next(self.parameters()).dtype)
         for layer in hidden:
             x = F.relu(layer(x))
-        # the paper's sigmoid, for pixels from -1 to 1
+        # in place of the paper's sigmoid, as pixels go from -1 to 1
         return torch.tanh(out(x)).unflatten(1, self.image_shape)
 
 

@@ -36,7 +36,7 @@ class DCGANNetworksConfig(TwoPlayerConfig):
     channels: int = Field(
         128, ge=1, description="Feature maps at half the images' side; twice as many a level down."
     )
-    channel_max: int = Field(1024, ge=1, description="But never more than this.")
+    channel_max: int = Field(1024, ge=1, description="The most feature maps at any side.")
     kernel: Literal[4, 5] = Field(5, description="Side of the convolutions' kernels.")
     batch_norm: batchnorm.Statistics = Field(
         "synchronised",
@@ -58,7 +58,7 @@ class Generator(nn.Module):
     def __init__(self, config: DCGANNetworksConfig, shape: ImageShape):
         super().__init__()
         widths = config.widths(shape.resolution)
-        # no hidden layer: z, seen as maps of 1x1, convolved to maps of 4x4
+        # no hidden layer: this is z, seen as maps of 1x1, convolved to maps of 4x4
         self.project = nn.Linear(config.z_dim, widths[0] * FIRST**2, bias=False)
         self.embed: nn.Embedding | None = None
         if config.conditional:  # what the projection would do to a one-hot class joined to z
@@ -121,7 +121,7 @@ def _upsampling(inputs: int, outputs: int, kernel: int, bias: bool) -> nn.ConvTr
 
 
 def _initialise(module: nn.Module) -> None:
-    """The paper's start: weights ~ N(0, .02^2); biases at 0, gains of normalisations at 1."""
+    """Start as the paper does: weights ~ N(0, .02^2), biases at 0, gains of normalisations at 1."""
     if isinstance(module, nn.Linear | nn.Embedding | nn.Conv2d | nn.ConvTranspose2d):
         nn.init.normal_(module.weight, std=0.02)
         bias = getattr(module, "bias", None)

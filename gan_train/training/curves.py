@@ -1,4 +1,5 @@
-"""Curves: scalars summed on the device as training goes, reduced over the workers once a tick."""
+"""Curves: scalars that are summed on the device during training, and averaged over the workers once
+a tick."""
 
 from __future__ import annotations
 

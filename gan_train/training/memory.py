@@ -1,4 +1,4 @@
-"""Memory: the C library's allocator, told what training needs, and the way to a GPU."""
+"""Memory: what the C library's allocator may keep, and how a tensor gets to a GPU."""
 
 from __future__ import annotations
 
@@ -17,9 +17,9 @@ def keep_freed_memory() -> bool:
     """Let malloc keep what is freed, up to blocks of 32 MiB; returns whether it can.
 
     Every step frees its activations and asks for as much again. By default glibc hands large blocks
-    back to the system and gets them as new pages, each with a page fault: 5% of a StyleGAN2 step at
-    32 pixels on a CPU. What the process holds at its peak stays the same. Other C libraries than
-    glibc are left alone.
+    back to the system and gets them as new pages, each with a page fault, which takes 5% of a
+    StyleGAN2 step at 32 pixels on a CPU. The process's peak of memory stays the same. Other C
+    libraries than glibc are left alone.
     """
     if platform.libc_ver()[0] != "glibc":
         return False
@@ -30,8 +30,8 @@ def keep_freed_memory() -> bool:
 
 
 def to_device(device: torch.device, x: Tensor) -> Tensor:
-    """x on the device. Nothing waits for a GPU: from pageable memory the copy would begin, and this
-    process go on, only when all work before it is done."""
+    """x on the device. To a GPU it is copied from pinned memory, and this process need not wait: a
+    copy from pageable memory would begin only when the GPU has done all work before it."""
     if device.type != "cuda":
         return x.to(device)
     return x.pin_memory().to(device, non_blocking=True)

@@ -20,8 +20,8 @@ def schedule_end(config: Config, stages: Sequence[Stage]) -> int:
 
 
 def stage_at(stages: Sequence[Stage], nimg: int, end: int) -> tuple[Stage, int]:
-    """The stage in which image number `nimg` falls, and where it ends. The last one has no end of
-    its own."""
+    """The stage in which image number `nimg` falls, and the number of images at which it ends. The
+    last stage ends where training does."""
     stop = 0
     for stage in stages:
         stop += stage.nimg

@@ -46,10 +46,8 @@ class Scorer:
         return save_grid(images, columns, self.runtime.run_dir / "samples" / name)
 
     def score(self, folder: Path) -> dict[str, Any]:
-        """`{"scores": ..., "protocol": ...}` of a checkpoint's weights, computed at most once.
-
-        Collective. Rank 0 leaves the result beside the weights.
-        """
+        """Score a checkpoint's weights, unless that was done before: `{"scores": ..., "protocol":
+        ...}`. Collective. Rank 0 writes the result beside the weights."""
         self.adversary.advance(Clock(**read_description(folder)["clock"]))
         path = folder / checkpoint.SCORES
         if path.exists():
@@ -61,7 +59,7 @@ class Scorer:
         return scored
 
     def measure(self) -> dict[str, Any]:
-        """`{"scores": ..., "protocol": ...}` of the weights as they are. Collective."""
+        """Score the weights as they are: `{"scores": ..., "protocol": ...}`. Collective."""
         return self.task.measure()
 
     def best(self, run_dir: Path) -> Path | None:

@@ -1,4 +1,4 @@
-"""The only training loop, for every family. `Trainer.step` is the whole life of a step."""
+"""The only training loop, which all families share. `Trainer.step` is the whole life of a step."""
 
 from __future__ import annotations
 
@@ -61,7 +61,8 @@ def train(config: Config, index: Index, shards: Path, runtime: Runtime) -> None:
 
 
 class Trainer:
-    """State of one worker's training. The same on all workers but for the share of the batch."""
+    """The state of one worker's training, which is the same on all workers. Only their shares of a
+    batch differ."""
 
     def __init__(self, config: Config, index: Index, shards: Path, runtime: Runtime) -> None:
         self.config, self.runtime, self.index = config, runtime, index
@@ -87,7 +88,7 @@ class Trainer:
         }
         self.stages = self.adversary.stages()
         self.end = schedule_end(config, self.stages)
-        self.clock = self.trained = Clock()  # now, and at the last step: the fade of the weights
+        self.clock = self.trained = Clock()  # now, and at the last step, which the weights fit
         self.stage_name = ""  # the stage that the optimizers' moments belong to
 
         # Data: this worker's share of an order that is the same for any number of workers
@@ -102,7 +103,7 @@ class Trainer:
     # ---- the loop ------------------------------------------------------------------------------
 
     def run(self) -> None:
-        """Stage by stage until the schedule ends or someone asks to stop."""
+        """Train stage by stage until the schedule ends or someone asks to stop."""
         self.resume()
         stopped = False
         while self.clock.nimg < self.end and not stopped:
@@ -124,7 +125,7 @@ class Trainer:
             self.events.append("end", self.clock.nimg, status="stopped" if stopped else "finished")
 
     def step(self, stage: Stage, loaded: LoadedBatch) -> None:
-        """One global batch: every phase that is due moves its networks once."""
+        """Train on one global batch: every phase that is due moves its networks once."""
         self.adversary.advance(self.clock)
         self.adversary.update_statistics(self.clock)
         torch.manual_seed(derive(self.config.seed, "torch", self.clock.nimg, self.runtime.rank))
@@ -152,7 +153,7 @@ class Trainer:
                 for name, value in losses.metrics.items():
                     self.curves.add(name, value)
 
-            # The same mean gradient on every worker, then one update
+            # The same mean gradient on every worker, clipped, then one update
             average_gradients(parameters)
             norm = gradient_norm(parameters)
             self.curves.add(f"gradient_norm/{phase.name}", norm)
@@ -171,7 +172,7 @@ class Trainer:
         self.averaged.update(decay(stage.batch, self.clock.nimg, t.ema_kimg * 1000, t.ema_ramp))
 
     def housekeeping(self, before: int, stage: Stage, over: bool, stopped: bool) -> None:
-        """Curves, samples, checkpoints and scores, at places that depend on the clock alone."""
+        """Write curves, samples, checkpoints and scores, when the clock alone says so."""
         t, now = self.config.train, self.clock.nimg
         finished = now >= self.end
         save = crossed(before, now, t.checkpoint_kimg) or (over and stage.milestone) or finished
@@ -186,12 +187,12 @@ class Trainer:
     # ---- its parts -----------------------------------------------------------------------------
 
     def settings(self, optimizer: str, stage: Stage) -> OptimizerSettings:
-        """How the named optimizer moves its networks now."""
+        """The settings of the named optimizer at this step."""
         declared = self.specs[optimizer].settings
         return self.adversary.settings(optimizer, declared, stage, self.clock)
 
     def micro_batches(self, loaded: LoadedBatch) -> Iterator[MicroBatch]:
-        """This worker's share on the device, cut for accumulation."""
+        """This worker's share of a batch, on the device, cut for accumulation."""
         parts = self.config.train.accumulate
         whole: Batch = {}
         for name, pixels in {"image": loaded.images, **loaded.beside}.items():
@@ -204,12 +205,13 @@ class Trainer:
             yield MicroBatch({name: tensors[i] for name, tensors in cut.items()}, positions)
 
     def autocast(self) -> contextlib.AbstractContextManager[object]:
-        """bf16 for the matrix products where asked for; master weights stay float32."""
+        """Matrix products in bf16 where the recipe asks for it; weights stay float32."""
         on = self.config.train.precision == "bf16"
         return torch.autocast(self.device.type, dtype=torch.bfloat16, enabled=on)
 
     def enter(self, stage: Stage) -> None:
-        """Begin a stage: fresh moments where the family asks for them, unless resumed inside it."""
+        """Begin a stage, with fresh moments where the family asks for them. A run that resumes
+        inside the stage keeps its moments."""
         if stage.fresh_optimizers and stage.name != self.stage_name:
             for name, spec in self.specs.items():
                 self.optimizers[name] = build_optimizer(self.adversary, spec)
@@ -263,7 +265,7 @@ class Trainer:
         self.start_timer()
 
     def draw_samples(self) -> None:
-        """A grid of the averaged generator's images, from the same latents every time."""
+        """Write a grid of the averaged generator's images, from the same latents every time."""
         if self.events:
             path = self.scorer.draw(self.trained, f"{self.clock.nimg:012d}.png")
             relative = str(path.relative_to(self.runtime.run_dir))

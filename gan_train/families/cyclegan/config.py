@@ -18,8 +18,8 @@ class CycleGANConfig(BaseModel):
     model_config = ConfigDict(extra="forbid", frozen=True, validate_default=True)
 
     name: Literal["cyclegan"] = "cyclegan"
-    width: int = Field(64, ge=1, description="Channels at full size; doubled at every halving.")
-    halvings: int = Field(2, ge=0, le=5, description="Times that a generator halves the sides.")
+    width: int = Field(64, ge=1, description="Channels at full size; twice as many a level down.")
+    halvings: int = Field(2, ge=0, le=5, description="Times that a generator downsamples, by 2.")
     blocks: int | None = Field(
         None, ge=1, description="Residual blocks; empty: 9 from 256 pixels on, 6 below."
     )
@@ -33,8 +33,8 @@ class CycleGANConfig(BaseModel):
         3,
         ge=1,
         le=6,
-        description="Halving layers. The patch that a logit sees: 16, 34, 70, 142 pixels for 1 to "
-        "4 layers.",
+        description="Layers that downsample. A logit sees a patch of 16, 34, 70, 142 pixels with 1 "
+        "to 4 of them.",
     )
     cycle_weight: float = Field(10.0, ge=0, description="Lambda: weight of the cycle, both ways.")
     identity_weight: float = Field(
@@ -56,7 +56,7 @@ class CycleGANConfig(BaseModel):
     betas: tuple[float, float] = (0.5, 0.999)
     kimg: float = Field(200.0, gt=0, description="Images of domain A to train on, in kimg.")
     decay_kimg: float = Field(
-        100.0, ge=0, description="The last of them, in which the rate falls to 0, in kimg."
+        100.0, ge=0, description="Images at the end, over which the rate falls to 0, in kimg."
     )
 
     @model_validator(mode="after")

@@ -1,8 +1,8 @@
 """CycleGAN, translation without pairs: Zhu et al. 2017, arXiv 1703.10593.
 
-Two generators, A to B and B to A, each with a discriminator of the domain it paints. What goes to
-the other domain and back must arrive as it was. In the paper's letters: X is A, Y is B, G is
-`generator_ab`, F is `generator_ba`.
+There are two generators, A to B and B to A, each with a discriminator of the domain that it makes
+images of. An image that is translated to the other domain and back must come out as it was. In the
+paper's letters X is A, Y is B, G is `generator_ab` and F is `generator_ba`.
 """
 
 from __future__ import annotations
@@ -69,7 +69,7 @@ class CycleGAN(Adversary):
 
     @staticmethod
     def _check(config: CycleGANConfig, resolution: int) -> None:
-        """Raise UserError if the pictures are too small for so many halvings."""
+        """Raise UserError if the images are too small to be downsampled so often."""
         most = max(1, resolution // 4).bit_length() - 1  # a side of 4 is left
         for name in ("halvings", "discriminator_layers"):
             count: int = getattr(config, name)
@@ -168,7 +168,7 @@ class CycleGAN(Adversary):
     def translate(self, image: Tensor, to: Domain) -> Tensor:
         """Images [N, C, H, W] in [-1, 1] of one domain as images of domain `to`, of the same size.
 
-        Sides that cannot be halved so often are mirrored at their end, and cut off afterwards.
+        Images whose sides cannot be halved so often are mirrored at their end, and cut afterwards.
         Raises UserError for images too small to be mirrored.
         """
         generator = self.generator_ab if to == "B" else self.generator_ba
@@ -182,5 +182,5 @@ class CycleGAN(Adversary):
         image = image.to(generator.last.weight.dtype)
         whole = F.pad(image, (0, right, 0, bottom), mode="reflect")
         translated: Tensor = generator(whole)
-        # not in training, where no gradient would lead back from outside of the range
+        # losses see unclamped images: no gradient would lead back from outside of the range
         return translated[..., :height, :width].clamp(-1, 1)

@@ -47,7 +47,8 @@ class ResidualBlock(nn.Module):
 
 class Generator(nn.Module):
     """Images [N, C, H, W] of one domain to the other, about [-1, 1]: c7s1-w, d2w, d4w, the
-    residual blocks, u2w, uw, c7s1-C. H and W must be multiples of `unit`, at least `smallest`."""
+    residual blocks, u2w, uw, c7s1-C. H and W must be multiples of `unit`, at least `smallest`.
+    With `skip`, the input is added to the output, which may then leave the range."""
 
     def __init__(self, channels: int, width: int, halvings: int, blocks: int, skip: bool) -> None:
         super().__init__()
@@ -85,8 +86,8 @@ class Generator(nn.Module):
 class Discriminator(nn.Module):
     """PatchGAN: images [N, C, H, W] to a map of logits [N, h, w], each of which sees a patch.
 
-    4x4 convolutions: `layers` that halve the sides and double the channels (to 8 widths at most),
-    one more that does not halve, and one to the logits; with 3 layers C64-C128-C256-C512 and
+    4x4 convolutions: `layers` that downsample by 2 and double the channels (to 8 widths at most),
+    one more that keeps the size, and one to the logits; with 3 layers C64-C128-C256-C512 and
     patches of 70x70.
     """
 

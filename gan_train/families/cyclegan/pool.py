@@ -1,10 +1,11 @@
 """The history of fakes that CycleGAN's discriminators are shown: Shrivastava et al. 2016
 (arXiv 1612.07828), section 2.3, as in Zhu et al. 2017, section 4.
 
-There is one pool a domain, and every worker holds all of it. The workers hand each other their
-fakes (a batch of images a step, little beside the gradients) and take them in by their positions in
-the run, so the pool is a function of the global order: the same for any number of workers or
-micro-batches, whole in any worker's checkpoint, and fit to be resumed by another number of them.
+There is one pool for each domain, and every worker holds all of it. The workers hand each other
+their fakes (a batch of images a step, little beside the gradients) and store them in the order of
+their positions in the run. So the pool is a function of the global order: it is the same for any
+number of workers or micro-batches, it is whole in the checkpoint of any worker, and another number
+of workers can resume from it.
 """
 
 from __future__ import annotations
@@ -18,9 +19,9 @@ from gan_train.rng import BatchRandom
 
 
 class ImagePool(nn.Module):
-    """The last fakes, in a buffer `images` [size, C, R, R]; the n-th fake fills slot n at first.
+    """Earlier fakes, in a buffer `images` [size, C, R, R]; at first the n-th fake fills slot n.
 
-    A size of 0 keeps none.
+    A pool of size 0 keeps none.
     """
 
     images: Tensor

@@ -191,7 +191,7 @@ def test_losses_are_the_logistic_ones() -> None:
         real, low = family.real(side, batch)
         size = 6 if low is None else side * side
         draw = draws().normal if low is None else draws().noise
-        fake = family.generated(side, draw(size).double(), low, label)
+        fake = family.generate(side, draw(size).double(), low, label)
         on_real, on_fake = (
             torch.sigmoid(family.discriminate(side, x, low, label, draws())) for x in (real, fake)
         )
@@ -246,13 +246,13 @@ def test_sampling_runs_coarse_to_fine() -> None:
     family = small()
     assert family.z_dim == 6 + 16 * 16 + 32 * 32
     z, label = latents(family), torch.tensor([0, 1, 2, 0])
-    before = family.pictures(z, label)
+    before = family.images_by_level(z, label)
     assert [p.shape for p in before] == [(4, 2, side, side) for side in LEVELS]
     torch.testing.assert_close(before[-1], family.sample(z, label), rtol=0, atol=0)
     for level, part in enumerate((slice(0, 6), slice(6, 262), slice(262, 1286))):
         changed = z.clone()
         changed[:, part] = latents(family, stream="others")[:, part]
-        after = family.pictures(changed, label)
+        after = family.images_by_level(changed, label)
         assert [torch.equal(a, b) for a, b in zip(before, after, strict=True)] == [
             finer < level for finer in range(3)
         ]
@@ -261,7 +261,7 @@ def test_sampling_runs_coarse_to_fine() -> None:
 def test_a_picture_is_the_expanded_coarser_one_and_a_band() -> None:
     family = small()
     z, label = latents(family), torch.tensor([0, 1, 2, 0])
-    coarse, middle, fine = family.pictures(z, label)
+    coarse, middle, fine = family.images_by_level(z, label)
     assert coarse.abs().max() <= 1
     low = upsample(coarse)
     band = family.generator_16.band(z[:, 6:262], low, label)
@@ -281,8 +281,8 @@ def test_training_and_sampling_run_the_same_networks() -> None:
     """Training's path, given the low-pass picture of a sample, makes the sample."""
     family = small()
     z, label = latents(family), torch.tensor([0, 1, 2, 0])
-    coarse, middle, _ = family.pictures(z, label)
-    again = family.generated(16, z[:, 6:262], upsample(coarse), label)
+    coarse, middle, _ = family.images_by_level(z, label)
+    again = family.generate(16, z[:, 6:262], upsample(coarse), label)
     torch.testing.assert_close(again, middle, rtol=0, atol=0)
 
 
@@ -301,7 +301,7 @@ def test_the_class_reaches_both_networks(side: int) -> None:
     picture, low = family.real(side, batch_of(4))
     z = draws(4).normal(6 if low is None else side * side).double()
     a, b = torch.zeros(4, dtype=torch.int64), torch.ones(4, dtype=torch.int64)
-    assert differ(family.generated(side, z, low, a), family.generated(side, z, low, b))
+    assert differ(family.generate(side, z, low, a), family.generate(side, z, low, b))
     logits = [family.discriminate(side, picture, low, label, draws(4)) for label in (a, b)]
     assert differ(*logits)
 
@@ -325,7 +325,7 @@ def test_the_noise_reaches_every_level() -> None:
         _, low = family.real(side, batch)
         size = 6 if low is None else side * side
         one, two = (draw.double() for draw in draws(8).normal(size).chunk(2))
-        made = [family.generated(side, z, low, batch["label"]) for z in (one, two)]
+        made = [family.generate(side, z, low, batch["label"]) for z in (one, two)]
         assert not torch.allclose(*made)
 
 
