@@ -10,24 +10,17 @@ from __future__ import annotations
 
 import logging
 import threading
-from collections.abc import Iterator, Mapping
+import uuid
+from collections.abc import Iterable, Iterator, Mapping
 from dataclasses import replace
 from pathlib import Path
 from types import TracebackType
-from typing import Any
 
 from gan_train.config import Config
 from gan_train.data.index import Index
 from gan_train.files.locks import locked
-from gan_train.runs.events import LOG_NAME
-from pipelines.registry.spool import (
-    Cursor,
-    last_event,
-    load_cursor,
-    pending,
-    read_events,
-    save_cursor,
-)
+from gan_train.runs.events import LOG_NAME, Event, last_event, read_with_offsets
+from pipelines.registry.spool import Cursor, Placed, load_cursor, look, save_cursor
 from pipelines.registry.tracking import Tracking, failures, tracking_uri
 
 log = logging.getLogger(__name__)
@@ -39,12 +32,13 @@ _VALUES_PER_BATCH = 500
 _STATUS = {"finished": "FINISHED", "stopped": "KILLED"}
 
 
-def batches(run_dir: Path, offset: int) -> Iterator[tuple[list[dict[str, Any]], int]]:
-    """Events behind `offset`, neighbouring metrics together; each list with the place behind it."""
-    held: list[dict[str, Any]] = []
+def batches(events: Iterable[Placed]) -> Iterator[tuple[list[Event], int]]:
+    """The events in their order, neighbouring metrics together; each list with the position behind
+    its last event."""
+    held: list[Event] = []
     values = 0
-    end = offset
-    for event, behind in read_events(run_dir, offset):
+    end = 0
+    for event, behind in events:
         together = event["kind"] == "metrics" and values < _VALUES_PER_BATCH
         if held and not together:
             yield held, end
@@ -57,12 +51,8 @@ def batches(run_dir: Path, offset: int) -> Iterator[tuple[list[dict[str, Any]], 
 
 
 def _ended(run_dir: Path) -> tuple[str, int] | None:
-    """Status and time of the training's end, if the log ends with it, or with scores that were
-    measured after it."""
+    """Status and time of the training's end, if the log ends with it."""
     last = last_event(run_dir)
-    if last is not None and last["kind"] == "checkpoint":
-        before = [event for event, _ in read_events(run_dir) if event["kind"] != "checkpoint"]
-        last = before[-1] if before else None
     if last is None or last["kind"] != "end":
         return None
     return _STATUS.get(last["status"], "FAILED"), last["time_ms"]
@@ -78,7 +68,9 @@ class Delivery:
 
     def due(self) -> bool:
         """True when a pass would have something to do. Cheap."""
-        return self.cursor is None or pending(self.run_dir, self.cursor.offset)
+        if self.cursor is None:
+            return True
+        return next(read_with_offsets(self.run_dir, self.cursor.offset), None) is not None
 
     def once(self, status: str | None = None) -> str:
         """Deliver all that the log holds now; returns the MLflow run's id.
@@ -89,34 +81,58 @@ class Delivery:
         """
         with locked(self.run_dir / "mlflow.lock"):
             cursor = load_cursor(self.run_dir, tracking_uri(self.config))
-            path = self.run_dir / LOG_NAME
-            if cursor.offset > (path.stat().st_size if path.exists() else 0):
-                cursor = replace(cursor, offset=0)  # an older log was put back: all of it again
             if status is not None and status != cursor.status:
-                cursor = replace(cursor, status=status)
-                save_cursor(self.run_dir, cursor)
-            if self.tracking is None:
-                # runs that begin together would make the same data set in MLflow twice
-                with locked(self.config.workspace / "tracking.lock"):
-                    self.tracking = Tracking(
-                        self.config, self.run_dir, self.index, self.ids, cursor.key, cursor.run_id
-                    )
+                cursor = self._keep(replace(cursor, status=status))
+            outlook = look(self.run_dir, cursor)
+            if outlook.abandoned_from is not None:
+                cursor = self._begin_anew(cursor, outlook.abandoned_from)
+                outlook = look(self.run_dir, cursor)
+            tracking = self._tracking(cursor)
             if cursor.run_id is None:
-                cursor = replace(cursor, run_id=self.tracking.run_id)
-                save_cursor(self.run_dir, cursor)
-            for events, behind in batches(self.run_dir, cursor.offset):
-                self.tracking.deliver(events)
-                cursor = replace(cursor, offset=behind)
-                save_cursor(self.run_dir, cursor)
+                cursor = self._keep(replace(cursor, run_id=tracking.run_id))
+            if outlook.cut and cursor.heeded < outlook.end:
+                cursor = self._keep(replace(cursor, heeded=outlook.end))
+            for events, behind in batches(outlook.events):
+                cursor = self._keep(replace(cursor, sending=behind))
+                tracking.deliver(events)
+                cursor = self._keep(replace(cursor, offset=behind))
+            if cursor.offset < outlook.end:  # the rest was abandoned, or is a cut
+                cursor = self._keep(replace(cursor, offset=outlook.end))
             self.cursor = cursor
             ended = _ended(self.run_dir)
             if status == "RUNNING" or ended is None:
-                self.tracking.set_status(cursor.status or "RUNNING")
+                tracking.set_status(cursor.status or "RUNNING")
             elif cursor.status in ("FAILED", "KILLED"):
-                self.tracking.set_status(cursor.status)
+                tracking.set_status(cursor.status)
             else:
-                self.tracking.set_status(*ended)
-            return self.tracking.run_id
+                tracking.set_status(*ended)
+            return tracking.run_id
+
+    def _keep(self, cursor: Cursor) -> Cursor:
+        save_cursor(self.run_dir, cursor)
+        return cursor
+
+    def _tracking(self, cursor: Cursor) -> Tracking:
+        """The MLflow run that the cursor is of, found or made."""
+        if self.tracking is None:
+            # runs that begin together would make the same data set in MLflow twice
+            with locked(self.config.workspace / "tracking.lock"):
+                self.tracking = Tracking(self.config, self.run_dir, self.index, self.ids, cursor)
+        return self.tracking
+
+    def _begin_anew(self, cursor: Cursor, nimg: int) -> Cursor:
+        """Close the MLflow run of a past that was abandoned from `nimg` images on; the cursor of
+        the run that takes its place. The old run is marked first: after a kill in between, the old
+        cursor leads here again."""
+        self._tracking(cursor).abandon(nimg)
+        self.tracking = None
+        log.warning(
+            "training went on otherwise from %s images than MLflow had been told: the run %s there "
+            "is closed, and a new one tells all of it",
+            *(f"{nimg:,}", cursor.run_id),
+        )
+        fresh = Cursor(uuid.uuid4().hex, cursor.tracking_uri, status=cursor.status)
+        return self._keep(replace(fresh, follows=cursor.run_id))
 
 
 def ship(config: Config, run_dir: Path, index: Index, ids: Mapping[str, str]) -> bool:

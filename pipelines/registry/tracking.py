@@ -23,9 +23,10 @@ from PIL import Image
 
 from gan_train.config import Config
 from gan_train.data.index import Index
+from gan_train.runs.events import Event, read_with_offsets
 from pipelines.registry import logged_model
 from pipelines.registry.provenance import source_tags
-from pipelines.registry.spool import read_events
+from pipelines.registry.spool import Cursor
 
 if TYPE_CHECKING:
     from mlflow import MlflowClient
@@ -34,6 +35,10 @@ if TYPE_CHECKING:
 log = logging.getLogger(__name__)
 
 KEY_TAG = "gan_train.key"
+ABANDONED_TAG = "gan_train.abandoned"
+"""Marks a run whose training went on otherwise; says from how many images on."""
+FOLLOWED_TAG = "gan_train.followed_by"
+FOLLOWS_TAG = "gan_train.follows"
 _METRICS_PER_BATCH = 1000  # MLflow's limits
 _PARAMS_PER_BATCH = 100
 _PARAM_CHARS = 6000
@@ -123,7 +128,7 @@ def experiment_of(client: MlflowClient, config: Config) -> str:
 
 
 class Tracking:
-    """The MLflow run of one training, found by `key` or made."""
+    """The MLflow run that a cursor is of, found by its id or its key, or made."""
 
     def __init__(
         self,
@@ -131,15 +136,16 @@ class Tracking:
         run_dir: Path,
         index: Index,
         ids: Mapping[str, str],
-        key: str,
-        run_id: str | None,
+        cursor: Cursor,
     ) -> None:
         self.client, self.config, self.run_dir = connect(config), config, run_dir
         self.index, self.ids = index, ids
-        if run_id is None:
-            run = self._find(key) or self._create(key)
+        if cursor.run_id is None:
+            run = self._find(cursor.key) or self._create(cursor)
+            if cursor.follows is not None:
+                self.client.set_tag(cursor.follows, FOLLOWED_TAG, run.info.run_id)
         else:
-            run = self.client.get_run(run_id)
+            run = self.client.get_run(cursor.run_id)
         self.run_id: str = run.info.run_id
         self.experiment_id: str = run.info.experiment_id
         self.status: str = run.info.status
@@ -155,14 +161,19 @@ class Tracking:
             self.client.set_terminated(self.run_id, status, time_ms)
         self.status = status
 
+    def abandon(self, nimg: int) -> None:
+        """Close the run, because training went on otherwise from `nimg` images."""
+        self.client.set_tag(self.run_id, ABANDONED_TAG, f"from {nimg} images on")
+        self.client.set_terminated(self.run_id, "KILLED")
+
     def _find(self, key: str) -> Run | None:
         experiment = experiment_of(self.client, self.config)
         runs = self.client.search_runs([experiment], f"tags.`{KEY_TAG}` = '{key}'", max_results=1)
         return runs[0] if runs else None
 
-    def _create(self, key: str) -> Run:
+    def _create(self, cursor: Cursor) -> Run:
         tags = {
-            KEY_TAG: key,
+            KEY_TAG: cursor.key,
             "mlflow.source.name": "gan-train",
             "mlflow.source.type": "LOCAL",
             "recipe": self.config.name,
@@ -170,8 +181,10 @@ class Tracking:
             "data_hash": self.index.content_hash,
             **source_tags(),
         }
+        if cursor.follows is not None:
+            tags[FOLLOWS_TAG] = cursor.follows
         experiment = experiment_of(self.client, self.config)
-        first = next(read_events(self.run_dir), None)  # a log may be older than its run in MLflow
+        first = next(read_with_offsets(self.run_dir), None)  # the log may be older than this run
         return self.client.create_run(
             experiment,
             start_time=first[0]["time_ms"] if first else None,
@@ -212,7 +225,7 @@ class Tracking:
 
     # ---- events ----
 
-    def deliver(self, events: list[dict[str, Any]]) -> None:
+    def deliver(self, events: list[Event]) -> None:
         """Bring events of one kind to the server (`shipping.batches` makes such lists)."""
         kind = events[0]["kind"]
         if kind == "metrics":

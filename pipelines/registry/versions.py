@@ -21,6 +21,7 @@ from gan_train.errors import UserError
 from gan_train.files.digests import sha256_of
 from gan_train.files.locks import locked
 from gan_train.runs.checkpoint import harmless_keys
+from gan_train.runs.events import read_events
 from pipelines.registry import logged_model
 from pipelines.registry.model_card import CardFacts, model_card
 from pipelines.registry.promotion import (
@@ -35,12 +36,18 @@ from pipelines.registry.promotion import (
 )
 from pipelines.registry.provenance import COMMIT_TAG, VERSION_TAG
 from pipelines.registry.shipping import Delivery, Shipper, ship
-from pipelines.registry.spool import read_events
-from pipelines.registry.tracking import connect, experiment_of, failures, flatten, tracking_uri
+from pipelines.registry.tracking import (
+    FOLLOWS_TAG,
+    connect,
+    experiment_of,
+    failures,
+    flatten,
+    tracking_uri,
+)
 
 if TYPE_CHECKING:
     from mlflow import MlflowClient
-    from mlflow.entities import LoggedModel
+    from mlflow.entities import LoggedModel, Run
     from mlflow.entities.model_registry import ModelVersion
 
 __all__ = [
@@ -97,7 +104,7 @@ def register_best(
 
     Raises UserError when no checkpoint is scored, or the tracking server is away.
     """
-    event = best_checkpoint(event for event, _ in read_events(run_dir))
+    event = best_checkpoint(read_events(run_dir))
     if event is None:
         raise UserError(
             f"{run_dir} has no checkpoint with a score to register: let it reach a checkpoint "
@@ -234,10 +241,8 @@ def _version_of(
         raise UserError(f"the weights of {event['path']} were deleted before they could be sent")
     name = model_name(config)
     _ensure_model(client, config, name)
-    for version in client.search_model_versions(f"name = '{name}' AND run_id = '{run_id}'"):
-        if version.tags.get("logged_model") == model.model_id:
-            _link(client, model, version)
-            return version
+    if known := _known(client, name, run, model):
+        return known
 
     standing = event_standing(event)
     assert standing is not None
@@ -292,6 +297,24 @@ def _version_of(
     return version
 
 
+def _known(client: MlflowClient, name: str, run: Run, model: LoggedModel) -> ModelVersion | None:
+    """The version that was made of this checkpoint before, also out of an MLflow run that this one
+    replaces (`spool.py`)."""
+    checkpoint = {logged_model.WEIGHTS_TAG: model.tags[logged_model.WEIGHTS_TAG]}
+    checkpoint |= {"images_seen": model.params["images_seen"]}
+    while True:
+        run_id = run.info.run_id
+        for version in client.search_model_versions(f"name = '{name}' AND run_id = '{run_id}'"):
+            if checkpoint.items() <= version.tags.items():
+                if version.tags.get("logged_model") == model.model_id:
+                    _link(client, model, version)  # a kill may have come before
+                return version
+        before = run.data.tags.get(FOLLOWS_TAG)
+        if before is None:
+            return None
+        run = client.get_run(before)
+
+
 def _link(client: MlflowClient, model: LoggedModel, version: ModelVersion) -> None:
     """Let the page of a logged model show its version, as MLflow's own functions do."""
     link = json.dumps([{"name": version.name, "version": version.version}])
@@ -313,7 +336,7 @@ def _picture(client: MlflowClient, run_id: str, run_dir: Path, nimg: int) -> str
     """Artifact path of the newest sample grid up to this many images, put where the card looks."""
     grids = [
         event
-        for event, _ in read_events(run_dir)
+        for event in read_events(run_dir)
         if event["kind"] == "image"
         and event["nimg"] <= nimg
         and (run_dir / event["path"]).is_file()

@@ -4,9 +4,11 @@ from __future__ import annotations
 
 import hashlib
 import json
+from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
 
+import pytest
 import torch
 from PIL import Image
 
@@ -16,7 +18,7 @@ from gan_train.data.index import Index, ShardInfo, content_hash
 from gan_train.files.atomic import write_json
 from gan_train.metrics.protocol import Protocol
 from gan_train.runs.checkpoint import FOLDER, save_generator
-from gan_train.runs.events import LOG_NAME, EventLog
+from gan_train.runs.events import LOG_NAME, EventLog, read_events
 
 METRIC = "fd_efficientnet_lite0"
 CLASSES = ("7", "A", "B")
@@ -104,11 +106,11 @@ class Run:
         picture.save(path)
         self.append("image", nimg, path=f"samples/{path.name}", caption="samples")
 
-    def checkpoint(self, nimg: int, score: float, images: int = 2000) -> Path:
-        """Untrained weights, different for each `nimg`."""
+    def checkpoint(self, nimg: int, score: float, images: int = 2000, seed: int = 0) -> Path:
+        """Untrained weights, different for each `nimg` and seed."""
         folder = self.folder / FOLDER / f"{nimg:012d}"
-        folder.mkdir(parents=True)
-        torch.manual_seed(nimg)
+        folder.mkdir(parents=True, exist_ok=True)
+        torch.manual_seed(nimg + seed)
         adversary = self.config.family.build(self.index.image_shape, self.config.train.batch)
         weights = {f"generator.{k}": v for k, v in adversary.generator.state_dict().items()}
         clock = Clock(nimg // 64, nimg)
@@ -138,10 +140,55 @@ def logged_metrics(client: Any, run_id: str) -> list[tuple[str, int, float]]:
 
 
 def written_metrics(run: Run) -> list[tuple[str, int, float]]:
-    """What `logged_metrics` must be, by the log."""
+    """What `logged_metrics` must be, by the log's present."""
     return sorted(
         (key, event["nimg"], float(value))
-        for event in run.events()
+        for event in read_events(run.folder)
         if event["kind"] in ("metrics", "checkpoint")
         for key, value in (event.get("values") or event["scores"]).items()
     )
+
+
+class Killed(BaseException):
+    """Stands for a kill: nothing catches it."""
+
+
+def kill_after(patch: pytest.MonkeyPatch, writers: Sequence[str], nth: int) -> None:
+    """Let the process die right after the nth call of MLflow's client was obeyed."""
+    from mlflow import MlflowClient
+
+    calls = 0
+
+    def counted(name: str) -> Any:
+        real = getattr(MlflowClient, name)
+
+        def call(self: MlflowClient, *args: Any, **kwargs: Any) -> Any:
+            nonlocal calls
+            result = real(self, *args, **kwargs)
+            calls += 1
+            if calls == nth:
+                raise Killed(name)
+            return result
+
+        return call
+
+    for name in writers:
+        patch.setattr(MlflowClient, name, counted(name))
+
+
+def image_files(client: Any, run_id: str) -> list[str]:
+    return sorted(file.path for file in client.list_artifacts(run_id, "images"))
+
+
+def models_of(client: Any, run_id: str) -> list[tuple[str, str]]:
+    experiment = client.get_run(run_id).info.experiment_id
+    found = client.search_logged_models([experiment], f"source_run_id = '{run_id}'")
+    return sorted((model.name, str(model.status)) for model in found)
+
+
+WRITERS = [
+    *("create_run", "log_batch", "log_dict", "log_inputs", "log_artifact", "set_tag"),
+    *("create_logged_model", "log_outputs", "set_logged_model_tags", "log_model_artifacts"),
+    *("finalize_logged_model", "set_terminated", "update_run"),
+]
+"""The calls of MLflow's client that a delivery makes to change something there."""

@@ -20,9 +20,11 @@ from pipelines.registry.provenance import COMMIT_TAG, VERSION_TAG, source_tags
 from pipelines.registry.tracking import connect, tracking_uri
 from tests.pipelines.registry_runs import (
     METRIC,
+    Killed,
     Run,
     config,
     index,
+    kill_after,
     logged_metrics,
     written_metrics,
 )
@@ -235,31 +237,11 @@ def test_only_the_registered_checkpoint_is_a_served_model(workspace: Path) -> No
     assert files_of(client, later.model_id) == whole
 
 
-class Killed(BaseException):
-    """Stands for a kill: nothing catches it."""
-
-
 def test_registration_is_taken_up_after_a_kill(
     workspace: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     """For every n: the registration dies right after its n-th call was obeyed, and is repeated."""
     import mlflow.pyfunc
-    from mlflow import MlflowClient
-
-    calls, limit = 0, 0
-
-    def counted(name: str) -> Any:
-        real = getattr(MlflowClient, name)
-
-        def call(self: MlflowClient, *args: Any, **kwargs: Any) -> Any:
-            nonlocal calls
-            result = real(self, *args, **kwargs)
-            calls += 1
-            if calls == limit:
-                raise Killed(name)
-            return result
-
-        return call
 
     writers = [
         *("create_registered_model", "log_model_artifacts", "set_logged_model_tags"),
@@ -271,10 +253,8 @@ def test_registration_is_taken_up_after_a_kill(
         settings = config(workspace, model=f"taken-up-{limit}")
         run = finished_run(settings, f"taken-up-{limit}", 50.0)
         assert versions.ship(settings, run.folder, run.index, IDS)
-        calls = 0
         with monkeypatch.context() as patch:
-            for name in writers:
-                patch.setattr(MlflowClient, name, counted(name))
+            kill_after(patch, writers, limit)
             try:
                 register(run)
             except Killed as where:
