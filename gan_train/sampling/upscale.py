@@ -7,12 +7,10 @@ import warnings
 from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
-from typing import NoReturn
 
 import torch
 from PIL import Image, ImageOps
 from torch import Tensor
-from tqdm import tqdm
 
 from gan_train.adversary import Adversary, Upscales
 from gan_train.data.images import FORMATS, BadImage, open_picture
@@ -23,7 +21,7 @@ from gan_train.images.resize import bicubic_upsample
 from gan_train.images.tiles import upscale_picture
 from gan_train.inference import Generator
 from gan_train.sampling.picture_files import targets_of
-from gan_train.sampling.progress import progress_bar
+from gan_train.sampling.progress import ProgressBar, progress_bar
 
 MAX_PIXELS = 100_000_000
 """Pictures with more pixels are refused before they are decoded."""
@@ -98,7 +96,7 @@ def open_any(file: Path) -> Picture:
 
 
 def upscale_colours(
-    adversary: Adversary, picture: Picture, tile: int, device: str, bar: tqdm[NoReturn]
+    adversary: Adversary, picture: Picture, tile: int, device: str, bar: ProgressBar
 ) -> Picture:
     """The picture, `scale` times as large, by a network on `device`.
 
