@@ -42,7 +42,7 @@ from gan_train.config import Config
 from gan_train.data.index import Index
 from gan_train.data.sharding import shard
 from gan_train.errors import UserError
-from gan_train.families.stylegan.config import StyleGANConfig
+from gan_train.families.stylegan.build import StyleGANConfig
 from gan_train.images.pixels import to_picture
 from gan_train.runs.runtime import PlainRuntime
 from gan_train.training import schedule

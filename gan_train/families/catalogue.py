@@ -7,13 +7,13 @@ from typing import Annotated
 from pydantic import Field
 
 from gan_train.families.cgan import CGANConfig
-from gan_train.families.cyclegan.config import CycleGANConfig
+from gan_train.families.cyclegan.family import CycleGANConfig
 from gan_train.families.dcgan import DCGANConfig
 from gan_train.families.lapgan import LAPGANConfig
 from gan_train.families.lsgan import LSGANConfig
 from gan_train.families.progan import ProGANConfig
 from gan_train.families.srgan import SRGANConfig
-from gan_train.families.stylegan.config import StyleGANConfig
+from gan_train.families.stylegan.build import StyleGANConfig
 from gan_train.families.vanilla import VanillaConfig
 
 FamilyConfig = Annotated[

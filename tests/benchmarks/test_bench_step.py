@@ -24,7 +24,7 @@ from gan_train.bench.options import EPILOG, add_arguments
 from gan_train.bench.progress import Progress
 from gan_train.bench.step import REPEATS, measure
 from gan_train.errors import UserError
-from gan_train.families.stylegan.config import StyleGANConfig
+from gan_train.families.stylegan.build import StyleGANConfig
 from gan_train.families.stylegan.family import StyleGAN
 from gan_train.rng import BatchRandom
 from gan_train.training import trainer

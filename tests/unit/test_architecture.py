@@ -234,6 +234,59 @@ def test_the_rule_notices(rule: Rule, path: str, source: str) -> None:
     assert list(rule(path, ast.parse(source)))
 
 
+def arrows(files: dict[str, str]) -> dict[str, set[str]]:
+    """What each module, by dotted name, imports of the others, given their sources by path. Late
+    imports inside functions count; those for type checkers alone do not."""
+    modules = {path.removesuffix(".py").replace("/", "."): source for path, source in files.items()}
+    found: dict[str, set[str]] = {}
+    for module, source in modules.items():
+        tree = ast.parse(source)
+        for node in ast.walk(tree):
+            if isinstance(node, ast.If) and "TYPE_CHECKING" in ast.unparse(node.test):
+                node.body = []
+        names = list(imports(f"{module.replace('.', '/')}.py", tree))
+        parents = [name.rpartition(".")[0] for name in names]
+        found[module] = {n for n in (*names, *parents) if n in modules} - {module}
+    return found
+
+
+def circles(arrows: dict[str, set[str]]) -> list[str]:
+    """Ways on which a module imports itself, one for each module that closes a circle."""
+    found, done = [], set[str]()
+
+    def visit(module: str, way: tuple[str, ...]) -> None:
+        if module in way:
+            found.append(" -> ".join((*way[way.index(module) :], module)))
+        elif module not in done:
+            for other in sorted(arrows[module]):
+                visit(other, (*way, module))
+            done.add(module)
+
+    for module in sorted(arrows):
+        visit(module, ())
+    return found
+
+
+def test_no_file_imports_itself_by_way_of_others() -> None:
+    files = {
+        file.relative_to(ROOT).as_posix(): file.read_text(encoding="utf-8")
+        for package in ROOMS
+        for file in (ROOT / package).rglob("*.py")
+    }
+    assert not circles(arrows(files))
+
+
+def test_a_circle_is_noticed() -> None:
+    files = {
+        "p/a.py": "from p import b",
+        "p/b.py": "def f():\n    from p.c import x",
+        "p/c.py": "import p.a",
+        "p/d.py": "if TYPE_CHECKING:\n    from p import e",
+        "p/e.py": "from p import d",
+    }
+    assert circles(arrows(files)) == ["p.a -> p.b -> p.c -> p.a"]
+
+
 @pytest.mark.slow
 def test_the_library_imports_without_engines_and_without_side_effects() -> None:
     """All of gan_train loads in a process in which Ray, MLflow and Prefect cannot be imported,

@@ -2,16 +2,9 @@
 
 from __future__ import annotations
 
-from typing import TYPE_CHECKING, Literal
+from typing import Literal
 
 from pydantic import BaseModel, ConfigDict, Field, model_validator
-
-from gan_train.adversary import ImageShape
-from gan_train.errors import UserError
-
-if TYPE_CHECKING:
-    from gan_train.families.stylegan.family import StyleGAN
-
 
 OF_ONE_GENERATION: dict[int, tuple[str, ...]] = {
     1: ("start_resolution", "fade_kimg", "stable_kimg"),
@@ -23,7 +16,7 @@ OF_ONE_GENERATION: dict[int, tuple[str, ...]] = {
 """Settings that one generation alone has: with the other, they must keep their defaults."""
 
 
-class StyleGANConfig(BaseModel):
+class StyleGANSettings(BaseModel):
     """The defaults are those of StyleGAN2 at 256 pixels and above; `generation: 1` takes StyleGAN's
     networks and grows them. Dictionaries are keyed by resolution."""
 
@@ -131,7 +124,7 @@ class StyleGANConfig(BaseModel):
     )
 
     @model_validator(mode="after")
-    def _of_this_generation(self) -> StyleGANConfig:
+    def _of_this_generation(self) -> StyleGANSettings:
         for name in OF_ONE_GENERATION[3 - self.generation]:
             if getattr(self, name) != type(self).model_fields[name].default:
                 raise ValueError(
@@ -139,20 +132,6 @@ class StyleGANConfig(BaseModel):
                     f"family.generation is {self.generation}: leave it out"
                 )
         return self
-
-    def build(self, shape: ImageShape, batch: int) -> StyleGAN:
-        """The adversary for images of this shape. `batch` is the global batch where this
-        configuration has none for a resolution. Raises UserError for a width below one."""
-        from gan_train.families.stylegan.family import StyleGAN
-        from gan_train.families.stylegan.growing import GrowingStyleGAN
-
-        if self.width(shape.resolution) < 1:
-            raise UserError(
-                f"family.channel_base={self.channel_base} leaves no channel at {shape.resolution} "
-                f"pixels: at least {shape.resolution}"
-            )
-        kind = GrowingStyleGAN if self.generation == 1 else StyleGAN
-        return kind(self, shape, batch)
 
     def width(self, resolution: int) -> int:
         """The number of feature maps at a resolution."""

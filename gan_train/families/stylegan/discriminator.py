@@ -14,7 +14,7 @@ from torch import Tensor, nn
 
 from gan_train.adversary import ImageShape
 from gan_train.families.stylegan import resampling
-from gan_train.families.stylegan.config import StyleGANConfig
+from gan_train.families.stylegan.config import StyleGANSettings
 from gan_train.families.stylegan.mapping import Dense, Mapping
 from gan_train.families.stylegan.synthesis import clamp_to
 from gan_train.nn.convolution import compute_dtype, conv2d
@@ -72,7 +72,7 @@ class DiscriminatorBlock(nn.Module):
     first; all others are given 0.
     """
 
-    def __init__(self, config: StyleGANConfig, resolution: int, channels: int):
+    def __init__(self, config: StyleGANSettings, resolution: int, channels: int):
         super().__init__()
         inputs, outputs = config.width(resolution), config.width(resolution // 2)
         clamp = config.clamp
@@ -96,7 +96,7 @@ class Epilogue(nn.Module):
     """The last block: features [N, I, 4, 4] to logits [N, 1], or, if `conditional`, to vectors
     [N, I] that are projected on the classes' embeddings."""
 
-    def __init__(self, config: StyleGANConfig, conditional: bool):
+    def __init__(self, config: StyleGANSettings, conditional: bool):
         super().__init__()
         width = config.width(4)
         self.group = config.mbstd_group
@@ -113,7 +113,7 @@ class Epilogue(nn.Module):
 class Discriminator(nn.Module):
     """Images [N, C, R, R] and classes int64 [N] to logits [N]."""
 
-    def __init__(self, config: StyleGANConfig, shape: ImageShape):
+    def __init__(self, config: StyleGANSettings, shape: ImageShape):
         super().__init__()
         self.resolutions = [2**k for k in reversed(range(3, shape.resolution.bit_length()))]
         for resolution in self.resolutions:

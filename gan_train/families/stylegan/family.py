@@ -27,7 +27,7 @@ from gan_train.adversary import (
     Stage,
 )
 from gan_train.families.stylegan import synthesis
-from gan_train.families.stylegan.config import StyleGANConfig
+from gan_train.families.stylegan.config import StyleGANSettings
 from gan_train.families.stylegan.discriminator import Discriminator
 from gan_train.nn import losses
 from gan_train.nn.augment import augment, next_strength
@@ -92,7 +92,7 @@ class StyleGAN(Adversary):
     augment_p: Tensor
     augment_nimg: Tensor
 
-    def __init__(self, config: StyleGANConfig, shape: ImageShape, batch: int):
+    def __init__(self, config: StyleGANSettings, shape: ImageShape, batch: int):
         super().__init__()
         shape.check_classes(config.conditional)
         self.config, self.shape, self.default_batch = config, shape, batch

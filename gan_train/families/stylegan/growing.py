@@ -15,7 +15,7 @@ import torch.nn.functional as F
 from torch import Tensor, nn
 
 from gan_train.adversary import Clock, ImageShape, Noise, Stage
-from gan_train.families.stylegan.config import StyleGANConfig
+from gan_train.families.stylegan.config import StyleGANSettings
 from gan_train.families.stylegan.family import StyleGAN
 from gan_train.families.stylegan.mapping import Dense, build_mapping
 from gan_train.families.stylegan.noise import noise_maps
@@ -58,7 +58,7 @@ class StyledLayer(nn.Module):
 class Generator(nn.Module):
     """Mapping and synthesis: ws [N, num_ws, w_dim] to images [N, C, r, r], r from `progress`."""
 
-    def __init__(self, config: StyleGANConfig, shape: ImageShape):
+    def __init__(self, config: StyleGANSettings, shape: ImageShape):
         super().__init__()
         self.mapping = build_mapping(config, shape)
         self.levels = [2**k for k in range(2, shape.resolution.bit_length())]
@@ -104,7 +104,7 @@ class Discriminator(nn.Module):
     """ProGAN's discriminator with a blur before downsampling: images [N, C, r, r] and classes [N]
     to logits [N]."""
 
-    def __init__(self, config: StyleGANConfig, shape: ImageShape):
+    def __init__(self, config: StyleGANSettings, shape: ImageShape):
         super().__init__()
         self.levels = [2**k for k in range(2, shape.resolution.bit_length())]
         self.group, last = config.mbstd_group, config.width(4)

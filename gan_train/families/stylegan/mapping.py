@@ -13,7 +13,7 @@ import torch.nn.functional as F
 from torch import Tensor, nn
 
 from gan_train.adversary import ImageShape
-from gan_train.families.stylegan.config import StyleGANConfig
+from gan_train.families.stylegan.config import StyleGANSettings
 
 
 class Dense(nn.Module):
@@ -79,7 +79,7 @@ class Mapping(nn.Module):
         return w
 
 
-def build_mapping(config: StyleGANConfig, shape: ImageShape) -> Mapping:
+def build_mapping(config: StyleGANSettings, shape: ImageShape) -> Mapping:
     """A generator's mapping network, with the buffer of the mean w that truncation draws to."""
     classes = len(shape.classes) if config.conditional else 0
     mapping = Mapping(config.z_dim, config.w_dim, config.mapping_layers, config.mapping_lr, classes)

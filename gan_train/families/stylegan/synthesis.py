@@ -20,7 +20,7 @@ from torch import Tensor, nn
 
 from gan_train.adversary import ImageShape, Noise
 from gan_train.families.stylegan import resampling
-from gan_train.families.stylegan.config import StyleGANConfig
+from gan_train.families.stylegan.config import StyleGANSettings
 from gan_train.families.stylegan.elementwise import Features, add_bias_and_noise_
 from gan_train.families.stylegan.mapping import Dense, build_mapping
 from gan_train.families.stylegan.noise import noise_maps
@@ -131,7 +131,7 @@ class SynthesisBlock(nn.Module):
     """The layers of one resolution: an upsampling convolution (in all but the first block, which
     has a learned constant instead), a convolution, and the image that is added to the sum."""
 
-    def __init__(self, config: StyleGANConfig, inputs: int, resolution: int, channels: int):
+    def __init__(self, config: StyleGANSettings, inputs: int, resolution: int, channels: int):
         super().__init__()
         width, clamp = config.width(resolution), config.clamp
         self.first = inputs == 0
@@ -173,7 +173,7 @@ def memory_layout(weight: Tensor) -> torch.memory_format:
 class Synthesis(nn.Module):
     """g: from styles [N, num_ws, w_dim] to images [N, C, R, R]."""
 
-    def __init__(self, config: StyleGANConfig, shape: ImageShape):
+    def __init__(self, config: StyleGANSettings, shape: ImageShape):
         super().__init__()
         self.resolutions = [2**k for k in range(2, shape.resolution.bit_length())]
         self.num_ws = 2 * len(self.resolutions)
@@ -202,7 +202,7 @@ class Synthesis(nn.Module):
 class Generator(nn.Module):
     """Mapping and synthesis: called with styles [N, num_ws, w_dim] it makes images [N, C, R, R]."""
 
-    def __init__(self, config: StyleGANConfig, shape: ImageShape):
+    def __init__(self, config: StyleGANSettings, shape: ImageShape):
         super().__init__()
         self.mapping = build_mapping(config, shape)
         self.synthesis = Synthesis(config, shape)

@@ -16,7 +16,7 @@ from gan_train.config import Config
 from gan_train.data.index import Index
 from gan_train.data.sharding import shard
 from gan_train.errors import UserError
-from gan_train.families.stylegan.config import StyleGANConfig
+from gan_train.families.stylegan.build import StyleGANConfig
 from gan_train.families.stylegan.family import StyleGAN
 from gan_train.inference import Generator
 from gan_train.runs import run_folder

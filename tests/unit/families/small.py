@@ -6,7 +6,8 @@ import torch
 from torch import Tensor
 
 from gan_train.adversary import Batch, ImageShape
-from gan_train.families.stylegan.config import OF_ONE_GENERATION, StyleGANConfig
+from gan_train.families.stylegan.build import StyleGANConfig
+from gan_train.families.stylegan.config import OF_ONE_GENERATION
 from gan_train.families.stylegan.family import StyleGAN
 from gan_train.rng import BatchRandom
 

@@ -11,8 +11,7 @@ from torch import Tensor
 
 from gan_train.adversary import Batch, Clock, ImageShape, OptimizerSettings, task_of
 from gan_train.errors import UserError
-from gan_train.families.cyclegan.config import CycleGANConfig
-from gan_train.families.cyclegan.family import CycleGAN
+from gan_train.families.cyclegan.family import CycleGAN, CycleGANConfig
 from gan_train.families.cyclegan.networks import Discriminator, Generator, reflected
 from gan_train.families.cyclegan.pool import ImagePool
 from gan_train.nn import losses

@@ -7,7 +7,7 @@ from pydantic import ValidationError
 
 from gan_train.adversary import ImageShape
 from gan_train.errors import UserError
-from gan_train.families.stylegan.config import StyleGANConfig
+from gan_train.families.stylegan.build import StyleGANConfig
 
 
 @pytest.mark.parametrize(

@@ -11,7 +11,7 @@ from safetensors import safe_open
 from torch import Tensor
 
 from gan_train.adversary import ImageShape
-from gan_train.families.stylegan.config import StyleGANConfig
+from gan_train.families.stylegan.build import StyleGANConfig
 from gan_train.families.stylegan.family import StyleGAN, path_lengths
 from gan_train.nn import losses
 

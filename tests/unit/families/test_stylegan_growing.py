@@ -11,7 +11,7 @@ from torch import Tensor
 
 from gan_train.adversary import Clock, ImageShape
 from gan_train.errors import UserError
-from gan_train.families.stylegan.config import StyleGANConfig
+from gan_train.families.stylegan.build import StyleGANConfig
 from gan_train.families.stylegan.growing import (
     GrowingStyleGAN,
     StyledLayer,

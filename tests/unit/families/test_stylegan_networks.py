@@ -10,7 +10,7 @@ import torch.nn.functional as F
 from torch import Tensor, nn
 
 from gan_train.adversary import ImageShape
-from gan_train.families.stylegan.config import StyleGANConfig
+from gan_train.families.stylegan.build import StyleGANConfig
 from gan_train.families.stylegan.discriminator import Conv, DiscriminatorBlock
 from gan_train.families.stylegan.elementwise import Features
 from gan_train.families.stylegan.mapping import Dense, Mapping

@@ -8,7 +8,7 @@ from torch import Tensor
 
 from gan_train.adversary import ImageShape, StyleSpace
 from gan_train.errors import UserError
-from gan_train.families.stylegan.config import StyleGANConfig
+from gan_train.families.stylegan.build import StyleGANConfig
 from gan_train.families.stylegan.family import StyleGAN
 from gan_train.nn.growth import Progress
 from tests.unit.families.small import draws, normal, small

@@ -12,7 +12,7 @@ from torch import Tensor
 
 from gan_train.adversary import Batch, Clock, ImageShape, Losses
 from gan_train.families.stylegan import synthesis
-from gan_train.families.stylegan.config import StyleGANConfig
+from gan_train.families.stylegan.build import StyleGANConfig
 from gan_train.families.stylegan.family import StyleGAN
 from gan_train.families.stylegan.noise import noise_maps
 from gan_train.nn.augment import augment

@@ -14,7 +14,7 @@ from safetensors.torch import save_file
 
 from gan_train.adversary import ImageShape
 from gan_train.errors import UserError
-from gan_train.families.stylegan.config import StyleGANConfig
+from gan_train.families.stylegan.build import StyleGANConfig
 from gan_train.published import stylegan2
 from gan_train.published.stylegan2 import Published, Settings, load
 from tests.unit.published.streams import (
