@@ -7,7 +7,6 @@ included.
 
 from __future__ import annotations
 
-import math
 import time
 from collections.abc import Callable
 from typing import Any
@@ -106,7 +105,7 @@ class Arithmetic(TorchDispatchMode):
 
 def attainable(device: torch.device, dtype: torch.dtype) -> dict[str, float]:
     """Operations per second of a large matrix product and of a large channels_last convolution, by
-    name. Each is the best of several tries, which take some tenths of a second in all."""
+    name. Each is the best of several tries; no more are made once they have taken a second."""
     gpu = device.type == "cuda"
     side, images, channels, resolution = (8192, 64, 512, 64) if gpu else (1024, 16, 128, 32)
     matrix = torch.randn(side, side, device=device, dtype=dtype)
@@ -121,12 +120,20 @@ def attainable(device: torch.device, dtype: torch.dtype) -> dict[str, float]:
 
 
 @torch.no_grad()
-def _rate(device: torch.device, work: Callable[[], Tensor], repeats: int = 8) -> float:
+def _rate(
+    device: torch.device, work: Callable[[], Tensor], repeats: int = 8, limit_s: float = 1.0
+) -> float:
+    """Operations per second of the fastest try. A processor without bfloat16 takes seconds for one
+    try, which then has to do."""
+    start = seconds(device)
     with Arithmetic(device) as counted:
         work()
-    best = math.inf
+    best = spent = seconds(device) - start
     for _ in range(repeats):
+        if spent > limit_s:
+            break
         start = seconds(device)
         work()
-        best = min(best, seconds(device) - start)
+        took = seconds(device) - start
+        best, spent = min(best, took), spent + took
     return counted.operations / best
