@@ -1,1 +1,1 @@
-"""The command line, one file a group of commands."""
+"""The command line. Each file holds the arguments of a group of commands."""

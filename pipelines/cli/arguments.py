@@ -1,4 +1,5 @@
-"""What the commands' parsers share. Standard library alone, so that help answers at once."""
+"""What the parsers of all commands share. It imports nothing beyond the standard library, so that
+help answers at once."""
 
 from __future__ import annotations
 
@@ -14,7 +15,7 @@ def add_command(
     summary: str,
     examples: str = "",
 ) -> argparse.ArgumentParser:
-    """A parser whose `command` is `function`; `summary` is its line in the list of commands."""
+    """Add a parser whose `command` is `function`. `summary` is its line in the list of commands."""
     parser: argparse.ArgumentParser = commands.add_parser(
         name,
         help=summary,
@@ -27,7 +28,7 @@ def add_command(
 
 
 def add_overrides(parser: argparse.ArgumentParser) -> None:
-    """`--set KEY=VALUE`, as `overrides`."""
+    """Add `--set KEY=VALUE`, whose values become the list `overrides`."""
     parser.add_argument(
         "--set",
         action="append",

@@ -1,6 +1,6 @@
 """`gan-train import`: published StyleGAN2 networks become a folder to generate from and train on.
 
-The file is read as data (`gan_train.published`); nothing of it is executed.
+The file is read as data (`gan_train.published`), and none of it is executed.
 """
 
 from __future__ import annotations
@@ -19,7 +19,7 @@ if TYPE_CHECKING:
     from gan_train.published.stylegan2 import Published
 
 RECIPE = "recipe.yaml"
-_SOURCE = "images"  # stands in the recipe until somebody says what to train on
+_SOURCE = "images"  # the source in the recipe, until somebody names what to train on
 
 
 def add(commands: Any) -> None:
@@ -77,14 +77,14 @@ def _import(given: argparse.Namespace) -> int:
 
 
 def default_name(file: Path) -> str:
-    """A recipe's name made of a file's."""
+    """The name of a recipe, made of the name of a file."""
     return re.sub("[^A-Za-z0-9._-]+", "-", file.stem).lstrip("._-") or "imported"
 
 
 def write(published: Published, shape: ImageShape, config: Config, out: Path) -> None:
-    """Write the networks to the folder `out`, with the recipe that trains them on.
+    """Write the networks to the folder `out`, with the recipe that trains them further.
 
-    Raises UserError where they are not the networks of the recipe; `out` then does not exist.
+    Raises UserError where they are not the networks of the recipe, and then leaves no `out`.
     """
     from gan_train import recipes
     from gan_train.errors import UserError
@@ -141,15 +141,16 @@ def _configuration(published: Published, name: str, out: Path, overrides: list[s
 
 
 def _batch(resolution: int, group: int) -> int:
-    """That of StyleGAN2-ADA's automatic preset on one GPU (Karras et al. 2020, arXiv 2006.06676,
-    appendix C), raised to what the minibatch deviation and the path lengths divide."""
+    """The global batch of StyleGAN2-ADA's automatic preset on one GPU (Karras et al. 2020, arXiv
+    2006.06676, appendix C), rounded up to what the minibatch deviation and the path lengths
+    divide."""
     grain = math.lcm(group, 2)
     return grain * math.ceil(min(4096 // resolution, 32) / grain)
 
 
 def _regularisers(resolution: int, batch: int) -> dict[str, Any]:
-    """The automatic preset's, for a few thousand pictures: a batch of another size wants another
-    gamma, in inverse proportion."""
+    """The settings of that preset for a few thousand images. Gamma is in inverse proportion to the
+    batch."""
     return {
         "r1_gamma": round(0.0002 * resolution**2 / batch, 6),
         "lr": 0.002 if resolution >= 1024 else 0.0025,
@@ -158,7 +159,7 @@ def _regularisers(resolution: int, batch: int) -> dict[str, Any]:
 
 
 def described(published: Published) -> str:
-    """The architecture in a line."""
+    """The architecture in one line of text."""
     a = published.architecture
     count = sum(t.numel() for t in published.generator.values())
     return (

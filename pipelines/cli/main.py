@@ -1,6 +1,6 @@
-"""`gan-train`: the command line. Arguments are read here; the work is done elsewhere.
+"""`gan-train`: the command line. Arguments are read here, and the work is done elsewhere.
 
-What is heavy is imported by the command that needs it, so that help and mistakes answer at once.
+Heavy modules are imported by the command that needs them, so that help and mistakes answer at once.
 """
 
 from __future__ import annotations
@@ -21,7 +21,7 @@ if TYPE_CHECKING:
     from gan_train.config import Config
     from gan_train.data.sharding import ShardPlan
 
-STOPPED = 130  # as a shell reports an interrupt
+STOPPED = 130  # the status by which a shell reports an interrupt
 
 _DESCRIPTION = """\
 Train GANs from a folder of images to a registered, scored generator.
@@ -57,7 +57,8 @@ def main(arguments: list[str] | None = None) -> int:
 
 
 def _log_to_terminal() -> None:
-    """Our own warnings alone: what Ray, Prefect and MLflow log is in their files and UIs."""
+    """Show this project's own warnings alone. What Ray, Prefect and MLflow log is in their files
+    and UIs."""
     handler = logging.StreamHandler()
     handler.setFormatter(logging.Formatter("%(levelname)s: %(message)s"))
     for name in ("gan_train", "pipelines"):

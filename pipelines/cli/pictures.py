@@ -1,4 +1,4 @@
-"""`gan-train upscale` and `translate`: pictures made of people's own pictures.
+"""`gan-train upscale` and `translate`: from a user's picture files to new ones.
 
 Arguments are read here; the work is done in `gan_train.sampling`.
 """
@@ -19,10 +19,10 @@ def add(commands: Any) -> None:
         commands,
         "upscale",
         _upscale,
-        "enlarge pictures of any size (super-resolution)",
+        "upscale pictures of any size (super-resolution)",
         "  gan-train upscale holiday/*.jpg --model srgan-photos-x4 --out large/\n"
         "  gan-train upscale face.png --model runs/train/.../checkpoints/000000040000\n\n"
-        "a.jpg becomes a-x4.png. Large pictures are enlarged in overlapping tiles, without seams.",
+        "a.jpg becomes a-x4.png. Large pictures are upscaled in overlapping tiles, without seams.",
     )
     _pictures(upscale, "upscaled")
     upscale.add_argument(
@@ -34,7 +34,7 @@ def add(commands: Any) -> None:
         commands,
         "translate",
         _translate,
-        "turn pictures of one domain into such of the other",
+        "turn pictures of one domain into pictures of the other",
         "  gan-train translate field.jpg --to B --model cyclegan-horse2zebra-128\n"
         "  gan-train translate icons/*.png --to A --model cyclegan-emoji-32 --side 32\n\n"
         "a.jpg becomes a-to-B.png. B is the recipe's `data.second`, A its `data.source`.",

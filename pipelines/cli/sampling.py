@@ -1,6 +1,6 @@
-"""`gan-train generate`, `mix`, `interpolate` and `project`: what is done with a trained generator.
+"""`gan-train generate`, `mix`, `interpolate` and `project`: the uses of a trained generator.
 
-Arguments are read here; the work is done in `gan_train.sampling`, which is imported by the command
+Arguments are read here. The work is done in `gan_train.sampling`, which is imported by the command
 that needs it.
 """
 
@@ -126,7 +126,8 @@ def add(commands: Any) -> None:
 
 
 def add_model(parser: argparse.ArgumentParser, name: str = "model") -> None:
-    """Which generator is meant: a positional argument, or a required option."""
+    """Add the arguments that say which generator is meant: `name` is positional, or a required
+    option."""
     meaning = "a checkpoint's folder, or a run or recipe whose registered model is meant"
     if name.startswith("-"):
         parser.add_argument(name, required=True, help=meaning)
@@ -163,7 +164,7 @@ def _out(parser: argparse.ArgumentParser, default: str, what: str) -> None:
 
 
 def seeds(text: str, option: str = "--seeds") -> list[int]:
-    """`0-63` or `1,2,5` or both. Raises UserError for anything else."""
+    """The numbers in a text such as `0-63` or `1,2,5`. Raises UserError for anything else."""
     from gan_train.errors import UserError
 
     found: list[int] = []
@@ -200,8 +201,8 @@ def _configuration(given: argparse.Namespace) -> Config:
 
 
 def _settings(given: argparse.Namespace) -> Config:
-    """The configuration that `--recipe` names, or else that of the model: of its run, or the recipe
-    that an import left beside it. Raises UserError when there is none."""
+    """The configuration that `--recipe` names. Without that, the model's own: that of its run, or
+    the recipe that an import left beside it. Raises UserError when there is none."""
     from gan_train import recipes
     from gan_train.runs import run_folder
     from pipelines.cli.importing import RECIPE
@@ -217,10 +218,10 @@ def _settings(given: argparse.Namespace) -> Config:
 
 
 def _generator(given: argparse.Namespace, takes_settings: bool = False) -> Generator:
-    """The generator of a checkpoint, or of the registry, on a GPU if there is one.
+    """The generator of a checkpoint or of the registry, on a GPU if there is one.
 
-    `takes_settings`: `--set` means something to the command itself. Raises UserError when there
-    is no such generator, and for options that a checkpoint's folder has no use for.
+    `takes_settings` says that the command itself uses `--set`. Raises UserError when there is no
+    such generator, and for options that a checkpoint's folder has no use for.
     """
     import torch
 
@@ -231,7 +232,7 @@ def _generator(given: argparse.Namespace, takes_settings: bool = False) -> Gener
 
 
 def folder_of(given: argparse.Namespace, takes_settings: bool = False) -> Path:
-    """The folder of the generator that is meant; see `_generator`."""
+    """The folder of the generator that is meant, as `_generator` chooses it."""
     from gan_train.errors import UserError
 
     if _is_checkpoint(given.model):

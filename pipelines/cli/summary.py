@@ -1,4 +1,4 @@
-"""What a finished run says: samples, scores, the registered version, and how to look at them."""
+"""The text at the end of a run: samples, scores, the registered version, how to look at them."""
 
 from __future__ import annotations
 
@@ -16,7 +16,7 @@ if TYPE_CHECKING:
 
 _COLUMNS = 8  # checkpoints in the summary's table
 
-_ANY = ImageShape(3, 32, ("a", "b"))  # for what does not depend on it
+_ANY = ImageShape(3, 32, ("a", "b"))  # a shape for questions whose answer does not depend on it
 
 Row = dict[str, Any]
 
@@ -55,7 +55,7 @@ def _cell(value: float | None) -> str:
 
 
 def run_summary(config: Config, run_dir: Path, registration: Registration) -> str:
-    """The last words of `gan-train run`."""
+    """The last lines that `gan-train run` prints."""
     grid, trace = run_folder.newest_grid(run_dir), run_folder.newest_trace(run_dir)
     rows = run_folder.score_table(run_dir)
     more = [f"(the last {_COLUMNS} of {len(rows)}; all: gan-train evaluate {_near(run_dir)})"]
@@ -77,7 +77,7 @@ def run_summary(config: Config, run_dir: Path, registration: Registration) -> st
 
 
 def _command(config: Config, run_dir: Path, version: int) -> str:
-    """What makes pictures with the registered version."""
+    """The command that makes images with the registered version."""
     task = task_of(config.family.build(_ANY, config.train.batch))
     model = f"{_near(run_dir)} --version {version}"
     return {
@@ -88,7 +88,7 @@ def _command(config: Config, run_dir: Path, version: int) -> str:
 
 
 def _near(path: Path) -> str:
-    """The path as it is shortest to type from here."""
+    """The shortest way to type the path from the present folder."""
     here = Path.cwd()
     return str(path.relative_to(here) if path.is_relative_to(here) else path)
 

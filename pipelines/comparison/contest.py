@@ -39,12 +39,13 @@ from pipelines.registry import versions
 
 TAG = "compare"
 """The tag of a comparison's runs in MLflow; its value is the comparison's id."""
-_ASK_S, _LINE_S = 10.0, 15.0  # how often Prefect is asked, and a line is printed
-_SCORING = 0.05  # of a recipe's progress, at its end
+_ASK_S, _LINE_S = 10.0, 15.0  # seconds between questions to Prefect, and between printed lines
+_SCORING = 0.05  # the share of a recipe's progress that stands for the scoring at its end
 
 
 class Record(BaseModel):
-    """What is known of a recipe beside its run's own log; stored in the comparison's folder."""
+    """What a comparison knows of a recipe beside its run's log. It is stored in the comparison's
+    folder."""
 
     model_config = ConfigDict(extra="forbid", frozen=True, ser_json_inf_nan="strings")
 
@@ -56,10 +57,11 @@ class Record(BaseModel):
 
 
 class Contestant:
-    """One recipe, its run, and what it has used of the budget."""
+    """One recipe, its run, and how much of the budget it has used."""
 
     def __init__(self, config: Config, minutes: float | None, shards: Path, folder: Path) -> None:
-        """`config` holds a budget in images, `minutes` one in time; `folder` keeps the record."""
+        """A budget in images stands in `config`, a budget in time is `minutes`. `folder` keeps the
+        record."""
         self.config, self.minutes, self.shards = config, minutes, shards
         self.index = Index.load(shards)
         self._path = folder / f"{config.name}.json"
@@ -73,7 +75,7 @@ class Contestant:
         self.running: RunningTraining[None] = RunningTraining(self.run_dir)
 
     def _take_up(self) -> Record:
-        """What an earlier attempt left, or a new run."""
+        """The record that an earlier attempt left, or that of a new run."""
         if self._path.exists():
             record = Record.model_validate(read_json(self._path))
             if (run_folder.folder(self.config) / record.run / run_folder.CONFIG).is_file():
@@ -87,7 +89,7 @@ class Contestant:
         self.record = record
 
     def keep(self, **changes: object) -> None:
-        """Change the record, on the disk too."""
+        """Change the record, here and on the disk."""
         self._write(Record.model_validate(self.record.model_dump() | changes))
 
     def time_is_over(self) -> bool:
@@ -95,19 +97,19 @@ class Contestant:
         return self.minutes is not None and self.watch.seconds() >= 60 * self.minutes
 
     def fraction(self) -> float:
-        """Of its work, from 0 to 1."""
+        """The share of its work that is done, from 0 to 1."""
         used = self.watch.nimg / self.end
         if self.minutes is not None:
             used = max(used, self.watch.seconds() / (60 * self.minutes))
         return 1.0 if self.record.done else (1 - _SCORING) * min(1.0, used)
 
     def stands(self) -> str:
-        """Where it is, in a few words."""
+        """How far it has come, in a few words."""
         spent = f"{self.watch.seconds() / 60:.1f} of {self.minutes:g} min, " if self.minutes else ""
         return f"{self.config.name} {spent}{self.watch.nimg / 1000:.1f} kimg"
 
     def news(self) -> list[str]:
-        """What has happened since the last look, for people."""
+        """What has happened since the last look, in lines for a person."""
         said = []
         for event in self.running.events():
             self.watch.take(event)
@@ -117,7 +119,7 @@ class Contestant:
         return said + [f"{self.config.name}  {text}" for text in self.running.warnings()]
 
     def train(self, stopping: threading.Event, ids: dict[str, str]) -> None:
-        """Train within the budget, score where it ends, measure path lengths. Blocks."""
+        """Train within the budget, score where it ends, and measure path lengths. This blocks."""
         ids = ids | identifiers()
         with (
             run_folder.exclusive(self.run_dir),
@@ -126,7 +128,7 @@ class Contestant:
             if not (self.time_is_over() or self._finished()):
                 self._fit(self.config)
             if not (self._finished() or stopping.is_set()):
-                # stopped for its time: a schedule that ends where it stands only scores it
+                # its time was over: with a schedule that ends here, training only scores it
                 reached = int(list_checkpoints(self.run_dir)[0].name)
                 self._fit(recipes.change(self.config, {"train.total_kimg": reached / 1000}))
         if self._finished() and not stopping.is_set():
@@ -139,7 +141,8 @@ class Contestant:
         return run_folder.finished(run_folder.read_events(self.run_dir))
 
     def _path_lengths(self) -> dict[str, float]:
-        """In z, which all families have that make images of latents; for the others none."""
+        """Path lengths between latents z, of the last checkpoint; nothing for a family that makes
+        no images of latents."""
         adversary = self.config.family.build(self.index.image_shape, self.config.train.batch)
         if not isinstance(adversary, Generates):
             return {}
@@ -151,7 +154,8 @@ class Contestant:
 
 
 class _Work:
-    """A contestant's training for Prefect, which looks into plain containers and data classes."""
+    """A contestant's training as a parameter of a Prefect task. Prefect would look into a plain
+    container or a data class, and does not look into this."""
 
     def __init__(self, contestant: Contestant, stopping: threading.Event, compare: str) -> None:
         self.contestant, self.stopping, self.compare = contestant, stopping, compare
@@ -228,8 +232,8 @@ def _settle(contestant: Contestant, board: Board) -> None:
 
 
 class Board:
-    """What a person sees: one bar for all recipes, a line for what happens; lines now and then
-    where there is no terminal."""
+    """What a person sees: one bar for all recipes, and a line for everything that happens. Where
+    there is no terminal, a line tells now and then where all stand."""
 
     def __init__(self, contestants: Sequence[Contestant], stream: TextIO = sys.stderr) -> None:
         self._all, self._stream = contestants, stream
@@ -245,7 +249,7 @@ class Board:
         )
 
     def fraction(self) -> float:
-        """Of all work, from 0 to 1; a recipe that failed is done."""
+        """The share of all work that is done, from 0 to 1. A recipe that failed counts as done."""
         shares = [1.0 if c.record.error else c.fraction() for c in self._all]
         return sum(shares) / len(shares)
 
@@ -255,7 +259,7 @@ class Board:
         self.say(f"{contestant.config.name}  {place} of {len(self._all)}, {contestant.record.run}")
 
     def show(self, active: Sequence[Contestant]) -> None:
-        """Say where all stand."""
+        """Say where the `active` recipes stand."""
         text = "; ".join(contestant.stands() for contestant in active)
         self._bar.n = round(100 * self.fraction(), 1)
         self._bar.set_postfix_str(f"{text}  {self._time_left()}", refresh=True)

@@ -1,8 +1,8 @@
-"""How long a run has trained, read from its event log: saving, scoring and start-up left out.
+"""How long a run has trained, read from its event log, without saving, scoring and start-up.
 
-The log says how fast training went at each tick, by a clock that stands still while a checkpoint is
-saved and scored (`Trainer.start_timer`). Images between two ticks, divided by the speed of the
-second, are the time they took; what a restarted run repeats is counted once, as its images are.
+The log tells how fast training was at each tick, by a clock that stands still while a checkpoint is
+saved and scored (`Trainer.start_timer`). The images between two ticks took their number divided by
+the speed at the second one. What a restarted run repeats counts once, as its images do.
 """
 
 from __future__ import annotations
@@ -30,8 +30,8 @@ def training_seconds(events: Iterable[Event], nimg: int) -> float:
 class Stopwatch:
     """The training time of a run that is followed while it goes on.
 
-    Between events it goes on by the clock on the wall, unless a checkpoint is being saved and
-    scored: `places`, in images, are where that is done.
+    Between two events the time goes on by the clock on the wall, unless a checkpoint is being saved
+    and scored, which is done at `places`, counted in images.
     """
 
     def __init__(self, places: Sequence[int], clock: Callable[[], float] = time.monotonic) -> None:

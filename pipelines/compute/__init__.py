@@ -1,1 +1,1 @@
-"""Ray: the cluster, sharding as tasks, training and scoring on workers, jobs."""
+"""Ray: the cluster, sharding in tasks, training and scoring on workers, submitted jobs."""

@@ -1,7 +1,7 @@
-"""Ray, started and ended: a private local instance by default, an existing cluster by its address.
+"""Starts and ends Ray: a private local instance by default, or a connection to a cluster.
 
-Ray reads its environment when it is first imported, so this file sets it and imports Ray only
-inside functions; whoever needs Ray enters `connected` first.
+Ray reads its environment when it is first imported, so this file sets it first, and imports Ray
+only inside functions. Whoever needs Ray enters `connected` first.
 """
 
 from __future__ import annotations
@@ -21,37 +21,39 @@ log = logging.getLogger(__name__)
 
 QUIET = {
     "RAY_USAGE_STATS_ENABLED": "0",
-    # every side says it: `ray job submit` sends no token otherwise
+    # set on every side: without it `ray job submit` sends no token
     "RAY_AUTH_MODE": "token",
 }
 LOOPBACK = {
     # single-node Ray, whose GCS, raylet, agents and workers then listen on 127.0.0.1 alone
     "RAY_ENABLE_WINDOWS_OR_OSX_CLUSTER": "0",
     "GLOO_SOCKET_IFNAME": "lo",
-    # nobody reads the metrics of a private instance, and no cloud takes this machine away: every
-    # helper process wakes some 150 times a second, which workers on all cores pay for
+    # nobody reads the metrics of a private instance, and no cloud takes this machine away; each of
+    # these helper processes wakes some 150 times a second, at the cost of workers on all cores
     "RAY_enable_metrics_collection": "0",
     "RAY_TRAIN_METRICS_ENABLED": "0",
     "RAY_TRAIN_ENABLE_PREEMPTION_WATCHER": "0",
-    # the start and the end of a training are noticed that much sooner; by default 2 s
+    # the start and the end of a training are noticed sooner than after the default of 2 s
     "RAY_TRAIN_HEALTH_CHECK_INTERVAL_S": "0.5",
 }
 
 
 def environment(local: bool) -> dict[str, str]:
-    """The variables Ray needs here; whatever the user has set already stays."""
+    """The environment variables that Ray needs here; those that the user has set stay."""
     wanted = QUIET | (LOOPBACK if local else {})
     return {name: os.environ.get(name, value) for name, value in wanted.items()}
 
 
 def address_of(cluster: ClusterConfig) -> str | None:
-    """The cluster to join; None starts Ray here. In a Ray job RAY_ADDRESS names its cluster."""
+    """The address of the cluster to join, or None to start Ray here. In a Ray job, RAY_ADDRESS
+    names the cluster."""
     return cluster.address or os.environ.get("RAY_ADDRESS") or None
 
 
 @contextmanager
 def connected(cluster: ClusterConfig) -> Iterator[None]:
-    """Ray is at hand inside; a local instance ends with the block. Nested entries reuse it.
+    """Connect to Ray for the time of the block. A local instance ends with the block, and nested
+    entries reuse it.
 
     Raises UserError when the cluster does not answer or is too small for the workers asked for.
     """
@@ -67,7 +69,7 @@ def connected(cluster: ClusterConfig) -> Iterator[None]:
     options: dict[str, Any] = {"log_to_driver": False, "logging_level": logging.ERROR}
     try:
         if local:
-            # logical CPUs: more workers than cores is slow, not wrong
+            # these CPUs are logical: more workers than cores is slow, not wrong
             cpus = max(os.cpu_count() or 1, wanted)
             ray.init(address="local", num_cpus=cpus, include_dashboard=False, **options)
         else:
@@ -90,7 +92,7 @@ def connected(cluster: ClusterConfig) -> Iterator[None]:
 
 
 def identifiers() -> dict[str, str]:
-    """What finds this run again in Ray: its job, and the submission it came by, if any."""
+    """The identifiers of this run in Ray: its job and, if it came by one, its submission."""
     import ray
 
     if not ray.is_initialized():

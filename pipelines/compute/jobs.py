@@ -3,8 +3,9 @@
     ray job submit --submission-id RUN -- gan-train train RECIPE      # by hand
     gan-train run RECIPE --set cluster.jobs=http://head:8265          # from the flow
 
-The workspace is a folder that the cluster and this process both see: the run is followed through
-its event log. A submission id is given once, so that asking twice never trains twice.
+The workspace is a folder that the cluster and this process both see, and the run is followed
+through its event log. A cluster takes each submission id only once, so that asking twice never
+trains twice.
 """
 
 from __future__ import annotations
@@ -37,7 +38,7 @@ def connect(address: str) -> JobSubmissionClient:
     os.environ.update(environment(local="RAY_ADDRESS" not in os.environ))
     from ray.job_submission import JobSubmissionClient
 
-    # these would win over the address asked for
+    # these variables would win over the address that is asked for
     aside = {name: os.environ.pop(name, None) for name in ("RAY_ADDRESS", "RAY_API_SERVER_ADDRESS")}
     try:
         return JobSubmissionClient(address)
@@ -51,12 +52,12 @@ def connect(address: str) -> JobSubmissionClient:
 
 
 def submission_id(run: str, flow_run_id: str) -> str:
-    """The same for the same attempt at the same run, whoever asks."""
+    """The submission id of one attempt at one run. It is the same whoever asks."""
     return f"{run}-{flow_run_id[:8]}"
 
 
 def run(config: Config, shards: Path, run_dir: Path, submission: str) -> training.Outcome:
-    """Submit the training, or find that it was submitted already, and wait for its end.
+    """Submit the training, unless it was submitted already, and wait for its end.
 
     Raises UserError for a mistake that the workers found, RuntimeError with the end of the job's
     log when it failed.

@@ -1,8 +1,8 @@
 """Training under Ray Train: the workers, their restarts, and the runtime that the trainer sees.
 
-The only file that imports `ray.train`. The trainer writes its own checkpoints into the run's
-folder, which all workers see, and goes on from the newest valid one; so a restarted worker group
-only has to call it again. Ray is told of them by reference, nothing is copied.
+This is the only file that imports `ray.train`. The trainer writes its own checkpoints into the
+run's folder, which all workers see, and goes on from the newest valid one, so a restarted group of
+workers only has to call it again. Ray gets references to checkpoints, and copies nothing.
 """
 
 from __future__ import annotations
@@ -30,8 +30,8 @@ if TYPE_CHECKING:
 STOP = "STOP"
 """A file of this name in the run's folder asks the training to save a checkpoint and end."""
 REFUSED = "REFUSED"
-"""Holds the message of an error that a worker met and that a restart would only repeat: a user's
-mistake, or numbers that are not finite."""
+"""A file of this name in the run's folder holds the message of an error that a restart would only
+repeat: a user's mistake, or numbers that are not finite."""
 WORKER_LOG = "workers.log"
 Loop = Callable[[dict[str, Any]], Any]
 _SNAPSHOT = "checkpoint_manager_snapshot.json"
@@ -61,10 +61,10 @@ class RayRuntime:
         self.device: torch.device = ray.train.torch.get_device()
 
     def report(self, metrics: dict[str, float], checkpoint: Path | None) -> None:
-        """Hand rank 0's metrics, and a reference to its checkpoint, to Ray; a barrier.
+        """Hand rank 0's metrics, and a reference to its checkpoint, to Ray. This is a barrier.
 
-        Only with a checkpoint: Ray keeps no other reports, the event log has the curves, and each
-        report costs the workers a wait for the controller.
+        Without a checkpoint it does nothing: Ray keeps no other reports, the event log has the
+        curves, and each report costs the workers a wait for the controller.
         """
         if checkpoint is None:
             return
@@ -84,7 +84,7 @@ class RayRuntime:
 
 @contextmanager
 def _worker(settings: dict[str, Any]) -> Iterator[tuple[Config, RayRuntime]]:
-    """What every worker does first and last, again after every restart."""
+    """Prepare a worker and yield its configuration and runtime, again after every restart."""
     run_dir = Path(settings["run_dir"])
     runtime = RayRuntime(run_dir)
     _log_to(run_dir / WORKER_LOG, runtime.rank)
@@ -106,7 +106,7 @@ def _train(settings: dict[str, Any]) -> None:
 
 
 def _evaluate(settings: dict[str, Any]) -> dict[str, Any]:
-    """Scores and protocol of a checkpoint; Ray hands back what rank 0 returns."""
+    """Measure scores and protocol of a checkpoint; Ray hands back what rank 0 returns."""
     from gan_train.training.scoring import evaluate_checkpoint
 
     shards, checkpoint = Path(settings["shards"]), Path(settings["checkpoint"])
@@ -126,8 +126,8 @@ def _log_to(path: Path, rank: int) -> None:
 
 
 def _give_up_when_refused(run_dir: Path) -> UserCallback:
-    """Ends the training, without restarts, once a worker has left REFUSED. An error in a callback
-    is one that Ray Train's controller does not retry."""
+    """A callback that ends the training, without restarts, once a worker has left REFUSED: Ray
+    Train's controller does not retry after an error in a callback."""
     import ray.train
 
     class GiveUp(ray.train.UserCallback):
@@ -141,7 +141,7 @@ def _give_up_when_refused(run_dir: Path) -> UserCallback:
 
 
 def threads_per_worker(config: Config, cores: int) -> int:
-    """CPU threads of one worker: `train.threads`, else its share of this many cores."""
+    """The number of CPU threads of one worker: `train.threads`, else its share of `cores`."""
     if config.train.threads is not None:
         return config.train.threads
     share = cores // config.cluster.workers if address_of(config.cluster) is None else 0
@@ -149,7 +149,7 @@ def threads_per_worker(config: Config, cores: int) -> int:
 
 
 def clear(run_dir: Path) -> None:
-    """Remove what an earlier attempt left to end itself by."""
+    """Remove the files by which an earlier attempt was ended."""
     for name in (STOP, REFUSED):
         (run_dir / name).unlink(missing_ok=True)
 
@@ -168,7 +168,8 @@ def fit(config: Config, shards: Path, run_dir: Path) -> Outcome:
 
 
 def evaluate(config: Config, shards: Path, checkpoint: Path) -> dict[str, Any]:
-    """Score a checkpoint, or a downloaded generator, on the workers: scores and protocol.
+    """Score a checkpoint, or a downloaded generator, on the workers; returns `scores` and
+    `protocol`.
 
     Raises UserError when it was made for other data.
     """
@@ -184,7 +185,7 @@ def evaluate(config: Config, shards: Path, checkpoint: Path) -> dict[str, Any]:
 
 
 def _launch(loop: Loop, config: Config, settings: dict[str, str], run_dir: Path) -> Outcome:
-    """Run `loop` on all workers, through Ray Train, with the run's folder as its storage."""
+    """Run `loop` on all workers by Ray Train, whose storage is the run's folder."""
     with connected(config.cluster):
         import ray.train
         import ray.train.torch

@@ -1,7 +1,7 @@
-"""What a flow run shows in Prefect's UI: progress, score table, sample grid, links.
+"""What a flow run shows in Prefect's UI: progress, the table of scores, sample grids, links.
 
-A server that is away for a moment must not end a training of many hours: what cannot be shown is
-logged and left out.
+A server that does not answer for a moment must not end a training of many hours. What cannot be
+shown is logged and left out, so nothing here raises for an absent server.
 """
 
 from __future__ import annotations
@@ -29,12 +29,13 @@ from prefect.runtime import flow_run
 
 log = logging.getLogger(__name__)
 
-_GRID_WIDTH = 1024  # pixels of a grid in the UI
+_GRID_WIDTH = 1024  # the largest width of a grid in the UI, in pixels
 AWAY = (httpx.HTTPError, PrefectException)
-"""What a server that is away, or fails, raises."""
+"""The errors of a server that does not answer, or fails."""
 
 
 def _shown(what: str, show: Callable[[], Any]) -> Any:
+    """The result of `show`; None, with a warning that names `what`, when the server is away."""
     try:
         return show()
     except AWAY as error:
@@ -43,7 +44,7 @@ def _shown(what: str, show: Callable[[], Any]) -> Any:
 
 
 class Progress:
-    """A progress bar in the UI, from 0 to 100 %."""
+    """A progress bar in the UI. Call it with a fraction in [0, 1] to move it."""
 
     def __init__(self, key: str, description: str) -> None:
         self._id: UUID | None = _shown(
@@ -60,7 +61,7 @@ class Progress:
 
 
 def score_table(rows: list[dict[str, Any]], description: str) -> None:
-    """The scores of a run's checkpoints; null values stand beside the distances."""
+    """Show the scores of a run's checkpoints, a row each, with their references."""
     table = [{name: _rounded(value) for name, value in row.items()} for row in rows]
     _shown(
         "the score table",
@@ -73,22 +74,23 @@ def _rounded(value: Any) -> Any:
 
 
 def sample_grid(path: Path, description: str) -> None:
-    """A grid of samples, carried inside the artifact: the UI cannot read a worker's disk."""
-    with Image.open(path) as picture:
-        picture.thumbnail((_GRID_WIDTH, 4 * _GRID_WIDTH))
+    """Show a grid of samples. The artifact carries the image itself, because the UI cannot read a
+    worker's disk."""
+    with Image.open(path) as grid:
+        grid.thumbnail((_GRID_WIDTH, 4 * _GRID_WIDTH))
         buffer = io.BytesIO()
-        picture.save(buffer, format="PNG", optimize=True)
+        grid.save(buffer, format="PNG", optimize=True)
     url = "data:image/png;base64," + base64.b64encode(buffer.getvalue()).decode()
     image("samples", url, description)
 
 
 def image(key: str, url: str, description: str) -> None:
-    """A picture by its URL, which may hold the picture itself (`data:`)."""
+    """Show an image by its URL, which may hold the image itself (`data:`)."""
     _shown(key, lambda: create_image_artifact(image_url=url, key=key, description=description))
 
 
 def note(key: str, text: str) -> None:
-    """Some lines of Markdown: where things are, and links to them."""
+    """Show some lines of Markdown, such as where things are and links to them."""
     _shown(key, lambda: create_markdown_artifact(markdown=text, key=key))
 
 

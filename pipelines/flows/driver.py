@@ -21,17 +21,18 @@ from pipelines.flows.time_left import Forecast
 
 @dataclass
 class Attention:
-    """What the caller wants to hear of while the training runs; called from its own thread."""
+    """What the caller wants to be told while the training runs, in the caller's own thread."""
 
     on_event: Callable[[Event], None] = lambda event: None
     cancelled: Callable[[], bool] = lambda: False
     every_s: float = 10.0
-    """How often `cancelled` is asked and `on_progress` told."""
+    """Seconds between two calls of `cancelled` and `on_progress`."""
     on_progress: Callable[[float], None] = lambda fraction: None
+    """Gets the share of the schedule that was shown, from 0 to 1."""
     _due: float = field(default=0.0, repr=False)
 
     def due(self) -> bool:
-        """True once every `every_s` seconds."""
+        """True once in `every_s` seconds."""
         now = time.monotonic()
         if now < self._due:
             return False
@@ -41,10 +42,11 @@ class Attention:
 
 @dataclass(frozen=True)
 class Ended:
-    """How the training ended: at the end of its schedule, or stopped on the way."""
+    """How a training ended: at the end of its schedule, or stopped on the way."""
 
     finished: bool
     nimg: int
+    """The number of images that the run has seen."""
     outcome: Outcome
 
 

@@ -1,7 +1,8 @@
-"""`gan-train bench`: what each part of a run costs, and what the whole pipeline adds.
+"""`gan-train bench`: what each part of a run costs, and what the engines add to training.
 
 The overhead compares a real training flow (Prefect, Ray Train, event log, MLflow, sample grids) in
-the last stage with the bare loop of the same number of workers; both run here, one after the other.
+the last stage of the schedule with the bare training loop on as many workers. Both run on this
+machine, one after the other.
 """
 
 from __future__ import annotations
@@ -26,10 +27,10 @@ from gan_train.training.trainer import Trainer
 
 
 def measure(config: Config, seconds: float, rounds: int) -> Iterator[str]:
-    """The lines of the report, each as soon as it is known. `seconds` go into each timing.
+    """Yield the lines of the report, each as soon as it is known. Each timing takes `seconds`.
 
-    The machine's speed drifts, so one worker, several, and the pipeline take turns for `rounds`
-    rounds; ratios are medians over the rounds.
+    The machine's speed drifts, so one worker, several workers and the pipeline take turns for
+    `rounds` rounds, and the ratios are medians over the rounds. Paths in `config` are absolute.
     """
     with tempfile.TemporaryDirectory() as folder:
         config = recipes.change(config, {"workspace": folder})
@@ -50,13 +51,13 @@ def measure(config: Config, seconds: float, rounds: int) -> Iterator[str]:
 def _steps(
     config: Config, shards: Path, index: Index, seconds: float, rounds: int
 ) -> Iterator[str]:
-    """Training on one worker and on several, each by itself and inside the pipeline.
+    """Yield lines on training with one worker and with several, bare and inside the pipeline.
 
-    With fewer workers than cores the engines have a core of their own; with as many, what they
-    take is taken from training.
+    With fewer workers than cores the engines have a core of their own. With as many workers as
+    cores, the engines take their time from training.
     """
     workers = config.cluster.workers
-    # one worker of several
+    # one worker with the share of the batch that each of several would have
     share = {"train.batch": config.train.batch // workers, "train.threads": 1}
     alone = recipes.change(config, share | {"cluster.workers": 1})
     rounds_of = []
@@ -87,8 +88,8 @@ def _row(name: str, timing: parts.Timing) -> str:
 def _pipeline(config: Config, shards: Path, index: Index, images: float) -> float:
     """Images/s of a training flow over `images` images in the last stage, by its event log.
 
-    Its steady state is the second half, after an epoch at least: the first pays for the imports of
-    MLflow, a database, and decoding, where the images then stay in memory (`data.cache_mb`).
+    The second half is measured, after one epoch at least. The first half pays for the imports of
+    MLflow, for a database, and for decoding images that then stay in memory (`data.cache_mb`).
     """
     from pipelines.flows import prefect_env
 
@@ -108,7 +109,8 @@ def _pipeline(config: Config, shards: Path, index: Index, images: float) -> floa
 
 
 def _begin_in_last_stage(config: Config, shards: Path, index: Index, run_dir: Path) -> int:
-    """Give the run an untrained checkpoint amid the last stage; returns the images it stands at."""
+    """Give the run an untrained checkpoint in the middle of the last stage; returns the number of
+    images at which it stands."""
     with tempfile.TemporaryDirectory() as folder:
         trainer = Trainer(config, index, shards, PlainRuntime(Path(folder)))
         *before, stage = trainer.stages

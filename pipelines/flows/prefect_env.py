@@ -1,4 +1,7 @@
-"""Prefect's environment for a command from the terminal. Prefect reads it when first imported."""
+"""Prefect's environment for a command from the terminal: which server, which database, how loud.
+
+Prefect reads its environment when it is first imported, so `prepare` is called before that.
+"""
 
 from __future__ import annotations
 
@@ -15,15 +18,15 @@ from gan_train.config import Config
 from gan_train.errors import UserError
 
 STARTUP_S = 120.0
-"""A first start makes the database, beside whatever else the machine does."""
+"""The longest wait for the server: a first start makes the database, on a busy machine."""
 
 
 def prepare(config: Config) -> None:
-    """Choose server, database and loudness, where the user's environment has not.
+    """Set server, database and loudness, where the user's environment does not set them.
 
-    Without a server one is started until this process ends, on loopback. Its database is kept in
-    the workspace, so that `PREFECT_HOME=<workspace>/prefect prefect server start` shows all runs
-    later.
+    Where no server is named, one is started on loopback until this process ends. Its database
+    stays in the workspace, so that `PREFECT_HOME=<workspace>/prefect prefect server start` shows
+    all runs later.
 
     Raises UserError if the server does not start.
     """
@@ -46,7 +49,8 @@ def prepare(config: Config) -> None:
 
 
 def _start_server(home: Path) -> None:
-    """Start a server that ends with this process and make it Prefect's; returns when it answers."""
+    """Start a server that ends with this process, and have Prefect use it. Returns once the server
+    answers."""
     home.mkdir(mode=0o700, parents=True, exist_ok=True)
     log = home / "server.log"
     with socket.create_server(("127.0.0.1", 0)) as listening, log.open("wb") as output:

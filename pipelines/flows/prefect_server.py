@@ -1,7 +1,8 @@
-"""Prefect's API server for the time of one command, as a process: `prefect_env` starts it.
+"""The process of Prefect's API server that `prefect_env` starts for the time of one command.
 
-It listens on the socket that it is given, in a session of its own: Ctrl-C in a terminal reaches
-every process of the command, and the command still has to tell the server that it was stopped.
+It listens on a socket that it inherits. It runs in a session of its own, because Ctrl-C in a
+terminal reaches every process of a session, and the command still has to tell the server that it
+was stopped.
 """
 
 from __future__ import annotations
@@ -14,7 +15,8 @@ import threading
 
 
 def main(descriptor: int) -> None:
-    """Serve on the listening socket `descriptor` until standard input ends, as its parent does."""
+    """Serve on the listening socket `descriptor` until standard input ends, as it does when the
+    parent closes it or dies."""
     import uvicorn
     from prefect.server.api.server import create_app
 
@@ -24,7 +26,7 @@ def main(descriptor: int) -> None:
 
 
 def _end_with_parent() -> None:
-    sys.stdin.buffer.read()  # returns when the parent closes it or is gone, however it ended
+    sys.stdin.buffer.read()  # returns when the parent closes it, or has ended in any way
     os.kill(os.getpid(), signal.SIGTERM)
 
 

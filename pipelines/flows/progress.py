@@ -1,4 +1,4 @@
-"""What a person sees while a run goes on: its event log and its workers' warnings, followed."""
+"""What a person at the terminal sees while a run goes on: a bar or lines, and warnings."""
 
 from __future__ import annotations
 
@@ -14,19 +14,20 @@ from gan_train.metrics.scores import scores_of
 from gan_train.runs.events import Event
 from pipelines.flows.time_left import Forecast, in_words
 
-_SHOWN = 4  # measures in a line
+_SHOWN = 4  # scores in a line
+_LINE_S = 15.0  # between two lines where there is no terminal
 
 
 class LineReader:
-    """The complete lines that were appended to a file since the last look."""
+    """Follows a text file: the complete lines that were appended since the last look."""
 
     def __init__(self, path: Path) -> None:
-        """What stands there already is left out."""
+        """Lines that the file has already are left out."""
         self.path = path
         self._place = path.stat().st_size if path.exists() else 0
 
     def new(self) -> list[str]:
-        """Lines, oldest first; a line still being written waits for the next look."""
+        """The new lines, oldest first. A line that is still being written is left for later."""
         if not self.path.exists() or self.path.stat().st_size <= self._place:
             return []
         with self.path.open("rb") as file:
@@ -39,10 +40,10 @@ class LineReader:
 
 
 class Display:
-    """A progress bar on a terminal; a line now and then where there is none."""
+    """A progress bar on a terminal; where there is no terminal, a line now and then."""
 
     def __init__(self, forecast: Forecast, stream: TextIO = sys.stderr) -> None:
-        """`forecast` has taken the events of earlier attempts."""
+        """`forecast` has already taken the events of earlier attempts."""
         self._forecast, self._stream = forecast, stream
         self._line_due = 0.0
         self.total, self.done = forecast.end, forecast.nimg
@@ -59,7 +60,7 @@ class Display:
         )
 
     def show(self, event: Event) -> None:
-        """Take in one event of the log."""
+        """Show one event of the log."""
         self._forecast.take(event)
         forward = self._forecast.nimg - self.done  # backward where the log was cut
         self.done += forward
@@ -69,7 +70,7 @@ class Display:
         if event["kind"] == "checkpoint":
             self.say(f"{event['nimg'] / 1000:8.1f} kimg  {score_line(event)}")
         elif self._bar.disable and event["kind"] == "metrics" and time.monotonic() > self._line_due:
-            self._line_due = time.monotonic() + 15
+            self._line_due = time.monotonic() + _LINE_S
             place = f"{event['nimg'] / 1000:8.1f} of {self.total / 1000:.1f} kimg"
             self.say(f"{place}, {self._now(event)}")
 
@@ -89,7 +90,7 @@ class Display:
 
 
 def describe(values: dict[str, float]) -> str:
-    """Resolution, fade, speed and losses in one short text."""
+    """Resolution, fade, speed and losses of a tick in one short text."""
     parts = []
     if "resolution" in values:
         parts.append(f"{values['resolution']:.0f}px")
@@ -103,7 +104,7 @@ def describe(values: dict[str, float]) -> str:
 
 
 def score_line(event: Event) -> str:
-    """The first few measures of a checkpoint's event in one line, their references beside them."""
+    """The first few scores of a checkpoint's event in one line, each with its reference."""
     scores = scores_of(event.get("scores", {}), event.get("protocol", {}))
     shown = [
         f"{score.name} {score.value:.4g}"
@@ -118,13 +119,13 @@ _SEVERE = re.compile(r" (WARNING|ERROR|CRITICAL) (worker \d+: .*)")
 
 
 class Warnings:
-    """The workers' warnings and errors, each said once to the person at the terminal."""
+    """Follows the workers' log for warnings and errors, of which each is told once."""
 
     def __init__(self, path: Path) -> None:
         self._lines, self._said = LineReader(path), set[str]()
 
     def new(self) -> list[str]:
-        """Messages since the last look; one that several workers share comes once."""
+        """The messages since the last look. One that several workers wrote comes once."""
         found = []
         for line in self._lines.new():
             match = _SEVERE.search(line)

@@ -1,10 +1,10 @@
 """The Prefect flows: shard, train, evaluate, promote, and the one that chains them.
 
 Each takes the whole configuration tree, which Prefect validates and shows as a form, and does its
-work in one or two tasks, because a flow or task run costs a second. Retried is what may be done
-twice; training restarts its own workers (`cluster.max_failures`) and resumes, so Prefect does not
-retry it. Sharding is skipped by looking at the files and their hashes, never by a cached result of
-Prefect, which would not notice that they are gone.
+work in one or two tasks, because a flow or task run costs a second. Prefect retries what may be
+done twice. Training restarts its own workers (`cluster.max_failures`) and resumes, so Prefect does
+not retry it. Sharding is skipped by looking at the files and their hashes, never by a cached result
+of Prefect, which would not notice that they are gone.
 
 Paths of a configuration are made absolute at the doors alone: by the commands, and by `run_flow`,
 which is what deployments run. The other flows trust their caller.
@@ -44,7 +44,7 @@ log = logging.getLogger(__name__)
 
 
 def _unless_users_mistake(task: Task[..., Any], run: TaskRun, state: State[Any]) -> bool:
-    """Retry what may go away by itself, such as a server's absence; a user's mistake does not."""
+    """Whether a failed task is tried again: a server may come back, but a user's mistake stays."""
     error = state.result(raise_on_failure=False)
     return not isinstance(error, UserError) or error.__cause__ is not None
 
@@ -65,7 +65,7 @@ def final_state(flow: Flow[..., Any], *arguments: Any) -> State[Any]:
     cache_policy=NO_CACHE,
 )
 def write_shards(config: Config, verify: bool) -> Path:
-    """Write the shards that are missing or damaged; the folder of the data set."""
+    """Write the shards that are missing or damaged, and return the folder of the data set."""
     progress = artifacts.Progress("sharding", "Shards written")
     sharded = sharding.shard(config, progress, verify=verify)
     index = sharded.index
@@ -93,8 +93,8 @@ def shard_flow(config: Config, verify: bool = False) -> Path:
 
 
 def stop_job(flow: Flow[..., Any], flow_run: FlowRun, state: State[Any]) -> None:
-    """End the Ray job of a flow run that was cancelled or has died: Prefect ends only the flow's
-    own processes, and with them a Ray that they started or a driver that they are."""
+    """End the Ray job of a flow run that was cancelled or has died. Prefect ends only the flow's
+    own processes, which a job of another cluster is not part of."""
     address = flow_run.parameters["config"].get("cluster", {}).get("jobs")
     if address:
         jobs.stop(address, str(flow_run.id))
@@ -102,7 +102,7 @@ def stop_job(flow: Flow[..., Any], flow_run: FlowRun, state: State[Any]) -> None
 
 @task(name="train", cache_policy=NO_CACHE)
 def train_workers(config: Config, shards: Path, run_dir: Path) -> Ended:
-    """Train under Ray while MLflow and Prefect are told how it goes."""
+    """Train under Ray, and tell MLflow and Prefect meanwhile how it goes."""
     index = Index.load(shards)
     stages = check(config, index.image_shape, config.cluster.workers)
 
@@ -131,7 +131,7 @@ def train_workers(config: Config, shards: Path, run_dir: Path) -> Ended:
 def _workers(
     config: Config, shards: Path, run_dir: Path
 ) -> Iterator[tuple[Callable[[], training.Outcome], dict[str, str]]]:
-    """The training as a call that blocks, and what it is known by in Prefect and Ray."""
+    """Yield the training as a call that blocks, and its identifiers in Prefect and Ray."""
     ids = {"prefect.flow_run_id": runtime.flow_run.get_root_flow_run_id() or ""}
     if config.cluster.jobs is not None:
         job = jobs.submission_id(run_dir.name, ids["prefect.flow_run_id"])

@@ -1,4 +1,5 @@
-"""How long a run still goes on, predicted from its schedule and its event log. Pure.
+"""How long a run still goes on, predicted from its schedule and its event log. Nothing here reads
+files or clocks.
 
 Images cost more in later stages, so the speed so far says little about a growing run. Here every
 stage counts with its own cost: measured where the log has it, else extrapolated from the last

@@ -21,6 +21,7 @@ import yaml
 from gan_train import recipes
 from gan_train.config import Config
 from gan_train.runs import run_folder
+from pipelines.flows import stages
 from tests.training import tiny_config
 
 ROOT = Path(__file__).parents[3]
@@ -31,6 +32,13 @@ PREFECT = str(Path(sys.executable).with_name("prefect"))
 def test_the_scheduled_recipe_is_the_demo() -> None:
     (deployment,) = yaml.safe_load(DEPLOYMENTS.read_text(encoding="utf-8"))["deployments"]
     assert recipes.check(deployment["parameters"]["config"]) == recipes.load("demo")
+
+
+def test_the_deployment_runs_the_whole_job() -> None:
+    (deployment,) = yaml.safe_load(DEPLOYMENTS.read_text(encoding="utf-8"))["deployments"]
+    file, _, name = deployment["entrypoint"].partition(":")
+    assert ROOT / file == Path(stages.__file__)
+    assert getattr(stages, name) is stages.run_flow
 
 
 class Server:
