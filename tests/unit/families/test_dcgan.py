@@ -98,7 +98,7 @@ def test_d_sees_reals_and_fakes_apart() -> None:
     torch.testing.assert_close(found.terms["G"], -torch.log(p.sigmoid()).mean())
 
 
-def test_the_class_decides_what_is_made_and_judged() -> None:
+def test_the_class_decides_what_is_generated_and_its_logit() -> None:
     family, given = dcgan().eval(), batch()
     z, label = torch.randn(8, 6), given["label"]
     assert not torch.allclose(family.sample(z, label), family.sample(z, 1 - label), atol=1e-4)

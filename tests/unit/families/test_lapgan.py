@@ -79,7 +79,7 @@ def test_glyphs_come_back(letters: Tensor, coarsest: int) -> None:
 
 @pytest.mark.parametrize("side", [1, 2, 4, 64, 256])
 def test_noise_of_any_power_of_two_comes_back_and_keeps_its_range(side: int) -> None:
-    """Black and white noise is as far from smooth as pictures get."""
+    """Black and white noise is as far from smooth as images get."""
     generator = torch.Generator().manual_seed(side)
     image = torch.randint(0, 2, (3, 3, side, side), generator=generator).float() * 2 - 1
     residual, *bands = laplacian_pyramid(image, 1)
@@ -169,18 +169,16 @@ def test_optimizers_move_every_parameter_once() -> None:
     ]  # fmt: skip
 
 
-def test_a_level_is_conditioned_on_the_real_picture_expanded() -> None:
+def test_a_level_is_conditioned_on_the_real_image_upsampled() -> None:
     family, batch = small(), batch_of()
-    picture, low = family.real(16, batch)
+    image, low = family.real(16, batch)
     assert low is not None
-    torch.testing.assert_close(picture, downsample(batch["image"]), rtol=0, atol=0)
-    torch.testing.assert_close(low, upsample(downsample(picture)), rtol=0, atol=0)
-    # picture and low make the band of the real pyramid
-    torch.testing.assert_close(
-        picture - low, laplacian_pyramid(batch["image"], 8)[1], rtol=0, atol=0
-    )
-    picture, low = family.real(8, batch)
-    assert low is None and picture.shape == (8, 2, 8, 8)
+    torch.testing.assert_close(image, downsample(batch["image"]), rtol=0, atol=0)
+    torch.testing.assert_close(low, upsample(downsample(image)), rtol=0, atol=0)
+    # image and low make the band of the real pyramid
+    torch.testing.assert_close(image - low, laplacian_pyramid(batch["image"], 8)[1], rtol=0, atol=0)
+    image, low = family.real(8, batch)
+    assert low is None and image.shape == (8, 2, 8, 8)
 
 
 def test_losses_are_the_logistic_ones() -> None:
@@ -204,7 +202,7 @@ def test_losses_are_the_logistic_ones() -> None:
         torch.testing.assert_close(found_d.metrics[f"logit/real/{side}"], on_real.logit().mean())
 
 
-def test_r1_is_the_slope_along_the_picture() -> None:
+def test_r1_is_the_slope_along_the_image() -> None:
     """Against differences: E ||dD/dx||^2 gamma / 2."""
     family, batch = small(dropout=0.0, r1_every=4), batch_of(2)
     real, low = family.real(16, batch)
@@ -242,7 +240,7 @@ def test_dropout_is_drawn_by_place() -> None:
 
 
 def test_sampling_runs_coarse_to_fine() -> None:
-    """A level's pictures depend on the noise of that level and of the coarser ones alone."""
+    """A level's images depend on the noise of that level and of the coarser ones alone."""
     family = small()
     assert family.z_dim == 6 + 16 * 16 + 32 * 32
     z, label = latents(family), torch.tensor([0, 1, 2, 0])
@@ -258,7 +256,7 @@ def test_sampling_runs_coarse_to_fine() -> None:
         ]
 
 
-def test_a_picture_is_the_expanded_coarser_one_and_a_band() -> None:
+def test_an_image_is_the_upsampled_coarser_one_and_a_band() -> None:
     family = small()
     z, label = latents(family), torch.tensor([0, 1, 2, 0])
     coarse, middle, fine = family.images_by_level(z, label)
@@ -278,7 +276,7 @@ def test_a_picture_is_the_expanded_coarser_one_and_a_band() -> None:
 
 
 def test_training_and_sampling_run_the_same_networks() -> None:
-    """Training's path, given the low-pass picture of a sample, makes the sample."""
+    """Training's path, given the low-pass image of a sample, makes the sample."""
     family = small()
     z, label = latents(family), torch.tensor([0, 1, 2, 0])
     coarse, middle, _ = family.images_by_level(z, label)
@@ -298,24 +296,24 @@ def differ(one: Tensor, two: Tensor) -> bool:
 @pytest.mark.parametrize("side", LEVELS)
 def test_the_class_reaches_both_networks(side: int) -> None:
     family = small(dropout=0.0)
-    picture, low = family.real(side, batch_of(4))
+    image, low = family.real(side, batch_of(4))
     z = draws(4).normal(6 if low is None else side * side).double()
     a, b = torch.zeros(4, dtype=torch.int64), torch.ones(4, dtype=torch.int64)
     assert differ(family.generate(side, z, low, a), family.generate(side, z, low, b))
-    logits = [family.discriminate(side, picture, low, label, draws(4)) for label in (a, b)]
+    logits = [family.discriminate(side, image, low, label, draws(4)) for label in (a, b)]
     assert differ(*logits)
 
 
 @pytest.mark.parametrize("side", LEVELS[1:])
-def test_the_low_pass_picture_reaches_both_networks(side: int) -> None:
+def test_the_low_pass_image_reaches_both_networks(side: int) -> None:
     """G's band depends on it, not only the sum; D sees it, not only the sum."""
     family, batch = small(), batch_of(4)
-    picture, low = family.real(side, batch)
+    image, low = family.real(side, batch)
     assert low is not None
     z, label = draws(4).noise(side * side).double(), batch["label"]
     generator = family.get_submodule(f"generator_{side}")
     assert differ(generator.band(z, low, label), generator.band(z, -low, label))
-    logits = [family.discriminate(side, picture, given, label, draws(4)) for given in (low, -low)]
+    logits = [family.discriminate(side, image, given, label, draws(4)) for given in (low, -low)]
     assert differ(*logits)
 
 

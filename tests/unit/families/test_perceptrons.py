@@ -85,7 +85,7 @@ def test_images_depend_on_z_from_the_start(family: VanillaConfig | CGANConfig) -
 
 
 @pytest.mark.parametrize("units", ["maxout", "leaky_relu"])
-def test_d_judges_real_as_one_and_fake_as_zero(units: str) -> None:
+def test_d_learns_one_for_real_and_zero_for_fake(units: str) -> None:
     """Equation 1 of the paper, written out with the probabilities."""
     family, given = vanilla(discriminator_units=units, dropout=0), batch()
     found = family.loss_d(given, draws("D"), Clock())
@@ -136,7 +136,7 @@ def test_halves_of_a_batch_have_the_loss_of_the_whole(family: Vanilla | CGAN, ph
         torch.testing.assert_close(value, (halves[0][name] + halves[1][name]) / 2)
 
 
-def test_the_class_decides_what_is_made_and_judged() -> None:
+def test_the_class_decides_what_is_generated_and_its_logit() -> None:
     family, given = cgan(dropout=0), batch()
     z, label = torch.randn(8, 5, dtype=torch.float64), given["label"]
     other = (label + 1) % 3

@@ -80,7 +80,7 @@ def test_levels_not_reached_get_no_gradient() -> None:
     assert without and all("16" in name for name in without), without
 
 
-def test_the_class_decides_what_is_made_and_judged() -> None:
+def test_the_class_decides_what_is_generated_and_its_logit() -> None:
     family = small()
     z, a, b = torch.randn(4, 8), torch.zeros(4, dtype=torch.int64), torch.ones(4, dtype=torch.int64)
     full = Progress(16, 1.0)

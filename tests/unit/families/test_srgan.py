@@ -98,7 +98,7 @@ def test_training_begins_at_bicubic(scale: int, channels: int) -> None:
     family = config.build(ImageShape(channels, 32), 4)
     low = normal(2, channels, 5, 9).float()
     assert torch.equal(family.upscale(low), bicubic_upsample_float(low, scale))
-    with torch.autocast("cpu", dtype=torch.bfloat16):  # the picture itself is not rounded
+    with torch.autocast("cpu", dtype=torch.bfloat16):  # the image itself is not rounded
         assert torch.equal(family.upscale(low), bicubic_upsample_float(low, scale))
     lived = small(ImageShape(channels, 32), scale=scale)
     bare = small(ImageShape(channels, 32), scale=scale, skip="none")
@@ -281,7 +281,7 @@ def test_it_learns_to_beat_bicubic_on_glyphs(glyphs: Path) -> None:
         optimizer.zero_grad()
         losses.terms["pixel"].backward()
         optimizer.step()
-    with torch.no_grad():  # on pictures that it has not seen
+    with torch.no_grad():  # on images that it has not seen
         error = (family.upscale(low[48:]) - truth[48:]).square().mean()
         bicubic = (bicubic_upsample_float(low[48:], 2) - truth[48:]).square().mean()
     assert error < 0.7 * bicubic
