@@ -34,7 +34,7 @@ from pipelines.compute.cluster import identifiers
 from pipelines.flows import artifacts, plan
 from pipelines.flows.progress import score_line
 from pipelines.flows.running import POLL_S, RunningTraining, save_and_end
-from pipelines.flows.time_left import in_words
+from pipelines.flows.time_left import Forecast, in_words
 from pipelines.registry import versions
 
 TAG = "compare"
@@ -69,9 +69,12 @@ class Contestant:
         self.run_dir = run_folder.folder(config) / self.record.run
         stages = check(config, self.index.image_shape, config.cluster.workers)
         self.end = schedule_end(config, stages)
-        self.watch = Stopwatch(plan.checkpoints(config, stages, self.end))
+        places = plan.checkpoints(config, stages, self.end)
+        self.watch = Stopwatch(places)
+        self.forecast = Forecast(stages, self.end, places)
         for event in run_folder.read_events(self.run_dir):
             self.watch.take(event, live=False)
+            self.forecast.take(event)
         self.running: RunningTraining[None] = RunningTraining(self.run_dir)
 
     def _take_up(self) -> Record:
@@ -97,10 +100,11 @@ class Contestant:
         return self.minutes is not None and self.watch.seconds() >= 60 * self.minutes
 
     def fraction(self) -> float:
-        """The share of its work that is done, from 0 to 1."""
-        used = self.watch.nimg / self.end
+        """The share of its time that is over, from 0 to 1: later images may cost more."""
+        spent, left = self.watch.seconds(), self.forecast.seconds()
+        used = 0.0 if left is None else spent / max(spent + left, 1e-9)
         if self.minutes is not None:
-            used = max(used, self.watch.seconds() / (60 * self.minutes))
+            used = max(used, spent / (60 * self.minutes))
         return 1.0 if self.record.done else (1 - _SCORING) * min(1.0, used)
 
     def stands(self) -> str:
@@ -113,6 +117,7 @@ class Contestant:
         said = []
         for event in self.running.events():
             self.watch.take(event)
+            self.forecast.take(event)
             if event["kind"] == "checkpoint":
                 kimg = event["nimg"] / 1000
                 said.append(f"{self.config.name}  {kimg:.1f} kimg  {score_line(event)}")

@@ -15,8 +15,7 @@ from concurrent.futures import Future
 from pathlib import Path
 from typing import Generic, TypeVar
 
-from gan_train.runs.events import EventReader
-from gan_train.runs.run_folder import Event
+from gan_train.runs.events import Event, EventReader
 from pipelines.compute.training import STOP, WORKER_LOG, clear
 from pipelines.flows.progress import Warnings
 

@@ -30,7 +30,7 @@ from gan_train.config import Config
 from gan_train.data.index import Index
 from gan_train.errors import UserError
 from gan_train.runs import run_folder
-from gan_train.runs.run_folder import Event
+from gan_train.runs.events import Event
 from gan_train.training.schedule import check, schedule_end
 from pipelines.compute import jobs, sharding, training
 from pipelines.compute.cluster import connected, identifiers

@@ -422,6 +422,18 @@ def test_scores_of_another_protocol_are_not_set_beside(growing: str, styles: str
     assert second.error is not None and "different numbers of images (16 and 8)" in second.error
 
 
+def test_progress_is_the_time_of_a_growing_run_and_not_its_images(growing: str) -> None:
+    (config,) = planned([growing], kimg=0.192).configs
+    comparison = planned([growing], kimg=0.192)
+    comparison.folder.mkdir(parents=True)
+    contestant = contest.Contestant(config, None, shard_of(config), comparison.folder)
+    assert contestant.fraction() == 0.0
+    EventLog(contestant.run_dir).append("metrics", 64, values={"images_per_second": 64.0})
+    contestant.news()
+    # a third of the images, at 4 of 8 px: a later one costs 1.4 times as much
+    assert contestant.fraction() == pytest.approx(0.95 / (1 + 2 * 2**0.5))
+
+
 def shard_of(config: Config) -> Path:
     from gan_train.data.sharding import shard
 
