@@ -19,10 +19,11 @@ from gan_train.nn.collectives import all_sum
 from gan_train.rng import BatchRandom
 
 KEPT = 10_000
-"""Features kept for the measures that need more than moments: those of the first images."""
+"""How many features are kept, from the first images on, for the measures that need more than their
+moments."""
 
 Generate = Callable[[Tensor], tuple[Tensor, Tensor | None]]
-"""From places int64 [n] to images uint8 [n, C, R, R] and labels int64 [n] or None."""
+"""A function from places int64 [n] to images uint8 [n, C, R, R] and labels int64 [n] or None."""
 
 
 Job = tuple[Sequence[str], Callable[[], Sequence[float]]]
@@ -46,7 +47,7 @@ def share_out(
 
 
 def own_positions(count: int, rank: int, world_size: int, batch: int) -> Iterator[Tensor]:
-    """The places of this rank among `count`, int64, in batches."""
+    """This rank's places among `count`, int64, in batches."""
     groups = torch.arange(count).split(GROUP)[rank::world_size]
     if groups:
         yield from torch.cat(groups).split(batch)
@@ -59,7 +60,7 @@ def draw_classes(random: BatchRandom, class_counts: Tensor) -> Tensor:
 
 
 class Labels:
-    """Classes of a sequence of images, which may have none."""
+    """The classes of a sequence of images; the images may have none."""
 
     def __init__(self, count: int, device: torch.device) -> None:
         self._plus_one = torch.zeros(count, dtype=torch.int64, device=device)  # 0: none
@@ -78,8 +79,8 @@ class Labels:
 
 
 class FeatureSet:
-    """Features at the places start to stop - 1: moments of all, and the first `KEPT` themselves,
-    with their labels if there are any."""
+    """The features at the places from `start` to `stop` - 1: the moments of all, and the first
+    `KEPT` features themselves, with their labels if there are any."""
 
     def __init__(self, start: int, stop: int, dims: int, device: torch.device) -> None:
         self.start, self.stop = start, stop
@@ -110,7 +111,7 @@ class FeatureSet:
 
 
 class PixelPairs:
-    """Distances of the pairs within each group, and the labels of all images."""
+    """The distances of all pairs within each group of images, and the labels of all images."""
 
     def __init__(self, count: int, device: torch.device) -> None:
         groups = -(-count // GROUP)
@@ -143,7 +144,8 @@ class PixelPairs:
         return self._labels.known()
 
     def medians(self) -> tuple[float | None, float | None]:
-        """Median distance of all pairs, and of those within a class; None without such pairs."""
+        """The median distance of all pairs, and that of the pairs within a class; None where there
+        are no such pairs."""
         groups = len(self.distances)
         places = torch.arange(groups * GROUP, device=self.distances.device).view(groups, GROUP)
         first, second = torch.triu_indices(GROUP, GROUP, offset=1, device=places.device)

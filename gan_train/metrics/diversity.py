@@ -1,6 +1,6 @@
 """Measures that show collapse, which a distance alone does not.
 
-Sixty-four pictures repeated score like a good generator on the Fréchet distance, and a generator
+Sixty-four images repeated score like a good generator on the Fréchet distance, and a generator
 that draws one letter has perfect class accuracy. Pure functions, and a closed-form classifier.
 """
 
@@ -15,7 +15,7 @@ from gan_train.nn.collectives import all_sum
 
 GROUP = 32
 """Pairs are formed among this many neighbours in the sequence, which stay on one rank."""
-_PIXELS = 2**18  # columns of a distance computation at a time
+_PIXELS = 2**18  # how many columns a distance computation takes at a time
 _SHRINKAGE = 0.1
 _LEAST_VARIANCE = 1e-12
 
@@ -48,7 +48,7 @@ class LinearDiscriminant:
 
     Hastie, Tibshirani and Friedman 2009, section 4.3, on dimensions scaled to unit variance, with
     equal priors: what a class looks like counts, not how frequent it is. It is fitted from sums
-    alone, so ranks add theirs up, and the result depends on neither batch size nor rank count.
+    alone, which the ranks add up, so that neither batch size nor the number of ranks matters.
     """
 
     def __init__(self, dims: int, classes: int, device: torch.device | str = "cpu") -> None:

@@ -8,21 +8,22 @@ is measured of the real images. A score has, as `evaluate.metrics` asks:
     kid_within_class_...                 the kernel distance of real images and samples of one
                                          class, averaged over the classes: large when a generator
                                          ignores the class asked for. Absent without classes
-    ..._null                             the measure between two parts of the real images, of
-                                         `null_images` each: what a perfect generator gets. Where
-                                         that is fewer than N, a distance's null is too large
+    ..._null                             the same measure between two parts of the real images, of
+                                         `null_images` each, which is what a perfect generator gets.
+                                         Where they are fewer than N, the null value of a distance
+                                         is too large
     nearest_distance_..., ..._real       median feature distance to the nearest other sample
     pair_distance, ..._within_class      median pixel distance of two samples, pixels from 0 to 1
     class_entropy                        of the predicted classes; 1 when all are equally frequent
     class_accuracy                       share of samples predicted to be of the class asked for;
                                          `_real`: of real images that the classifier has not seen
 
-`path_length` is measured elsewhere, of pairs of images made for it (`path_length.py`).
+Path lengths are measured elsewhere, on pairs of images made for them (`path_length.py`).
 
-The last three show collapse, which a distance alone does not. The classifier is at hand when the
-data has classes and features are computed; with `diversity` as the only metric no feature network
-is loaded, and pixels alone are measured. Features beyond the first 10,000 images count for the
-Fréchet distance only.
+The last three show collapse, which a distance alone does not. There is a classifier when the data
+has classes and features are computed; with `diversity` as the only metric no feature network is
+loaded, and pixels alone are measured. Features beyond the first 10,000 images count for the Fréchet
+distance only.
 """
 
 from __future__ import annotations
@@ -42,12 +43,13 @@ from gan_train.metrics.extractors import Extractor, ExtractorIdentity
 from gan_train.metrics.protocol import Protocol
 from gan_train.metrics.real import RankShare, feature_jobs, measure_real, pair_distances
 from gan_train.metrics.real_cache import RealStatistics
+from gan_train.metrics.scores import OF_REAL_IMAGES, reference_name
 from gan_train.nn.collectives import all_sum
 
 log = logging.getLogger(__name__)
 
 FEWEST_IMAGES = 8
-"""Two halves of four, so that each sample has three neighbours."""
+"""They make two halves of four images, in which each has three neighbours."""
 
 
 def needs_features(metrics: Collection[str]) -> bool:
@@ -175,7 +177,8 @@ def _beside(scores: dict[str, float], real: dict[str, float]) -> dict[str, float
     found: dict[str, float] = {}
     for name, value in scores.items():
         found[name] = value
-        for ending in ("_null", "_real"):
-            if f"{name}{ending}" in real:
-                found[f"{name}{ending}"] = real[f"{name}{ending}"]
+        for reference in OF_REAL_IMAGES:
+            beside = reference_name(name, reference)
+            if beside in real:
+                found[beside] = real[beside]
     return found

@@ -33,7 +33,7 @@ class ExtractorIdentity:
 
     name: str
     resize: str
-    """Filter and size of the resize before the network."""
+    """The filter and size of the resize before the network."""
     weights_sha256: str
     suffix: str
     """What the names of measures on these features end in; empty for FID's own features."""
@@ -61,14 +61,14 @@ class Extractor(Protocol):
         """float32 [n, dims] of images uint8 [n, C, H, W], C 1 or 3: grey is repeated to RGB."""
 
     def features_and_layout(self, images: Tensor) -> tuple[Tensor, Tensor]:
-        """The same, and float32 [n, layout_dims] from which a classifier tells classes apart."""
+        """These features, and float32 [n, layout_dims] by which a classifier tells classes apart."""
 
 
 class EfficientNetExtractor:
     """EfficientNet-Lite0 at 224 pixels on its published ImageNet weights; needs no network.
 
-    The resize is bilinear on float pixels; when it shrinks, the filter is widened accordingly
-    (antialiased), which makes no difference when it enlarges.
+    The resize is bilinear on float pixels. Where it downsamples, the filter is widened accordingly
+    (antialiased); where it upsamples, that makes no difference.
     """
 
     identity = EFFICIENTNET
@@ -99,8 +99,8 @@ class EfficientNetExtractor:
         """[n, 3, 224, 224]: scaled and resized before grey is repeated, which is cheaper."""
         assert images.dtype == torch.uint8 and images.shape[1] in (1, 3)
         x = (images.to(self._device).float() - 127) / 128
-        shrinks = max(x.shape[2:]) > self._SIDE
-        x = F.interpolate(x, size=(self._SIDE, self._SIDE), mode="bilinear", antialias=shrinks)
+        down = max(x.shape[2:]) > self._SIDE
+        x = F.interpolate(x, size=(self._SIDE, self._SIDE), mode="bilinear", antialias=down)
         return x.expand(-1, 3, -1, -1).contiguous(memory_format=torch.channels_last)
 
 
@@ -141,7 +141,7 @@ class InceptionExtractor:
 
 
 def inception_identity(sha256: str) -> ExtractorIdentity:
-    """FID's own for the published file; names with the digest in them for any other."""
+    """FID's own identity for the published file; for any other, names that carry its digest."""
     published = sha256 == INCEPTION_SHA256
     suffix = "" if published else f"_inception_{sha256[:8]}"
     return ExtractorIdentity(

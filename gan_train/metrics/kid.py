@@ -9,7 +9,7 @@ from __future__ import annotations
 import torch
 from torch import Tensor
 
-_ROWS = 1024  # rows of the kernel matrix at a time
+_ROWS = 1024  # how many rows of the kernel matrix are held at a time
 
 
 def _kernel_sum(x: Tensor, y: Tensor) -> Tensor:
@@ -23,8 +23,9 @@ def _kernel_sum(x: Tensor, y: Tensor) -> Tensor:
 def kernel_distance(features1: Tensor, features2: Tensor) -> float:
     """Unbiased MMD^2 under the cubic polynomial kernel, from features [n, D] and [m, D].
 
-    The full U-statistic (no random blocks: nothing to seed, least variance). Expectation 0 when
-    both sets come from one distribution, so single values may fall slightly below 0.
+    This is the full U-statistic: it has no random blocks, hence nothing to seed, and the least
+    variance. Its expectation is 0 when both sets come from one distribution, so single values may
+    fall slightly below 0.
     """
     x, y = features1.double(), features2.double()
     n, m = len(x), len(y)
@@ -51,8 +52,9 @@ def kernel_distance_within_classes(
     """`kernel_distance` between the samples of one class, averaged over the shared classes.
 
     Features [n, D] and [m, D] of classes int64 [n] and [m]. Classes of few samples can be compared
-    because the estimate is unbiased. Zero in expectation when the classes look alike one by one;
-    samples of the right look and the wrong class make it large, which no measure of all shows.
+    because the estimate is unbiased. Its expectation is 0 when the classes look alike one by one.
+    Samples of the right look and the wrong class make it large, which no measure of all classes
+    together shows.
     """
     classes = shared_classes(labels1, labels2)
     assert classes, "no class occurs twice on both sides"

@@ -1,22 +1,22 @@
-"""Perceptual path length: how much pictures change along a straight way between two latents.
+"""Perceptual path length: how much images change along a straight way between two latents.
 
 Karras et al. 2018 (arXiv 1812.04948), section 4. A short step of EPSILON is made on the way from
-one random latent to another, and the squared perceptual distance of the two pictures is divided by
+one random latent to another, and the squared perceptual distance of the two images is divided by
 EPSILON^2; the mean over many paths is the path length, lower where nothing comes and goes on the
 way. The measures:
 
-    ppl_w_full, ppl_w_end    in w, linearly; the step begins anywhere on the way, or at its start
-    ppl_z_full, ppl_z_end    in z, on the sphere; likewise
+    ppl_w_full, ppl_w_end    the way is a line in w; the step begins anywhere on it, or at its start
+    ppl_z_full, ppl_z_end    the way is an arc in z, on the sphere; the step begins likewise
 
 A name ends in the perceptual distance's suffix. Both ends of a step have the same class, drawn as
 often as the data has it, and the same noise, drawn for every path; styles are not truncated. Paths
 are functions of the seed and their place, and groups of neighbours stay on one rank, so the number
 of ranks changes no bit, and the batch nothing but rounding.
 
-Rounding: the two pictures differ in their fourth digit, of which float32 has seven. Interpolation
+The two images differ in their fourth digit, of which float32 has seven. Interpolation
 is done in float64, networks run as they are, without TF32. On small networks (ProGAN, StyleGAN2; in
 EfficientNet's distance) lengths of single paths were off by up to 1% against float64, means of a
-dozen by up to 0.2%; pictures that do not change at all get 5e-4 instead of 0.
+dozen by up to 0.2%; images that do not change at all get 5e-4 instead of 0.
 """
 
 from __future__ import annotations
@@ -43,7 +43,8 @@ LARGEST_SIDE = 256
 """Larger images are averaged over squares to this size, in pixels."""
 
 Way = Callable[[Tensor], Tensor]
-"""From places t float64 [n] in [0, 1] to images [n, C, H, W]: image i is at t[i] on path i."""
+"""A function from places t float64 [n] in [0, 1] to images [n, C, H, W]: image i lies at t[i] on
+path i."""
 
 
 def slerp(a: Tensor, b: Tensor, t: Tensor) -> Tensor:
@@ -66,7 +67,7 @@ def path_lengths(perceptual: Perceptual, way: Way, t: Tensor) -> Tensor:
 
 
 def trimmed_mean(lengths: Tensor) -> float:
-    """Mean of lengths [n] from the 1st to the 99th percentile, both included.
+    """The mean of lengths [n] from the 1st to the 99th percentile, both included.
 
     A percentile that falls between two values is the lower one for the 1st, the higher one for the
     99th: up to n = 100 nothing is dropped. NaN if any length is no finite number.
@@ -79,7 +80,8 @@ def trimmed_mean(lengths: Tensor) -> float:
 
 
 def at_resolution(images: Tensor, resolution: int) -> Tensor:
-    """Images of this or a lower power of two, as large as the data, but at most LARGEST_SIDE."""
+    """Images, whose side is `resolution` or a lower power of two, at that resolution, but at most
+    at LARGEST_SIDE."""
     side = images.shape[-1]
     if side < resolution:  # a generator that still grows: pixels are repeated, as for other scores
         images = F.interpolate(images, scale_factor=resolution // side, mode="nearest")
@@ -136,7 +138,7 @@ class PathLengths:
             }
 
     def _lengths(self, kind: str) -> Tensor:
-        """float64 [images]: those of all ranks, by place."""
+        """float64 [images]: the lengths that all ranks measured, by place."""
         count, device = self._images, self._share.device
         lengths = torch.zeros(count, dtype=torch.float64, device=device)
         for positions in self._positions(count):
@@ -148,7 +150,8 @@ class PathLengths:
     def _positions(self, count: int) -> Iterator[Tensor]:
         """This rank's places among `count`, never more at a time than a batch has pairs.
 
-        Cut within the groups that stay together: how the groups are shared out changes no cut.
+        The places are cut within the groups that stay together, so that it does not matter how the
+        groups are shared out.
         """
         for group in own_positions(count, self._share.rank, self._share.world_size, GROUP):
             yield from group.split(max(1, self._share.batch // 2))
@@ -189,8 +192,8 @@ class PathLengths:
 
 @contextmanager
 def _without_tf32() -> Iterator[None]:
-    """Products and convolutions of a GPU in full float32: TF32 has three digits, a step begins at
-    the fourth."""
+    """Let a GPU compute products and convolutions in full float32: TF32 has three digits, and a
+    step begins at the fourth."""
     matmul, cudnn = torch.backends.cuda.matmul, torch.backends.cudnn
     before = matmul.allow_tf32, cudnn.allow_tf32
     matmul.allow_tf32 = cudnn.allow_tf32 = False

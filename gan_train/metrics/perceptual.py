@@ -1,8 +1,8 @@
-"""How different two pictures look: distances between feature maps, differentiable in both pictures.
+"""How different two images look: distances between feature maps, differentiable in both images.
 
-A perceptual distance fixes network, weights and resize, which is why it has a name. Every one here
-is the squared Euclidean distance of two embeddings, so a picture that is compared often is embedded
-once.
+A perceptual distance fixes network, weights and resize, which is why it has a name. Every distance
+here is the squared Euclidean distance of two embeddings, so an image that is compared often is
+embedded once.
 """
 
 from __future__ import annotations
@@ -24,13 +24,13 @@ LPIPS_SHA256 = "b437eb095feaeb0b83eb3fa11200ebca4548ee39a07fb944a417ddc516cc07c3
 
 
 class Perceptual(Protocol):
-    """An embedding of pictures in whose space distance is how different they look."""
+    """An embedding of images, in whose space the distance is how different they look."""
 
     name: str
     suffix: str
     """What the names of measures in this distance end in; empty for LPIPS on VGG16."""
     resize: str
-    """Filter and size of the resize before the network; `none` where there is none."""
+    """The filter and size of the resize before the network; `none` where there is none."""
     weights_sha256: str
 
     def embed(self, images: Tensor) -> Tensor:
@@ -38,7 +38,7 @@ class Perceptual(Protocol):
 
 
 def distance(perceptual: Perceptual, a: Tensor, b: Tensor) -> Tensor:
-    """float [n]: how different a and b [n, C, H, W] look, pair by pair; 0 for equal pictures."""
+    """float [n]: how different a and b [n, C, H, W] look, pair by pair; 0 for equal images."""
     assert a.shape == b.shape
     # in one pass, so that rounding is alike on both sides
     first, second = perceptual.embed(torch.cat([a, b])).chunk(2)
@@ -54,9 +54,9 @@ class EfficientNetPerceptual:
     every place, differences squared, averaged over places and summed over levels. The levels are
     the network's last maps at 1/2, 1/4 ... 1/32 of the size.
 
-    Images are resized to 128 pixels, bilinearly (antialiased where that shrinks). The network was
-    trained at 224, but here its local features count, not what it recognises, and 128 takes a
-    third of the time, which the hundreds of passes of a projection or a path length feel.
+    Images are resized to 128 pixels, bilinearly (antialiased where that downsamples). The network
+    was trained at 224, but here its local features count, not what it recognises. At 128 it takes
+    a third of the time, which matters in the hundreds of passes of a projection or a path length.
     """
 
     name = EFFICIENTNET.name
@@ -80,8 +80,8 @@ class EfficientNetPerceptual:
         """[n, 3, 128, 128]: (x - 127) / 128 of pixels x from 0 to 255, as in training."""
         assert images.shape[1] in (1, 3)
         x = EfficientNetLite0.normalise(images.to(self._device, self._dtype))
-        shrinks = max(x.shape[2:]) > self._SIDE
-        x = F.interpolate(x, size=(self._SIDE, self._SIDE), mode="bilinear", antialias=shrinks)
+        down = max(x.shape[2:]) > self._SIDE
+        x = F.interpolate(x, size=(self._SIDE, self._SIDE), mode="bilinear", antialias=down)
         return x.expand(-1, 3, -1, -1).contiguous(memory_format=torch.channels_last)
 
 
@@ -95,7 +95,7 @@ class LpipsVgg16:
     """
 
     resize = "none"
-    _LEAST_SIDE = 16  # VGG16 halves the size four times before its last map
+    _LEAST_SIDE = 16  # VGG16 downsamples by two four times before its last map
 
     def __init__(self, location: str, sha256: str, cache: Path, device: torch.device) -> None:
         """`location`: path or URL; a URL is downloaded to `cache` once. Raises UserError."""

@@ -13,7 +13,7 @@ import torch
 from torch import Tensor
 
 NEIGHBOURS = 3
-"""k of the paper."""
+"""The paper's k."""
 _ROWS = 1024
 
 
@@ -45,9 +45,9 @@ def precision_recall(
 ) -> tuple[float, float]:
     """(precision, recall) of fake features [m, D] against real ones [n, D].
 
-    The radii [n] and [m] are the last column of `neighbour_distances` of each set. Precision: share
-    of fakes within the real manifold (quality). Recall: share of real samples within the fakes'
-    manifold (variety).
+    The radii [n] and [m] are the last column of `neighbour_distances` of each set. Precision
+    is the share of fakes within the real manifold (quality), recall the share of real samples
+    within the manifold of the fakes (variety).
     """
     x, y = real.double(), fake.double()
     real_reach, fake_reach = real_radii.square(), fake_radii.square()

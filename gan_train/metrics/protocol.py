@@ -11,10 +11,11 @@ from collections.abc import Mapping
 from gan_train.errors import UserError
 
 Protocol = dict[str, str | int]
-"""`data`: content hash of the shards; `extractor`, `weights` (SHA-256), `resize`; `images`: N;
-`reference`: which real images; `null_images`: how many stand on each side of the null value.
-Path lengths, which real images do not enter, add their own: `path_length_images`,
-`path_length_epsilon`, `perceptual`, `perceptual_resize` and `perceptual_weights` (SHA-256)."""
+"""`data` is the content hash of the shards; `extractor`, `weights` (SHA-256) and `resize` describe
+the feature network; `images` is N; `reference` says which real images are compared with;
+`null_images` is how many stand on each side of the null value. Path lengths, which real images do
+not enter, add their own keys: `path_length_images`, `path_length_epsilon`, `perceptual`,
+`perceptual_resize` and `perceptual_weights` (SHA-256)."""
 
 _DIFFERENCES = {
     "data": "data sets",
@@ -45,6 +46,6 @@ def refuse_unless_comparable(a: Mapping[str, str | int], b: Mapping[str, str | i
 
 
 def _short(value: str | int | None) -> str:
-    """Digests by their beginning."""
+    """The value as text; of a digest its beginning."""
     text = "not recorded" if value is None else str(value)
     return text if len(text) < 40 else f"{text[:12]}..."

@@ -1,8 +1,8 @@
-"""How near a picture comes to the true one, pixel by pixel: PSNR and SSIM as super-resolution
+"""How near an image comes to the true one, pixel by pixel: PSNR and SSIM as super-resolution
 publishes them.
 
-Both are taken on luma, with a border of `scale` pixels cut off, and averaged over the pictures of
-a set (PSNR in dB, picture by picture: not from the mean error).
+Both are taken on luma, with a border of `scale` pixels cut off, and averaged over the images of a
+set. PSNR is averaged in dB, image by image, and not computed from the mean error.
 """
 
 from __future__ import annotations
@@ -38,7 +38,7 @@ def psnr(images: Tensor, truth: Tensor, border: int) -> Tensor:
 
 
 def ssim(images: Tensor, truth: Tensor, border: int) -> Tensor:
-    """float64 [n], at most 1: structural similarity of luma, averaged over the picture.
+    """float64 [n], at most 1: structural similarity of luma, averaged over the image.
 
     Wang et al. 2004, "Image quality assessment: from error visibility to structural similarity",
     equation 13 with K1 = .01, K2 = .03, L = 255, in Gaussian windows of 11x11 (sigma 1.5) that lie
@@ -61,7 +61,7 @@ def ssim(images: Tensor, truth: Tensor, border: int) -> Tensor:
 
 
 def _inner(images: Tensor, truth: Tensor, border: int) -> tuple[Tensor, Tensor]:
-    """Luma of both inside of the border, float64 [n, H - 2 border, W - 2 border]."""
+    """The luma of both, inside of the border: float64 [n, H - 2 border, W - 2 border]."""
     assert images.shape == truth.shape and 0 <= 2 * border < min(images.shape[2:])
     height, width = images.shape[2:]
     inside = (slice(None), slice(border, height - border), slice(border, width - border))
@@ -69,7 +69,7 @@ def _inner(images: Tensor, truth: Tensor, border: int) -> tuple[Tensor, Tensor]:
 
 
 def _smooth(maps: Tensor) -> Tensor:
-    """Gaussian means [n, k, H - 10, W - 10] of maps [n, k, H, W]."""
+    """The Gaussian means [n, k, H - 10, W - 10] of maps [n, k, H, W]."""
     x = torch.arange(_WINDOW, dtype=maps.dtype, device=maps.device) - _WINDOW // 2
     bell = torch.exp(-x.square() / (2 * _SIGMA**2))
     bell = (bell / bell.sum()).view(1, 1, _WINDOW, 1)

@@ -29,8 +29,8 @@ from gan_train.metrics.precision_recall import neighbour_distances, precision_re
 from gan_train.metrics.real_cache import RealStatistics
 from gan_train.nn.collectives import all_sum
 
-_FITTED = 0.8  # share of the images that the classifier is fitted to; others judge it
-_JUDGES = 2000  # at most so many
+_FITTED = 0.8  # the share of the images that the classifier is fitted to; the others judge it
+_JUDGES = 2000  # at most so many images judge it
 
 
 @dataclass(frozen=True)
@@ -54,7 +54,7 @@ class RankShare:
 def feature_jobs(
     identity: ExtractorIdentity, real: dict[str, Tensor], fake: FeatureSet
 ) -> dict[str, Job]:
-    """By metric: names and computation of the measures between real features and others.
+    """For each metric, the names and the computation of its measures of real features and others.
 
     `real` has `mean`, `covariance`, `features`, `radii` and, with classes, `labels`, as
     `reference_tensors` gives them.
@@ -101,7 +101,7 @@ def reference_tensors(features: FeatureSet) -> dict[str, Tensor]:
 
 
 def pair_distances(pixels: PixelPairs, ending: str = "") -> dict[str, float]:
-    """The two medians by name; without labels, or without two of a class, there is only one."""
+    """The two medians by name. Without two images of a class, or labels, there is only one."""
     every, within = pixels.medians()
     found = {f"pair_distance{ending}": every, f"pair_distance_within_class{ending}": within}
     return {name: value for name, value in found.items() if value is not None}
@@ -190,7 +190,7 @@ class _Classifier:
         self._held_out.append((layout[held_out], labels[held_out]))
 
     def fit(self) -> tuple[dict[str, Tensor], dict[str, float]]:
-        """Weights and bias, and how they do on images that they were not fitted to. Collective."""
+        """Weights and bias, and how well they do on images that are new to them. Collective."""
         self._discriminant.all_reduce()
         weights, bias = self._discriminant.fit()
         seen = torch.zeros(self._classes, dtype=torch.int64, device=bias.device)

@@ -22,8 +22,9 @@ Reference = Literal["bicubic", "identity", "null", "real"]
 """What a score is compared with: bicubic upsampling, the images as they were given, the same
 measure between two parts of the real images (a distance's null value), or what real images get."""
 
+OF_REAL_IMAGES: tuple[Reference, ...] = ("null", "real")
 _BASELINES: tuple[Reference, ...] = ("bicubic", "identity")
-_REFERENCES: tuple[Reference, ...] = (*_BASELINES, "null", "real")
+_REFERENCES = (*_BASELINES, *OF_REAL_IMAGES)
 """All of them. Where a score has several, the first counts as its reference."""
 
 REFERENCE_LABELS: dict[Reference, str] = {
@@ -196,6 +197,18 @@ def split(name: str) -> tuple[str, Reference | None]:
         return name, None
     reference = next(ending for ending in endings if ending == found[1])
     return name[: found.start()] + name[found.end() :], reference
+
+
+def reference_name(name: str, reference: Reference) -> str:
+    """The name under which a score's reference is stored."""
+    return f"{name}_{reference}"
+
+
+def towards(name: str, domain: str) -> str:
+    """A stored name with the direction of a translation: `fd_x_null` becomes `fd_x_to_B_null`."""
+    base, reference = split(name)
+    score = f"{base}_to_{domain}"
+    return score if reference is None else reference_name(score, reference)
 
 
 def scores_of(values: Mapping[str, float], protocol: Protocol) -> dict[str, Score]:

@@ -1,1 +1,1 @@
-"""What a generator is for: generate, upscale or translate; how each is drawn and scored."""
+"""The three tasks of a generator (generate, upscale, translate): how each is shown and scored."""

@@ -16,12 +16,13 @@ from gan_train.tasks.task import Setting, evaluator_of, extractor_of, perceptual
 
 
 def grid_size(resolution: int) -> tuple[int, int]:
-    """Columns and rows of a sample grid: 10 x 8, fewer where the picture would pass 2560 x 2048."""
+    """The columns and rows of a sample grid: 10 x 8, or fewer where it would pass 2560 x 2048."""
     return max(3, min(10, 2560 // resolution)), max(2, min(8, 2048 // resolution))
 
 
 class Generation:
-    """Scores by `metrics/evaluator.py`, and path lengths where they are asked for."""
+    """A generator of images from latents, scored by `metrics/evaluator.py`, and by path lengths
+    where they are asked for."""
 
     def __init__(self, setting: Setting) -> None:
         config, runtime = setting.config, setting.runtime
@@ -58,8 +59,8 @@ class Generation:
 
     @torch.inference_mode()
     def grid(self) -> tuple[Tensor, int]:
-        """From fixed latents. With classes, a class a column: the first of them, where there are
-        more than columns."""
+        """Images of fixed latents. With classes, every column has its own; where there are more
+        classes than columns, the first ones are shown."""
         shape = self.adversary.shape
         columns, rows = grid_size(shape.resolution)
         if self.adversary.conditional:

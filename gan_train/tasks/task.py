@@ -1,4 +1,5 @@
-"""What a family's networks are for, as the scorer sees it: pictures to look at, and measures."""
+"""What a task is to the scorer: images to look at, and measures. Networks that measure are built
+here from the configuration; `gan_train/metrics` does not know it."""
 
 from __future__ import annotations
 
@@ -86,14 +87,14 @@ def perceptual_of(setting: Setting) -> Perceptual:
 
 
 class ImageTask(Protocol):
-    """One of generate, upscale and translate. Everything drawn is a function of the seed and a
-    place alone: the same for every checkpoint and any number of workers."""
+    """One of generate, upscale and translate. Everything random is a function of the seed and a
+    place alone, so it is the same for every checkpoint and any number of workers."""
 
     metric: str
     """The measure that decides which checkpoint is best; lower is better."""
 
     def grid(self) -> tuple[Tensor, int]:
-        """Pictures uint8 [n, C, R, R] and how many stand in a row."""
+        """Images uint8 [n, C, R, R] to look at, and how many stand in a row."""
 
     def measure(self) -> dict[str, Any]:
         """`{"scores": ..., "protocol": ...}` of the weights as they are. Collective."""

@@ -1,12 +1,12 @@
-"""Images of one domain made of those of the other: both directions, beside the identity.
+"""Images translated from one domain to the other, scored in both directions beside the identity.
 
-    fd_efficientnet_lite0 (or fid)      mean of the two directions: it decides
+    fd_efficientnet_lite0 (or fid)      the mean of the two directions, which decides
     fd_..._to_B                         Fréchet distance of the translated A to the images of B
-    fd_..._to_B_identity, ..._null      the same of A as it is, and of one half of B to the other
+    fd_..._to_B_identity, ..._null      that of A as it is, and that of one half of B to the other
     kid_..._to_B, precision_..._to_B    the other measures that `evaluate.metrics` asks for
     cycle_error_A                       mean |A -> B -> A minus A|, pixels from 0 to 1
     truth_error_to_B                    mean |translation minus the true partner|, pixels from 0 to
-                                        1, over held-out pairs; `_identity`: of A as it is
+                                        1, over held-out pairs; `_identity`: that of A as it is
     truth_distance_..._to_B             perceptual distance to the true partner, likewise
 
 Distributions are compared on the training images of both sides (N is the smaller number of them, at
@@ -27,10 +27,11 @@ from gan_train.images.pixels import to_float, to_uint8_at
 from gan_train.metrics.collect import Generate
 from gan_train.metrics.perceptual import distance
 from gan_train.metrics.real import read_places
+from gan_train.metrics.scores import reference_name, towards
 from gan_train.nn.collectives import all_sum
 from gan_train.tasks.task import Setting, evaluator_of, extractor_of, perceptual_of
 
-_MOST = 400  # pictures whose cycles and partners are looked at
+_MOST = 400  # images whose cycles and partners are measured, at most
 _COLUMNS = 10
 HELD_OUT: dict[Domain, Part] = {"A": "A_held_out", "B": "B_held_out"}
 
@@ -67,29 +68,30 @@ class Translation:
         self._perceptual = perceptual_of(setting) if self.paired else None
         self._identity: dict[str, float] | None = None
 
-    # ---- pictures --------------------------------------------------------------------------
+    # ---- images ----------------------------------------------------------------------------
 
     def _read(self, part: Index, positions: Tensor) -> Tensor:
         """uint8 [n, C, R, R]"""
         return read_places(part, self.shards, positions)[0].to(self.share.device)
 
     def _translated(self, pixels: Tensor, to: Domain) -> Tensor:
-        """uint8 [n, C, R, R] of the same; a network sees floats in [-1, 1]."""
+        """The translation uint8 [n, C, R, R] of images of that shape; a network sees floats in
+        [-1, 1]."""
         image = self.adversary.translate(to_float(pixels), to)
         return to_uint8_at(image, self.adversary.shape.resolution)
 
     @torch.inference_mode()
     def grid(self) -> tuple[Tensor, int]:
-        """For each domain a row of its pictures, of their translations, of these translated back;
-        and of their true partners, where pairs are known."""
+        """Rows for each domain: its images, their translations, and these translated back; then the
+        true partners, where pairs are known."""
         rows = []
         columns = min(_COLUMNS, *(part.samples for part in self.evaluated.values()))
         places = torch.arange(columns)
         for source in DOMAINS:
             to = other_than(source)
-            pictures = self._read(self.evaluated[source], places)
-            there = self._translated(pictures, to)
-            rows += [pictures, there, self._translated(there, source)]
+            images = self._read(self.evaluated[source], places)
+            there = self._translated(images, to)
+            rows += [images, there, self._translated(there, source)]
             if self.paired:
                 rows.append(self._read(self.evaluated[to], places))
         return torch.cat(rows), columns
@@ -101,12 +103,12 @@ class Translation:
         with torch.inference_mode():
             for to in DOMAINS:
                 found = self.evaluators[to].score(self._of_translated(to))
-                scores |= {_towards(name, to): value for name, value in found.items()}
+                scores |= {towards(name, to): value for name, value in found.items()}
             if self._identity is None:
                 self._identity = self._measure_identity()
             scores |= self._identity
             scores |= self._errors()
-        directions = [_towards(self.metric, to) for to in DOMAINS]
+        directions = [towards(self.metric, to) for to in DOMAINS]
         if directions[0] in scores:
             scores = {self.metric: sum(scores[name] for name in directions) / 2, **scores}
         protocol = {**self.evaluators["B"].protocol(), "data": self.data}
@@ -129,32 +131,32 @@ class Translation:
 
             found = self.evaluators[to].score(untranslated)
             if self.metric in found:
-                scores[f"{_towards(self.metric, to)}_identity"] = found[self.metric]
+                scores[_of_identity(towards(self.metric, to))] = found[self.metric]
         return scores
 
     def _errors(self) -> dict[str, float]:
-        """Means over the pictures that are judged, each on one rank."""
+        """Means over the images that are measured, each of them on one rank."""
         names = [f"cycle_error_{source}" for source in DOMAINS]
         suffix = "" if self._perceptual is None else self._perceptual.suffix
         for to in DOMAINS if self.paired else ():
             for what in (f"truth_error_to_{to}", f"truth_distance{suffix}_to_{to}"):
-                names += [what, f"{what}_identity"]
+                names += [what, _of_identity(what)]
         sums = dict.fromkeys(names, 0.0)
         counts = dict.fromkeys(names, 0)
         for source in DOMAINS:
             to = other_than(source)
             count = min(_MOST, self.evaluated[source].samples)
             for positions in self.share.positions(count):
-                pictures = self._read(self.evaluated[source], positions)
-                there = self._translated(pictures, to)
-                found = {f"cycle_error_{source}": _error(self._translated(there, source), pictures)}
+                images = self._read(self.evaluated[source], positions)
+                there = self._translated(images, to)
+                found = {f"cycle_error_{source}": _error(self._translated(there, source), images)}
                 if self._perceptual is not None:
                     truth = self._read(self.evaluated[to], positions)
-                    pairs = {"": there, "_identity": pictures}
-                    for ending, image in pairs.items():
-                        found[f"truth_error_to_{to}{ending}"] = _error(image, truth)
-                        distances = distance(self._perceptual, to_float(image), to_float(truth))
-                        found[f"truth_distance{suffix}_to_{to}{ending}"] = distances.double()
+                    errors, distances = f"truth_error_to_{to}", f"truth_distance{suffix}_to_{to}"
+                    for ours, name_of in ((there, str), (images, _of_identity)):
+                        apart = distance(self._perceptual, to_float(ours), to_float(truth))
+                        found[name_of(errors)] = _error(ours, truth)
+                        found[name_of(distances)] = apart.double()
                 for name, values in found.items():
                     sums[name] += float(values.sum())
                     counts[name] += len(values)
@@ -175,14 +177,11 @@ def _part(index: Index, name: Domain) -> Index:
     return found
 
 
-def _towards(name: str, to: Domain) -> str:
-    """A measure's name with its direction: `fd_..._null` becomes `fd_..._to_B_null`."""
-    for ending in ("_null", "_real"):
-        if name.endswith(ending):
-            return f"{name.removesuffix(ending)}_to_{to}{ending}"
-    return f"{name}_to_{to}"
+def _of_identity(name: str) -> str:
+    """What the untranslated images' value of a score is called."""
+    return reference_name(name, "identity")
 
 
 def _error(a: Tensor, b: Tensor) -> Tensor:
-    """float64 [n]: mean absolute difference of uint8 images, pixels from 0 to 1."""
+    """float64 [n]: the mean absolute difference of uint8 images, pixels counted from 0 to 1."""
     return (a.double() - b.double()).abs().mean(dim=(1, 2, 3)) / 255

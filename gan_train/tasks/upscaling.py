@@ -1,13 +1,15 @@
-"""Larger pictures made of small ones, compared with the true ones, beside bicubic enlargement.
+"""Upscaled pictures, compared with the true ones beside bicubic upsampling.
 
-    perceptual_efficientnet_lite0   mean perceptual distance to the truth, tile by tile of 128
-                                    pixels: it decides. (With evaluate.perceptual lpips_vgg16:
+    perceptual_efficientnet_lite0   the mean perceptual distance to the truth, tile by tile of 128
+                                    pixels, which decides. (With evaluate.perceptual lpips_vgg16:
                                     `perceptual`)
-    psnr_y, ssim_y                  on luma, a border of `scale` pixels cut off, as published
-    ..._bicubic                     the same of bicubic enlargement
-    ..._Set5                        the same of the pictures of one folder, where there are several
+    psnr_y, ssim_y                  on luma, with a border of `scale` pixels cut off, as published
+    ..._bicubic                     the same measure of bicubic upsampling
+    ..._Set5                        the same measure on the pictures of one folder, where there are
+                                    several
 
-Pictures come from `evaluate.pictures`, or are the images that training never sees.
+Pictures are whole files of any size. They come from `evaluate.pictures`, or are the images that
+training never sees.
 """
 
 from __future__ import annotations
@@ -27,17 +29,18 @@ from gan_train.images.tiles import upscale_picture
 from gan_train.metrics.perceptual import distance
 from gan_train.metrics.psnr_ssim import psnr, ssim
 from gan_train.metrics.real import read_places
+from gan_train.metrics.scores import reference_name
 from gan_train.nn.collectives import all_sum
 from gan_train.tasks.task import Setting, perceptual_of
 
 _ROWS = 8
 _SIDE = 128
-"""Of the tiles in which pictures are compared and shown: the perceptual network would shrink larger
-ones, and with them the detail that is to be judged."""
+"""The side of the tiles in which pictures are compared and shown. The perceptual network would
+downsample larger ones, and so lose the detail that is to be judged."""
 
 
 class Upscaling:
-    """One generator, its pictures and the measures on them."""
+    """A generator that upscales, its test pictures, and the measures on them."""
 
     def __init__(self, setting: Setting) -> None:
         config, index, runtime = setting.config, setting.index, setting.runtime
@@ -78,7 +81,8 @@ class Upscaling:
 
     @torch.inference_mode()
     def grid(self) -> tuple[Tensor, int]:
-        """Two pictures a row, each as bicubic, upscaled and true, in its middle."""
+        """Two pictures a row, each in three versions (bicubic, upscaled, true), of which the middle
+        is shown."""
         shown = []
         for place in range(min(2 * _ROWS, self.images)):
             picture = self._picture(place)
@@ -116,19 +120,17 @@ class Upscaling:
         return self.pictures.sets if self.pictures is not None else [""]
 
     def _measures(self, picture: TestPicture) -> dict[str, float]:
-        """By name, of the network and of bicubic enlargement."""
-        versions = {
-            "": self._upscaled(picture.low),
-            "_bicubic": bicubic_upsample(picture.low, self.scale),
-        }
+        """The measures by name, of the network and of bicubic upsampling."""
+        bicubic = bicubic_upsample(picture.low, self.scale)
+        versions = ((self._upscaled(picture.low), str), (bicubic, _of_bicubic))
         values: dict[str, float] = {}
         truth = picture.high[None].to(self.device)
-        for ending, version in versions.items():
+        for version, name_of in versions:
             image = version[None].to(self.device)
             apart = distance(self.perceptual, _tiles(image), _tiles(truth))
-            values[f"{self.metric}{ending}"] = float(apart.mean())
-            values[f"psnr_y{ending}"] = float(psnr(image, truth, self.scale))
-            values[f"ssim_y{ending}"] = float(ssim(image, truth, self.scale))
+            values[name_of(self.metric)] = float(apart.mean())
+            values[name_of("psnr_y")] = float(psnr(image, truth, self.scale))
+            values[name_of("ssim_y")] = float(ssim(image, truth, self.scale))
         return values
 
     def _protocol(self) -> dict[str, str | int]:
@@ -143,9 +145,14 @@ class Upscaling:
         }
 
 
+def _of_bicubic(name: str) -> str:
+    """What bicubic upsampling's value of a score is called."""
+    return reference_name(name, "bicubic")
+
+
 def _tiles(image: Tensor) -> Tensor:
-    """float [n, C, 128, 128] in [-1, 1] of uint8 [1, C, H, W]: tiles that cover the picture, at its
-    end overlapping; a picture that is smaller is one tile as it is."""
+    """float [n, C, 128, 128] in [-1, 1]: tiles that cover a picture uint8 [1, C, H, W]. They
+    overlap at its end; a picture that is smaller than a tile is one as it is."""
     height, width = image.shape[2:]
     tiles = [
         image[:, :, top : top + _SIDE, left : left + _SIDE]
@@ -156,13 +163,13 @@ def _tiles(image: Tensor) -> Tensor:
 
 
 def _starts(size: int) -> list[int]:
-    """Where tiles begin along a side."""
+    """The places at which tiles begin along a side."""
     last = max(0, size - _SIDE)
     return sorted({*range(0, last, _SIDE), last})
 
 
 def _middle(image: Tensor) -> Tensor:
-    """The middle of a picture [C, H, W], at most 128 x 128; smaller ones on black."""
+    """The middle of a picture [C, H, W], 128 x 128; a smaller picture stands on black."""
     top, left = (max(0, side - _SIDE) // 2 for side in image.shape[1:])
     cut = image[:, top : top + _SIDE, left : left + _SIDE]
     canvas = image.new_zeros(len(image), _SIDE, _SIDE)

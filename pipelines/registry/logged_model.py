@@ -95,7 +95,7 @@ def name_of(event: Mapping[str, Any]) -> str:
 
 
 def find(client: MlflowClient, experiment_id: str, run_id: str, name: str) -> LoggedModel | None:
-    """The run's logged model of that name."""
+    """The run's logged model of that name; None where there is none."""
     found = client.search_logged_models(
         [experiment_id],
         filter_string=f"name = '{name}' AND source_run_id = '{run_id}'",

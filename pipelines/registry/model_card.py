@@ -1,7 +1,7 @@
 """The description of a registered version: a model card in Markdown. Pure text, no MLflow.
 
-MLflow's UI shows headings, lists, tables and code, and pictures by an address on its own server;
-pictures inside the text (`data:`) are dropped. The database holds 5,000 characters.
+MLflow's UI shows headings, lists, tables and code, and images by an address on its own server;
+images inside the text (`data:`) are dropped. The database holds 5,000 characters.
 """
 
 from __future__ import annotations
@@ -75,17 +75,17 @@ def _cut(text: str, limit: int) -> str:
 
 def _what(config: Config, index: Index, facts: CardFacts) -> str:
     side = index.resolution
-    asked = f" of {len(index.classes)} classes on request" if facts.conditional else ""
+    asked = f", of {len(index.classes)} classes on request" if facts.conditional else ""
     if facts.task != "generate":
-        makes = _PICTURES_OF_PICTURES[facts.task]
         return (
-            f"A **{config.family.name}** generator: {makes}, {_colour(index.channels)}. Trained "
-            f"from scratch on *{_cut(_source(config), 80)}* at {side}x{side} pixels."
+            f"This **{config.family.name}** generator {_DOES[facts.task]}, in "
+            f"{_colour(index.channels)}. It was trained from scratch on "
+            f"*{_cut(_source(config), 80)}* at {side}x{side} pixels."
         )
     return (
-        f"A **{config.family.name}** generator: latents to {_colour(index.channels)} images of "
-        f"{side}x{side} pixels{asked}. Trained from scratch on *{_cut(_source(config), 80)}*; "
-        f"its images are synthetic."
+        f"This **{config.family.name}** generator turns latents into {_colour(index.channels)} "
+        f"images of {side}x{side} pixels{asked}. It was trained from scratch on "
+        f"*{_cut(_source(config), 80)}*; its images are synthetic."
     )
 
 
@@ -119,8 +119,8 @@ def number(value: Any) -> str:
 
 
 def score_rows(scores: Mapping[str, float], metric: str) -> list[tuple[str, str, str]]:
-    """Rows of a measure's name, the version's value and that of its reference. The measure that
-    decides comes first."""
+    """Rows that hold a measure's name, the version's value, and that of its reference. The measure
+    that decides comes first."""
     found = sorted(scores_of(scores, {}).values(), key=lambda score: score.name != metric)
     return [(score.name, number(score.value), number(score.reference)) for score in found[:_ROWS]]
 
@@ -145,8 +145,8 @@ def _scores(facts: CardFacts) -> str:
     halves = facts.protocol.get("null_images")
     size = f", {halves} on each side" if halves else ""
     null = (
-        "*Real images* have no distance from themselves: theirs is the null value, one half of "
-        f"them against another{size}, which is what a perfect generator gets. "
+        "*Real images* have no distance from themselves. What stands there is the null value: one "
+        f"half of them against another{size}, which is what a perfect generator gets. "
         if facts.task == "generate"
         else ""
     )
@@ -158,7 +158,7 @@ def _scores(facts: CardFacts) -> str:
             "|---|---|---|",
             *rows,
             "",
-            f"`{facts.metric}` decides, and lower is better. {null}Measured with: {how}.",
+            f"`{facts.metric}` decides, and lower is better. {null}How it was measured: {how}.",
         ]
     )
 
@@ -182,9 +182,9 @@ def _training(config: Config, facts: CardFacts) -> str:
     )
 
 
-_PICTURES_OF_PICTURES = {
-    "upscale": "small pictures of any size to larger ones",
-    "translate": "pictures of one domain to such of the other, both ways",
+_DOES = {
+    "upscale": "upscales pictures of any size",
+    "translate": "translates pictures from one domain to the other, both ways",
 }
 
 

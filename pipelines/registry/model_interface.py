@@ -1,6 +1,6 @@
 """How a model is called once MLflow has it: which file serves it, what goes in, what comes out.
 
-Two kinds, by the family's task: latents to images, and pictures to pictures.
+There are two kinds, by the family's task: one takes latents, the other picture files.
 """
 
 from __future__ import annotations
@@ -23,8 +23,8 @@ Request = dict[str, Any]
 
 @dataclass(frozen=True)
 class Interface:
-    """`file` is executed by MLflow on loading; `signature` says in columns what its `Request` says
-    in types, because the UI shows columns."""
+    """How one kind is called. MLflow executes `file` on loading; `signature` says in columns what
+    the `Request` of that file says in types, because the UI shows columns."""
 
     file: Path
     signature: Callable[[Generator], ModelSignature]
@@ -32,12 +32,12 @@ class Interface:
 
 
 def interface_of(generator: Generator) -> Interface:
-    """That of the generator's task."""
+    """The interface for the generator's task."""
     return _INTERFACES[generator.task]
 
 
 def _latents_signature(generator: Generator) -> ModelSignature:
-    """Latents, class and truncation to images."""
+    """Latents, a class and a truncation go in, images come out."""
     import numpy as np
     from mlflow.types.schema import Array, ColSpec, DataType, Schema, TensorSpec
 
@@ -53,7 +53,7 @@ def _latents_signature(generator: Generator) -> ModelSignature:
 
 
 def _latents_example(generator: Generator) -> Request:
-    """For the first class if there are classes."""
+    """One latent, and the first class if there are classes."""
     request: Request = {"z": generator.latents([0])[0].tolist(), "truncation": 1.0}
     if generator.conditional:
         request["label"] = generator.shape.classes[0]
@@ -61,7 +61,8 @@ def _latents_example(generator: Generator) -> Request:
 
 
 def _pictures_signature(generator: Generator) -> ModelSignature:
-    """A picture file in base64, and the domain where there are two, to a PNG in base64."""
+    """A picture file in base64 goes in, with a domain where there are two; a PNG file in base64
+    comes out."""
     from mlflow.types.schema import ColSpec, DataType, Schema
 
     inputs = [

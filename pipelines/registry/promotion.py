@@ -15,9 +15,6 @@ from typing import Any, Literal
 from gan_train.metrics.protocol import comparable
 from gan_train.metrics.scores import headline, scores_of
 
-OF_BASELINES = ("_bicubic", "_identity")
-REFERENCES = (*OF_BASELINES, "_null", "_real")
-
 Alias = Literal["champion", "challenger"]
 CHAMPION: Alias = "champion"
 CHALLENGER: Alias = "challenger"
@@ -36,7 +33,7 @@ class Standing:
 
 @dataclass(frozen=True)
 class Decision:
-    """The alias a new version gets, and why, in a sentence for people."""
+    """The alias that a new version gets, and why, in a sentence for people."""
 
     alias: Alias
     reason: str
@@ -69,8 +66,8 @@ def decide(candidate: Standing, champion: Standing | None) -> Decision:
 
 
 def refusal(new: Standing, now: Standing | None) -> str | None:
-    """Why a person must not make `new` champion without insisting; None when that is fine. A worse
-    score is: whoever promotes by hand has looked at the images."""
+    """Why a person must not make `new` champion without insisting; None when it may be. A worse
+    score is no reason: whoever promotes by hand has looked at the images."""
     if not math.isfinite(new.value):
         return f"its {new.metric} {new.value} is no number to compare"
     why = incomparable(new, now) if now is not None else None
@@ -78,9 +75,10 @@ def refusal(new: Standing, now: Standing | None) -> str | None:
 
 
 def best_checkpoint(events: Iterable[Mapping[str, Any]]) -> Mapping[str, Any] | None:
-    """The `checkpoint` event with the lowest finite headline score, the earlier one of equals.
+    """The `checkpoint` event with the lowest finite deciding score, the earlier one of equals.
 
-    Only those scored like the newest one count: a resumed run may have changed its protocol.
+    Only those count that were scored like the newest one: a resumed run may have changed its
+    protocol.
     """
     scored = [
         (event, standing)

@@ -1,6 +1,6 @@
 """The model as MLflow serves it: latents, classes and truncation in, images out.
 
-MLflow copies this file into every logged model and executes it on loading ("models from code"),
+MLflow copies this file into every served model and executes it on loading ("models from code"),
 so that nothing has to be pickled; `set_model` in the last line is how such a file names its model.
 It stands alone: it may import what is in `logged_model.requirements()` and `gan_train`, no more.
 """
@@ -20,17 +20,17 @@ from gan_train.inference import Generator
 
 
 def _whole(value: Any) -> Any:
-    """2.0 as 2: a table with gaps holds its integers as floats."""
+    """Turn 2.0 into 2: a table with gaps holds its integers as floats."""
     return int(value) if isinstance(value, float) and value.is_integer() else value
 
 
 def _text(value: Any) -> Any:
-    """7 as "7"."""
+    """Turn 7 into "7"."""
     return str(_whole(value)) if isinstance(value, int | float) else value
 
 
 class Request(BaseModel):
-    """One image. Its latents are `z`, or drawn from `seed`; its class goes by name or position.
+    """One image. Its latents are `z`, or are drawn from `seed`; its class is a name or a position.
 
     MLflow checks what it is given against this; it does so strictly, hence the
     validators: a JSON number or a column of a table may be an int or a float.

@@ -1,6 +1,6 @@
-"""A model that makes pictures of pictures (super-resolution, translation) as MLflow serves it.
+"""A model that upscales or translates pictures, as MLflow serves it.
 
-MLflow copies this file into every logged model and executes it on loading ("models from code"),
+MLflow copies this file into every served model and executes it on loading ("models from code"),
 so that nothing has to be pickled; `set_model` in the last line is how such a file names its model.
 It stands alone: it may import what is in `logged_model.requirements()` and `gan_train`, no more.
 """
@@ -46,8 +46,8 @@ class ServedConverter(PythonModel):
     ) -> list[str]:
         """A PNG in base64 for every request.
 
-        Raises MlflowException (HTTP status 400 when served) for what is no picture, and for a
-        domain where there are none.
+        Raises MlflowException (HTTP status 400 when served) for what is no picture file, and
+        for a domain where there are none.
         """
         try:
             return [self._converted(request) for request in model_input]

@@ -1,9 +1,9 @@
 """A run's event log, brought to MLflow from beside the training, which it never holds up.
 
 The workers only append to the log (`gan_train/runs/events.py`). Here, in the driver, a thread
-follows it. While the server is away the log is the spool. What is sent twice stands once
-(`tracking.py`), and the position moves on only after delivery (`spool.py`): killing either side
-loses nothing and doubles nothing.
+follows it. While the server is away, the log is the spool. What is sent twice stands there once
+(`tracking.py`), and the position moves on only after delivery (`spool.py`), so that no kill, on
+either side, loses an event or makes it stand twice.
 """
 
 from __future__ import annotations
@@ -51,7 +51,7 @@ def batches(events: Iterable[Placed]) -> Iterator[tuple[list[Event], int]]:
 
 
 def _ended(run_dir: Path) -> tuple[str, int] | None:
-    """Status and time of the training's end, if the log ends with it."""
+    """The status and the time of the training's end, if the log ends with it."""
     last = last_event(run_dir)
     if last is None or last["kind"] != "end":
         return None

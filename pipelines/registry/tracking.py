@@ -1,9 +1,9 @@
 """One training as one MLflow run: what each event of its log becomes there.
 
-Every method may be repeated without effect, which is what makes delivery exactly-once although
-events are sent at least once (`shipping.py`): metrics are unique in MLflow by key, time, step and
-value; files overwrite their own path; run and logged models are looked up before they are made.
-mlflow is imported inside functions: that takes seconds and reads the environment set in `connect`.
+Every method may be repeated without effect. That makes delivery exactly-once, although events are
+sent at least once (`shipping.py`): metrics are unique in MLflow by key, time, step and value; files
+overwrite their own path; run and logged models are looked up before they are made. mlflow is
+imported inside functions, because that takes seconds and reads the environment set in `connect`.
 """
 
 from __future__ import annotations
@@ -91,7 +91,7 @@ def failures() -> tuple[type[Exception], ...]:
 
 
 def flatten(tree: Mapping[str, Any], prefix: str = "") -> Iterator[tuple[str, str]]:
-    """Dotted keys and text values of a configuration."""
+    """The dotted keys of a configuration, and its values as text."""
     for key, value in tree.items():
         if isinstance(value, Mapping) and value:
             yield from flatten(value, f"{prefix}{key}.")
@@ -110,7 +110,8 @@ def dataset_name(config: Config) -> str:
 
 
 def experiment_of(client: MlflowClient, config: Config) -> str:
-    """Id of the experiment; made when missing. Local artifacts live in the workspace."""
+    """The id of the experiment, which is made when it is missing. Local artifacts live in the
+    workspace."""
     from mlflow.exceptions import MlflowException
 
     name = config.registry.experiment
@@ -255,7 +256,7 @@ class Tracking:
             self.client.log_batch(self.run_id, metrics=metrics[start : start + _METRICS_PER_BATCH])
 
     def _image(self, event: Mapping[str, Any]) -> None:
-        """A grid, where the UI looks for images by step. `MlflowClient.log_image` would give the
+        """Put a grid where the UI looks for images by step. `MlflowClient.log_image` would give the
         file a random name, and so a second one when it is sent again."""
         path = self.run_dir / event["path"]
         if not path.is_file():
@@ -275,7 +276,7 @@ class Tracking:
         self.client.set_tag(self.run_id, "mlflow.loggedImages", True)
 
     def _checkpoint(self, event: Mapping[str, Any]) -> None:
-        """A scored checkpoint: a logged model with weights, and its scores."""
+        """Bring a scored checkpoint: a logged model with its weights, and its scores."""
         if not event.get("scores"):
             return
         model_id = logged_model.deliver(

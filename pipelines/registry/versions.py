@@ -1,8 +1,8 @@
 """The model registry: versions of the best generators, and which of them is champion.
 
-MLflow is imported in four files alone: this one (registered models), `tracking.py` (runs),
-`logged_model.py` (a model's files) and `served_model.py` (what MLflow executes to serve one). What
-others need stands here, `Shipper` and `ship` included. Decisions are made in `promotion.py`.
+This is the door of the room: what other rooms need stands here, `Shipper` and `ship` included.
+Registered models and aliases are handled here, runs in `tracking.py`, the files of a model in
+`logged_model.py`. `promotion.py` decides who is champion, `model_card.py` writes the description.
 """
 
 from __future__ import annotations
@@ -86,7 +86,7 @@ def model_name(config: Config) -> str:
 
 
 def config_hash(config: Config) -> str:
-    """SHA-256 of all that changes what is trained; keys declared harmless are left out."""
+    """The SHA-256 of all settings that change what is trained, without those declared harmless."""
     harmless = harmless_keys(Config)
     tree = {
         key: value

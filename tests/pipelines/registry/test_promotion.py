@@ -8,6 +8,7 @@ from typing import Any
 
 import pytest
 
+from gan_train import recipes
 from gan_train.config import Config
 from pipelines.registry.model_card import LIMIT, CardFacts, model_card, number, score_rows
 from pipelines.registry.promotion import (
@@ -153,9 +154,8 @@ def test_card_tells_what_a_reader_needs(tmp_path: Path) -> None:
 
 def test_card_without_picture_commit_and_classes(tmp_path: Path) -> None:
     plain = settings(tmp_path)
-    data = plain.data.model_copy(update={"licence": None})
     bare = facts(picture=None, commit=None, library=None, conditional=False)
-    text = model_card(plain.model_copy(update={"data": data}), DATA, bare)
+    text = model_card(recipes.change(plain, {"data.licence": None}), DATA, bare)
     assert (
         "![" not in text
         and "commit" not in text
@@ -204,8 +204,7 @@ def test_card_fits_the_database(tmp_path: Path) -> None:
     many = DATA.model_copy(update={"classes": tuple(f"{i}" * 200 for i in range(1000))})
     scores = {METRIC: 1.0} | {f"measure_number_{i:03d}": 0.5 for i in range(100)}
     long = settings(tmp_path)
-    data = long.data.model_copy(update={"source": "x" * 500, "licence": "y" * 5000})
-    long = long.model_copy(update={"data": data})
+    long = recipes.change(long, {"data.source": "x" * 500, "data.licence": "y" * 5000})
     text = model_card(long, many, facts(scores=scores, protocol=FD | PATHS))
     assert len(text) <= LIMIT
 
@@ -221,8 +220,11 @@ def test_numbers(value: float | None, text: str) -> None:
 @pytest.mark.parametrize(
     ("task", "told"),
     [
-        ("upscale", ["small pictures of any size", "| bicubic |", "gan-train upscale picture.jpg"]),
-        ("translate", ["one domain to such of the other", '"to": "B"', "--to B"]),
+        (
+            "upscale",
+            ["upscales pictures", "| bicubic |", "gan-train upscale picture.jpg"],
+        ),
+        ("translate", ["from one domain to the other, both ways", '"to": "B"', "--to B"]),
     ],
 )
 def test_card_of_a_family_that_takes_pictures(tmp_path: Path, task: str, told: list[str]) -> None:

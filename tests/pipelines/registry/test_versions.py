@@ -12,6 +12,7 @@ from typing import Any
 import pytest
 from PIL import Image
 
+from gan_train import recipes
 from gan_train.config import Config
 from gan_train.errors import UserError
 from pipelines.registry import logged_model, versions
@@ -325,8 +326,7 @@ def test_a_resumed_run_goes_on_in_mlflow(workspace: Path) -> None:
     client = connect(settings)
     assert client.get_run(state["run_id"]).info.status == "KILLED"
 
-    cluster = settings.cluster.model_copy(update={"workers": 4})
-    more = settings.model_copy(update={"cluster": cluster})
+    more = recipes.change(settings, {"cluster.workers": 4})
     with versions.Shipper(more, run.folder, run.index, {"ray_job": "raysubmit_2"}) as shipper:
         run.metrics(2000)
         run.end(2000)
@@ -365,8 +365,7 @@ def test_a_training_that_breaks_off(workspace: Path, error: BaseException, statu
 def test_long_values_are_cut_and_kept_whole_beside(workspace: Path) -> None:
     settings = config(workspace)
     names = tuple(f"class-{i:05d}" for i in range(1000))
-    data = settings.data.model_copy(update={"only_classes": names})
-    settings = settings.model_copy(update={"data": data})
+    settings = recipes.change(settings, {"data.only_classes": names})
     run = Run(settings, index(), "long")
     run.metrics(1000)
     assert versions.ship(settings, run.folder, run.index, {"long": "x" * 9000})

@@ -12,6 +12,7 @@ import torch
 from PIL import Image
 from torch import Tensor, nn
 
+from gan_train import recipes
 from gan_train.adversary import Adversary, Domain, ImageShape
 from gan_train.config import Config
 from gan_train.data.index import Index
@@ -122,9 +123,7 @@ def test_translation_grid_shows_the_truth(pairs: Config, tmp_path: Path) -> None
 
 def test_unpaired_data_has_no_truth(pairs: Config, tmp_path: Path) -> None:
     assert pairs.data.second is not None
-    unpaired = pairs.data.second.model_copy(update={"pairs": "none"})
-    data = pairs.data.model_copy(update={"second": unpaired})
-    config = pairs.model_copy(update={"data": data, "workspace": tmp_path})
+    config = recipes.change(pairs, {"data.second.pairs": "none", "workspace": str(tmp_path)})
     scores = scorer(config, Inverter, PlainRuntime(tmp_path)).measure()["scores"]
     assert not [name for name in scores if name.startswith("truth")]
     assert scores["cycle_error_A"] < 0.005
