@@ -7,6 +7,7 @@ in the making.
 
 from __future__ import annotations
 
+import contextlib
 import fcntl
 import json
 import os
@@ -25,8 +26,7 @@ def aside(path: Path) -> Iterator[BinaryIO]:
     path.parent.mkdir(parents=True, exist_ok=True)
     part = path.with_name(f"{path.name}.{os.getpid()}-{os.urandom(4).hex()}{_ASIDE}")
     try:
-        with part.open("xb") as file:
-            fcntl.flock(file, fcntl.LOCK_EX)
+        with _create_locked(part) as file:
             yield file
             file.flush()
             os.fsync(file.fileno())
@@ -35,6 +35,17 @@ def aside(path: Path) -> Iterator[BinaryIO]:
         part.unlink(missing_ok=True)
         raise
     force_to_disk(path.parent)  # the rename itself
+
+
+def _create_locked(part: Path) -> BinaryIO:
+    """A new file, locked. Before it is locked, another process may take it for a leftover and
+    delete it (`remove_leftovers`); it is then made again."""
+    while True:
+        file = part.open("xb")
+        fcntl.flock(file, fcntl.LOCK_EX)
+        if part.exists():
+            return file
+        file.close()
 
 
 def write_aside(path: Path, data: bytes) -> None:
@@ -70,7 +81,7 @@ def folder_aside(path: Path) -> Iterator[Path]:
 def remove_leftovers(directory: Path) -> None:
     """Delete the files that killed writers left in `directory`, but none that is being written."""
     for part in directory.glob(f"*{_ASIDE}"):
-        with part.open("rb") as file:
+        with contextlib.suppress(FileNotFoundError), part.open("rb") as file:  # finished since
             try:
                 fcntl.flock(file, fcntl.LOCK_EX | fcntl.LOCK_NB)
             except BlockingIOError:
