@@ -61,7 +61,7 @@ class Extractor(Protocol):
         """float32 [n, dims] of images uint8 [n, C, H, W], C 1 or 3: grey is repeated to RGB."""
 
     def features_and_layout(self, images: Tensor) -> tuple[Tensor, Tensor]:
-        """These features, and float32 [n, layout_dims] by which a classifier tells classes apart."""
+        """These features, and float32 [n, layout_dims] by which a classifier tells the classes."""
 
 
 class EfficientNetExtractor:
