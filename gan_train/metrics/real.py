@@ -27,6 +27,7 @@ from gan_train.metrics.kid import (
 )
 from gan_train.metrics.precision_recall import neighbour_distances, precision_recall
 from gan_train.metrics.real_cache import RealStatistics
+from gan_train.metrics.scores import Reference, reference_name
 from gan_train.nn.collectives import all_sum
 
 _FITTED = 0.8  # the share of the images that the classifier is fitted to; the others judge it
@@ -100,10 +101,10 @@ def reference_tensors(features: FeatureSet) -> dict[str, Tensor]:
     return found if features.labels is None else found | {"labels": features.labels}
 
 
-def pair_distances(pixels: PixelPairs, ending: str = "") -> dict[str, float]:
+def pair_distances(pixels: PixelPairs) -> dict[str, float]:
     """The two medians by name. Without two images of a class, or labels, there is only one."""
     every, within = pixels.medians()
-    found = {f"pair_distance{ending}": every, f"pair_distance_within_class{ending}": within}
+    found = {"pair_distance": every, "pair_distance_within_class": within}
     return {name: value for name, value in found.items() if value is not None}
 
 
@@ -126,7 +127,7 @@ def measure_real(
         for positions in share.positions(images):
             pixels.update(positions, *read_places(index, directory, positions))
         pixels.all_reduce()
-        return RealStatistics({}, pair_distances(pixels, "_real"))
+        return RealStatistics({}, _named("real", pair_distances(pixels)))
 
     total = max(images, 2 * null_images)
     reference = FeatureSet(0, images, extractor.dims, device)
@@ -152,16 +153,20 @@ def measure_real(
     tensors = reference_tensors(reference)
     halves = tensors if same else reference_tensors(first)
     nulls = share.of_jobs(list(feature_jobs(identity, halves, second).values()))
-    values = pair_distances(pixels, "_real")
-    values |= {f"{name}_null": value for name, value in nulls.items()}
+    values = _named("real", pair_distances(pixels)) | _named("null", nulls)
     # between samples of one set, so real rather than null
     nearest = f"nearest_distance{identity.suffix}"
-    values[f"{nearest}_real"] = values.pop(f"{nearest}_null")
+    values[reference_name(nearest, "real")] = values.pop(reference_name(nearest, "null"))
     if classifier is not None:
         fitted, judged = classifier.fit()
         tensors |= fitted
         values |= judged
     return RealStatistics(tensors, values)
+
+
+def _named(reference: Reference, values: dict[str, float]) -> dict[str, float]:
+    """The values under the names by which scores find them as their references."""
+    return {reference_name(name, reference): value for name, value in values.items()}
 
 
 def read_places(index: Index, directory: Path, positions: Tensor) -> tuple[Tensor, Tensor | None]:
@@ -202,7 +207,7 @@ class _Classifier:
         all_sum(seen)
         all_sum(right)
         values = {
-            "class_accuracy_real": float(right) / int(seen.sum()),
-            "class_entropy_real": class_entropy(seen),
+            "class_accuracy": float(right) / int(seen.sum()),
+            "class_entropy": class_entropy(seen),
         }
-        return {"weights": weights, "bias": bias}, values
+        return {"weights": weights, "bias": bias}, _named("real", values)
