@@ -1,4 +1,4 @@
-"""THE SEAM: what a GAN family declares, and all that the trainer knows of it.
+"""The seam between families and trainer: what a GAN family declares, all that the trainer knows.
 
 A family is an `Adversary`: its networks are submodules, `stages()` says what is trained when, and
 each `Phase` names a loss. The trainer does everything else: optimizers, gradient averaging, mixed

@@ -1,4 +1,4 @@
-"""The forms in which the benchmark computes the same training step, and how it switches to one.
+"""The ways in which the benchmark computes the same training step, to compare their speed.
 
 A form is a precision, a memory layout and, if asked for, one thing computed in another way: then
 functions of modules are replaced by others that compute the same.

@@ -1,8 +1,9 @@
-"""What a step is fed: batches of part A, and beside them what the family's task needs.
+"""What stands beside the images of a batch: low-resolution images, or those of another domain.
 
-For super-resolution every image comes downsampled, too (`low`). For translation images of part B
-come beside (`other`); they have an order and epochs of their own, unless the two parts hold pairs,
-which stay together. All of this is a function of the position, as the order itself is.
+A `Feed` gives the trainer the batches that `loader.py` makes of part A of a data set. For
+super-resolution every image comes downsampled, too (`low`). For translation images of part B come
+beside (`other`); they have an order and epochs of their own, unless the two parts hold pairs, which
+stay together. All of this is a function of the position, as the order itself is.
 """
 
 from __future__ import annotations

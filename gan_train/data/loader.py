@@ -1,4 +1,4 @@
-"""How training gets its batches: every rank its share of the one global order (see `order.py`).
+"""Where training batches are made: each rank reads its share of the global order (`order.py`).
 
 A `Loader` decides how images get into memory: by this process, by worker processes, or from the
 cache that an earlier epoch filled. It never decides which image comes when.

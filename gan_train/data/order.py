@@ -1,4 +1,4 @@
-"""THE ORDER in which training sees the images: a pure function of the seed, the data and a place.
+"""The order in which training sees the images: a pure function of seed, data and position.
 
 Positions p = 0, 1, 2, ... count the images since the start of training. With N images, epoch e has
 the positions from e*N to (e+1)*N - 1. Positions are dealt to `lanes` in groups of `grain`:

@@ -1,9 +1,10 @@
-"""How samples are read from shards: a byte range of a tar is a WebDataset stream, and is checked.
+"""Reads samples from stored shards. A new store, such as a bucket, is added to `open_shard`.
 
-What a tar holds is never trusted. Only members with the names of an allow-list are looked at.
-WebDataset's `.decode()`, which unpickles, is not used, nor its `gopen`, which runs `pipe:`
-commands; shards are opened here alone. The keys that are read must be the expected ones, so that a
-shard that is cut off or zeroed raises an error instead of giving fewer samples.
+A byte range of a tar is read as a WebDataset stream, and is checked. What a tar holds is never
+trusted. Only members with the names of an allow-list are looked at. WebDataset's `.decode()`, which
+unpickles, is not used, nor its `gopen`, which runs `pipe:` commands; shards are opened here alone.
+The keys that are read must be the expected ones, so that a shard that is cut off or zeroed raises
+an error instead of giving fewer samples.
 """
 
 from __future__ import annotations

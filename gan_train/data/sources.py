@@ -1,8 +1,9 @@
-"""How the files of a folder, a zip or a tar are listed, and read one at a time.
+"""Where images come from before they are sharded: files of a folder, a zip or a tar.
 
-A source counts as hostile: nothing outside it is read, and nothing is unpacked under its own name.
-Every file is listed with its size and CRC-32, so that the list identifies the content, whether a
-folder or an archive holds it, and reading a file shows whether it changed since it was listed.
+A source lists its files, and reads them one at a time. It counts as hostile: nothing outside it is
+read, and nothing is unpacked under its own name. Every file is listed with its size and CRC-32, so
+that the list identifies the content, whether a folder or an archive holds it, and reading a file
+shows whether it changed since it was listed.
 """
 
 from __future__ import annotations

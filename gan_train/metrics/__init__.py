@@ -1,1 +1,2 @@
-"""Measures of generators: distances of features, diversity, path lengths, PSNR and SSIM."""
+"""Measures of generators. A new one is a file here, its name in `scores.py`, and its call in
+`evaluator.py`."""

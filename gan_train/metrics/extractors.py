@@ -1,4 +1,4 @@
-"""Feature networks behind the distances, and the names that their results may bear.
+"""The feature networks of the distances, and the identity that each gives to a score.
 
 An extractor fixes everything between a stored 8-bit image and a feature: colours, resize, network,
 weights. All of that is part of what a result is, so it stands in an `ExtractorIdentity`. Only the

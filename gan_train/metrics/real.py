@@ -1,4 +1,4 @@
-"""What is measured of the real images, once: reference, null values, classifier, pair distances."""
+"""Measures the real images, once for a data set: what generated images are compared with."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""Checkpoints: how they are written, checked, read, thinned, and which settings may change between.
+"""Writes, checks, reads and thins checkpoints, and says which settings a resumed run may change.
 
 They hold safetensors and JSON, and no pickle. A folder is written aside, given checksums, and
 renamed, so that a kill leaves either a whole checkpoint or none:

@@ -1,4 +1,4 @@
-"""Images of latents, compared with real ones as distributions."""
+"""The task of making images of latents: they are compared with real ones as distributions."""
 
 from __future__ import annotations
 

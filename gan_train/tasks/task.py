@@ -1,5 +1,7 @@
-"""What a task is to the scorer: images to look at, and measures. Networks that measure are built
-here from the configuration; `gan_train/metrics` does not know it."""
+"""What a task gives to `training/scoring.py`: images to look at, and measures.
+
+The networks that measure are built here from the configuration, which `gan_train/metrics` does not
+know."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""Images translated from one domain to the other, scored in both directions beside the identity.
+"""The task of translating images to the other domain: both directions are scored.
 
     fd_efficientnet_lite0 (or fid)      the mean of the two directions, which decides
     fd_..._to_B                         Fréchet distance of the translated A to the images of B

@@ -1,4 +1,4 @@
-"""Upscaled pictures, compared with the true ones beside bicubic upsampling.
+"""The task of upscaling: pictures are compared with the true ones, beside bicubic upsampling.
 
     perceptual_efficientnet_lite0   the mean perceptual distance to the truth, tile by tile of 128
                                     pixels, which decides. (With evaluate.perceptual lpips_vgg16:

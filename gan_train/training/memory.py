@@ -1,4 +1,4 @@
-"""Memory: what the C library's allocator may keep, and how a tensor gets to a GPU."""
+"""Settings of the memory allocator, and the copy of a tensor to the device, for fast steps."""
 
 from __future__ import annotations
 

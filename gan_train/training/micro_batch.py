@@ -1,4 +1,4 @@
-"""A part of a batch, of which the losses and gradients are computed at once."""
+"""A micro-batch: the part of a worker's batch for which losses are computed in one pass."""
 
 from __future__ import annotations
 

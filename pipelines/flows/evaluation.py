@@ -1,5 +1,4 @@
-"""The scores of a run's checkpoints that training left without: which they are, by which settings
-they are scored, and where the scores go. Nothing here imports an engine.
+"""Scores the checkpoints of a run that have no score yet. Nothing here imports an engine.
 
 Training scores its checkpoints itself. What is left is the checkpoint of a run that was stopped, or
 killed while it scored. Its scores go where the trainer's go: beside the weights, and into the

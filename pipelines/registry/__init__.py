@@ -1,1 +1,1 @@
-"""MLflow: runs, logged models, registered versions, and who is champion."""
+"""MLflow: runs, logged models and versions. `promotion.py` decides who is champion."""

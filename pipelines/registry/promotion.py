@@ -1,4 +1,4 @@
-"""Which checkpoint is the best, and whether it may be champion. These are pure decisions.
+"""Decides which checkpoint is the best, and which version is champion. Pure functions.
 
 Every score that decides is better when it is lower (`gan_train/metrics/scores.py`). Two scores are
 compared only under one protocol (data set, extractor, resize, N); `gan_train/metrics/protocol.py`

@@ -1,4 +1,4 @@
-"""A run's event log, brought to MLflow from beside the training, which it never holds up.
+"""Brings the event log of a run to MLflow while the run trains, and never holds the training up.
 
 The workers only append to the log (`gan_train/runs/events.py`). Here, in the driver, a thread
 follows it. While the server is away, the log is the spool. What is sent twice stands there once

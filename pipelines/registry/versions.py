@@ -1,4 +1,4 @@
-"""The model registry: versions of the best generators, and which of them is champion.
+"""Registers the best generators as versions, and gives them the alias that `promotion.py` decides.
 
 This is the door of the room: what other rooms need stands here, `Shipper` and `ship` included.
 Registered models and aliases are handled here, runs in `tracking.py`, the files of a model in

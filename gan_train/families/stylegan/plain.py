@@ -1,6 +1,7 @@
-"""The literal forms of what `synthesis.py`, `elementwise.py` and `resampling.py` compute faster.
+"""Slow reference forms, written as in the papers, of what StyleGAN's other files compute faster.
 
-Training does not use them. Tests compare the fast forms with them, and the benchmark tells how many
+They stand for functions of `synthesis.py`, `elementwise.py` and `resampling.py`. Training does not
+use them. Tests compare the fast forms with them, and the benchmark tells how many
 times as long they take. The comparison is fair: filters are depthwise convolutions, which is
 PyTorch's fastest literal form. Functions have the names of those that they stand for.
 """
