@@ -111,7 +111,11 @@ class Subject:
         self.measured.counted_seconds = counted.seconds / self.cycle
 
     def round(self) -> None:
-        """Time a cycle of whole steps, then each phase."""
+        """Time a cycle of whole steps, then each phase.
+
+        A phase that takes what another one leaves is run after it, and the time of that one is
+        taken off.
+        """
         m, before = self.measured, self._allocated()
         if self.device.type == "cuda":
             torch.cuda.reset_peak_memory_stats(self.device)
@@ -122,8 +126,11 @@ class Subject:
         rest = self._run(replace(self.stage, phases=()), REPEATS)
         m.rest.append(rest)
         for phase in self.stage.phases:
-            alone = replace(self.stage, phases=(replace(phase, every=1),))
-            m.phases.setdefault(phase.name, []).append(self._run(alone, REPEATS) - rest)
+            needed = [p for p in self.stage.phases if set(p.leaves) & set(phase.takes)]
+            run = tuple(replace(p, every=1) for p in (*needed, phase))
+            together = self._run(replace(self.stage, phases=run), REPEATS) - rest
+            others = sum(m.phases[p.name][-1] for p in needed)
+            m.phases.setdefault(phase.name, []).append(together - others)
 
 
 def measure(
@@ -159,7 +166,7 @@ def measure(
             with closing(Progress(len(compared) * (1 + rounds))) as progress:
                 subjects = []
                 for form in compared:
-                    changes = _changes(form, resolution, batch, Path(folder))
+                    changes = _changes(given, form, resolution, batch, Path(folder))
                     config = recipes.change(given, changes)
                     with progress.part(f"{resolution} px, set up: {form}"), form.active():
                         subjects.append(Subject(config, form, Path(folder), batch))
@@ -167,7 +174,9 @@ def measure(
             yield from _report(given.name, subjects, peaks)
 
 
-def _changes(form: Form, resolution: int, batch: int | None, folder: Path) -> dict[str, Any]:
+def _changes(
+    given: Config, form: Form, resolution: int, batch: int | None, folder: Path
+) -> dict[str, Any]:
     """What is changed in the recipe: the form, the size, and all that a step does not touch."""
     changes = {
         "data.source": str(folder / "pictures"),
@@ -184,6 +193,10 @@ def _changes(form: Form, resolution: int, batch: int | None, folder: Path) -> di
         "evaluate.metrics": ["diversity"],
         "evaluate.images": 4,
     }
+    if given.evaluate.pictures is not None:  # what is upscaled is scored on held-out images
+        changes |= {"evaluate.pictures": None, "data.held_out": 0.1}
+    if given.data.second is not None:  # the random pictures serve as both domains
+        changes["data.second"] = {"source": None, "only_classes": [], "pairs": "none"}
     return changes if batch is None else changes | {"train.batch": batch}
 
 

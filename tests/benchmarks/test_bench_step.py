@@ -120,6 +120,32 @@ def test_another_family_by_its_recipe_alone_without_engines(tmp_path: Path) -> N
     assert "tiny at 8 px, batch 16" in done.stdout and "D_r1 /3" in done.stdout
 
 
+@pytest.mark.parametrize(
+    ("name", "overrides"),
+    [
+        (
+            "cyclegan-emoji-32",
+            ["family.width=4", "family.blocks=1", "family.discriminator_width=4"],
+        ),
+        (
+            "srgan-photos-x4",
+            [
+                *("family.blocks=1", "family.width=8", "family.high_width=4", "family.kernel=3"),
+                *("family.discriminator_width=2", "evaluate.pictures=Set5.zip", "data.held_out=0"),
+            ],
+        ),
+    ],
+)
+def test_phases_that_take_what_others_leave_are_timed(
+    name: str, overrides: list[str], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(step, "attainable", lambda *_: {"matrix product": 1e12})
+    options = OPTIONS | {"resolutions": (32,), "batch": 4, "precisions": ("float32",)}
+    lines = list(measure(name, overrides, **options))
+    heads = next(line for line in lines if line.startswith("ms by phase"))
+    assert heads.split()[-4:] == ["G", "D", "the", "rest"]
+
+
 def test_the_commands_of_the_help_can_be_given() -> None:
     commands = EPILOG.replace("\\\n", " ").split("gan-train bench-step ")[1:]
     assert len(commands) == 2
