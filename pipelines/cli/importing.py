@@ -88,6 +88,7 @@ def write(published: Published, shape: ImageShape, config: Config, out: Path) ->
     """
     from gan_train import recipes
     from gan_train.errors import UserError
+    from gan_train.files.atomic import write_aside
     from gan_train.runs import warm_start
     from gan_train.runs.checkpoint import save_start
     from gan_train.training.moving_average import AveragedWeights
@@ -111,7 +112,7 @@ def write(published: Published, shape: ImageShape, config: Config, out: Path) ->
         "# StyleGAN2-ADA's automatic preset for one GPU and few pictures; with another\n"
         "# train.batch, change family.r1_gamma in inverse proportion.\n"
     )
-    (out / RECIPE).write_text(head + recipes.dump(config), encoding="utf-8")
+    write_aside(out / RECIPE, (head + recipes.dump(config)).encode())
 
 
 def _configuration(published: Published, name: str, out: Path, overrides: list[str]) -> Config:

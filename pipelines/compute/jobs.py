@@ -21,6 +21,7 @@ from typing import TYPE_CHECKING
 from gan_train import recipes
 from gan_train.config import Config
 from gan_train.errors import UserError
+from gan_train.files.atomic import write_aside
 from gan_train.runs import run_folder
 from gan_train.runs.checkpoint import list_checkpoints
 from pipelines.compute import training
@@ -111,7 +112,7 @@ def main(arguments: list[str] | None = None) -> None:
     try:
         training.fit(config, given.shards, given.run_dir)
     except UserError as error:  # for whoever submitted this
-        (given.run_dir / training.REFUSED).write_text(str(error), encoding="utf-8")
+        write_aside(given.run_dir / training.REFUSED, str(error).encode())
         sys.exit(f"gan-train: {error}")
 
 

@@ -22,6 +22,7 @@ import torch
 from gan_train.config import Config
 from gan_train.data.index import Index
 from gan_train.errors import UserError
+from gan_train.files.atomic import write_aside
 from pipelines.compute.cluster import address_of, connected, environment, gpus_wanted
 
 if TYPE_CHECKING:
@@ -92,7 +93,7 @@ def _worker(settings: dict[str, Any]) -> Iterator[tuple[Config, RayRuntime]]:
     try:
         yield Config.model_validate(settings["config"]), runtime
     except (UserError, FloatingPointError) as error:  # it would happen again
-        (run_dir / REFUSED).write_text(str(error), encoding="utf-8")
+        write_aside(run_dir / REFUSED, str(error).encode())
         raise
 
 
