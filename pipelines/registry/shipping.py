@@ -50,9 +50,13 @@ def batches(events: Iterable[Placed]) -> Iterator[tuple[list[Event], int]]:
         yield held, end
 
 
-def _ended(run_dir: Path) -> tuple[str, int] | None:
-    """The status and the time of the training's end, if the log ends with it."""
+def ended(run_dir: Path) -> tuple[str, int] | None:
+    """The MLflow status and the time of the training's end, if the log ends with it, or with scores
+    that were measured after it (`gan-train evaluate`); else None."""
     last = last_event(run_dir)
+    if last is not None and last["kind"] == "checkpoint":
+        before = [e for e, _ in read_with_offsets(run_dir) if e["kind"] != "checkpoint"]
+        last = before[-1] if before else None
     if last is None or last["kind"] != "end":
         return None
     return _STATUS.get(last["status"], "FAILED"), last["time_ms"]
@@ -99,13 +103,13 @@ class Delivery:
             if cursor.offset < outlook.end:  # the rest was abandoned, or is a cut
                 cursor = self._keep(replace(cursor, offset=outlook.end))
             self.cursor = cursor
-            ended = _ended(self.run_dir)
-            if status == "RUNNING" or ended is None:
+            end = ended(self.run_dir)
+            if status == "RUNNING" or end is None:
                 tracking.set_status(cursor.status or "RUNNING")
             elif cursor.status in ("FAILED", "KILLED"):
                 tracking.set_status(cursor.status)
             else:
-                tracking.set_status(*ended)
+                tracking.set_status(*end)
             return tracking.run_id
 
     def _keep(self, cursor: Cursor) -> Cursor:

@@ -16,10 +16,12 @@ from gan_train.errors import UserError
 from gan_train.files.atomic import read_json
 from gan_train.runs import run_folder
 from gan_train.runs.checkpoint import SCORES, list_checkpoints
+from gan_train.runs.events import EventLog
 from gan_train.runs.runtime import PlainRuntime
 from gan_train.training.scoring import evaluate_checkpoint
 from gan_train.training.trainer import train
 from pipelines.flows.evaluation import evaluate_run, waiting
+from pipelines.registry.shipping import ended
 from tests.training import tiny_config
 
 
@@ -91,6 +93,17 @@ def test_a_run_that_was_scored_goes_on_as_if_it_had_not_been(stopped: tuple[Conf
     train(config, Index.load(shards), shards, PlainRuntime(run_dir))
     assert [event["nimg"] for event in checkpoints(run_dir)] == [64, 128, 192, 320]
     assert run_folder.finished(run_folder.read_events(run_dir))
+
+
+def test_scores_after_the_end_leave_the_run_ended(stopped: tuple[Config, Path]) -> None:
+    config, run_dir = stopped
+    end = ended(run_dir)
+    assert end is not None and end[0] == "KILLED"
+    evaluate_run(config, run_dir, Scores())
+    assert run_folder.read_events(run_dir)[-1]["kind"] == "checkpoint"
+    assert ended(run_dir) == end
+    EventLog(run_dir).append("metrics", 144, values={})
+    assert ended(run_dir) is None, "it has gone on"
 
 
 def test_other_settings_score_all_anew_and_write_nothing(stopped: tuple[Config, Path]) -> None:
