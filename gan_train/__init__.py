@@ -1,1 +1,1 @@
-"""GAN training as a library. It knows of no engine: neither Ray nor Prefect nor MLflow."""
+"""GAN training as a library. Nothing in it imports Ray, Prefect or MLflow."""

@@ -1,10 +1,11 @@
-"""Trains a recipe and does nothing else, in this process or under torchrun.
+"""Trains a recipe, in this process or under torchrun, and does nothing else.
 
     python -m gan_train demo --set train.total_kimg=20
     torchrun --nproc-per-node 2 -m gan_train demo
 
 It needs neither Ray nor Prefect nor MLflow, so it neither restarts workers nor registers models. It
-shards first if that was not done. Ctrl-C and SIGTERM save a checkpoint; `--resume RUN` goes on.
+shards the data first if that was not done. Ctrl-C and SIGTERM save a checkpoint and end the run;
+`--resume RUN` goes on with it.
 """
 
 from __future__ import annotations
@@ -50,11 +51,11 @@ class SignalledRuntime(PlainRuntime):
 
 
 def train_plain(config: Config, resume: str | None = None) -> Path:
-    """Shard where needed, train on the workers that torchrun started, and return the run's folder.
+    """Shard where needed, train on the workers that torchrun started, and return the run folder.
 
-    Rank 0 alone looks at the data and at the runs, and tells the others where the shards and the
-    run are. torchrun's own restarts go on with the newest run of the recipe. Raises UserError as
-    the trainer does, and when another process is training the run.
+    Rank 0 alone reads the data and the run folders, and tells the other ranks where the shards and
+    the run are. When torchrun restarts the workers, they go on with the newest run of the recipe.
+    Raises UserError as the trainer does, and when another process is training the run.
     """
     config = recipes.with_absolute_paths(config)
     runtime = SignalledRuntime(config.workspace, config.cluster.gpu)  # joins the other workers
@@ -72,7 +73,7 @@ def train_plain(config: Config, resume: str | None = None) -> Path:
 
 
 def _run_of(config: Config, resume: str | None, shards: Path) -> Path:
-    """The run to go on with, or a new one."""
+    """The folder of the run to go on with, or of a new run."""
     if resume is not None:
         return run_folder.find(config, resume)
     restarted = int(os.environ.get("TORCHELASTIC_RESTART_COUNT", 0)) > 0

@@ -1,10 +1,10 @@
-"""The seam between families and trainer: what a GAN family declares, all that the trainer knows.
+"""The interface between families and trainer: the trainer knows what a family declares here.
 
 A family is an `Adversary`: its networks are submodules, `stages()` says what is trained when, and
 each `Phase` names a loss. The trainer does everything else: optimizers, gradient averaging, mixed
-precision, accumulation, moving averages, clocks, checkpoints, scores. What a family can do is a
-protocol (`Generates`, `Upscales`, `Translates`, `StyleSpace`), for which the code that uses it
-asks. Nothing in this file knows a family by name.
+precision, accumulation, moving averages, clocks, checkpoints, scores. The protocols `Generates`,
+`Upscales`, `Translates` and `StyleSpace` say what a family can do; code that needs an ability asks
+for its protocol. Nothing in this file knows a family by name.
 """
 
 from __future__ import annotations
@@ -19,19 +19,19 @@ from gan_train.errors import UserError
 from gan_train.rng import BatchRandom
 
 Batch = dict[str, Tensor]
-"""One rank's share of a global batch: `image` float [N, C, H, W] in [-1, 1], `label` int64 [N].
-Super-resolution has `low`, the image downsampled by `scale`; translation has `other`, images of
-part B. A phase that takes what an earlier one left finds it here under its name."""
+"""One worker's share of a global batch: `image` float [N, C, H, W] in [-1, 1], `label` int64 [N].
+For super-resolution it also has `low`, the image downsampled by `scale`; for translation it has
+`other`, images of domain B. Tensors that an earlier phase leaves for a later one are here, too."""
 
 Task = Literal["generate", "upscale", "translate"]
-"""What the networks make: images of latents; larger images of images; images of another kind."""
+"""What the networks make: images from latents, larger images, or images of the other domain."""
 Domain = Literal["A", "B"]
 DOMAINS: tuple[Domain, Domain] = ("A", "B")
 
 
 @dataclass(frozen=True)
 class Clock:
-    """Progress. `step` counts updates; `nimg` counts real images seen by all ranks."""
+    """The progress of training: `step` counts steps, `nimg` the real images over all workers."""
 
     step: int = 0
     nimg: int = 0
@@ -39,14 +39,14 @@ class Clock:
 
 @dataclass(frozen=True)
 class ImageShape:
-    """What the data set fixes for the networks. `classes` is empty for unlabelled data."""
+    """The properties of the data that networks are built for. `classes` is empty without labels."""
 
     channels: int
     resolution: int
     classes: tuple[str, ...] = ()
 
     def check_classes(self, conditional: bool) -> None:
-        """Raise UserError for a family that is to be conditional on data without classes."""
+        """Raise UserError where `conditional` is true and the data has no classes."""
         if conditional and not self.classes:
             raise UserError(
                 "family.conditional is true but the data has no classes; "
@@ -56,7 +56,7 @@ class ImageShape:
 
 @dataclass
 class Losses:
-    """What a phase returns. `terms` are weighted scalars, each a mean over the N samples given;
+    """What the loss of a phase returns. `terms` are weighted scalars, each a mean over N samples;
     their sum is minimised. `metrics` are detached scalars (or [N]) that are only logged. `leaves`
     are detached tensors for later phases of the same step, under the names that the phase
     declares."""
@@ -66,7 +66,7 @@ class Losses:
     leaves: dict[str, Tensor] = field(default_factory=dict)
 
     def __or__(self, other: Losses) -> Losses:
-        """The terms, metrics and leaves of both."""
+        """The terms, metrics and leaves of both losses together."""
         return Losses(
             self.terms | other.terms, self.metrics | other.metrics, self.leaves | other.leaves
         )
@@ -77,18 +77,18 @@ PhaseLoss = Callable[[Batch, BatchRandom, Clock], Losses]
 
 @dataclass(frozen=True)
 class OptimizerSettings:
-    """What an optimizer may change from one step to the next."""
+    """The settings of an optimizer that may change from one step to the next."""
 
     lr: float = 1e-3
     betas: tuple[float, float] = (0.0, 0.99)
-    """The decay of Adam's two moments; SGD has none."""
+    """The decay rates of Adam's two moments. SGD does not use them."""
     momentum: float = 0.0
-    """The momentum of SGD; Adam has none."""
+    """The momentum of SGD. Adam does not use it."""
     weight_decay: float = 0.0
     """This multiple of the weights is added to their gradient (L2 regularisation)."""
     clip_norm: float | None = None
-    """Gradients of a greater L2 norm, taken over all parameters, are scaled down to it: Pascanu et
-    al. 2012 (arXiv 1211.5063), algorithm 1."""
+    """When the L2 norm of all gradients together exceeds this, they are scaled down to it: Pascanu
+    et al. 2012 (arXiv 1211.5063), algorithm 1."""
 
 
 @dataclass(frozen=True)
@@ -107,8 +107,9 @@ class Phase:
     """One optimizer step: `optimizer` moves its networks down `loss`.
 
     With `every=16` it is due at every 16th step (lazy regularisation: Karras et al. 2019, arXiv
-    1912.04958, appendix B); the trainer multiplies its terms by 16. `leaves` names what its loss
-    leaves for later phases of the same step, and `takes` what it finds in its batch of that.
+    1912.04958, appendix B); the trainer multiplies its terms by 16. `leaves` names the tensors that
+    its loss leaves for later phases of the same step; `takes` names the tensors of earlier phases
+    that its loss finds in its batch.
     """
 
     name: str
@@ -121,12 +122,12 @@ class Phase:
 
 @dataclass(frozen=True)
 class Stage:
-    """A span of `nimg` images in which resolution, batch and phases stay the same.
+    """A part of training, `nimg` images long, in which resolution, batch and phases stay the same.
 
-    `batch` is the global batch, over all ranks. `fade` tells that the highest level fades in
-    meanwhile; `lr` replaces the optimizers' rate; `fresh_optimizers` drops their moments on entry;
+    `batch` is the global batch. With `fade`, the highest level fades in during the stage; `lr`
+    replaces the optimizers' rate; `fresh_optimizers` drops their moments at the beginning;
     `milestone` asks for a checkpoint (and so a score) at the end. Raises ValueError for a phase
-    that takes what no earlier phase has left whenever it is due.
+    that takes a tensor which no earlier phase leaves at every step where it is due.
     """
 
     name: str
@@ -151,15 +152,16 @@ class Stage:
 
 
 class Adversary(nn.Module):
-    """A GAN family. Subclasses register their networks as submodules, override what follows, and
-    offer one of the capabilities below: `Generates`, `Upscales` or `Translates`."""
+    """A GAN family. Subclasses register their networks as submodules, override the methods of this
+    class, and offer one of the protocols `Generates`, `Upscales` and `Translates`."""
 
     shape: ImageShape
     averaged: tuple[str, ...] = ("generator",)
-    """Names of the submodules that keep an exponential moving average. They are all that images
-    are made with: copies of the family that only make images have no others."""
+    """Names of the submodules that have an exponential moving average. Images are made with these
+    alone: a copy of the family that only makes images has no other submodules."""
     grain: int = 1
-    """Neighbouring samples that must stay on one rank (minibatch standard deviation: its group)."""
+    """How many neighbouring samples must stay on one worker, such as the group of a minibatch
+    standard deviation."""
 
     def optimizers(self) -> Mapping[str, OptimizerSpec]:
         """Optimizers by name. The trainer asks once."""
@@ -172,28 +174,28 @@ class Adversary(nn.Module):
     def settings(
         self, optimizer: str, declared: OptimizerSettings, stage: Stage, clock: Clock
     ) -> OptimizerSettings:
-        """The settings of the named optimizer at this step: as `declared`, at the rate of the
-        stage where it has one, unless a family schedules them."""
+        """The settings of the named optimizer at this step. Unless a family overrides this, they
+        are the `declared` ones, with the learning rate of the stage where the stage has one."""
         return declared if stage.lr is None else replace(declared, lr=stage.lr)
 
     def advance(self, clock: Clock) -> None:
-        """Set what depends on progress alone (resolution, fade). Called before every step, and
-        once after loading weights, so that images are made as training stood."""
+        """Set what depends on the progress alone, such as resolution and fade. It is called before
+        every step, and when networks are read from a checkpoint to make images."""
 
     def status(self) -> dict[str, float]:
-        """What `advance` has set, to be logged: resolution, alpha."""
+        """The values that `advance` has set, for the log: resolution, alpha."""
         return {}
 
     def update_statistics(self, clock: Clock) -> None:
-        """Take what the losses of the last step measured into the running statistics. Called
-        before every step, in training alone."""
+        """Update the running statistics by what the losses of the last step measured. It is called
+        before every step of training, and never otherwise."""
 
     def statistics(self) -> dict[str, float]:
-        """Running statistics to be logged: the strength of an augmentation."""
+        """Running statistics for the log, such as the strength of an augmentation."""
         return {}
 
     def running_buffers(self) -> list[Tensor]:
-        """Statistics that training keeps in buffers: averaged over the workers after every step."""
+        """The buffers that are averaged over the workers after every step: running statistics."""
         return [b for b in self.buffers() if b.is_floating_point()]
 
 
@@ -202,36 +204,36 @@ class Adversary(nn.Module):
 
 @runtime_checkable
 class Generates(Protocol):
-    """What an adversary offers that makes images of latents."""
+    """An adversary that makes images from latents."""
 
     z_dim: int
     conditional: bool
-    """True when `sample` needs a class per image."""
+    """True when `sample` needs a label for every image."""
 
     def sample(self, z: Tensor, label: Tensor | None, truncation: float = 1.0) -> Tensor:
         """Images [N, C, H, W] in [-1, 1] from latents [N, z_dim] ~ N(0, 1) and labels int64 [N].
 
         `truncation` below 1 trades variety for typicality; 1 leaves the distribution as it is.
-        Raises UserError for another value where a family has no truncation.
+        A family without truncation raises UserError for any value but 1.
         """
 
 
 @runtime_checkable
 class Upscales(Protocol):
-    """What an adversary offers that makes larger images of images."""
+    """An adversary that makes larger images from images."""
 
     scale: int
-    """How much larger the images get."""
+    """The factor by which both sides of an image grow."""
     reach: int
-    """How far a pixel of the output looks, in pixels of the input."""
+    """The greatest distance, in pixels of the input, from which an output pixel is influenced."""
 
     def upscale(self, low: Tensor) -> Tensor:
-        """Images [N, C, scale H, scale W] of images [N, C, H, W], both in [-1, 1], of any size."""
+        """Images [N, C, scale H, scale W] from images [N, C, H, W] of any size, all in [-1, 1]."""
 
 
 @runtime_checkable
 class Translates(Protocol):
-    """What an adversary offers that makes images of one domain from images of the other."""
+    """An adversary that makes images of one domain from images of the other."""
 
     paired: bool
     """True when a loss needs `other` to be the true partner of `image`."""
@@ -241,7 +243,7 @@ class Translates(Protocol):
 
 
 def task_of(adversary: Adversary) -> Task:
-    """The task by the capability that the adversary offers. Raises TypeError if it has none."""
+    """The task of an adversary, by the protocol that it offers. Raises TypeError without one."""
     if isinstance(adversary, Generates):
         return "generate"
     if isinstance(adversary, Upscales):
@@ -252,29 +254,30 @@ def task_of(adversary: Adversary) -> Task:
 
 
 Noise = Literal["const", "none"] | BatchRandom
-"""What per-pixel noise a generator adds: its stored maps, none, or fresh maps for every image."""
+"""The noise that a generator adds to each pixel: its stored maps ("const"), none, or maps that
+random numbers give for every image."""
 
 
 @runtime_checkable
 class StyleSpace(Protocol):
-    """What an adversary offers whose latents z become styles w, one of them for every layer:
-    truncation by layer, mixing, interpolation in w, projection, path lengths."""
+    """An adversary that turns a latent z into a style w, and makes an image from one w for every
+    layer. This allows truncation by layer, mixing, interpolation in w, projection, path lengths."""
 
     z_dim: int
     w_dim: int
     num_ws: int
 
     def styles(self, z: Tensor, label: Tensor | None) -> Tensor:
-        """w [N, w_dim] of latents [N, z_dim] and, if conditional, classes int64 [N]."""
+        """w [N, w_dim] of latents [N, z_dim] and, if conditional, labels int64 [N]."""
 
     def truncate(
         self, ws: Tensor, psi: float, cutoff: int | None = None, label: Tensor | None = None
     ) -> Tensor:
-        """ws [N, num_ws, w_dim] drawn to the mean w, or to that of their classes int64 [N]:
-        mean + psi (w - mean), in the first `cutoff` layers, or in all."""
+        """ws [N, num_ws, w_dim] drawn to a mean w: mean + psi (w - mean), in the first `cutoff`
+        layers or in all. With labels int64 [N] it may be the mean of each image's class."""
 
     def synthesise(self, ws: Tensor, noise: Noise) -> Tensor:
-        """Images [N, C, H, W], about [-1, 1], of ws [N, num_ws, w_dim]."""
+        """Images [N, C, H, W], about in [-1, 1], from ws [N, num_ws, w_dim]."""
 
 
 # ---- what families declare alike ---------------------------------------------------------------
@@ -291,7 +294,7 @@ def single_stage(
 def pair_of_optimizers(
     settings: OptimizerSettings, kind: Literal["adam", "sgd"] = "adam"
 ) -> dict[str, OptimizerSpec]:
-    """Optimizers `D` and `G`, with the same settings, of `discriminator` and `generator`."""
+    """An optimizer `D` of `discriminator` and an optimizer `G` of `generator`, set alike."""
     return {
         "D": OptimizerSpec(("discriminator",), settings, kind),
         "G": OptimizerSpec(("generator",), settings, kind),

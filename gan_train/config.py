@@ -1,9 +1,8 @@
-"""The one configuration tree, which recipes in `configs/` fill: every key, what it means, what is
-allowed, and its default.
+"""The keys of a recipe in `configs/`: what each means, which values are allowed, and its default.
 
 An unknown key is an error. A field made by `harmless` may differ between a run and its resumption;
-any other difference is refused (see `runs/checkpoint.py`). The descriptions are what users read, in
-error messages, in Prefect's form and in `gan-train config --schema`.
+any other difference is refused (see `runs/checkpoint.py`). Users read the descriptions in error
+messages, in Prefect's form and in `gan-train config --schema`.
 """
 
 from __future__ import annotations
@@ -21,7 +20,7 @@ PathLength = Literal["w_end", "w_full", "z_end", "z_full"]
 
 
 class Strict(BaseModel):
-    """A group of keys, which refuses unknown ones and does not change once it is made."""
+    """A group of keys: it refuses unknown keys and cannot be changed once it is made."""
 
     model_config = ConfigDict(extra="forbid", frozen=True, validate_default=True)
 
@@ -52,7 +51,7 @@ class SecondSource(Strict):
 
 
 class DataConfig(Strict):
-    """Where the images come from, what becomes of them, and in which order they are read."""
+    """Where the images come from, how they are stored, and in which order they are read."""
 
     source: str = harmless(..., "A folder, zip or tar of images.")
     resolution: int = Field(
@@ -187,12 +186,12 @@ class TrainConfig(Strict):
         gt=0,
     )
     keep_checkpoints: int = harmless(
-        3, "The number of newest checkpoints that are kept. The best one always is.", ge=1
+        3, "The number of newest checkpoints that are kept. The best one is always kept.", ge=1
     )
     profile_steps: int = harmless(
         0,
-        "So many steps of the run are profiled, after some to warm up, into its folder `profile`, "
-        "as a trace that ui.perfetto.dev opens. 0 means none.",
+        "The number of steps that are profiled, after some to warm up. The trace is in the run's "
+        "folder `profile`, and ui.perfetto.dev opens it. 0 means none.",
         ge=0,
     )
     threads: int | None = harmless(
@@ -211,10 +210,10 @@ class EvaluateConfig(Strict):
         "The network whose features are compared. Only Inception gives the number called FID.",
     )
     weights: str | None = harmless(
-        None, "The path or URL of the extractor's weights. Empty means those that are packaged."
+        None, "The path or URL of the extractor's weights. Empty takes the packaged ones."
     )
     sha256: str | None = harmless(
-        None, "The SHA-256 that those weights must have.", pattern="^[0-9a-f]{64}$"
+        None, "The SHA-256 that the extractor's weights must have.", pattern="^[0-9a-f]{64}$"
     )
     images: int = harmless(2000, "The number of images on each side of the comparison.", ge=4)
     metrics: tuple[Metric, ...] = harmless(
@@ -241,7 +240,7 @@ class EvaluateConfig(Strict):
         "For `lpips_vgg16`: the path or URL of `vgg16.pt` as published with stylegan2-ada-pytorch.",
     )
     perceptual_sha256: str | None = harmless(
-        None, "For `lpips_vgg16`: the SHA-256 that this file must have.", pattern="^[0-9a-f]{64}$"
+        None, "For `lpips_vgg16`: the SHA-256 that `vgg16.pt` must have.", pattern="^[0-9a-f]{64}$"
     )
     path_lengths: tuple[PathLength, ...] = harmless(
         ("w_end",),
@@ -265,19 +264,19 @@ class RegistryConfig(Strict):
     experiment: str = harmless("gan-train", "The experiment in MLflow that runs belong to.")
     model: str | None = harmless(
         None,
-        "The name of the registered model. Empty means the name of the recipe, with that of the "
-        "family before it.",
+        "The name of the registered model. Empty means the recipe's name, with the family's "
+        "name before it unless it begins so.",
         pattern=r"^[^/:'\"]+$",
     )
 
 
 class ClusterConfig(Strict):
-    """How many workers train, and where: what Ray is told."""
+    """How many workers train, and on which Ray cluster."""
 
     address: str | None = harmless(
         None,
-        "The Ray cluster to join, such as `auto` or `host:6379`. Empty means that of RAY_ADDRESS "
-        "where it is set, and else a Ray that is started on this machine.",
+        "The Ray cluster to join, such as `auto` or `host:6379`. Empty means the one that "
+        "RAY_ADDRESS names, if it is set; otherwise Ray is started on this machine.",
     )
     jobs: str | None = harmless(
         None,
@@ -290,13 +289,13 @@ class ClusterConfig(Strict):
     )
     gpu: Literal["auto", "yes", "no"] = harmless(
         "auto",
-        "Whether every worker has a GPU. `auto` gives each one where there are enough for all.",
+        "Whether every worker has a GPU. With `auto`, every worker has one if there are enough.",
     )
     cpus_per_worker: float = harmless(
         1, "The number of CPUs that Ray reserves for each worker.", gt=0
     )
     max_failures: int = harmless(
-        3, "How often a training that lost a worker goes on from its last checkpoint.", ge=0
+        3, "How often a run that lost a worker goes on from its last checkpoint.", ge=0
     )
     timeout_s: float = harmless(
         1800, "After so many seconds a worker no longer waits for the others, and fails.", gt=0
@@ -308,8 +307,8 @@ class FlowConfig(Strict):
 
     server: str | None = harmless(
         None,
-        "The API address of a Prefect server. Empty means one inside the command, which ends with "
-        "it.",
+        "The API address of a Prefect server. Empty means that the command starts a server "
+        "and ends it.",
     )
 
 

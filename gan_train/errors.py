@@ -1,5 +1,5 @@
-"""Errors that a user can mend. Their text names what is wrong and what to do."""
+"""The error that a user can mend: its text names what is wrong and what to do."""
 
 
 class UserError(ValueError):
-    """A wrong input or configuration: shown without a traceback, exit status 2."""
+    """An input or a setting is wrong. Commands show the text without a traceback, with status 2."""

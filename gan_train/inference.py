@@ -1,7 +1,7 @@
 """Loads a trained generator from a checkpoint's files, and makes images with it.
 
-Neither training code nor pickle is needed: `generator.json` says how to build the networks, and
-`generator.safetensors` holds their averaged weights. A registered model carries both.
+It uses neither the trainer nor pickle: `generator.json` says how to build the networks, and
+`generator.safetensors` holds the moving average of their weights. A registered model has both.
 """
 
 from __future__ import annotations
@@ -35,14 +35,14 @@ from gan_train.images.tiles import upscale_picture
 from gan_train.rng import BatchRandom
 
 FORMAT = 1
-"""The number of the layout of `generator.json` and of the tensors' names beside it."""
+"""The version of the layout of `generator.json` and of the names in `generator.safetensors`."""
 
 
 def read_description(directory: Path) -> dict[str, Any]:
-    """What `generator.json` says of the generator in a checkpoint or a download: `family`, `batch`,
-    `shape` and `clock`.
+    """The content of `generator.json` in a checkpoint or a download: `family`, `batch`, `shape` and
+    `clock` of the generator.
 
-    Raises UserError where there is none, or one in another format.
+    Raises UserError where the file is missing or has another format.
     """
     path = directory / "generator.json"
     if not path.is_file():
@@ -53,7 +53,7 @@ def read_description(directory: Path) -> dict[str, Any]:
 
 
 def check_format(content: Mapping[str, Any], known: int, path: Path) -> None:
-    """Raise UserError unless the content of the file at `path` has the format that is `known`."""
+    """Raise UserError unless the content of the file at `path` has the format `known`."""
     if (found := content.get("format")) != known:
         raise _of_another_version(path, f"format {found}, this one reads format {known}")
 
@@ -66,7 +66,7 @@ def _of_another_version(path: Path, what: str) -> UserError:
 
 
 def _build(described: Mapping[str, Any], path: Path) -> Adversary:
-    """The networks that `generator.json` describes, as its clock finds them.
+    """The networks that `generator.json` describes, at the progress of its clock.
 
     Raises UserError where this version of the program does not know the family or a setting.
     """
@@ -77,7 +77,7 @@ def _build(described: Mapping[str, Any], path: Path) -> Adversary:
     except ValidationError as problems:
         found = [f"{'.'.join(map(str, e['loc']))}: {e['msg']}" for e in problems.errors()]
         raise _of_another_version(path, "; ".join(found)) from None
-    except TypeError as error:  # a quantity that this version does not know
+    except TypeError as error:  # a field that this version does not know
         raise _of_another_version(path, str(error)) from None
     shape = replace(shape, classes=tuple(shape.classes))
     adversary = config.build(shape, described["batch"])
@@ -86,7 +86,7 @@ def _build(described: Mapping[str, Any], path: Path) -> Adversary:
 
 
 class Generator:
-    """A trained generator, and what may be asked of it.
+    """A trained generator, which makes images from latents or from pictures.
 
     `shape` gives channels, resolution and classes; `z_dim` is the size of a latent, 0 for a family
     that takes pictures.
@@ -103,7 +103,7 @@ class Generator:
     def load(cls, directory: Path, device: str = "cpu") -> Generator:
         """Read `generator.json` and `generator.safetensors` of a checkpoint or a download.
 
-        Raises UserError where they are missing, or of another version of the program.
+        Raises UserError where a file is missing, or comes from another version of the program.
         """
         described, path = read_description(directory), directory / "generator.json"
         adversary = _build(described, path)
@@ -128,7 +128,7 @@ class Generator:
 
     @torch.inference_mode()
     def images(self, z: Tensor, label: Tensor | None = None, truncation: float = 1.0) -> Tensor:
-        """Images uint8 [N, C, H, W] of latents [N, z_dim] and, if conditional, labels int64 [N].
+        """Images uint8 [N, C, H, W] from latents [N, z_dim] and, if conditional, labels int64 [N].
 
         `truncation` below 1 trades variety for typicality. Raises UserError for latents of another
         size, a missing or unknown label, and a family that takes pictures.
@@ -154,8 +154,8 @@ class Generator:
 
         Returns a picture uint8 [C, H', W'].
 
-        Raises UserError for a generator that takes latents, for a domain that an upscaling model
-        does not have, and for one that is missing where it is needed.
+        Raises UserError for a generator that takes latents, for a domain given to a model that
+        upscales, and for a missing or unknown domain where the model translates.
         """
         upscaler = self.adversary
         picture = picture.to(self.device)

@@ -24,7 +24,8 @@ from gan_train.errors import UserError
 
 
 def _shared() -> Path:
-    """The folder of `configs` and `sample_data`: that of the sources, or where a wheel put them."""
+    """The folder that holds `configs` and `sample_data`: the one of the sources, or the one where
+    the installation of a wheel put them."""
     sources, name = Path(__file__).resolve().parent.parent, "configs/demo.yaml"
     if not (sources / name).is_file():
         with contextlib.suppress(PackageNotFoundError):
@@ -65,8 +66,8 @@ def change(config: Config, changes: Mapping[str, Any]) -> Config:
 
 
 def check(tree: dict[str, Any], overrides: Sequence[str] = ()) -> Config:
-    """The configuration that `tree` describes after `overrides`, which are put into it. Raises
-    UserError with all that is wrong in it."""
+    """The configuration that `tree` describes once the overrides have been written into it. Raises
+    UserError, whose text lists all mistakes."""
     for override in overrides:
         _override(tree, override)
     try:
@@ -104,9 +105,11 @@ def dump(config: Config) -> str:
 
 
 def with_absolute_paths(config: Config) -> Config:
-    """The same configuration with absolute paths, for processes that stand in other folders.
-    Addresses such as `https://...` stay as they are, and a source that the present folder does not
-    have (`sample_data/glyphs.zip`) is the one that comes with the project."""
+    """The same configuration with absolute paths, for processes that run in other folders.
+
+    Addresses such as `https://...` stay as they are. A source that is not in the present folder,
+    such as `sample_data/glyphs.zip`, is looked for among the files that come with the project.
+    """
     sources = ("data.source", "data.second.source")
     keys = [
         *sources,
@@ -126,8 +129,8 @@ def with_absolute_paths(config: Config) -> Config:
 
 
 def _absolute(path: str, shipped: bool) -> str:
-    """The path as it is seen from the root. With `shipped`, a relative path that leads nowhere from
-    the present folder is looked up among what comes with the project."""
+    """The absolute path. With `shipped`, a relative path that does not exist in the present folder
+    is looked for among the files that come with the project."""
     if "://" in path:
         return path
     here, there = Path(path).expanduser().absolute(), SHIPPED.parent / path
@@ -135,7 +138,7 @@ def _absolute(path: str, shipped: bool) -> str:
 
 
 def _value(config: Config, key: str) -> str:
-    """The text at a dotted key; empty where nothing is said."""
+    """The value at a dotted key as text; empty where it is not set."""
     value: Any = config
     for part in key.split("."):
         value = getattr(value, part) if value is not None else None
@@ -156,7 +159,7 @@ class _Loader(yaml.SafeLoader):
         return super().construct_mapping(node, deep)
 
 
-# As in YAML 1.2, `yes`, `no`, `on` and `off` are words: `cluster.gpu: no` is a choice, not `false`.
+# As in YAML 1.2, `yes`, `no`, `on` and `off` are texts: `cluster.gpu: no` is not `false`.
 _BOOL = "tag:yaml.org,2002:bool"
 _Loader.yaml_implicit_resolvers = {
     first: [resolver for resolver in resolvers if resolver[0] != _BOOL]
@@ -183,7 +186,7 @@ def _override(tree: dict[str, Any], override: str) -> None:
 
 
 def _set(tree: dict[str, Any], parts: Sequence[str], value: Any, what: str) -> None:
-    """Put the value at the path of keys `parts`; `what` says in messages what is being done."""
+    """Put the value at the path of keys `parts`; error messages name `what`."""
     node = tree
     for depth, part in enumerate(parts[:-1]):
         child = node.setdefault(part, {})
@@ -244,7 +247,7 @@ Fields = dict[str, dict[str, Any]]
 
 @cache
 def _fields(family: str) -> Fields:
-    """The keys of a tree with this family; those of all families where none has this name."""
+    """The keys of a configuration with this family, or with any family if none has this name."""
     schema = Config.model_json_schema()
     return dict(_walk(schema, schema.get("$defs", {}), "", family))
 
@@ -273,7 +276,7 @@ def _walk(
 
 
 def _suggest(path: list[str], fields: Fields) -> str:
-    """The valid key that an unknown one was most likely meant to be."""
+    """The end of a message on an unknown key: the valid key that was most likely meant."""
     *group, name = path
     prefix = "".join(f"{part}." for part in group)
     siblings = {
@@ -306,13 +309,13 @@ def _allowed(path: list[str], fields: Fields) -> str:
 
 
 def _choices(path: list[str], fields: Fields) -> list[str]:
-    """The values that may stand at a key, where they are a short list."""
+    """The values that are allowed at a key, if the schema lists them; otherwise none."""
     field = _field(path, fields)
     return [str(choice) for choice in field.get("items", field).get("enum", [])]
 
 
 def _field(path: list[str], fields: Fields) -> dict[str, Any]:
-    """The schema of a key, or of the list that holds an element."""
+    """The schema at a path; for an element of a list, the schema of the list."""
     while path and ".".join(path) not in fields:
         path = path[:-1]
     return fields.get(".".join(path), {})

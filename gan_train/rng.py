@@ -1,10 +1,10 @@
-"""Random numbers that depend on the seed and the image's place in the run, on nothing else.
+"""Random numbers that depend on the seed and on the image's place in the run, and on nothing else.
 
-Every number is a pure function of (seed, stream, position, index): position counts images since
-the start of training, so one rank or eight, one micro-batch or four draw the same latents, and a
-resumed run has no generator state to restore. The mixing function is SplitMix64's finaliser
-(Steele, Lea and Flood 2014, "Fast splittable pseudorandom number generators"), in wrapping int64
-arithmetic, which is the same on every device.
+Every number is a pure function of (seed, stream, position, index). `position` counts images since
+the start of training. So one worker or eight, one micro-batch or four draw the same latents, and a
+resumed run has no state of a random number generator to restore. The mixing function is
+SplitMix64's finaliser (Steele, Lea and Flood 2014, "Fast splittable pseudorandom number
+generators"), in wrapping int64 arithmetic, which is the same on every device.
 """
 
 from __future__ import annotations
@@ -20,7 +20,7 @@ _GOLDEN = 0x9E3779B97F4A7C15
 
 
 def _signed(value: int) -> int:
-    """An unsigned 64-bit number as the int64 of the same bits."""
+    """The int64 that has the same bits as an unsigned 64-bit number."""
     value &= (1 << 64) - 1
     return value - (1 << 64) if value >> 63 else value
 
@@ -30,7 +30,7 @@ _STEP = _signed(_GOLDEN)
 
 
 def _shift(x: Tensor, bits: int) -> Tensor:
-    """Logical right shift: torch's `>>` on int64 keeps the sign."""
+    """Shift right and fill with zeros: torch's `>>` on int64 repeats the sign bit."""
     return (x >> bits) & ((1 << (64 - bits)) - 1)
 
 
@@ -41,7 +41,7 @@ def _mix(x: Tensor) -> Tensor:
 
 
 def derive(*keys: int | str) -> int:
-    """A 63-bit seed from a path of keys, stable across machines and Python versions."""
+    """The 63-bit seed of a path of keys: the same on every machine and in every Python version."""
     state = 0
     for key in keys:
         word = zlib.crc32(key.encode()) if isinstance(key, str) else key
@@ -60,7 +60,7 @@ def _quantiles(device: torch.device) -> Tensor:
 
 
 class BatchRandom:
-    """Draws for the samples of one (micro-)batch; a fresh sub-stream for every call.
+    """Draws random numbers for the samples of one batch or micro-batch, new ones at every call.
 
     `positions` int64 [N] are the samples' places in the run. Two objects made with the same seed,
     stream and positions give the same numbers in the same order of calls.
@@ -75,12 +75,12 @@ class BatchRandom:
         return len(self.positions)
 
     def select(self, chosen: slice) -> BatchRandom:
-        """Draws for some of the samples, from a stream of their own."""
+        """A source for the chosen samples alone, whose numbers are independent of this one's."""
         self._calls += 1
         return BatchRandom(self._seed, f"{self._stream}/{self._calls}", self.positions[chosen])
 
     def repeat(self, times: int) -> BatchRandom:
-        """Draws for this many batches one after the other, no two of them alike."""
+        """A source for `times` copies of the batch, which all get different numbers."""
         self._calls += 1
         offsets = torch.arange(times, device=self.positions.device) << 48  # beyond any position
         positions = (offsets[:, None] + self.positions).flatten()  # [times * N]
@@ -113,8 +113,8 @@ class BatchRandom:
     def noise(self, *shape: int) -> Tensor:
         """float32 [N, *shape] ~ N(0, 1) in 65,536 steps, within +-4.4: for maps of noise.
 
-        A tenth of the cost of `normal`: four quantiles of the distribution from each 64-bit draw,
-        looked up, so that a number has the same bits wherever in a batch it stands.
+        This costs a tenth of `normal`: each 64-bit draw gives four numbers, which are looked up
+        in a table. So a number has the same bits at any place in a batch.
         """
         count = math.prod(shape)
         words = self._bits((count + 3) // 4).view(torch.int16)[:, :count].to(torch.int32) + 2**15

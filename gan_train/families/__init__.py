@@ -1,1 +1,1 @@
-"""The eight families of GANs, a file or a folder each; `catalogue.py` lists them."""
+"""The families of GANs, each in a file or folder of its own; `catalogue.py` lists them."""

@@ -1,4 +1,4 @@
-"""The families, by name. A new one is its file, a line here, and a recipe in `configs/`."""
+"""The families, by name. A new family needs a file, a line here, and a recipe in `configs/`."""
 
 from __future__ import annotations
 

@@ -1,7 +1,7 @@
 """Conditional GAN: Mirza and Osindero 2014, arXiv 1411.1784.
 
-The class enters both networks: in each, one branch reads the class and another the latent or the
-image, and a joint layer follows (the paper's section 4.1). All are multilayer perceptrons.
+Both networks are multilayer perceptrons that take the class: one branch reads the class, another
+reads the latent or the image, and a joint layer reads both branches (the paper's section 4.1).
 """
 
 from __future__ import annotations
@@ -31,19 +31,19 @@ from gan_train.rng import BatchRandom
 
 
 class CGANConfig(TwoPlayerConfig):
-    """Defaults are the paper's for MNIST. Its dropout in G is left out: an image is a function of
-    z and class alone. Since then `optimizer: adam` has become usual."""
+    """Defaults are the paper's for MNIST, but G has no dropout, so that an image is a function of z
+    and class alone. Today `optimizer: adam` is more usual than the paper's SGD."""
 
     name: Literal["cgan"] = "cgan"
     latent_width: int = Field(200, ge=1, description="G: ReLUs of the branch that reads z.")
     class_width: int = Field(1000, ge=1, description="G: ReLUs of the branch that reads the class.")
     joint_width: int = Field(1200, ge=1, description="G: ReLUs that read both branches.")
     image_units: int = Field(240, ge=1, description="D: maxout units that read the image.")
-    image_pieces: int = Field(5, ge=1, description="D: linear functions of each of these units.")
+    image_pieces: int = Field(5, ge=1, description="D: linear functions of each image unit.")
     class_units: int = Field(50, ge=1, description="D: maxout units that read the class.")
-    class_pieces: int = Field(5, ge=1, description="D: linear functions of each of these units.")
+    class_pieces: int = Field(5, ge=1, description="D: linear functions of each class unit.")
     joint_units: int = Field(240, ge=1, description="D: maxout units that read both.")
-    joint_pieces: int = Field(4, ge=1, description="D: linear functions of each of these units.")
+    joint_pieces: int = Field(4, ge=1, description="D: linear functions of each joint unit.")
     dropout: float = Field(0.5, ge=0, lt=1, description="Share of D's hidden units left out.")
     optimizer: Literal["sgd", "adam"] = "sgd"
     lr: float | None = Field(None, gt=0, description="Empty: 0.1 with sgd, 0.0002 with adam.")
@@ -72,7 +72,7 @@ class CGANConfig(TwoPlayerConfig):
 
 
 class Generator(nn.Module):
-    """Latents [N, z_dim] and classes [N] to images [N, C, R, R] in (-1, 1)."""
+    """Latents [N, z_dim] and labels [N] to images [N, C, R, R] in (-1, 1)."""
 
     def __init__(self, config: CGANConfig, shape: ImageShape):
         super().__init__()
@@ -90,12 +90,12 @@ class Generator(nn.Module):
         y = F.one_hot(label, self.classes).to(kind)  # [N, K]
         branches = torch.cat([self.of_latent(z.to(kind)), self.of_class(y)], dim=1)
         x = F.relu(self.joint(F.relu(branches)))
-        # in place of the paper's sigmoid, as pixels go from -1 to 1
+        # tanh in place of the paper's sigmoid, because pixels go from -1 to 1
         return torch.tanh(self.out(x)).unflatten(1, self.image_shape)
 
 
 class Discriminator(nn.Module):
-    """Images [N, C, R, R] and classes [N] to logits [N]."""
+    """Images [N, C, R, R] and labels [N] to logits [N]."""
 
     def __init__(self, config: CGANConfig, shape: ImageShape):
         super().__init__()
@@ -116,7 +116,7 @@ class Discriminator(nn.Module):
 
 
 class CGAN(TwoPlayer):
-    """The family: fakes are of the classes that the real images have."""
+    """The family. In training, generated images have the classes of the batch's real images."""
 
     config: CGANConfig
     conditional = True
@@ -141,8 +141,8 @@ class CGAN(TwoPlayer):
     def settings(
         self, optimizer: str, declared: OptimizerSettings, stage: Stage, clock: Clock
     ) -> OptimizerSettings:
-        """With SGD, the rate falls exponentially by the update, down to a floor, and the momentum
-        changes linearly over the schedule."""
+        """With SGD, the learning rate falls exponentially with the steps, down to a floor, and the
+        momentum changes linearly over the schedule."""
         c = self.config
         if c.optimizer == "adam":
             return declared

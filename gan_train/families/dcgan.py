@@ -12,7 +12,7 @@ from gan_train.nn.dcgan_networks import ConvolutionalGame, DCGANNetworksConfig
 
 
 class DCGANConfig(DCGANNetworksConfig):
-    """Defaults are the paper's. Give `train.ema_kimg: 0` beside it: see `batchnorm.BatchNorm`."""
+    """Defaults are the paper's. `train.ema_kimg` must be 0: see `batchnorm.BatchNorm`."""
 
     name: Literal["dcgan"] = "dcgan"
 
@@ -22,4 +22,4 @@ class DCGANConfig(DCGANNetworksConfig):
 
 
 class DCGAN(ConvolutionalGame):
-    """The family: the game as it is."""
+    """The family: the two-player game on these networks, unchanged."""

@@ -1,11 +1,11 @@
 """LAPGAN, a Laplacian pyramid of GANs: Denton et al. 2015, arXiv 1506.05751.
 
-The coarsest level is a plain GAN of small images. Every finer level is a conditional GAN of the
-band that is missing when an image of half the size has been upsampled. Each level is trained on
-its own, on the pyramid of real images; only sampling runs through all of them, coarse to fine.
+The coarsest level is a plain GAN of small images. Every finer level is a conditional GAN: it makes
+the band of detail that an upsampled image of half the size lacks. Each level is trained on its own,
+on the pyramid of real images; only sampling uses all levels together, coarse to fine.
 
-What this file has and the paper has not: R1, without which the fully connected discriminator of the
-coarsest level soon wins, whatever its dropout.
+This file adds R1 to the paper: without it, the fully connected discriminator of the coarsest level
+soon wins, whatever its dropout.
 """
 
 from __future__ import annotations
@@ -43,7 +43,7 @@ from gan_train.rng import BatchRandom
 
 
 class LAPGANConfig(BaseModel):
-    """Defaults are the paper's where it gives them; dictionaries are keyed by resolution."""
+    """Defaults are the paper's where it gives them. Keys of dictionaries are resolutions."""
 
     model_config = ConfigDict(extra="forbid", frozen=True, validate_default=True)
 
@@ -68,7 +68,7 @@ class LAPGANConfig(BaseModel):
         {}, description="Gamma of R1 at a level; by default none, as in the paper."
     )
     r1_every: int = Field(4, ge=1, description="Steps between R1 updates (lazy regularisation).")
-    optimizer: Literal["sgd", "adam"] = Field("sgd", description="The paper's, or a faster one.")
+    optimizer: Literal["sgd", "adam"] = Field("sgd", description="sgd: the paper's. adam: faster.")
     lr: float = Field(0.02, gt=0, description="Learning rate of the first update.")
     lr_decay: float = Field(4e-5, ge=0, description="Every update divides the rate by 1 + this.")
     momentum: tuple[Momentum, Momentum] = Field(
@@ -85,9 +85,9 @@ class LAPGANConfig(BaseModel):
 
 
 class LAPGAN(Adversary):
-    """The family: at every resolution r, networks `generator_r` and `discriminator_r` with an
-    optimizer and a phase each. No gradient crosses from one level to another, so that all of them
-    train side by side in one stage."""
+    """The family: every resolution r has networks `generator_r` and `discriminator_r`, each with an
+    optimizer and a phase. No gradient crosses from one level to another, so all levels train side
+    by side in one stage."""
 
     def __init__(self, config: LAPGANConfig, shape: ImageShape, batch: int):
         super().__init__()
@@ -155,8 +155,9 @@ class LAPGAN(Adversary):
         return replace(declared, lr=rate, momentum=linear(c.momentum, clock.nimg / stage.nimg))
 
     def generate(self, side: int, z: Tensor, low: Tensor | None, label: Tensor | None) -> Tensor:
-        """Images [N, C, side, side] of one level's generator, given `low`, the upsampled image of
-        the level below, which the coarsest level has not. z [N, z_dim] or [N, side^2]."""
+        """Images [N, C, side, side] of one level's generator. `low` is the upsampled image of the
+        level below; it is None at the coarsest level, where z is [N, z_dim] and not
+        [N, side^2]."""
         image: Tensor = self.get_submodule(f"generator_{side}")(z, low, label)
         return image
 
@@ -168,14 +169,15 @@ class LAPGAN(Adversary):
         label: Tensor | None,
         random: BatchRandom,
     ) -> Tensor:
-        """Logits [N] of one level's discriminator for what `generate` takes and returns."""
+        """Logits [N] of one level's discriminator for images [N, C, side, side]; `low` and `label`
+        are those of `generate`."""
         discriminator = self.get_submodule(f"discriminator_{side}")
         logit: Tensor = discriminator(image, low, label, random)
         return logit
 
     def real(self, side: int, batch: Batch) -> tuple[Tensor, Tensor | None]:
-        """Real images [N, C, side, side], and the same images downsampled and upsampled again;
-        None in place of these at the coarsest level."""
+        """Real images [N, C, side, side], and the same images downsampled and upsampled again, or
+        None at the coarsest level."""
         image = batch["image"]
         while image.shape[-1] > side:
             image = downsample(image)
@@ -186,8 +188,8 @@ class LAPGAN(Adversary):
         return self.generate(side, z.to(batch["image"].dtype), low, batch.get("label"))
 
     def loss_d(self, side: int, batch: Batch, rng: BatchRandom, clock: Clock) -> Losses:
-        """D tells real images from generated ones of the same low-pass image and class: equation
-        2."""
+        """D tells real images from images that G made from the same low-pass image and class
+        (equation 2)."""
         real, low = self.real(side, batch)
         with torch.no_grad():
             fake = self._generate_on(side, low, batch, rng).to(real.dtype)
@@ -207,8 +209,8 @@ class LAPGAN(Adversary):
         return Losses({f"D{side}": losses.logistic_d(real_logit, fake_logit)}, metrics)
 
     def loss_r1(self, side: int, batch: Batch, rng: BatchRandom, clock: Clock) -> Losses:
-        """R1 on its own, every few steps. D's slope is taken along the image, not along the
-        low-pass image and the class that D is conditioned on."""
+        """The R1 penalty of one level, a phase of its own. D's gradient is taken with respect to
+        the image, and not to the low-pass image and the class that D is conditioned on."""
         real, low = self.real(side, batch)
         penalty = losses.r1_penalty(
             lambda image: self.discriminate(side, image, low, batch.get("label"), rng), real
@@ -216,14 +218,14 @@ class LAPGAN(Adversary):
         return Losses({f"r1/{side}": self.config.r1_gamma[side] * penalty})
 
     def loss_g(self, side: int, batch: Batch, rng: BatchRandom, clock: Clock) -> Losses:
-        """G moves the images that it makes of real low-pass images towards what D calls real."""
+        """G learns to make images, from real low-pass images, that D takes for real."""
         _, low = self.real(side, batch)
         fake = self._generate_on(side, low, batch, rng)
         logit = self.discriminate(side, fake, low, batch.get("label"), rng)
         return Losses({f"G{side}": losses.nonsaturating_g(logit)})
 
     def images_by_level(self, z: Tensor, label: Tensor | None) -> list[Tensor]:
-        """What sampling makes at every level, coarse to fine: section 3.2, equation 6.
+        """The images that sampling makes at every level, coarse to fine: section 3.2, equation 6.
 
         z [N, z_dim] holds the noise of the levels one after the other; label int64 [N]. The
         images of a level depend on the noise of that level and of the coarser ones.
@@ -241,7 +243,7 @@ class LAPGAN(Adversary):
 
 
 class CoarseGenerator(nn.Module):
-    """Fully connected: latents [N, z_dim], classes [N] to images [N, C, r, r] in [-1, 1]."""
+    """Fully connected: latents [N, z_dim], labels [N] to images [N, C, r, r] in [-1, 1]."""
 
     def __init__(self, config: LAPGANConfig, channels: int, classes: int):
         super().__init__()
@@ -261,7 +263,7 @@ class CoarseGenerator(nn.Module):
 
 
 class CoarseDiscriminator(nn.Module):
-    """Fully connected: images [N, C, r, r] and classes [N] to logits [N]."""
+    """Fully connected: images [N, C, r, r] and labels [N] to logits [N]."""
 
     def __init__(self, config: LAPGANConfig, channels: int, classes: int):
         super().__init__()
@@ -283,8 +285,8 @@ class CoarseDiscriminator(nn.Module):
 
 
 class BandGenerator(nn.Module):
-    """Three convolutions: noise [N, r^2], low-pass images [N, C, r, r] and classes [N] to
-    images of the same size, which are the low-pass ones and a generated band."""
+    """Three convolutions: noise [N, r^2], low-pass images [N, C, r, r] and labels [N] to images of
+    the same size, which are the sum of the low-pass images and a generated band."""
 
     def __init__(self, config: LAPGANConfig, channels: int, side: int, classes: int):
         super().__init__()
@@ -295,7 +297,7 @@ class BandGenerator(nn.Module):
         self.out = Convolution(width, channels, 3)
 
     def band(self, z: Tensor, low: Tensor, label: Tensor | None) -> Tensor:
-        """[N, C, r, r]"""
+        """The generated band [N, C, r, r], which `forward` adds to `low`."""
         x = torch.cat([low, z.view_as(low[:, :1]), *self.plane(label)], dim=1)
         x = F.relu(self.conv0(x))
         x = F.relu(self.conv1(x))
@@ -303,13 +305,13 @@ class BandGenerator(nn.Module):
         return band
 
     def forward(self, z: Tensor, low: Tensor, label: Tensor | None) -> Tensor:
-        # real images are in this range, too: a background stays clean
+        # real images are in this range, too; clamping keeps backgrounds clean
         return (low + self.band(z, low, label)).clamp(-1, 1)
 
 
 class BandDiscriminator(nn.Module):
-    """Two convolutions: images, the same downsampled and upsampled again, both [N, C, r, r], and
-    classes [N] to logits [N]."""
+    """Two convolutions: images and low-pass images, both [N, C, r, r], and labels [N] to logits
+    [N]."""
 
     def __init__(self, config: LAPGANConfig, channels: int, side: int, classes: int):
         super().__init__()
@@ -331,8 +333,9 @@ class BandDiscriminator(nn.Module):
 
 
 class ClassPlane(nn.Module):
-    """A class as a plane beside those of its image: section 4.1, a linear layer on the one-hot
-    class, which is a table. [N] to a list of one [N, 1, side, side], empty without classes."""
+    """Turns a class into a plane beside the image's channels: section 4.1. A table of planes is the
+    same as the paper's linear layer on the one-hot class. Labels [N] to a list with one tensor
+    [N, 1, side, side], or an empty list without classes."""
 
     def __init__(self, classes: int, side: int):
         super().__init__()

@@ -1,8 +1,8 @@
 """LSGAN, least squares instead of cross entropy: Mao et al. 2016, arXiv 1611.04076.
 
-The game is played on DCGAN's networks. D draws its outputs towards 1 for real and 0 for generated
-images, and G draws D's outputs for its images towards 1: even fakes that D takes for real, but far
-from the real ones, still have a gradient.
+The networks are DCGAN's. D learns to give 1 for real and 0 for generated images, and G learns to
+make images for which D gives 1. Unlike with cross entropy, a generated image that D takes for real
+still has a gradient as long as D's output differs from 1.
 """
 
 from __future__ import annotations
@@ -17,7 +17,7 @@ from gan_train.nn.dcgan_networks import ConvolutionalGame, DCGANNetworksConfig
 
 
 class LSGANConfig(DCGANNetworksConfig):
-    """Defaults are DCGAN's. Give `train.ema_kimg: 0` beside it: see `batchnorm.BatchNorm`."""
+    """Defaults are DCGAN's. `train.ema_kimg` must be 0: see `batchnorm.BatchNorm`."""
 
     name: Literal["lsgan"] = "lsgan"
 

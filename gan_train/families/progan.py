@@ -42,7 +42,7 @@ from gan_train.rng import BatchRandom
 
 
 class ProGANConfig(BaseModel):
-    """Defaults are the paper's single-GPU schedule; dictionaries are keyed by resolution."""
+    """Defaults are the paper's single-GPU schedule. Keys of dictionaries are resolutions."""
 
     model_config = ConfigDict(extra="forbid", frozen=True, validate_default=True)
 
@@ -63,14 +63,15 @@ class ProGANConfig(BaseModel):
     r1_every: int = Field(16, ge=1, description="Steps between R1 updates (lazy regularisation).")
     mbstd_group: int = Field(4, ge=1, description="Samples whose standard deviation D sees.")
     fade_kimg: growth.Kimg = Field(600.0, description="Images of a fade, in kimg.")
-    stable_kimg: growth.Kimg = Field(600.0, description="Images after it, in kimg.")
+    stable_kimg: growth.Kimg = Field(600.0, description="Images after a fade, in kimg.")
     batch: dict[int, int] = Field({}, description="Global batch by resolution; else train.batch.")
     lr: float = Field(0.001, gt=0)
     lr_by_resolution: dict[int, float] = Field({}, description="Overrides lr at a resolution.")
     betas: tuple[float, float] = (0.0, 0.99)
 
     def build(self, shape: ImageShape, batch: int) -> ProGAN:
-        """The networks for images of this shape; `batch` where no level says otherwise."""
+        """The networks for images of this shape. `batch` is the global batch of resolutions for
+        which this configuration has none."""
         return ProGAN(self, shape, batch)
 
     def width(self, resolution: int) -> int:
@@ -95,7 +96,7 @@ class GeneratorBlock(nn.Module):
 
 
 class Generator(nn.Module):
-    """Latents [N, z_dim] and classes [N] to images [N, C, r, r], r from `progress`."""
+    """Latents [N, z_dim] and labels [N] to images [N, C, r, r]; `progress` holds r."""
 
     def __init__(self, config: ProGANConfig, shape: ImageShape, levels: list[int]):
         super().__init__()
@@ -107,7 +108,7 @@ class Generator(nn.Module):
         if config.conditional:
             self.embed = nn.Embedding(len(shape.classes), config.z_dim)
             inputs *= 2
-        # He's gain over 4: the authors' choice for the first layer, whose output PixelNorm follows
+        # He's gain divided by 4 is the authors' choice for this layer, which PixelNorm follows
         self.dense = EqualizedLinear(inputs, first * levels[0] ** 2, gain=2**0.5 / 4)
         self.conv = EqualizedConv2d(first, first, 3)
         self.blocks = nn.ModuleDict()
@@ -141,7 +142,7 @@ class Generator(nn.Module):
 class DiscriminatorBlock(nn.Module):
     """Two 3x3 convolutions with LeakyReLU, and downsampling. [N, I, 2H, 2W] -> [N, O, H, W].
 
-    The mean of 2x2 comes before the second LeakyReLU, fused with its convolution.
+    Downsampling is fused with the second convolution, so it comes before the second LeakyReLU.
     """
 
     def __init__(self, inputs: int, outputs: int):
@@ -155,7 +156,7 @@ class DiscriminatorBlock(nn.Module):
 
 
 class Discriminator(nn.Module):
-    """Images [N, C, r, r] and classes [N] to logits [N]."""
+    """Images [N, C, r, r] and labels [N] to logits [N]."""
 
     def __init__(self, config: ProGANConfig, shape: ImageShape, levels: list[int]):
         super().__init__()
@@ -193,8 +194,8 @@ class Discriminator(nn.Module):
 
 
 class ProGAN(Adversary):
-    """The family: each level has a stage in which it fades in and one in which it stays. Both
-    networks grow at once, and real images are faded as generated ones are."""
+    """The family: each level but the first has a stage in which it fades in, and each level has one
+    without a fade. Both networks grow together, and real images are faded like generated ones."""
 
     averaged = ("generator",)
 
@@ -267,7 +268,7 @@ class ProGAN(Adversary):
         return Losses(terms, metrics)
 
     def loss_r1(self, batch: Batch, rng: BatchRandom, clock: Clock) -> Losses:
-        """R1 on its own, every few steps."""
+        """The R1 penalty, a phase of its own."""
         penalty = losses.r1_penalty(
             lambda x: self.discriminator(x, batch.get("label"), self.progress),
             growth.fade_reals(batch["image"], self.progress.alpha),
@@ -275,7 +276,7 @@ class ProGAN(Adversary):
         return Losses({"r1": self.config.r1_gamma * penalty})
 
     def loss_g(self, batch: Batch, rng: BatchRandom, clock: Clock) -> Losses:
-        """G moves its fakes towards what D calls real."""
+        """G learns to make images that D takes for real."""
         fake = self._generate(batch, rng)
         logit = self.discriminator(fake, batch.get("label"), self.progress)
         adversarial = (

@@ -1,9 +1,9 @@
 """SRGAN, super-resolution: Ledig et al. 2016, arXiv 1609.04802.
 
-G upscales images of any size. It is first trained alone on pixel errors (SRResNet), of which the
-mean over all images that fit the input is best, and that mean is blurred; then against D, with a
-content loss in the features of a recognition network. Inputs are the training images, downsampled
-bicubically.
+G upscales images of any size. It is first trained alone on pixel errors (SRResNet). The best answer
+to these is the mean of all images that fit the input, which is blurred. Therefore G is then trained
+against D, with a content loss on the features of a recognition network. Inputs are the training
+images, bicubically downsampled.
 """
 
 from __future__ import annotations
@@ -39,8 +39,8 @@ _LEAST_SIDE = 32  # D downsamples four times, by 2
 
 
 class SRGANConfig(BaseModel):
-    """Defaults are the paper's sizes and schedule, but without batch normalisation, and with G
-    adding to the bicubically upsampled input."""
+    """Defaults are the paper's sizes and schedule, but without batch normalisation, and G's output
+    is added to the bicubically upsampled input."""
 
     model_config = ConfigDict(extra="forbid", frozen=True, validate_default=True)
 
@@ -51,7 +51,7 @@ class SRGANConfig(BaseModel):
     high_width: int = Field(64, ge=1, description="Channels of G above the input's size.")
     kernel: Literal[3, 5, 7, 9] = Field(9, description="Size of G's first and last filters.")
     skip: Literal["bicubic", "none"] = Field(
-        "bicubic", description="What G's output is added to: training then begins at bicubic."
+        "bicubic", description="What G's output is added to: `bicubic` is the upsampled input."
     )
     norm: Literal["none", "batch"] = Field(
         "none", description="Normalisation in G and D; `batch` is the paper's."
@@ -70,7 +70,7 @@ class SRGANConfig(BaseModel):
         json_schema_extra={"path": True},
     )
     content_sha256: str | None = Field(
-        None, description="vgg19: expected digest of that file.", pattern="^[0-9a-f]{64}$"
+        None, description="vgg19: the SHA-256 of the weights.", pattern="^[0-9a-f]{64}$"
     )
     pixel_weight: float = Field(0.0, ge=0, description="Weight of the pixel loss beside D.")
     content_weight: float = Field(1.0, ge=0, description="Weight of the content loss.")
@@ -79,12 +79,12 @@ class SRGANConfig(BaseModel):
     pretrain_lr: float = Field(1e-4, gt=0)
     adversarial_kimg: float = Field(1600.0, ge=0, description="Images of G against D, in kimg.")
     lr: float = Field(1e-4, gt=0, description="Learning rate of G and D against each other.")
-    fine_kimg: float = Field(1600.0, ge=0, description="Images after that, at the lower rate.")
+    fine_kimg: float = Field(1600.0, ge=0, description="Images at `fine_lr`, at the end, in kimg.")
     fine_lr: float = Field(1e-5, gt=0)
     betas: tuple[float, float] = (0.9, 0.999)
 
     def build(self, shape: ImageShape, batch: int) -> SRGAN:
-        """The networks for images of this shape, the large ones. Raises UserError."""
+        """The networks for upscaled images of this shape. Raises UserError if it does not fit."""
         return SRGAN(self, shape, batch)
 
 
@@ -142,8 +142,8 @@ class Generator(nn.Module):
         self._start()
 
     def _start(self) -> None:
-        """Set He's variances for PReLU, whose slope starts at 1/4. Blocks begin by adding close to
-        nothing, and nothing is added to the upsampled input."""
+        """Set He's variances for PReLU, whose slope starts at 1/4. At first, residual blocks add
+        little, and with `skip` the output is the bicubically upsampled input."""
         for module in self.modules():
             if isinstance(module, nn.Conv2d):
                 nn.init.kaiming_normal_(module.weight, a=0.25)
@@ -164,8 +164,8 @@ class Generator(nn.Module):
 
 
 def _reach(config: SRGANConfig) -> int:
-    """How far a pixel of the output looks, in pixels of the input. The layers are gone through from
-    the last to the first; d pixels are ceil(d / 2) at half the size."""
+    """The greatest distance, in pixels of the input, from which an output pixel is influenced. It
+    is summed from the last layer to the first; d pixels are ceil(d / 2) pixels at half the size."""
     distance = config.kernel // 2
     for _ in range(config.scale.bit_length() - 1):
         distance = -(-distance // 2) + 1
@@ -174,8 +174,8 @@ def _reach(config: SRGANConfig) -> int:
 
 
 class Discriminator(nn.Module):
-    """Images [N, C, R, R] to logits [N]: the eight convolutions, of which every second one
-    downsamples, and the two dense layers of figure 4."""
+    """Images [N, C, R, R] to logits [N], as in figure 4: eight convolutions, of which every second
+    one downsamples, then two dense layers."""
 
     def __init__(self, config: SRGANConfig, shape: ImageShape):
         super().__init__()
@@ -204,7 +204,7 @@ class Discriminator(nn.Module):
 
 
 class SRGAN(Adversary):
-    """The family: G alone, then G against D, then the same at a lower rate."""
+    """The family: G is trained alone, then against D, then against D at a lower rate."""
 
     def __init__(self, config: SRGANConfig, shape: ImageShape, batch: int):
         """Raises UserError where images, content network and settings do not fit together."""
@@ -261,13 +261,13 @@ class SRGAN(Adversary):
         """G alone: the mean pixel error (equation 4, or L1)."""
         c, truth = self.config, batch["image"]
         if c.content_weight > 0 and c.adversarial_kimg + c.fine_kimg > 0:
-            # weights that are missing are reported now, not when this stage ends
+            # so that missing weights are reported now, not when this stage ends
             self.content.prepare(truth.device, truth.dtype)
         image = self.generator(batch["low"])
         return Losses({"pixel": self._pixel(image, truth)}, _psnr(image, truth))
 
     def loss_g(self, batch: Batch, rng: BatchRandom, clock: Clock) -> Losses:
-        """The perceptual loss (equation 3). Leaves G's images to D."""
+        """The perceptual loss of G (equation 3). It leaves G's images to the phase D."""
         c, truth = self.config, batch["image"]
         image = self.generator(batch["low"])
         logit = self.discriminator(image)
@@ -279,8 +279,8 @@ class SRGAN(Adversary):
         return Losses(terms, _psnr(image, truth), leaves={"upscaled": image.detach()})
 
     def loss_d(self, batch: Batch, rng: BatchRandom, clock: Clock) -> Losses:
-        """D tells photographs from what G just made (equation 2)."""
-        # apart, so that batch normalisation takes the statistics of each
+        """D tells real images from those that G made in the same step (equation 2)."""
+        # in two passes, so that batch normalisation takes the statistics of each
         real, fake = self.discriminator(batch["image"]), self.discriminator(batch["upscaled"])
         return Losses({"D": losses.logistic_d(real, fake)}, losses.mean_logits(real, fake))
 
@@ -295,6 +295,6 @@ class SRGAN(Adversary):
 
 
 def _psnr(image: Tensor, truth: Tensor) -> dict[str, Tensor]:
-    """PSNR [N] in dB, over all channels and the whole image: for curves, not to be published."""
+    """PSNR [N] in dB, over all channels and the whole image: for the log, not a published score."""
     error = (image.detach() - truth).square().mean((1, 2, 3))
     return {"psnr": 10 * torch.log10(4 / error)}

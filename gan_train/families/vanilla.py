@@ -32,8 +32,8 @@ from gan_train.rng import BatchRandom
 
 
 class VanillaConfig(TwoPlayerConfig):
-    """Defaults follow the paper: SGD with momentum, maxout and dropout in D. Since then
-    `optimizer: adam` has become usual."""
+    """Defaults follow the paper: SGD with momentum, maxout and dropout in D. Today
+    `optimizer: adam` is more usual."""
 
     name: Literal["vanilla"] = "vanilla"
     generator_widths: tuple[int, ...] = Field(
@@ -92,7 +92,7 @@ class Generator(nn.Module):
         x = z.to(next(self.parameters()).dtype)
         for layer in hidden:
             x = F.relu(layer(x))
-        # in place of the paper's sigmoid, as pixels go from -1 to 1
+        # tanh in place of the paper's sigmoid, because pixels go from -1 to 1
         return torch.tanh(out(x)).unflatten(1, self.image_shape)
 
 
@@ -120,7 +120,7 @@ class Discriminator(nn.Module):
 
 
 class Vanilla(TwoPlayer):
-    """The family: the game as the paper has it."""
+    """The family: the two-player game as in the paper."""
 
     config: VanillaConfig
 

@@ -1,1 +1,1 @@
-"""How files are written whole, checked and locked. All that touches a disk stands on this."""
+"""Files: how they are written whole, checked and locked. Nothing here knows of images or runs."""

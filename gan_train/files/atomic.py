@@ -1,8 +1,7 @@
-"""The one way to write files and folders: a killed process leaves the old one or the new one.
+"""Writes files and folders whole: a killed process leaves no file or folder that is half written.
 
-A file is written aside under another name, forced to the disk and renamed. While it is written it
-is locked, so that what a killed writer left behind (nobody holds its lock) can be told from a file
-in the making.
+A file is written under another name ("aside"), forced to the disk and renamed. The writer holds a
+lock on it meanwhile: a file with that kind of name and without a lock was left by a killed writer.
 """
 
 from __future__ import annotations
@@ -38,8 +37,8 @@ def aside(path: Path) -> Iterator[BinaryIO]:
 
 
 def _create_locked(part: Path) -> BinaryIO:
-    """A new file, locked. Before it is locked, another process may take it for a leftover and
-    delete it (`remove_leftovers`); it is then made again."""
+    """A new file, locked. Between its creation and its lock, `remove_leftovers` in another process
+    may delete it; in that case it is created again."""
     while True:
         file = part.open("xb")
         fcntl.flock(file, fcntl.LOCK_EX)
@@ -58,8 +57,9 @@ def write_aside(path: Path, data: bytes) -> None:
 def folder_aside(path: Path) -> Iterator[Path]:
     """An empty folder to fill, which becomes `path` when the block ends without an error.
 
-    Its files are forced to the disk first. A folder that stands at `path` is deleted just before,
-    and so is what a killed process has left of an earlier attempt: one process at a time may do so.
+    Its files are forced to the disk first. An older folder at `path` is deleted just before the new
+    one takes its place: a process that is killed then may leave neither. What a killed process left
+    of an earlier attempt is deleted at the start, so only one process at a time may write it.
     """
     part = path.with_name(path.name + _ASIDE)
     shutil.rmtree(part, ignore_errors=True)
@@ -79,9 +79,9 @@ def folder_aside(path: Path) -> Iterator[Path]:
 
 
 def remove_leftovers(directory: Path) -> None:
-    """Delete the files that killed writers left in `directory`, but none that is being written."""
+    """Delete files in `directory` that killed writers left, but no file that is being written."""
     for part in directory.glob(f"*{_ASIDE}"):
-        with contextlib.suppress(FileNotFoundError), part.open("rb") as file:  # finished since
+        with contextlib.suppress(FileNotFoundError), part.open("rb") as file:  # renamed meanwhile
             try:
                 fcntl.flock(file, fcntl.LOCK_EX | fcntl.LOCK_NB)
             except BlockingIOError:

@@ -1,9 +1,8 @@
-"""Checksums of files, and a memory of what was read, so that no file is read twice for nothing.
+"""Checksums of files, and a memory of them, so that an unchanged file is not read again.
 
-A record of the memory holds as long as the file's size, times and inode are those of the reading.
-They cannot show a bit that a disk has lost by itself, so records from before `since` count as
-forgotten: with `since` a month ago every file is read in full once a month, with `since` now at
-once.
+A record in the memory is valid as long as the file's size, times and inode are unchanged. They do
+not show a bit that was damaged on the disk, so records older than the time `since` are ignored:
+with `since` a month ago, every file is read in full once a month; with `since` now, at once.
 """
 
 from __future__ import annotations
@@ -40,8 +39,9 @@ def _sha256(file: BufferedReader) -> str:
 
 
 class Stamp(NamedTuple):
-    """What a file system tells of a file without reading it; any change of the content changes it,
-    unless it comes within the resolution of the file system's clock. Times in nanoseconds."""
+    """What a file system tells about a file without reading it. Any change of the content changes
+    the stamp, unless it comes within the resolution of the file system's clock. Times are in
+    nanoseconds."""
 
     size: int
     modified: int
@@ -55,31 +55,31 @@ class Stamp(NamedTuple):
 
 
 class VerifiedFiles:
-    """What was made of the content of some files, such as a digest, by name.
+    """Remembers a value for each of some files, such as the digest of its content, by name.
 
-    The memory is a file that `save` writes aside and renames. Several processes may do so: the last
-    one wins, and what another one had read is read again. A memory that is missing or damaged is an
-    empty one.
+    The memory is a file that `save` writes aside and renames. Several processes may save it: the
+    last one wins, and files that only another one has read are read again. A memory that is missing
+    or damaged counts as empty.
     """
 
     def __init__(
         self, memory: Path | None = None, since: float = 0.0, *, ours: bool = False
     ) -> None:
-        """Load the memory. Without one nothing outlives this object.
+        """Load the memory from its file. Without a file nothing outlives this object.
 
-        Records from before `since`, in seconds since 1970, are forgotten. `ours` tells that the
-        files lie in a folder of this project, in which a file may have just been written.
+        Records from before `since`, in seconds since 1970, are ignored. `ours` tells that the files
+        lie in a folder that this project writes, so that a file may be new and must be remembered.
         """
         self._memory, self._since, self._ours = memory, since, ours
         self._records = _loaded(memory) if memory is not None else {}
         self._used: dict[str, list[Any]] = {}
 
     def value(self, name: str, path: Path, read: Callable[[BufferedReader], Value]) -> Value:
-        """What `read` makes of the file at `path`; taken from the memory where the file is known by
-        this name and has not changed. The value must survive being written as JSON.
+        """The result of `read` for the file at `path`. It comes from the memory if the file is
+        known by this name and has not changed. The value must survive being written as JSON.
 
-        A file that has changed so lately that it might change again without showing another time
-        is not remembered; in a folder of ours that is waited for, mostly some milliseconds.
+        A file that changed so recently that another change might leave its times as they are is not
+        remembered. With `ours`, the method waits until it can be, mostly some milliseconds.
         """
         if (known := self._known(name, Stamp.of(path.stat()))) is not None:
             self._used[name] = known
@@ -103,8 +103,8 @@ class VerifiedFiles:
         return self.value(path.name, path, _sha256)
 
     def save(self) -> None:
-        """Write down what was asked for since the memory was loaded; all else is forgotten. Where
-        nothing can be written, a warning is logged, and the files are read again next time."""
+        """Write the records that were used since the memory was loaded, and drop all others. Where
+        the file cannot be written, a warning is logged, and the files are read again next time."""
         if self._memory is None or self._used == self._records:
             return
         text = json.dumps(self._used, separators=(",", ":")).encode()
@@ -122,7 +122,7 @@ class VerifiedFiles:
 
 
 def _head(text: bytes) -> bytes:
-    """The first line of a memory, which tells its format and that the rest is whole."""
+    """The first line of a memory: its format, and the digest of the text that follows."""
     digest = hashlib.sha256(text).hexdigest()
     return json.dumps({"format": 1, "sha256": digest}).encode() + b"\n"
 
@@ -139,8 +139,8 @@ def _loaded(memory: Path) -> dict[str, list[Any]]:
 
 
 def _clock_passes(newest: int, folder: Path) -> bool:
-    """Wait until what changes in the folder gets later times than `newest`; False if that lasts
-    longer than the resolution, as with a time in the future."""
+    """Wait until a file that changes in the folder gets a later time than `newest`. False if that
+    takes longer than the resolution, as when `newest` lies in the future."""
     end = time.monotonic() + 1.5e-9 * RESOLUTION_NS
     with tempfile.TemporaryFile(dir=folder) as probe:
         while True:

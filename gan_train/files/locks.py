@@ -1,4 +1,4 @@
-"""Locks on files, which hold off other processes and threads of this machine; a kill frees them."""
+"""Locks between processes and threads of one machine. A process that is killed frees its locks."""
 
 from __future__ import annotations
 
@@ -11,7 +11,7 @@ from pathlib import Path
 
 @contextmanager
 def locked(path: Path) -> Iterator[None]:
-    """Wait until nobody else holds the lock `path`, and hold it until the block ends."""
+    """Wait for the lock on the file `path`, and hold it until the block ends."""
     path.parent.mkdir(parents=True, exist_ok=True)
     with path.open("w") as file:
         fcntl.flock(file, fcntl.LOCK_EX)
@@ -20,9 +20,9 @@ def locked(path: Path) -> Iterator[None]:
 
 @contextmanager
 def locked_now(path: Path) -> Iterator[None]:
-    """Hold the lock `path` until the block ends, and write the number of this process into it.
+    """Hold the lock on the file `path` until the block ends, and write this process's id into it.
 
-    Raises BlockingIOError at once when somebody else holds it.
+    Raises BlockingIOError at once when another process or thread holds the lock.
     """
     with path.open("w") as file:
         fcntl.flock(file, fcntl.LOCK_EX | fcntl.LOCK_NB)

@@ -1,4 +1,4 @@
-"""Many images in one: grids, and how they are written as PNG files."""
+"""Grids of images: they are put together here and written as PNG files."""
 
 from __future__ import annotations
 
@@ -14,8 +14,8 @@ _PAGE_WIDTH = 900  # pixels
 
 
 def make_grid(images: Tensor, columns: int) -> Image.Image:
-    """One picture of uint8 images [N, C, H, W], `columns` in each row; what is left of the last row
-    stays black."""
+    """One picture that shows uint8 images [N, C, H, W], `columns` in each row. Places of the last
+    row that have no image are black."""
     n, c, h, w = images.shape
     rows = -(-n // columns)
     sheet = images.new_zeros((rows * columns, c, h, w))
@@ -25,9 +25,9 @@ def make_grid(images: Tensor, columns: int) -> Image.Image:
 
 
 def save_grid(images: Tensor, columns: int, path: Path) -> Path:
-    """Write the grid of `make_grid` as a PNG file, aside and renamed; returns `path`."""
+    """Write the picture of `make_grid` as a PNG file, and return `path`."""
     picture = make_grid(images, columns)
-    # pixels of small images are repeated to be seen, as far as the grid still fits into a page
+    # small images are enlarged so that they can be seen, as far as the grid fits the page
     factor = min(64 // images.shape[-1], _PAGE_WIDTH // picture.width)
     if factor > 1:
         size = (picture.width * factor, picture.height * factor)

@@ -1,4 +1,4 @@
-"""Bytes, floats and Pillow's pictures: the one place that turns one into another.
+"""Conversions between bytes, floats and Pillow's pictures, for all other files.
 
 Networks see float images in [-1, 1]; files and scores hold bytes. All functions are pure.
 """
@@ -18,14 +18,14 @@ def to_float(pixels: Tensor, dtype: torch.dtype = torch.float32) -> Tensor:
 
 
 def to_uint8(image: Tensor) -> Tensor:
-    """Turn floats of any shape into bytes uint8: [-1, 1] is rounded, what is outside is cut off."""
+    """Turn floats of any shape into bytes uint8: values are rounded, and clamped to [-1, 1]."""
     return (image.float() * 127.5 + 128).clamp(0, 255).to(torch.uint8)
 
 
 def to_uint8_at(image: Tensor, resolution: int) -> Tensor:
     """Turn floats [N, C, r, r] in [-1, 1] into bytes uint8 [N, C, resolution, resolution].
 
-    A generator that still grows makes images of a lower power of two: their pixels are repeated.
+    A generator that still grows makes images of a lower resolution r: their pixels are repeated.
     """
     factor = resolution // image.shape[-1]
     if factor > 1:

@@ -1,4 +1,4 @@
-"""Bicubic resizing by whole factors: how super-resolution gets its inputs, and what it must beat.
+"""Bicubic resizing by whole factors: it makes super-resolution's inputs, and is its baseline.
 
 Cubic convolution is due to Keys 1981, "Cubic convolution interpolation for digital image
 processing", equation 4, here with a = -1/2. To downsample, the kernel is widened by the factor.
@@ -17,9 +17,9 @@ from torch import Tensor
 def bicubic_downsample(images: Tensor, scale: int) -> Tensor:
     """uint8 [..., H, W] to [..., H / scale, W / scale], antialiased; `scale` divides both sides.
 
-    Columns come first and are rounded to bytes, halves up, before the rows: that gives exactly the
-    low-resolution images that Set5 and Set14 are published with. Where `scale` is a power of two,
-    all sums are exact, so the result is the same on every machine and in any batch.
+    Columns are filtered first and rounded to bytes, halves up; then rows are. This gives exactly
+    the low-resolution images that Set5 and Set14 are published with. Where `scale` is a power of
+    two, all sums are exact, so the result is the same on every machine and in any batch.
     """
     assert images.dtype == torch.uint8 and not images.shape[-2] % scale
     rows, columns = (_downsampling_matrix(side, scale) for side in images.shape[-2:])
@@ -81,6 +81,6 @@ def _downsampling_matrix(size: int, scale: int) -> Tensor:
 @functools.lru_cache(maxsize=32)
 def _upsampling_matrix(size: int, scale: int, dtype: torch.dtype, device: torch.device) -> Tensor:
     """The matrix [scale * size, size] that upsamples a line of pixels."""
-    with torch.inference_mode(False):  # or the cached tensor could never again meet a gradient
+    with torch.inference_mode(False):  # the cached tensor must be usable with gradients later
         centres = (torch.arange(scale * size, dtype=torch.float64) + 0.5) / scale - 0.5
         return _weights(size, centres, 1).to(device, dtype)

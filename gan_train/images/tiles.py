@@ -14,11 +14,11 @@ from gan_train.images.pixels import to_float, to_uint8
 
 @dataclass(frozen=True)
 class Tile:
-    """A part of the result, and what the network must see for it, both in pixels of the input.
+    """A part of the result and the part of the input that the network sees for it, in input pixels.
 
-    The results of `rows` and `columns` are kept. The network sees `seen_rows` and `seen_columns`,
-    which add the overlap on every side, as far as the image goes. Tiles lie side by side, so every
-    pixel is kept once.
+    The result is kept for `rows` and `columns`. The network sees `seen_rows` and `seen_columns`,
+    which are larger by the overlap on every side, but end at the image's border. Tiles lie side by
+    side, so every pixel is kept once.
     """
 
     rows: slice
@@ -36,8 +36,8 @@ def tiles(height: int, width: int, tile: int, overlap: int) -> Iterator[Tile]:
 
 
 def _spans(size: int, tile: int, overlap: int) -> list[tuple[slice, slice]]:
-    """Spans that are kept and seen along one side. They are equal but for a pixel, so that none is
-    a sliver."""
+    """For each tile along one side, the span that is kept and the span that is seen. The kept spans
+    differ by at most a pixel, so that none is very narrow."""
     count = -(-size // tile)
     cuts = [size * number // count for number in range(count + 1)]
     return [
@@ -57,11 +57,11 @@ def upscale_picture(
 ) -> Tensor:
     """Turn uint8 [C, H, W] into uint8 [C, scale H, scale W], on the same device.
 
-    `upscale` makes float [1, C, scale h, scale w] of float [1, C, h, w], both in about [-1, 1].
-    `reach` says how far a pixel of its output looks (40 for SRGAN of the paper's size). Where the
-    overlap is no less, the result is that of the whole image at once: the border of a tile is too
-    far away to matter, unless it is also the image's. With less, seams may show. `progress` is
-    called after every tile, with the numbers of tiles done and of all.
+    `upscale` makes float [1, C, scale h, scale w] from float [1, C, h, w], both in about [-1, 1].
+    With an overlap of at least `Upscales.reach` (40 for SRGAN of the paper's size), the result is
+    the same as for the whole image at once, because no kept pixel depends on a tile's border unless
+    it is the image's border. With less overlap, seams may show. `progress` is called after every
+    tile, with the number of tiles done and the number of all tiles.
     """
     assert picture.dtype == torch.uint8 and picture.ndim == 3
     channels, height, width = picture.shape
@@ -87,5 +87,5 @@ def _multiply(span: slice, scale: int) -> slice:
 
 
 def _within(span: slice, seen: slice, scale: int) -> slice:
-    """Where the kept pixels stand in what the network made of the seen ones."""
+    """The place of the kept pixels within the network's output for the seen pixels."""
     return slice((span.start - seen.start) * scale, (span.stop - seen.start) * scale)

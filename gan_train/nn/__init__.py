@@ -1,1 +1,1 @@
-"""What families build networks and losses from, and the collectives over workers."""
+"""Layers, losses and schedules that several families share, and collectives over the workers."""

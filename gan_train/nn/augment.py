@@ -11,20 +11,22 @@ The transformations, in order, come in three groups:
 - "geometry": scaling, rotation, anisotropic scaling, rotation, translation. They are combined into
   one affine map and carried out by one resampling: upsampling by 2 with the orthogonal low-pass
   filter of the sym6 wavelet, bilinear sampling of the result, downsampling by 2 with the same
-  filter mirrored. Upsampling and downsampling alone give the image back.
+  filter mirrored. Upsampling and then downsampling gives the image back.
 - "colour": brightness, contrast, luma flip, hue and saturation, combined into one affine map of the
-  colours. Grey images know no hue and no saturation.
+  colours. Hue and saturation do not change grey images.
 
-Beyond its borders an image is continued by its mirror images without end, so that no map shows a
-border. No size depends on the numbers drawn, and an image's result depends on its own draws alone.
+Beyond its borders an image is continued by mirror images without end, so that no transformed image
+shows a border. No tensor's size depends on the numbers drawn, and an image's result depends on its
+own draws alone.
 
 The transformations are linear in the image, so they are differentiable to every order. The result
 is not clamped: brightness and contrast may leave [-1, 1].
 
-Resampling is what costs: two matrix products with band matrices, 26 R^3 multiply-adds a channel at
-resolution R, and 4 R^2 bilinear samples from a plane of 16 R^2. On one core, an RGB image takes
-0.2 ms at 32x32 and 0.7 ms at 64x64; with the gradient 0.45 and 1.9 ms. On a CPU, a group that no
-image of the batch draws is left out; on a GPU it is not, as the answer would have to be waited for.
+Resampling takes most of the time: it has two matrix products with band matrices, 26 R^3
+multiply-adds a channel at resolution R, and 4 R^2 bilinear samples from a plane of 16 R^2. On one
+core, an RGB image takes 0.2 ms at 32x32 and 0.7 ms at 64x64; with the gradient 0.45 and 1.9 ms. On
+a CPU, a group that no image of the batch draws is skipped. On a GPU it is not: the program would
+have to wait for the device to know that.
 """
 
 from __future__ import annotations
@@ -48,7 +50,7 @@ _TRANSFORMATIONS = (
     *("brightness", "contrast", "luma_flip", "hue", "saturation"),
 )
 _ROTATIONS = ("pre_rotate", "post_rotate")
-"""At least one of the two rotations happens with probability p."""
+"""The probability that at least one of these two rotations happens is p."""
 
 _SYM6 = (
     0.015404109327044824,
@@ -110,12 +112,12 @@ def next_strength(
     target: float,
     kimg: float,
 ) -> Tensor:
-    """The next p, from the last p and the sum and count of sign(D(x)) over the reals since then.
+    """The next p, from the last p and the sum and count of sign(D(x)) over real images since then.
 
     Section 3, equation 1: r_t = E[sign(D(real))]; p rises if r_t is above `target` and falls if it
-    is below. The change is `images` / (1000 `kimg`), where `images` is how many were seen since the
-    last change: p goes from 0 to 1 in `kimg` thousand images at the soonest. The paper clamps p at
-    0 and names no upper bound; `augment` takes p above 1 as 1. Where nothing was counted, p stays.
+    is below. The change is `images` / (1000 `kimg`), where `images` is the number of images since
+    the last change: from 0 to 1, p takes at least `kimg` thousand images. The paper clamps p at 0
+    and names no upper bound; `augment` takes p above 1 as 1. If the count is 0, p stays the same.
     All tensors are scalars on any device, and none is read back to the host.
     """
     mean = sign_sum / sign_count.clamp(min=1)
@@ -124,7 +126,7 @@ def next_strength(
 
 
 class _Draws:
-    """The random numbers of a batch, drawn in three calls whatever p and the groups are."""
+    """The random numbers of a batch: the same three calls draw them for every p and all groups."""
 
     def __init__(self, rng: BatchRandom, p: Tensor | float):
         # Maps are computed in float64: the last bit of a float32 function may depend on an image's
@@ -132,7 +134,7 @@ class _Draws:
         gates, uniform = rng.uniform(len(_TRANSFORMATIONS)), rng.uniform(8).double()
         normal = rng.normal(7).double()
         p = torch.as_tensor(p, dtype=torch.float32, device=gates.device).detach().clamp(max=1)
-        p_rotate = 1 - torch.sqrt(1 - p)  # so that one of two rotations happens with p
+        p_rotate = 1 - torch.sqrt(1 - p)  # one or both rotations then happen with probability p
         self._gates = {
             name: gates[:, i] < (p_rotate if name in _ROTATIONS else p)
             for i, name in enumerate(_TRANSFORMATIONS)
@@ -155,8 +157,8 @@ class _Draws:
 
 
 def _may_skip(touched: Tensor) -> bool:
-    """True when it is known that no image is touched. On a GPU that is not known: to ask would mean
-    to wait for the answer."""
+    """On a CPU, True when no image is touched. On a GPU always False, because the program would
+    have to wait for the answer."""
     return touched.device.type == "cpu" and not bool(touched.any())
 
 
@@ -164,8 +166,8 @@ def _may_skip(touched: Tensor) -> bool:
 
 
 def _blit(x: Tensor, draws: _Draws) -> tuple[Tensor, Tensor]:
-    """Flip and turn images. Also returns by how many pixels, int64 [N, 2] in x and y, they are yet
-    to be shifted."""
+    """Flip and turn images. Returns them and the shifts int64 [N, 2], in pixels along x and y, that
+    the caller must carry out."""
     side = x.shape[-1]
     shift = draws.gated("shift", torch.round((draws.shift * 2 - 1) * 0.125 * side), 0).long()
     if _may_skip(draws.touched("flip", "turn")):
@@ -269,10 +271,10 @@ def _resampling(side: int, dtype: torch.dtype, device: torch.device) -> tuple[Te
     """Matrices that upsample and downsample a line of pixels: [4R-3, R] and [R, 2R+10].
 
     The first mirrors and upsamples the line. It gives a whole period (2R - 2 pixels) and repeats
-    the period's first sample at the end; its rows sum to 1. The second makes pixel j of the samples
-    from 2 j on.
+    the period's first sample at the end; its rows sum to 1. The second computes pixel j from the
+    samples from 2 j on.
     """
-    with torch.inference_mode(False):  # the cache outlives the caller's mode
+    with torch.inference_mode(False):  # cached tensors must be usable with gradients later
         up = torch.zeros(4 * side - 3, side, dtype=torch.float64)
         down = torch.zeros(side, 2 * side + len(_SYM6) - 2, dtype=torch.float64)
         pixels = torch.arange(side)
@@ -286,9 +288,9 @@ def _resampling(side: int, dtype: torch.dtype, device: torch.device) -> tuple[Te
 class _Sample(torch.autograd.Function):
     """Bilinear sampling at fixed places. Its transpose is `_Spread`: each is the other's gradient.
 
-    plane [N, C, H, W], places [N, h, w, 2] in [-1, 1] (the outermost samples) -> [N, C, h, w].
+    plane [N, C, H, W], places [N, h, w, 2] -> [N, C, h, w]. At -1 and 1 lie the outermost samples.
     `F.grid_sample` is not twice differentiable in every supported torch, and where it is, it also
-    computes a gradient of the places, which nobody needs.
+    computes a gradient of the places, which is not needed here.
     """
 
     @staticmethod
@@ -328,7 +330,7 @@ class _Spread(torch.autograd.Function):
 
 
 def _colour(x: Tensor, draws: _Draws) -> Tensor:
-    """Change the images' colours as they have drawn."""
+    """Change the colours of the images by the transformations that each has drawn."""
     touched = draws.touched("brightness", "contrast", "luma_flip", "hue", "saturation")
     if _may_skip(touched):
         return x
@@ -339,7 +341,7 @@ def _colour(x: Tensor, draws: _Draws) -> Tensor:
         draws.gated("hue", (draws.hue * 2 - 1) * math.pi, 0),
         torch.exp2(draws.gated("saturation", draws.saturation, 0)),
     )
-    if x.shape[1] == 1:  # grey (y, y, y) stays grey, and the rows are equal but for rounding
+    if x.shape[1] == 1:  # grey stays grey: the sums of the rows differ by rounding alone
         matrix, offset = matrix.sum(dim=2, keepdim=True).mean(dim=1, keepdim=True), offset[:, :1]
     matrix, offset = matrix.to(x.dtype), offset.to(x.dtype)
     coloured = torch.baddbmm(offset[:, :, None], matrix, x.flatten(2)).view_as(x)

@@ -1,7 +1,7 @@
 """Batch normalisation with statistics over the batch of all workers, or of each worker alone.
 
 Ioffe and Szegedy 2015, arXiv 1502.03167. Families that normalise by the batch take it from here.
-With statistics of each worker's share alone, two workers would train another network than one.
+With statistics of each worker alone, the result depends on the number of workers.
 """
 
 from __future__ import annotations
@@ -20,7 +20,7 @@ Statistics = Literal["synchronised", "per_worker"]
 worker's share of it, which needs no messages; training then depends on the number of workers."""
 
 MOMENTUM = 0.1
-"""The share of the newest batch in the running statistics."""
+"""The weight of the newest batch in the running statistics."""
 EPSILON = 1e-5
 
 
@@ -32,9 +32,9 @@ class BatchNorm(nn.Module):
     same number of samples. In evaluation mode the running statistics are used, so that an image
     does not depend on its neighbours.
 
-    Synchronised statistics have first derivatives alone: a gradient penalty raises RuntimeError.
-    Running statistics belong to the weights that they were gathered with and not to an average of
-    weights: `schedule.check` refuses the two together.
+    With synchronised statistics only first derivatives exist: a gradient penalty raises
+    RuntimeError. Running statistics fit the weights that they were measured with, and not a moving
+    average of weights: `schedule.check` refuses a moving average beside this layer.
     """
 
     running_mean: Tensor

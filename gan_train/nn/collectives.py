@@ -1,4 +1,4 @@
-"""Collectives over the training workers. Every function is the identity in a single process."""
+"""Collectives over the training workers. In a single process, none of them changes anything."""
 
 from __future__ import annotations
 
@@ -7,9 +7,9 @@ from collections.abc import Iterable, Sequence
 import torch
 import torch.distributed as dist
 
-# This module is imported here, before there is a group. The defaults of its functions hold the
-# group that exists at the first import, and the first step of an optimizer would import it later:
-# the group would then never end, and its threads now and then abort the process as Python ends.
+# This module must be imported before there is a process group: the defaults of its functions keep
+# the group that exists at its first import. Without this line, the first step of an optimizer would
+# import it; the group would then never end, and its threads sometimes abort the process at exit.
 import torch.distributed.nn.functional
 from torch import Tensor
 
@@ -22,9 +22,10 @@ def active() -> bool:
 def average_gradients(parameters: Iterable[Tensor]) -> None:
     """Replace every gradient by its mean over the workers, in one message per dtype.
 
-    It is called once per phase, after the whole backward pass. So it suits lazy regularisers and
-    levels that have not grown yet, where a wrapper with hooks (DistributedDataParallel) raises.
-    Workers hold equal shares of the global batch, so the mean of their means is the batch's mean.
+    It is called once per phase, after the whole backward pass. So some parameters may have no
+    gradient, as with lazy regularisers and levels that have not grown yet, where a wrapper with
+    hooks (DistributedDataParallel) raises. Workers hold equal shares of the global batch, so the
+    mean over the workers is the mean over the global batch.
     """
     if not active():
         return
@@ -61,8 +62,8 @@ def all_sum(values: Tensor) -> Tensor:
 
 
 def gather(values: Tensor) -> Tensor:
-    """Give every worker the tensors [n, ...] of all workers, in the order of their ranks:
-    [n * workers, ...]. They must have one shape and type."""
+    """The tensors [n, ...] of all workers as one [n * workers, ...], in the order of their ranks.
+    Every worker gets it; all tensors must have the same shape and type."""
     if not active():
         return values
     gathered = values.new_empty(dist.get_world_size() * len(values), *values.shape[1:])
@@ -71,7 +72,7 @@ def gather(values: Tensor) -> Tensor:
 
 
 def from_first_worker(data: bytes, device: torch.device) -> bytes:
-    """What rank 0 gives, on every worker; the others' `data` does not matter."""
+    """The `data` of rank 0, on every worker. The `data` of other ranks is ignored."""
     if not active():
         return data
     size = torch.tensor(len(data), device=device)
@@ -85,7 +86,7 @@ def from_first_worker(data: bytes, device: torch.device) -> bytes:
 
 
 def any_worker(flag: bool, device: torch.device) -> bool:
-    """True on every worker if `flag` is true on one."""
+    """True on every worker if `flag` is true on at least one."""
     if not active():
         return flag
     value = torch.tensor([float(flag)], device=device)
@@ -94,7 +95,7 @@ def any_worker(flag: bool, device: torch.device) -> bool:
 
 
 def broadcast_text(text: str, device: torch.device) -> str:
-    """The text of rank 0, on every worker; those of the others do not count."""
+    """The text of rank 0, on every worker. The texts of other ranks are ignored."""
     if not active():
         return text
     message = torch.tensor(list(text.encode()), dtype=torch.uint8, device=device)
@@ -120,8 +121,8 @@ def end() -> None:
 
 
 def fingerprint(tensors: Iterable[Tensor]) -> Tensor:
-    """int64 [2]: the sum of the tensors' raw bits, and their sum weighted by place, which tells
-    values that changed places."""
+    """int64 [2]: the sum of the tensors' raw bits, and a sum weighted by place, which differs also
+    where values have changed places."""
     total = torch.zeros(2, dtype=torch.int64)
     for t in tensors:
         raw = t.detach().contiguous().view(-1)

@@ -1,14 +1,14 @@
-"""Convolutions for losses that contain gradients, such as R1 and path lengths: right in bfloat16,
-too.
+"""Convolutions whose second derivatives are right in bfloat16 on a CPU, for losses that contain
+gradients, such as R1 and path lengths.
 
 PyTorch computes the second derivative by a forward convolution whose filters are as large as the
-image. Processors with AMX compute that wrongly in bfloat16, without an error (torch 2.13: padding
-1, some sizes from 8 pixels on; with ONEDNN_MAX_CPU_ISA=AVX512_CORE_BF16 it is right), so that R1's
-gradients of whole layers were noise.
+image. Processors with AMX compute it wrongly in bfloat16, without an error (torch 2.13: padding 1,
+some sizes from 8 pixels on; with ONEDNN_MAX_CPU_ISA=AVX512_CORE_BF16 it is right). R1's gradients
+of whole layers were noise because of this.
 
-A convolution is linear in its input and in its filters, so the derivatives of its derivatives are
-again one of three maps: a convolution, a gradient of the input, or a gradient of the filters. Here
-each is written down as such.
+A convolution is linear in its input and in its filters, so every second derivative is one of three
+maps: a convolution, a gradient of the input, or a gradient of the filters. This file computes each
+of them by that map.
 """
 
 from __future__ import annotations
@@ -40,8 +40,8 @@ class _Form:
     def backward(
         self, gradient: Tensor, x: Tensor, weight: Tensor, wanted: Sequence[bool]
     ) -> tuple[Any, Any, Any]:
-        """The gradients of input, filters and bias, as far as wanted. Of x only the shape matters
-        to the input's gradient, of the weight only the shape to the filters' gradient."""
+        """The gradients of input, filters and bias, as far as wanted. The input's gradient
+        uses only the shape of x, and the filters' gradient only the shape of the weight."""
         stride, padding, outputs = [self.stride] * 2, [self.padding] * 2, [gradient.shape[1]]
         found: tuple[Any, Any, Any] = aten.convolution_backward(
             gradient,
@@ -134,8 +134,8 @@ def compute_dtype(x: Tensor) -> torch.dtype:
 
 
 def uses_own_derivatives(x: Tensor) -> bool:
-    """Whether convolutions of x use this file's derivatives. PyTorch's are right elsewhere, and
-    up to 5% faster where a loss contains no gradient."""
+    """Whether convolutions of x use this file's derivatives: in bfloat16 on a CPU. Elsewhere
+    PyTorch's are right, and up to 5% faster where a loss contains no gradient."""
     return x.dtype == torch.bfloat16 and x.device.type == "cpu"
 
 

@@ -1,9 +1,10 @@
-"""DCGAN's networks, for all families that play with them: Radford, Metz and Chintala 2015, arXiv
+"""DCGAN's networks, for all families that use them: Radford, Metz and Chintala 2015, arXiv
 1511.06434.
 
-Convolutions alone: strided ones downsample in D, transposed ones upsample in G, and nothing is
-pooled. Batch normalisation stands everywhere but at G's output and D's input. Latents are N(0, 1),
-where the paper's are uniform; the class, which the paper does not have, may enter both networks.
+Strided convolutions downsample in D, transposed convolutions upsample in G; there is no pooling.
+Batch normalisation follows every layer but G's last one and D's first and last ones. Latents
+are N(0, 1), where the paper's are uniform. Both networks may be conditional on the class, unlike
+the paper's.
 """
 
 from __future__ import annotations
@@ -23,12 +24,12 @@ from gan_train.nn import batchnorm
 from gan_train.nn.two_player import TwoPlayer, TwoPlayerConfig
 
 FIRST = 4
-"""Side of the smallest feature maps: G begins and D ends with it."""
+"""The side of the smallest feature maps, with which G begins and D ends."""
 LEAST_RESOLUTION = 16
 
 
 class DCGANNetworksConfig(TwoPlayerConfig):
-    """Defaults are the paper's. Give `train.ema_kimg: 0` beside it: see `batchnorm.BatchNorm`."""
+    """Defaults are the paper's. `train.ema_kimg` must be 0: see `batchnorm.BatchNorm`."""
 
     conditional: bool = Field(
         False, description="The class enters G (joined to z) and D (projection)."
@@ -40,8 +41,8 @@ class DCGANNetworksConfig(TwoPlayerConfig):
     kernel: Literal[4, 5] = Field(5, description="Side of the convolutions' kernels.")
     batch_norm: batchnorm.Statistics = Field(
         "synchronised",
-        description="Mean and variance over the batch of all workers, who then train like one; or "
-        "`per_worker`, without messages: by design, several then do not train like one.",
+        description="Mean and variance are those of the global batch (`synchronised`), or of each "
+        "worker's share (`per_worker`): the result then depends on the number of workers.",
     )
     lr: float = Field(0.0002, gt=0)
 
@@ -53,15 +54,15 @@ class DCGANNetworksConfig(TwoPlayerConfig):
 
 
 class Generator(nn.Module):
-    """Latents [N, z_dim] and classes [N] to images [N, C, R, R] in (-1, 1)."""
+    """Latents [N, z_dim] and labels [N] to images [N, C, R, R] in (-1, 1)."""
 
     def __init__(self, config: DCGANNetworksConfig, shape: ImageShape):
         super().__init__()
         widths = config.widths(shape.resolution)
-        # no hidden layer: this is z, seen as maps of 1x1, convolved to maps of 4x4
+        # this layer convolves z, taken as maps of 1x1, to maps of 4x4
         self.project = nn.Linear(config.z_dim, widths[0] * FIRST**2, bias=False)
         self.embed: nn.Embedding | None = None
-        if config.conditional:  # what the projection would do to a one-hot class joined to z
+        if config.conditional:  # the same as to join a one-hot class to z
             self.embed = nn.Embedding(len(shape.classes), widths[0] * FIRST**2)
         self.norms = nn.ModuleList(batchnorm.BatchNorm(w, config.batch_norm) for w in widths)
         self.convolutions = nn.ModuleList(
@@ -83,7 +84,7 @@ class Generator(nn.Module):
 
 
 class Discriminator(nn.Module):
-    """Images [N, C, R, R] and classes [N] to logits [N]."""
+    """Images [N, C, R, R] and labels [N] to logits [N]."""
 
     def __init__(self, config: DCGANNetworksConfig, shape: ImageShape):
         super().__init__()
@@ -130,8 +131,8 @@ def _initialise(module: nn.Module) -> None:
 
 
 class ConvolutionalGame(TwoPlayer):
-    """The game on these networks. D's view of real and of generated images is normalised by the
-    statistics of each, as the authors do it."""
+    """The two-player game on DCGAN's networks. As in the authors' code, D sees real and generated
+    images in separate batches, and batch normalisation takes the statistics of each."""
 
     config: DCGANNetworksConfig
 

@@ -18,7 +18,7 @@ from gan_train.errors import UserError
 from gan_train.nn.layers import downsample, upsample
 
 Kimg = float | dict[int, float]
-"""A length in thousands of images, for all resolutions or by resolution."""
+"""A length in thousands of images: one for all resolutions, or one for each resolution."""
 
 
 @dataclass(frozen=True)
@@ -40,8 +40,8 @@ def levels(start: int, resolution: int) -> list[int]:
 
 
 def images_of(kimg: Kimg, resolution: int) -> int:
-    """The number of images that a length means at a resolution. Raises UserError if it is given
-    for other resolutions alone."""
+    """The number of images that a length means at a resolution. Raises UserError for a dictionary
+    without this resolution."""
     if isinstance(kimg, dict):
         if resolution not in kimg:
             raise UserError(f"family: no kimg given for resolution {resolution} in {kimg}")
@@ -90,7 +90,7 @@ def progress_at(stages: Sequence[Stage], nimg: int) -> Progress:
 
 
 def fade_reals(image: Tensor, alpha: float) -> Tensor:
-    """Take from reals [N, C, H, W] the detail that fakes cannot have yet (figure 2)."""
+    """Fade the finest level of real images [N, C, H, W] by `alpha`, as fakes have it (figure 2)."""
     if alpha == 1:
         return image
     return torch.lerp(upsample(downsample(image)), image, alpha)

@@ -1,4 +1,4 @@
-"""Layers that two or more families share. Single-device code: no ranks, no clocks."""
+"""Layers that two or more families share. Nothing here knows of workers or clocks."""
 
 from __future__ import annotations
 
@@ -98,8 +98,8 @@ def he_start(module: nn.Module) -> None:
 def dropout(x: Tensor, rate: float, random: BatchRandom) -> Tensor:
     """Set a share `rate` of the values of x [N, D] to zero and divide the others by 1 - rate.
 
-    Srivastava et al. 2014, JMLR 15. Every sample draws its own values, so that they depend on
-    neither the number of workers nor the micro-batches.
+    Srivastava et al. 2014, JMLR 15. The zeros of a sample depend neither on the number of workers
+    nor on the micro-batches, because `random` draws for each sample.
     """
     if rate == 0:
         return x
@@ -121,7 +121,7 @@ def minibatch_stddev(x: Tensor, group: int) -> Tensor:
     Karras et al. 2017, section 3: the deviation of each feature at each place over the group,
     averaged over features and places to one number. [N, C, H, W] -> [N, C+1, H, W]. N must be a
     multiple of `group`. A group consists of neighbours, so that groups do not depend on how the
-    global batch is split over ranks.
+    global batch is split over workers.
     """
     n, c, h, w = x.shape
     assert n % group == 0, f"batch {n} is no multiple of the group {group}"

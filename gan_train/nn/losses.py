@@ -1,7 +1,7 @@
 """Adversarial losses and gradient penalties: pure functions, each with its paper and equation.
 
-`real` and `fake` are logits [N]; losses are means, so any other shape is allowed. Each function
-returns a scalar, which the network in its name minimises.
+`real` and `fake` are logits [N], or of any other shape, because losses are means. Each loss is a
+scalar. G minimises those whose names end in `_g`; D minimises all others.
 """
 
 from __future__ import annotations
@@ -88,7 +88,7 @@ def mean_logits(real: Tensor, fake: Tensor) -> dict[str, Tensor]:
 
 
 def mean_probabilities(real: Tensor, fake: Tensor) -> dict[str, Tensor]:
-    """The mean logits, and the mean probabilities of being real that they stand for, detached."""
+    """The mean logits and the mean probabilities of being real, detached, for the log."""
     return mean_logits(real, fake) | {
         "probability/real": real.detach().sigmoid().mean(),
         "probability/fake": fake.detach().sigmoid().mean(),

@@ -27,8 +27,9 @@ def downsample(image: Tensor) -> Tensor:
 def upsample(image: Tensor) -> Tensor:
     """Put zeros between the pixels, then blur: EXPAND, equation 2. [N, C, H, W] -> [N, C, 2H, 2W].
 
-    The filter is that of `downsample`, times 2 along either axis: old pixels become (1, 6, 1) / 8
-    of their neighbourhood, new ones the mean of their two neighbours. Values stay in their range.
+    The filter is the one of `downsample`, times 2 along either axis. An old pixel becomes the mean
+    of itself and its neighbours with weights (1, 6, 1) / 8, and a new pixel the mean of its two
+    neighbours. Values stay in their range.
     """
     return _upsample_rows(_upsample_rows(image).mT).mT
 
@@ -37,8 +38,8 @@ def laplacian_pyramid(image: Tensor, coarsest: int) -> list[Tensor]:
     """The low-frequency residual and the bands of square images [N, C, R, R], coarse to fine.
 
     The first tensor is the image downsampled to `coarsest` pixels a side, in the image's range.
-    Each other one has twice the side of the one before: it is what an image of that size differs
-    by from the next coarser one upsampled, in [-2, 2] for images in [-1, 1].
+    Each other tensor has twice the side of the one before. It is the difference between the image
+    of that size and the upsampled image of half the size, in [-2, 2] for images in [-1, 1].
     """
     bands = []
     while image.shape[-1] > coarsest:
@@ -50,7 +51,7 @@ def laplacian_pyramid(image: Tensor, coarsest: int) -> list[Tensor]:
 
 
 def reconstruct(pyramid: Sequence[Tensor]) -> Tensor:
-    """The images [N, C, R, R] of such a pyramid as `laplacian_pyramid` gives, but for rounding."""
+    """The images [N, C, R, R] that `laplacian_pyramid` split into this pyramid, up to rounding."""
     image = pyramid[0]
     for band in pyramid[1:]:
         image = upsample(image) + band

@@ -7,10 +7,10 @@ from typing import Annotated
 from pydantic import Field
 
 Momentum = Annotated[float, Field(ge=0, lt=1)]
-"""A momentum of SGD, as a setting of a family."""
+"""The type of a family's setting that is a momentum of SGD."""
 
 
 def linear(ends: tuple[float, float], share: float) -> float:
-    """From the first value to the second as `share` goes from 0 to 1; the second after that."""
+    """The value that goes from the first end to the second while `share` goes from 0 to 1."""
     first, last = ends
     return first + (last - first) * min(1.0, share)

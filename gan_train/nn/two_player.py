@@ -1,6 +1,6 @@
-"""The game that the simple families play: a generator of latents against one discriminator.
+"""The game of the simple families: one generator, which takes latents, and one discriminator.
 
-A family brings the two networks, their optimizers and, where they are not those of 2014, losses.
+A family adds the two networks, their optimizers and, unless it uses those of 2014, its losses.
 """
 
 from __future__ import annotations
@@ -36,7 +36,7 @@ class TwoPlayerConfig(BaseModel):
 
 
 class TwoPlayer(Adversary):
-    """D and G take turns in one stage. D sees real and generated images apart.
+    """D and G are updated in turn, in one stage. D sees real and generated images in two passes.
 
     Subclasses register `generator` and `discriminator`. Goodfellow et al. 2014, arXiv 1406.2661.
     """
@@ -50,28 +50,28 @@ class TwoPlayer(Adversary):
         self.config, self.shape, self.batch = config, shape, batch
         self.z_dim = config.z_dim
 
-    # ---- what a family may do otherwise --------------------------------------------------------
+    # ---- what a family may override ------------------------------------------------------------
 
     def generate(self, z: Tensor, label: Tensor | None) -> Tensor:
-        """Images [N, C, R, R] of latents [N, z_dim] and classes [N]."""
+        """Images [N, C, R, R] of latents [N, z_dim] and labels [N]."""
         image: Tensor = self.generator(z, label)
         return image
 
     def discriminate(self, image: Tensor, label: Tensor | None, rng: BatchRandom) -> Tensor:
-        """D's logits [N] of images [N, C, R, R] and classes [N]."""
+        """D's logits [N] of images [N, C, R, R] and labels [N]."""
         logit: Tensor = self.discriminator(image, label)
         return logit
 
     def objective_d(self, real: Tensor, fake: Tensor) -> Tensor:
-        """What D minimises, of its logits [N] of real and of generated images."""
+        """The loss that D minimises, from its logits [N] of real and of generated images."""
         return losses.logistic_d(real, fake)
 
     def objective_g(self, fake: Tensor) -> Tensor:
-        """What G minimises, of D's logits [N] of its images."""
+        """The loss that G minimises, from D's logits [N] of generated images."""
         return losses.nonsaturating_g(fake)
 
     def metrics(self, real: Tensor, fake: Tensor) -> dict[str, Tensor]:
-        """What is logged of D's logits."""
+        """The scalars to log, from D's logits of real and of generated images."""
         return losses.mean_probabilities(real, fake)
 
     # ---- the game ------------------------------------------------------------------------------
@@ -91,7 +91,7 @@ class TwoPlayer(Adversary):
         return Losses(terms, self.metrics(real_logit, fake_logit))
 
     def loss_g(self, batch: Batch, rng: BatchRandom, clock: Clock) -> Losses:
-        """G moves its fakes towards what D calls real."""
+        """G learns to make images that D takes for real."""
         label = batch.get("label")
         fake = self.generate(rng.normal(self.z_dim), label)
         return Losses({"G": self.objective_g(self.discriminate(fake, label, rng))})

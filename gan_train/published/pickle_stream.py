@@ -1,8 +1,8 @@
-"""Pickles are read as data: nothing that they name is imported or called.
+"""Reads pickles as data: nothing that they name is imported or called.
 
-A pickle is a program for a stack machine that may import and call whatever it names. This file is
-that machine without those powers: `pickletools` splits the stream into instructions, and the
-instructions build numbers, texts, bytes, tuples, lists, sets and dictionaries. Where the stream
+A pickle is a program for a stack machine, which may import and call any function. This file has a
+stack machine that cannot: `pickletools` splits the stream into instructions, and the instructions
+build numbers, texts, bytes, tuples, lists, sets and dictionaries. Where the stream
 names a class or function, the name must be in the caller's `Vocabulary`, and the caller's own
 function builds a value for it. Everything else is refused.
 """
@@ -16,8 +16,8 @@ from typing import Any, Protocol, runtime_checkable
 
 from gan_train.errors import UserError
 
-# The largest published networks need some hundred thousand instructions; these stop a small file
-# from growing in memory or time.
+# The largest published networks need some hundred thousand instructions. These limits stop a small
+# file from taking much memory or time.
 MAX_INSTRUCTIONS = 1_000_000
 MAX_DEPTH = 200  # containers begun and not yet ended
 MAX_TEXT = 16 << 20  # characters
@@ -38,7 +38,7 @@ class Stream(Protocol):
 
 @dataclass(frozen=True)
 class Name:
-    """The name of a class or function in a stream. It is a name alone: nothing is looked up."""
+    """The name of a class or function in a stream. The class or function is never looked up."""
 
     module: str
     name: str
@@ -49,16 +49,16 @@ class Name:
 
 @runtime_checkable
 class TakesState(Protocol):
-    """A value that was built for a name, and to which the stream may give a state afterwards."""
+    """A value that was built for a name, and that the stream may give a state afterwards."""
 
     def take_state(self, state: Any) -> None:
-        """Raises StreamError for a state that it does not know."""
+        """Take the state. Raises StreamError for a state that the value does not know."""
 
 
 Builder = Callable[[tuple[Any, ...]], Any]
 """Builds an inert value from the arguments that the stream gives; may raise StreamError."""
 Vocabulary = Mapping[Name, Builder | None]
-"""The names that a stream may contain. One without a builder may be mentioned, but not called."""
+"""The names that a stream may contain. A name whose builder is None may not be called."""
 
 
 def read_pickle(
@@ -66,8 +66,9 @@ def read_pickle(
 ) -> object:
     """Read the one pickle that begins here, and leave the stream at its end; returns its value.
 
-    `persistent` builds values for tuples that refer to data outside the pickle; without it they are
-    refused. The value may contain itself: whoever walks it must set a bound. Raises StreamError.
+    `persistent` builds values for tuples that refer to data outside the pickle; without it, these
+    tuples are refused. The value may contain itself, so code that walks it must set a bound. Raises
+    StreamError.
     """
     return _Machine(vocabulary, persistent).run(stream)
 
@@ -94,12 +95,12 @@ class _Machine:
                 self.follow(opcode.name, argument)
         except StreamError:
             raise
-        except ValueError as error:  # what pickletools raises for every damage
+        except ValueError as error:  # pickletools raises it for all damage
             raise StreamError(f"the pickle is damaged or cut off: {error}") from error
         raise StreamError("the pickle is cut off")
 
     def last(self) -> Any:
-        """The one value that must be left at the end."""
+        """The value of the pickle: the only one that may be on the stack at the end."""
         if len(self.stack) != 1 or self.outer:
             raise StreamError("the pickle is damaged: it does not end with one value")
         return self.stack[0]
@@ -123,7 +124,7 @@ class _Machine:
         return self.stack[-1]
 
     def follow(self, instruction: str, argument: Any) -> None:
-        """Follow one instruction. Those that are not listed are refused by name."""
+        """Follow one instruction. An instruction that is not listed here is refused."""
         match instruction:
             case "PROTO" | "FRAME":
                 pass
@@ -240,7 +241,7 @@ class _Machine:
             target[key_of(key)] = value
 
     def check(self, name: Name) -> Name:
-        """The name, if the vocabulary has it."""
+        """The name itself. Raises StreamError unless it is in the vocabulary."""
         if name not in self.vocabulary:
             raise StreamError(f"the pickle names {name}, which is refused")
         return name
@@ -255,8 +256,8 @@ class _Machine:
 
 
 def key_of(value: Any) -> str | int | None:
-    """The value, if it may be a key or a member of a set. Tuples are refused, because their hash
-    walks all that they contain."""
+    """The value itself. Raises StreamError if it may not be a key or a member of a set. Tuples are
+    refused, because their hash walks everything that they contain."""
     if value is not None and type(value) not in (str, int, bool):
         raise StreamError(f"the pickle uses a {type(value).__name__} as a key, which is refused")
     key: str | int | None = value

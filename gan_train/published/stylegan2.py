@@ -1,9 +1,9 @@
-"""Published StyleGAN2 networks: from their files to tensors, and to a recipe of this project.
+"""Reads files of published StyleGAN2 networks, and describes the networks as a family's settings.
 
 There are two kinds of file: the pickles of StyleGAN2-ADA for PyTorch (dictionaries of the modules
-G, D and G_ema), and safetensors with the same names after `G.`, `D.` and `G_ema.`. The architecture
-follows from the tensors' shapes; what they cannot tell is taken from the modules' attributes and
-constructor arguments.
+G, D and G_ema), and safetensors whose tensors have the same names after `G.`, `D.` and `G_ema.`.
+The architecture is read from the tensors' shapes. Other settings are read from the modules'
+attributes and constructor arguments, or from the metadata of the safetensors file.
 """
 
 from __future__ import annotations
@@ -37,8 +37,8 @@ Tensors = dict[str, Tensor]
 
 @dataclass(frozen=True)
 class Settings:
-    """The settings that the tensors' shapes do not tell, with those of the published networks as
-    defaults."""
+    """The settings that the tensors' shapes do not show. The defaults are those of the published
+    networks."""
 
     mbstd_group: int = 4
     mapping_lr: float = 0.01
@@ -47,7 +47,7 @@ class Settings:
 
 @dataclass(frozen=True)
 class Architecture:
-    """The sizes that the tensors' shapes tell."""
+    """The sizes and kinds of layers that the tensors' shapes and names show."""
 
     resolution: int
     image_channels: int
@@ -107,10 +107,10 @@ class Published:
 
 
 def load(path: Path) -> Published:
-    """Read a `.pkl` or `.safetensors` file. Nothing of it is executed.
+    """Read a `.pkl` or `.safetensors` file. No code in it is executed.
 
-    Raises UserError for a damaged file, for networks that are no StyleGAN2, and for a variant of it
-    that this project does not have.
+    Raises UserError for a damaged file, for networks that are no StyleGAN2, and for a variant of
+    StyleGAN2 that this project does not have.
     """
     if not path.is_file():
         raise UserError(f"{path}: no such file; name a StyleGAN2 .pkl or .safetensors file")
@@ -195,9 +195,9 @@ def _settings(modules: Mapping[str, PublishedModule]) -> Settings:
         for prefix, module in root.named_modules():
             for key, value in _arguments(module):
                 if key == "lr_multiplier" and "mapping" not in f"{network}.{prefix}":
-                    continue  # other layers have none but 1
+                    continue  # in other layers it is always 1
                 if key == "conv_clamp" and prefix.endswith(".skip"):
-                    continue  # the way past a residual block is never clamped
+                    continue  # the skip convolution of a residual block is never clamped
                 facts.setdefault(key, []).append(value)
     for value in facts.get("activation", []):
         if value not in ACTIVATIONS:
@@ -229,10 +229,11 @@ _KEPT_ARGUMENTS = (
 
 
 def _arguments(module: PublishedModule) -> Iterator[tuple[str, Any]]:
-    """Attributes and constructor arguments of one module that are not in its tensors' shapes."""
+    """The attributes and constructor arguments of one module that its tensors' shapes do not
+    show."""
     kwargs = module.state.get("_init_kwargs", {})
     groups = [module.state, kwargs]
-    if isinstance(kwargs, dict):  # arguments that it hands on to its parts
+    if isinstance(kwargs, dict):  # arguments that the module passes to its parts
         groups += [value for key, value in kwargs.items() if str(key).endswith("_kwargs")]
     for group in groups:
         if not isinstance(group, dict):
@@ -244,7 +245,8 @@ def _arguments(module: PublishedModule) -> Iterator[tuple[str, Any]]:
 
 
 def _agreed(facts: Mapping[str, list[Any]], names: tuple[str, ...], default: Any) -> Any:
-    """The one value that stands under these names; the default if there is none."""
+    """The value that all modules give under these names; the default if none gives one. Raises
+    StreamError where modules differ."""
     values = [value for name in names for value in facts.get(name, [])]
     different = set(map(_shown, values))
     if len(different) > 1:
@@ -253,7 +255,7 @@ def _agreed(facts: Mapping[str, list[Any]], names: tuple[str, ...], default: Any
 
 
 def _shown(value: Any) -> str:
-    """The value in a message. Of a container only the type is shown, as it could be endless."""
+    """The value as text for a message. A container is shown by its type, as it could be endless."""
     if type(value) in (int, float):
         return f"{float(value)!r}".removesuffix(".0")
     if value is None or type(value) is bool:
@@ -307,10 +309,10 @@ def _refuse_other_filters(part: Tensors) -> None:
 
 
 def architecture_of(g: Tensors, d: Tensors) -> Architecture:
-    """The sizes that the shapes of a generator's and a discriminator's tensors tell.
+    """The architecture of a generator and a discriminator, from their tensors' names and shapes.
 
-    Raises StreamError for networks of another architecture. Shapes that are not looked at here are
-    checked when the tensors are loaded into the networks that are built.
+    Raises StreamError for networks of another architecture. The other shapes are checked when the
+    tensors are loaded into networks of this project.
     """
     if any(re.match(r"synthesis\.(input|L\d+)", name) for name in g):
         raise StreamError("it holds a StyleGAN3")
@@ -371,8 +373,8 @@ def architecture_of(g: Tensors, d: Tensors) -> Architecture:
 
 
 def _levels(tensors: Tensors, before: str, after: str) -> list[int]:
-    """The resolutions for which there is a tensor of that name, which must be 4, 8, 16, ... or 8,
-    16, ..."""
+    """The resolutions r for which there is a tensor `before` r `after`. Raises StreamError unless
+    they are 4, 8, 16, ... or 8, 16, ..., up to 1024."""
     pattern = re.compile(re.escape(before) + r"([1-9]\d{0,3})" + re.escape(after))
     found = sorted(int(match[1]) for name in tensors if (match := pattern.fullmatch(name)))
     first = found[0] if found else 0

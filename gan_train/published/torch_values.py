@@ -1,7 +1,7 @@
 """The names that a pickle of PyTorch modules may contain, and the inert values built for them.
 
-`read_modules` reads files such as StyleGAN2-ADA's: a plain pickle of a dictionary of modules, each
-of which is stored as its class's name, source code and attributes. The source code is not read.
+`read_modules` reads files such as StyleGAN2-ADA's: a plain pickle of a dictionary of modules. Each
+module is stored as its class's name, source code and attributes; the source code is not used.
 Tensors are built from the bytes in the file; a tensor that reaches beyond its bytes is refused.
 
 A storage within such a file is itself a small file, in the format of `torch.save` before 2020: four
@@ -26,7 +26,7 @@ from torch import Tensor
 from gan_train.published.pickle_stream import Name, StreamError, Vocabulary, read_pickle
 
 MAX_FILE_BYTES = 4 << 30
-MAX_VIEWS = 2  # the tensors are at most so many times the file: views may share a storage
+MAX_VIEWS = 2  # how many times the file's size the tensors may have: views may share storages
 MAX_DIMENSIONS = 8
 MAX_MODULES = 10_000
 MAX_MODULE_DEPTH = 16
@@ -57,9 +57,9 @@ class PublishedModule:
     state: dict[Any, Any]
 
     def named_modules(self) -> Iterator[tuple[str, PublishedModule]]:
-        """This module (named "") and all below it, with dotted names, as torch names them.
+        """This module (named "") and all modules below it, with the dotted names that torch gives.
 
-        Raises StreamError where the tree is deeper or larger than any network.
+        Raises StreamError where the tree is deeper or larger than the limits of this file.
         """
         waiting = [("", self, 0)]
         count = 0
@@ -111,7 +111,7 @@ class PublishedModule:
 def read_modules(path: Path) -> Any:
     """The value of a pickle file: plain data, tensors, and a PublishedModule for every module.
 
-    Raises StreamError (a UserError) for a damaged file, and for what such files do not contain.
+    Raises StreamError (a UserError) for a damaged file, and for content of any other kind.
     """
     size = path.stat().st_size
     if size > MAX_FILE_BYTES:
@@ -132,7 +132,7 @@ class _Storage:
 
 @dataclass(eq=False)
 class _NumpyType:
-    """A type of numpy scalars; its byte order comes as a state."""
+    """A type of numpy scalars. The stream gives its byte order afterwards, as a state."""
 
     code: str
     little_endian: bool = False
@@ -146,8 +146,8 @@ class _NumpyType:
 
 
 class _Builders:
-    """Builds the values of one file, and bounds the size of its storages and tensors together: a
-    stream of a few bytes can ask for the same megabyte again and again."""
+    """Builds the values of one file, and limits the total size of its storages and of its tensors:
+    a stream of a few bytes could ask for the same megabyte again and again."""
 
     def __init__(self, file_bytes: int) -> None:
         self.file_bytes, self.storage_bytes, self.tensor_bytes = file_bytes, 0, 0
@@ -214,7 +214,7 @@ def _tuples(*values: Any) -> bool:
 
 
 def _no_hooks(value: Any) -> bool:
-    """Gradient hooks are functions: torch stores an empty dictionary where there are none."""
+    """Whether `value` holds no gradient hooks, which are functions: None or an empty dictionary."""
     return value is None or (type(value) is dict and not value)
 
 

@@ -1,1 +1,1 @@
-"""CycleGAN: `family.py` has its settings and losses, `networks.py` and `pool.py` the parts."""
+"""CycleGAN: settings and losses in `family.py`, its parts in `networks.py` and `pool.py`."""

@@ -1,8 +1,8 @@
 """CycleGAN, translation without pairs: Zhu et al. 2017, arXiv 1703.10593.
 
 There are two generators, A to B and B to A, each with a discriminator of the domain that it makes
-images of. An image that is translated to the other domain and back must come out as it was. In the
-paper's letters X is A, Y is B, G is `generator_ab` and F is `generator_ba`.
+images of. An image that is translated to the other domain and back must come out as it was. The
+paper calls domain A X, domain B Y, `generator_ab` G and `generator_ba` F.
 """
 
 from __future__ import annotations
@@ -106,10 +106,10 @@ class CycleGANConfig(BaseModel):
 
 
 class CycleGAN(Adversary):
-    """The family: both generators move at once, then both discriminators.
+    """The family: each step updates both generators, then both discriminators.
 
-    A batch holds `image` of domain A and `other` of domain B. The phase G leaves its translations,
-    `fake_a` and `fake_b`, to the phase D of the same step.
+    A batch holds `image` of domain A and `other` of domain B. Phase G leaves its translations,
+    `fake_a` and `fake_b`, to phase D of the same step.
     """
 
     averaged = GENERATORS
@@ -135,7 +135,7 @@ class CycleGAN(Adversary):
 
     @staticmethod
     def _check(config: CycleGANConfig, resolution: int) -> None:
-        """Raise UserError if the images are too small to be downsampled so often."""
+        """Raise UserError if images are too small to be downsampled as often as is set."""
         most = max(1, resolution // 4).bit_length() - 1  # a side of 4 is left
         for name in ("halvings", "discriminator_layers"):
             count: int = getattr(config, name)
@@ -172,15 +172,15 @@ class CycleGAN(Adversary):
         return replace(declared, lr=c.lr * share)
 
     def running_buffers(self) -> list[Tensor]:
-        """None: the pools are the same on all workers already."""
+        """There are none: the pools are the same on all workers already."""
         return []
 
     # ---- losses --------------------------------------------------------------------------------
 
     def loss_g(self, batch: Batch, rng: BatchRandom, clock: Clock) -> Losses:
-        """Equation 3 of both directions, with the least squares of section 4: adversarial terms
-        and lambda times the cycles (equation 2); where asked for, the identity terms of section
-        5.2 and the distances to true partners."""
+        """Equation 3 for both directions, with the least squares of section 4: adversarial terms
+        and lambda times the cycle terms (equation 2). If their weights are set, the identity terms
+        of section 5.2 and the distances to true partners are added."""
         c = self.config
         a, b = batch["image"], batch["other"]  # [N, C, R, R] each
         fake_b, same_b = self._translate_with_identity(self.generator_ab, a, b)
@@ -204,7 +204,7 @@ class CycleGAN(Adversary):
         return Losses(terms, metrics, {"fake_a": fake_a.detach(), "fake_b": fake_b.detach()})
 
     def loss_d(self, batch: Batch, rng: BatchRandom, clock: Clock) -> Losses:
-        """Half of the least squares (section 4) of reals against fakes out of the pools."""
+        """Half of the least-squares loss (section 4) on real images and fakes from the pools."""
         a, b = batch["image"], batch["other"]  # [N, C, R, R] each
         shown_a = self.pool_a.query(batch["fake_a"], rng)
         shown_b = self.pool_b.query(batch["fake_b"], rng)
@@ -222,8 +222,8 @@ class CycleGAN(Adversary):
     def _translate_with_identity(
         self, generator: nn.Module, x: Tensor, own: Tensor
     ) -> tuple[Tensor, Tensor | None]:
-        """Translations of x and, for the identity loss, of images that are of the target domain
-        already; in one pass, as no layer mixes images."""
+        """Translations of x and, for the identity loss, of images `own` that are in the target
+        domain already. One pass makes both, because no layer mixes images."""
         if not self.config.identity_weight:
             return generator(x), None
         fake, same = generator(torch.cat([x, own])).chunk(2)
@@ -234,7 +234,7 @@ class CycleGAN(Adversary):
     def translate(self, image: Tensor, to: Domain) -> Tensor:
         """Images [N, C, H, W] in [-1, 1] of one domain as images of domain `to`, of the same size.
 
-        Images whose sides cannot be halved so often are mirrored at their end, and cut afterwards.
+        Images whose sides the network cannot halve are extended by mirroring, and cut afterwards.
         Raises UserError for images too small to be mirrored.
         """
         generator = self.generator_ab if to == "B" else self.generator_ba
@@ -248,5 +248,5 @@ class CycleGAN(Adversary):
         image = image.to(generator.last.weight.dtype)
         whole = F.pad(image, (0, right, 0, bottom), mode="reflect")
         translated: Tensor = generator(whole)
-        # losses see unclamped images: no gradient would lead back from outside of the range
+        # losses see unclamped images, because a clamp has no gradient outside of its range
         return translated[..., :height, :width].clamp(-1, 1)

@@ -1,7 +1,7 @@
 """CycleGAN's generator and discriminator: Zhu et al. 2017 (arXiv 1703.10593), appendix 7.2.
 
-Both are fully convolutional and look at one image at a time. Convolutions that instance
-normalisation follows have no bias, which it would subtract.
+Both are fully convolutional, and no layer mixes images. Convolutions before instance normalisation
+have no bias, because the normalisation would subtract it.
 """
 
 from __future__ import annotations
@@ -12,13 +12,13 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
-INITIAL_DEVIATION = 0.02  # weights start as N(0, 0.02), appendix 7.2
+INITIAL_DEVIATION = 0.02  # of the weights at the start, appendix 7.2
 
 
 def reflected(x: Tensor, margin: int) -> Tensor:
-    """Mirror the borders, not repeating the edge. [N, C, H, W] -> [N, C, H + 2m, W + 2m].
+    """Mirror the borders without repeating the edge. [N, C, H, W] -> [N, C, H + 2m, W + 2m].
 
-    The same as `F.pad` in its mode `reflect`, whose derivative is summed in random order on a GPU.
+    This equals `F.pad` in mode `reflect`, whose derivative is summed in random order on a GPU.
     Both sides must be longer than the margin.
     """
     m = margin
@@ -46,15 +46,16 @@ class ResidualBlock(nn.Module):
 
 
 class Generator(nn.Module):
-    """Images [N, C, H, W] of one domain to the other, about [-1, 1]: c7s1-w, d2w, d4w, the
-    residual blocks, u2w, uw, c7s1-C. H and W must be multiples of `unit`, at least `smallest`.
-    With `skip`, the input is added to the output, which may then leave the range."""
+    """Translates images [N, C, H, W], about in [-1, 1], to the other domain. In the paper's terms
+    its layers are c7s1-w, d2w, d4w, the residual blocks, u2w, uw, c7s1-C. H and W must
+    be multiples of `unit`, at least `smallest`. With `skip`, the input is added to the output,
+    which may then leave the range."""
 
     def __init__(self, channels: int, width: int, halvings: int, blocks: int, skip: bool) -> None:
         super().__init__()
         widths = [width << level for level in range(halvings + 1)]
         self.unit = 1 << halvings
-        self.smallest = max(4, 2 * self.unit)  # what the widest margins can mirror
+        self.smallest = max(4, 2 * self.unit)  # the least side that the widest margins can mirror
         self.skip = skip
         self.first = nn.Conv2d(channels, width, 7, bias=False)
         self.down = nn.ModuleList(
@@ -86,9 +87,9 @@ class Generator(nn.Module):
 class Discriminator(nn.Module):
     """PatchGAN: images [N, C, H, W] to a map of logits [N, h, w], each of which sees a patch.
 
-    4x4 convolutions: `layers` that downsample by 2 and double the channels (to 8 widths at most),
-    one more that keeps the size, and one to the logits; with 3 layers C64-C128-C256-C512 and
-    patches of 70x70.
+    It has `layers` 4x4 convolutions that downsample by 2, a 4x4 convolution of stride 1, and one to
+    the logits. Channels double from layer to layer, up to 8 times `width`. With 3 layers it is the
+    paper's C64-C128-C256-C512, and patches are 70x70.
     """
 
     def __init__(self, channels: int, width: int, layers: int) -> None:
@@ -112,7 +113,7 @@ class Discriminator(nn.Module):
 
 @torch.no_grad()
 def initialise(network: nn.Module) -> None:
-    """Weights N(0, 0.02), biases zero."""
+    """Set weights ~ N(0, 0.02^2) and biases to zero."""
     for name, parameter in network.named_parameters():
         if name.endswith("bias"):
             nn.init.zeros_(parameter)

@@ -1,1 +1,1 @@
-"""StyleGAN 1 and 2: `build.py` chooses, `family.py` has the losses both share."""
+"""StyleGAN 1 and 2: `build.py` chooses one, `family.py` has the losses that both use."""

@@ -1,4 +1,4 @@
-"""From the settings of a recipe to the adversary of the generation that they name."""
+"""Builds a StyleGAN of the generation that the settings of a recipe name."""
 
 from __future__ import annotations
 
@@ -10,11 +10,11 @@ from gan_train.families.stylegan.growing import GrowingStyleGAN
 
 
 class StyleGANConfig(StyleGANSettings):
-    """The settings of `family: stylegan`, and what is built from them."""
+    """The settings of the family `stylegan`, with the method that builds it."""
 
     def build(self, shape: ImageShape, batch: int) -> StyleGAN:
-        """The adversary for images of this shape. `batch` is the global batch where this
-        configuration has none for a resolution. Raises UserError for a width below one."""
+        """The adversary for images of this shape. `batch` is the global batch of resolutions for
+        which this configuration has none. Raises UserError if a layer would have no channels."""
         if self.width(shape.resolution) < 1:
             raise UserError(
                 f"family.channel_base={self.channel_base} leaves no channel at {shape.resolution} "

@@ -13,12 +13,12 @@ OF_ONE_GENERATION: dict[int, tuple[str, ...]] = {
         *("path_length_weight", "path_length_every", "path_length_decay", "path_length_shrink"),
     ),
 }
-"""Settings that one generation alone has: with the other, they must keep their defaults."""
+"""Settings by the generation that uses them: in the other, they must keep their defaults."""
 
 
 class StyleGANSettings(BaseModel):
     """The defaults are those of StyleGAN2 at 256 pixels and above; `generation: 1` takes StyleGAN's
-    networks and grows them. Dictionaries are keyed by resolution."""
+    networks and grows them. Keys of dictionaries are resolutions."""
 
     model_config = ConfigDict(extra="forbid", frozen=True, validate_default=True)
 

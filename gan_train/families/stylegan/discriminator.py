@@ -1,7 +1,7 @@
 """StyleGAN2's discriminator: residual (or plain) blocks, minibatch standard deviation, projection.
 
 Karras et al. 2019 (arXiv 1912.04958), section 4.1 and figure 7. Parameters have the names of the
-published networks, so that those can be loaded.
+published networks, so that published weights can be loaded.
 """
 
 from __future__ import annotations
@@ -25,8 +25,8 @@ class Conv(nn.Module):
     """Convolution with equalised learning rate. [N, I, H, W] -> [N, O, H, W], or with `down`
     [N, O, H / 2, W / 2].
 
-    With `rectify`, LeakyReLU(0.2) times sqrt(2) follows. `gain` scales the result: residual blocks
-    use sqrt(1/2), so that their sum keeps the variance.
+    With `rectify`, LeakyReLU(0.2) times sqrt(2) follows. `gain` scales the result: both parts of a
+    residual block use sqrt(1/2), so that their sum keeps the variance.
     """
 
     def __init__(
@@ -50,7 +50,7 @@ class Conv(nn.Module):
 
     def forward(self, x: Tensor) -> Tensor:
         kind = compute_dtype(x)
-        # the operands take the gain: LeakyReLU(c x) = c LeakyReLU(x) for positive c
+        # weight and bias take the gain: LeakyReLU(c x) = c LeakyReLU(x) for positive c
         weight = (self.weight * (self.scale * self.gain)).to(kind)
         bias = None if self.bias is None else (self.bias * self.gain).to(kind)
         x = x.to(kind)
@@ -68,8 +68,8 @@ class Conv(nn.Module):
 class DiscriminatorBlock(nn.Module):
     """Two convolutions, of which the second downsamples. [N, I, 2H, 2W] -> [N, O, H, W].
 
-    The block at full resolution is given `channels` and takes images, which it turns into features
-    first; all others are given 0.
+    The block at full resolution takes images with `channels` channels, and turns them into features
+    first. For all other blocks `channels` is 0, and they take features.
     """
 
     def __init__(self, config: StyleGANSettings, resolution: int, channels: int):
@@ -111,7 +111,7 @@ class Epilogue(nn.Module):
 
 
 class Discriminator(nn.Module):
-    """Images [N, C, R, R] and classes int64 [N] to logits [N]."""
+    """Images [N, C, R, R] and labels int64 [N] to logits [N]."""
 
     def __init__(self, config: StyleGANSettings, shape: ImageShape):
         super().__init__()

@@ -1,9 +1,9 @@
 """Cheaper elementwise operations on feature maps: a factor that is applied late, and the sum of
 bias and noise in one pass.
 
-A pass over feature maps is bound by memory, and in bfloat16 such passes are half of a training
-step. Numbers per image and channel are far fewer, so work is moved to them where the result is the
-same.
+A pass over feature maps is bound by memory, and in bfloat16 these passes take half of a training
+step. A tensor [N, C] is far smaller than the maps, so a factor is multiplied into it where the
+result is the same.
 """
 
 from __future__ import annotations
@@ -15,8 +15,8 @@ from torch import Tensor
 
 
 class Features(NamedTuple):
-    """Feature maps as a product that is not carried out: `values` [N, C, H, W] times `factor`
-    [N, C] > 0; without a factor, `values` alone.
+    """Feature maps as a product that is not yet carried out: `values` [N, C, H, W] times `factor`
+    [N, C] > 0, or `values` alone where the factor is None.
 
     LeakyReLU(c x) = c LeakyReLU(x) for positive c, so a rectifier works on `values` and keeps the
     factor. The next modulated convolution multiplies its input by a style [N, C] in any case;
@@ -27,19 +27,19 @@ class Features(NamedTuple):
     factor: Tensor | None = None
 
     def modulation(self, style: Tensor) -> Tensor:
-        """The factor [N, C] that turns `values` into the features times a style [N, C]."""
+        """The factor [N, C] by which `values` become the features multiplied by a style [N, C]."""
         return style if self.factor is None else style * self.factor
 
     def materialise(self) -> Tensor:
-        """Carry out the product: the features themselves, [N, C, H, W]."""
+        """Carry out the product, and return the features [N, C, H, W]."""
         if self.factor is None:
             return self.values
         return self.values * self.factor.to(self.values.dtype)[:, :, None, None]
 
 
 def add_bias_and_noise_(y: Tensor, bias: Tensor, noise: Tensor | None, strength: Tensor) -> Tensor:
-    """y [N, C, H, W] plus bias [N, C] plus, if any, a noise map [N, 1, H, W] or [H, W] times
-    strength [N, C]; in place. `bias` and `strength` take the dtype of y."""
+    """Add to y [N, C, H, W], in place, bias [N, C] and, unless it is None, a noise map [N, 1, H, W]
+    or [H, W] times strength [N, C]. `bias` and `strength` are converted to the dtype of y."""
     n, _, h, w = y.shape
     ones = y.new_ones(n, h * w)
     if noise is None:
@@ -52,11 +52,12 @@ def add_bias_and_noise_(y: Tensor, bias: Tensor, noise: Tensor | None, strength:
 
 
 class _AddProduct(torch.autograd.Function):
-    """y [N, C, H, W] += of_places [N, K, H W] times of_channels [N, K, C], summed over K; the first
-    is given, the other two have gradients.
+    """y [N, C, H, W] += of_places [N, K, H W] times of_channels [N, K, C], summed over K. y and
+    of_channels get gradients, of_places does not.
 
-    As a product of matrices it is one pass, and so is its gradient. PyTorch's sums with a vector or
-    a map take one each, which in bfloat16 on a CPU are not vectorised in channels_last.
+    As a product of matrices this is one pass over y, and so is its gradient. PyTorch needs one pass
+    to add a vector and one to add a map; in bfloat16 on a CPU, neither is vectorised in
+    channels_last.
     """
 
     @staticmethod

@@ -1,6 +1,6 @@
 """StyleGAN and StyleGAN2 as an adversary: schedule, losses, and statistics that training keeps.
 
-Karras et al. 2018 (arXiv 1812.04958), Karras et al. 2019 (1912.04958), ADA: Karras et al. 2020
+Karras et al. 2018 (arXiv 1812.04948), Karras et al. 2019 (1912.04958), ADA: Karras et al. 2020
 (2006.06676). The networks of the two generations are in files of their own; losses, style mixing,
 truncation and augmentation are the same for both and are in this file.
 """
@@ -38,7 +38,7 @@ CLASS_MEAN_LATENTS = 1000
 
 
 class Pending(nn.Module):
-    """A mean that the losses of one step measure, kept until a running value takes it over.
+    """A mean that the losses of one step measure, kept until a running value is updated by it.
 
     The trainer averages `total` and `count` over the workers, so that the running value depends on
     the global batch alone, however it was split into workers and micro-batches.
@@ -60,7 +60,7 @@ class Pending(nn.Module):
 
     @torch.no_grad()
     def mean(self) -> tuple[Tensor, Tensor]:
-        """The mean, and whether anything was added. Both are forgotten afterwards."""
+        """The mean, and whether anything was added. Afterwards, the object is cleared."""
         mean, some = self.total / self.count.clamp(min=1), self.count > 0
         self.clear()
         return mean, some
@@ -74,15 +74,16 @@ class Pending(nn.Module):
 def path_lengths(image: Tensor, noise: Tensor, ws: Tensor) -> Tensor:
     """Each image's path length |J^T y|, [N], differentiable: arXiv 1912.04958, section 3.2.
 
-    image [N, C, H, W] was made from ws [N, num_ws, w_dim]. `noise`, normal with the image's shape
-    and deviation 1 / sqrt(H W), is y: it is back-propagated. Squares are averaged over the layers.
+    image [N, C, H, W] was made from ws [N, num_ws, w_dim]. `noise` is y, which is back-propagated:
+    normal numbers of the image's shape and deviation 1 / sqrt(H W). Squares are averaged over the
+    layers.
     """
     (gradient,) = torch.autograd.grad((image * noise).sum(), ws, create_graph=True)
     return gradient.square().sum(dim=2).mean(dim=1).sqrt()
 
 
 class StyleGAN(Adversary):
-    """StyleGAN2. `growing.py` derives generation 1 from it, which has other networks and grows."""
+    """StyleGAN2. `growing.py` derives generation 1 from it, with other networks, which grow."""
 
     averaged = ("generator",)
     generator: nn.Module
@@ -98,7 +99,7 @@ class StyleGAN(Adversary):
         self.config, self.shape, self.default_batch = config, shape, batch
         self.z_dim, self.w_dim = config.z_dim, config.w_dim
         self.conditional = config.conditional
-        # steps from one update of a regulariser to the next; 0 where it is left out
+        # steps from one update of a regulariser to the next; 0 without the regulariser
         lengths = config.generation == 2 and config.path_length_weight > 0
         self.path_every = config.path_length_every if lengths else 0
         self.r1_every = config.r1_every if config.r1_gamma else 0
@@ -122,8 +123,9 @@ class StyleGAN(Adversary):
     # ---- schedule ------------------------------------------------------------------------------
 
     def lazy_ratio(self, optimizer: str) -> float:
-        """k / (k + 1) for a regulariser every k steps: arXiv 1912.04958, appendix B. Its steps are
-        added to those of the main loss, and learning rate and betas are adjusted for that."""
+        """k / (k + 1) for a regulariser every k steps: arXiv 1912.04958, appendix B. It multiplies
+        the learning rate and is the exponent of the betas, because the regulariser's steps come in
+        addition to those of the main loss."""
         k = self.path_every if optimizer == "G" else self.r1_every
         return k / (k + 1) if k > 1 else 1.0
 
@@ -144,8 +146,9 @@ class StyleGAN(Adversary):
         return replace(declared, lr=lr * self.lazy_ratio(optimizer))
 
     def phases(self) -> tuple[Phase, ...]:
-        """The phases of a step: each network's loss, and its regulariser every few steps. One that
-        is due at every step is a term of the loss instead, as R1 is in the first paper."""
+        """The phases of a step: each network's loss, and its regulariser every few steps. A
+        regulariser that is due at every step is a term of the loss instead, as R1 is in the first
+        paper."""
         c = self.config
         phases = [Phase("G", "G", self.loss_g)]
         if self.path_every > 1:
@@ -197,18 +200,18 @@ class StyleGAN(Adversary):
     # ---- from latents to images ----------------------------------------------------------------
 
     def styles(self, z: Tensor, label: Tensor | None) -> Tensor:
-        """w [N, w_dim] of z [N, z_dim] and, if conditional, classes int64 [N]."""
+        """w [N, w_dim] of z [N, z_dim] and, if conditional, labels int64 [N]."""
         w: Tensor = self.generator.mapping(z, label)  # type: ignore[operator]
         return w
 
     def truncate(
         self, ws: Tensor, psi: float, cutoff: int | None = None, label: Tensor | None = None
     ) -> Tensor:
-        """mean + psi (w - mean), in the first `cutoff` layers or all: arXiv 1812.04958, appendix B.
+        """mean + psi (w - mean), in the first `cutoff` layers or all: arXiv 1812.04948, appendix B.
 
-        With classes int64 [N] each mean is that of the image's class, unless the setting
-        `truncate_to` is "all": the tracked mean lies between all classes, and an S that is drawn to
-        it becomes an 8.
+        With labels int64 [N], the mean is the one of each image's class, unless the setting
+        `truncate_to` is "all". The mean over all classes suits conditional networks less: it lies
+        between the classes, and an S that is drawn to it becomes an 8.
         """
         mean: Tensor = self.generator.mapping.w_avg  # type: ignore[union-attr,assignment]
         if label is not None and self.config.truncate_to == "class":
@@ -222,7 +225,8 @@ class StyleGAN(Adversary):
         return image
 
     def sample(self, z: Tensor, label: Tensor | None, truncation: float = 1.0) -> Tensor:
-        """Images with the stored noise maps: each depends on its latent, class and truncation."""
+        """Images made with the stored noise maps: each depends on its latent, its label and the
+        truncation alone."""
         ws = self.styles(z, label)[:, None].expand(-1, self.num_ws, -1)
         if truncation != 1:
             ws = self.truncate(ws, truncation, label=label)
@@ -230,7 +234,7 @@ class StyleGAN(Adversary):
 
     @torch.no_grad()
     def class_means(self, label: Tensor) -> Tensor:
-        """The mean w [N, w_dim] of each image's class, int64 [N], always over the same latents."""
+        """The mean w [N, w_dim] of each label int64 [N], always over the same latents."""
         places = torch.arange(CLASS_MEAN_LATENTS, device=label.device)
         z = BatchRandom(0, "class mean", places).normal(self.z_dim)
         classes, of = label.unique(return_inverse=True)
@@ -238,12 +242,12 @@ class StyleGAN(Adversary):
         return torch.stack(means)[of]
 
     def layers_in_use(self) -> int:
-        """How many of the styles reach the image at the present resolution."""
+        """The number of layers, and so of styles, that make images of the present resolution."""
         return self.num_ws
 
     def mix_styles(self, label: Tensor | None, rng: BatchRandom) -> Tensor:
         """Draw styles ws [N, num_ws, w_dim]. A share `mixing` of the images has the styles of a
-        second latent in its later layers: arXiv 1812.04958, section 3.1."""
+        second latent in its later layers: arXiv 1812.04948, section 3.1."""
         z = rng.normal(self.z_dim)
         if not self.config.mixing:
             return self.styles(z, label)[:, None].expand(-1, self.num_ws, -1)
@@ -258,23 +262,23 @@ class StyleGAN(Adversary):
     # ---- losses --------------------------------------------------------------------------------
 
     def prepare_reals(self, image: Tensor) -> Tensor:
-        """Real images as D may see them now, before augmentation."""
+        """Real images as D sees them, before augmentation; networks that grow override this."""
         return image
 
     def logits(self, image: Tensor, label: Tensor | None, rng: BatchRandom) -> Tensor:
-        """D's logits [N] of images [N, C, R, R], which are augmented first."""
+        """D's logits [N] of images [N, C, R, R], which are augmented first if that is set."""
         c = self.config
         if c.augment != "none":
             image = augment(image, self.augment_p, rng, c.augment_groups)
         return self.discriminate(image, label)
 
     def discriminate(self, image: Tensor, label: Tensor | None) -> Tensor:
-        """D's logits [N] of images [N, C, R, R] as they are."""
+        """D's logits [N] of images [N, C, R, R], without augmentation."""
         logits: Tensor = self.discriminator(image, label)
         return logits
 
     def loss_g(self, batch: Batch, rng: BatchRandom, clock: Clock) -> Losses:
-        """G moves its fakes towards what D calls real."""
+        """G learns to make images that D takes for real."""
         label = batch.get("label")
         ws = self.mix_styles(label, rng)
         self.pending_w.add(ws[:, 0].mean(dim=0))
@@ -285,7 +289,7 @@ class StyleGAN(Adversary):
     def loss_path(self, batch: Batch, rng: BatchRandom, clock: Clock) -> Losses:
         """Path-length regularisation on a part of the batch: arXiv 1912.04958, section 3.2."""
         c, label = self.config, batch.get("label")
-        chosen = slice(None, None, c.path_length_shrink)  # each rank's share begins at a multiple
+        chosen = slice(None, None, c.path_length_shrink)  # workers' shares begin at multiples of it
         rng = rng.select(chosen)
         ws = self.mix_styles(None if label is None else label[chosen], rng)
         image = self.synthesise(ws, rng)
@@ -312,7 +316,7 @@ class StyleGAN(Adversary):
         return found | self.loss_r1(batch, rng, clock) if self.r1_every == 1 else found
 
     def loss_r1(self, batch: Batch, rng: BatchRandom, clock: Clock) -> Losses:
-        """R1, on augmented reals."""
+        """The R1 penalty on real images, augmented if that is set."""
         penalty = losses.r1_penalty(
             lambda x: self.logits(x, batch.get("label"), rng), self.prepare_reals(batch["image"])
         )

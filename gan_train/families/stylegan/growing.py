@@ -1,9 +1,9 @@
 """Generation 1: AdaIN and progressive growth. Karras et al. 2018, arXiv 1812.04948.
 
 The networks are those of section 2 and appendix C: a learned constant, noise and AdaIN after every
-layer, bilinear upsampling and downsampling; the discriminator is ProGAN's. Training starts at 8x8
-and doubles the resolution; each level is faded in. All levels exist from the start, so that growth
-never changes the state dict.
+layer, bilinear upsampling and downsampling; the discriminator is ProGAN's. Training starts at
+`start_resolution` and doubles the resolution; each new level is faded in. All levels exist from the
+start, so that growth never changes the state dict.
 """
 
 from __future__ import annotations
@@ -56,14 +56,14 @@ class StyledLayer(nn.Module):
 
 
 class Generator(nn.Module):
-    """Mapping and synthesis: ws [N, num_ws, w_dim] to images [N, C, r, r], r from `progress`."""
+    """Mapping and synthesis: ws [N, num_ws, w_dim] to images [N, C, r, r]; `progress` holds r."""
 
     def __init__(self, config: StyleGANSettings, shape: ImageShape):
         super().__init__()
         self.mapping = build_mapping(config, shape)
         self.levels = [2**k for k in range(2, shape.resolution.bit_length())]
         self.num_ws, self.tanh = 2 * len(self.levels), config.output == "tanh"
-        # The paper starts with ones. Their deviation is 0, and AdaIN would divide 0 by 0.
+        # The paper starts with ones. Their deviation is 0, so AdaIN would divide 0 by 0.
         self.const = nn.Parameter(torch.randn(config.width(4), 4, 4))
         self.convolutions, self.styled = nn.ModuleDict(), nn.ModuleDict()
         self.to_rgb = nn.ModuleDict()
@@ -101,7 +101,7 @@ class Generator(nn.Module):
 
 
 class Discriminator(nn.Module):
-    """ProGAN's discriminator with a blur before downsampling: images [N, C, r, r] and classes [N]
+    """ProGAN's discriminator with a blur before downsampling: images [N, C, r, r] and labels [N]
     to logits [N]."""
 
     def __init__(self, config: StyleGANSettings, shape: ImageShape):
@@ -143,7 +143,7 @@ class Discriminator(nn.Module):
 
 
 class GrowingStyleGAN(StyleGAN):
-    """StyleGAN of 2018: the losses of StyleGAN2 on networks that grow; reals fade like fakes."""
+    """StyleGAN of 2018: StyleGAN2's losses on networks that grow. Real images fade like fakes."""
 
     def build_networks(self) -> None:
         config = self.config

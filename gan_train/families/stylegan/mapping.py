@@ -1,7 +1,7 @@
 """The mapping network of both generations: from latents z and classes to styles w.
 
 Karras et al. 2018 (arXiv 1812.04948), section 2. Parameters have the names of the published
-networks, so that those can be loaded.
+networks, so that published weights can be loaded.
 """
 
 from __future__ import annotations
@@ -33,7 +33,7 @@ class Dense(nn.Module):
         self.scale, self.lr, self.rectify = lr / math.sqrt(inputs), lr, rectify
 
     def forward(self, x: Tensor) -> Tensor:
-        # the operands take the gain: LeakyReLU(c x) = c LeakyReLU(x) for positive c
+        # input and bias take the gain: LeakyReLU(c x) = c LeakyReLU(x) for positive c
         gain = math.sqrt(2) if self.rectify else 1.0
         bias = self.bias if self.lr * gain == 1 else self.bias * (self.lr * gain)
         with torch.autocast(x.device.type, enabled=False):  # cheap, and styles need the precision
@@ -48,7 +48,7 @@ def unit_mean_square(x: Tensor) -> Tensor:
 
 
 class Mapping(nn.Module):
-    """f: Z -> W, from latents [N, z_dim] and, if `classes` is not 0, classes int64 [N] to w
+    """f: Z -> W, from latents [N, z_dim] and, if `classes` is not 0, labels int64 [N] to w
     [N, w_dim].
 
     The normalised embedding of the class is appended to the normalised latent. With `z_dim` 0 the
@@ -80,7 +80,7 @@ class Mapping(nn.Module):
 
 
 def build_mapping(config: StyleGANSettings, shape: ImageShape) -> Mapping:
-    """A generator's mapping network, with the buffer of the mean w that truncation draws to."""
+    """A generator's mapping network, with a buffer for the mean w, to which truncation draws."""
     classes = len(shape.classes) if config.conditional else 0
     mapping = Mapping(config.z_dim, config.w_dim, config.mapping_layers, config.mapping_lr, classes)
     mapping.register_buffer("w_avg", torch.zeros(config.w_dim))

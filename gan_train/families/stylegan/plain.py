@@ -1,9 +1,9 @@
-"""Slow reference forms, written as in the papers, of what StyleGAN's other files compute faster.
+"""Reference forms, slow and as in the papers, of operations that StyleGAN's other files speed up.
 
-They stand for functions of `synthesis.py`, `elementwise.py` and `resampling.py`. Training does not
-use them. Tests compare the fast forms with them, and the benchmark tells how many
-times as long they take. The comparison is fair: filters are depthwise convolutions, which is
-PyTorch's fastest literal form. Functions have the names of those that they stand for.
+They stand for functions of `synthesis.py`, `elementwise.py` and `resampling.py`, which their
+docstrings name. Training does not use this file. Tests compare the fast forms with these, and the
+benchmark measures how much longer these take. The comparison is fair: filters are depthwise
+convolutions, which is PyTorch's fastest literal form.
 """
 
 from __future__ import annotations
@@ -56,7 +56,7 @@ def modulated_conv(
 
 
 Convolve = Callable[[Tensor, Tensor, Tensor, Tensor | None, bool], Tensor]
-"""From x, weight, style, noise and `up` to the modulated convolution plus noise."""
+"""Computes the modulated convolution plus noise from x, weight, style, noise and `up`."""
 
 
 def literal_modulated_conv(
@@ -71,8 +71,7 @@ def literal_modulated_conv(
     gain: float,
     up: bool,
 ) -> Features:
-    """What `synthesis.modulated_conv` computes, where `convolve` is `convolve_grouped` or
-    `convolve_scaled`."""
+    """`synthesis.modulated_conv`, with `convolve_grouped` or `convolve_scaled` as `convolve`."""
     features = x.materialise()
     if noise is not None:
         noise = (noise * strength).to(compute_dtype(features))
@@ -91,8 +90,8 @@ def convolve_grouped(
 def convolve_scaled(
     x: Tensor, weight: Tensor, style: Tensor, noise: Tensor | None, up: bool
 ) -> Tensor:
-    """The modulated convolution as it is widely trained: one weight serves all images, features are
-    scaled before and after, and demodulation comes from a tensor of weights for every image."""
+    """The modulated convolution in a widely used form: one weight serves all images, and features
+    are scaled before and after. The scale after it comes from a weight for every image."""
     factor = demodulation_deviations(weight, style).reciprocal()
     weight = weight.to(compute_dtype(x))
     y = x * style.to(x.dtype)[:, :, None, None]
@@ -102,7 +101,7 @@ def convolve_scaled(
 
 
 def demodulation_deviations(weight: Tensor, style: Tensor) -> Tensor:
-    """`synthesis.demodulation_deviations`, from a weight for every image (equation 3)."""
+    """`synthesis.demodulation_deviations`, computed from a weight for every image (equation 3)."""
     own = weight[None] * style[:, None, :, None, None]  # [N, O, I, k, k]
     return (own.square().sum(dim=(2, 3, 4)) + 1e-8).sqrt()
 

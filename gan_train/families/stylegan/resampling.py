@@ -4,9 +4,9 @@ StyleGAN2 filters wherever it changes the size (Karras et al. 2019, arXiv 1912.0
 Zhang 2019, arXiv 1904.11486). Images count as zero beyond their border. `plain.py` has the literal
 form of every function here.
 
-The three maps are linear and the derivative of each is another of the three, so each derivative is
-written down as such: PyTorch's own derivative of a strided depthwise convolution takes up to ten
-times as long on a CPU (bfloat16).
+The three maps here (filter, downsample, upsample) are linear, and the derivative of each is one of
+the three, so each derivative calls that map. PyTorch's own derivative of a strided depthwise
+convolution takes up to ten times as long on a CPU (bfloat16).
 """
 
 from __future__ import annotations
@@ -44,7 +44,7 @@ def _by_channel(x: Tensor, kernel: Tensor, stride: int, padding: int) -> Tensor:
     with torch.autocast(x.device.type, enabled=False):
         if x.dtype == torch.float64:  # for verification: depthwise convolutions are very slow
             y = F.conv2d(x.flatten(0, 1)[:, None], kernel[:1], stride=stride, padding=padding)
-            return y.view(*x.shape[:2], *y.shape[2:]).clone()  # no view: others write into it
+            return y.view(*x.shape[:2], *y.shape[2:]).clone()  # not a view: callers write into it
         return F.conv2d(x, kernel, stride=stride, padding=padding, groups=x.shape[1])
 
 

@@ -1,12 +1,12 @@
 """StyleGAN2's synthesis network: modulated convolutions, noise, and RGB summed over resolutions.
 
 Karras et al. 2019 (arXiv 1912.04958), section 2 and figure 7. Parameters and buffers have the names
-of the published networks, so that those can be loaded.
+of the published networks, so that published weights can be loaded.
 
 The paper gives every image a weight of its own (equation 3). Here one weight serves all images:
-the style scales the input of the convolution and demodulation scales its output. That is the same
-function by one large convolution instead of N small ones. `plain.py` has the literal form, with
-which tests compare this one.
+the style scales the input of the convolution, and demodulation scales its output. The result is the
+same, by one large convolution instead of N small ones. `plain.py` has the paper's form, with which
+tests compare this one.
 """
 
 from __future__ import annotations
@@ -33,11 +33,11 @@ def clamp_to(x: Tensor, bound: float | None) -> Tensor:
 
 
 def demodulation_deviations(weight: Tensor, style: Tensor) -> Tensor:
-    """The standard deviations by which demodulation divides (equation 3): the modulated convolution
-    gives them to its output where its input has deviation 1. weight [O, I, k, k], style [N, I] ->
-    [N, O]."""
+    """The standard deviations by which demodulation divides (equation 3): the modulated
+    convolution's output has them where its input has deviation 1. weight [O, I, k, k],
+    style [N, I] -> [N, O]."""
     squares = weight.square().sum(dim=(2, 3))  # [O, I]
-    with torch.autocast(style.device.type, enabled=False):  # small
+    with torch.autocast(style.device.type, enabled=False):  # cheap, so it keeps full precision
         return (style.square() @ squares.T + 1e-8).sqrt()
 
 
@@ -56,7 +56,7 @@ def modulated_conv(
     noise times strength.
 
     x [N, I, H, W], weight [O, I, 3, 3], style [N, I] -> [N, O, H, W], or [N, O, 2H, 2W] with `up`;
-    bias [O], noise [N, 1, ...] or the same for all images [...], strength [].
+    bias [O], strength []. noise is [N, 1, r, r], or [r, r] for all images; r is the result's side.
     """
     deviation = demodulation_deviations(weight, style)
     kind = compute_dtype(x.values)
@@ -66,7 +66,7 @@ def modulated_conv(
         if up
         else conv2d(modulated, weight.to(kind), padding=1)
     )
-    # the features' factor divides by the deviation later, so bias and noise are multiplied by it
+    # the result's factor divides by the deviation, so bias and noise are multiplied by it here
     y = add_bias_and_noise_(y, bias * deviation, noise, strength * deviation)
     return Features(y, gain / deviation)
 
@@ -129,7 +129,7 @@ class ToImage(nn.Module):
 
 class SynthesisBlock(nn.Module):
     """The layers of one resolution: an upsampling convolution (in all but the first block, which
-    has a learned constant instead), a convolution, and the image that is added to the sum."""
+    has a learned constant instead), a convolution, and an image that is added to the one below."""
 
     def __init__(self, config: StyleGANSettings, inputs: int, resolution: int, channels: int):
         super().__init__()
@@ -149,7 +149,7 @@ class SynthesisBlock(nn.Module):
         ws: list[Tensor],
         noise: list[Tensor | None],
     ) -> tuple[Features, Tensor]:
-        """Features and image of this resolution, from those of the one below, if there is one.
+        """Features and image of this resolution, from those of the resolution below, or from None.
 
         `ws` are the styles [N, w_dim] of conv0 (not in the first block), conv1 and torgb; `noise`
         are the maps of conv0 and conv1.
@@ -165,13 +165,13 @@ class SynthesisBlock(nn.Module):
 
 
 def memory_layout(weight: Tensor) -> torch.memory_format:
-    """The memory format of the network's filters: activations are fastest in the same one."""
+    """The memory format of the filters `weight`: activations are fastest in the same format."""
     last = weight.is_contiguous(memory_format=torch.channels_last) and not weight.is_contiguous()
     return torch.channels_last if last else torch.contiguous_format
 
 
 class Synthesis(nn.Module):
-    """g: from styles [N, num_ws, w_dim] to images [N, C, R, R]."""
+    """The paper's g: makes images [N, C, R, R] from styles [N, num_ws, w_dim]."""
 
     def __init__(self, config: StyleGANSettings, shape: ImageShape):
         super().__init__()
@@ -200,7 +200,7 @@ class Synthesis(nn.Module):
 
 
 class Generator(nn.Module):
-    """Mapping and synthesis: called with styles [N, num_ws, w_dim] it makes images [N, C, R, R]."""
+    """Mapping and synthesis. A call makes images [N, C, R, R] from styles [N, num_ws, w_dim]."""
 
     def __init__(self, config: StyleGANSettings, shape: ImageShape):
         super().__init__()
