@@ -1,1 +1,1 @@
-"""What training costs: timings of parts and of a step, and counts of operations."""
+"""Measures what training costs: times of the parts of a run and of a step, counts of operations."""

@@ -1,7 +1,7 @@
 """The ways in which the benchmark computes the same training step, to compare their speed.
 
-A form is a precision, a memory layout and, if asked for, one thing computed in another way: then
-functions of modules are replaced by others that compute the same.
+A form is a precision, a memory layout and, if asked for, another way to compute a part of the step,
+for which functions of modules are replaced by others with the same results.
 """
 
 from __future__ import annotations
@@ -23,7 +23,7 @@ from gan_train.training.optimizers import build_optimizer
 
 
 class Replaced(NamedTuple):
-    """The function `name` of a module, and the function by which it is replaced."""
+    """The function `name` of a module, and the function `by` which it is replaced."""
 
     module: ModuleType
     name: str
@@ -46,7 +46,8 @@ RESAMPLING = (
 
 
 def _all_literal(convolve: plain.Convolve) -> tuple[Replaced, ...]:
-    """The modulated convolution in a literal form, and all resampling."""
+    """Replacements for the modulated convolution, by the literal one on `convolve`, and for all
+    resampling."""
     by = partial(plain.literal_modulated_conv, convolve)
     return (Replaced(synthesis, "modulated_conv", by), *RESAMPLING)
 
@@ -62,16 +63,17 @@ INSTEAD: dict[str, tuple[Replaced, ...]] = {
     "derivatives": (Replaced(convolution, "uses_own_derivatives", _own_elsewhere),),
     "optimizer": (Replaced(trainer, "build_optimizer", partial(build_optimizer, fused=False)),),
 }
-"""What each choice of `--instead` replaces, which `options.OTHER_WAYS` tells in words."""
+"""The functions that each choice of `--instead` replaces; `options.OTHER_WAYS` describes them."""
 assert INSTEAD.keys() == OTHER_WAYS.keys()
 WHOLE = ("grouped", "scaled")
-"""The ways that replace all of StyleGAN2's step; the others change one thing."""
+"""The ways that change all of StyleGAN2's convolutions; each of the others changes one thing."""
 OF_STYLEGAN2 = tuple(name for name in INSTEAD if name not in ("derivatives", "optimizer"))
+"""The ways that only StyleGAN2 has."""
 
 
 @dataclass(frozen=True)
 class Form:
-    """One way to compute the step; `instead` names what is computed in another way, if anything."""
+    """One way to compute the step; `instead` is a name of `INSTEAD`, or None for the usual way."""
 
     precision: str
     channels_last: bool
@@ -88,8 +90,8 @@ class Form:
 
     @contextmanager
     def active(self) -> Iterator[None]:
-        """Compute in this form within the block. Functions of modules are replaced for all threads,
-        and put back at the end."""
+        """A context in which the step is computed in this form. Functions of modules are replaced
+        for all threads, and restored at the end."""
         with ExitStack() as stack:
             for module, name, by in INSTEAD[self.instead] if self.instead else ():
                 stack.callback(setattr, module, name, getattr(module, name))
@@ -98,9 +100,10 @@ class Form:
 
 
 def forms(precisions: Sequence[str], layouts: Sequence[str], instead: Sequence[str]) -> list[Form]:
-    """Every precision in every layout, then every other way in every precision.
+    """The forms to compare: every precision in every layout, then every way of `instead` in every
+    precision.
 
-    A way that replaces one thing has the first of the layouts; one that replaces all is contiguous.
+    A way in `WHOLE` is contiguous; any other has the first of the layouts.
     """
     first = layouts[0] == "channels_last"
     found = [Form(p, layout == "channels_last") for p in precisions for layout in layouts]

@@ -1,4 +1,4 @@
-"""How many operations a piece of code executes, and how many per second the machine can do.
+"""Counts the operations that code executes, and measures how many the machine can do per second.
 
 Operations are the multiplications and additions of convolutions and matrix products, as hardware
 vendors count them. They are counted as they are executed, so backward and double backward are
@@ -20,11 +20,11 @@ aten = torch.ops.aten
 
 
 def seconds(device: torch.device) -> float:
-    """A clock for differences: CPU seconds of this process, or, on a GPU, elapsed seconds once its
-    work is done.
+    """A clock whose differences are times: CPU seconds of this process, or, for a GPU, elapsed
+    seconds, read when the GPU's work is done.
 
-    CPU seconds do not count the time that other processes take; with one thread they are the time
-    of this code alone.
+    CPU seconds leave out the time of other processes; with one thread they are the time of this
+    code alone.
     """
     if device.type == "cuda":
         torch.cuda.synchronize(device)
@@ -96,16 +96,16 @@ class Arithmetic(TorchDispatchMode):
 
     @property
     def seconds(self) -> float:
-        """Seconds in the counted operations. On a GPU that waits for its host they are too many, as
-        they include the launches."""
+        """The seconds in the counted operations. They are too many on a GPU that waits for the CPU,
+        because they include the launches of kernels."""
         if self._events:
             torch.cuda.synchronize(self._device)
         return self._seconds + sum(a.elapsed_time(b) for a, b in self._events) / 1000
 
 
 def attainable(device: torch.device, dtype: torch.dtype) -> dict[str, float]:
-    """Operations per second of a large matrix product and of a large channels_last convolution, by
-    name. Each is the best of several tries; no more are made once they have taken a second."""
+    """The operations per second of a large matrix product and of a large channels_last convolution,
+    by name. Each is the best of several tries, which end after a second."""
     gpu = device.type == "cuda"
     side, images, channels, resolution = (8192, 64, 512, 64) if gpu else (1024, 16, 128, 32)
     matrix = torch.randn(side, side, device=device, dtype=dtype)
@@ -123,8 +123,8 @@ def attainable(device: torch.device, dtype: torch.dtype) -> dict[str, float]:
 def _rate(
     device: torch.device, work: Callable[[], Tensor], repeats: int = 8, limit_s: float = 1.0
 ) -> float:
-    """Operations per second of the fastest try. A processor without bfloat16 takes seconds for one
-    try, which then has to do."""
+    """The operations per second of the fastest try. There is only one try if it takes longer than
+    `limit_s`, as on a processor without bfloat16."""
     start = seconds(device)
     with Arithmetic(device) as counted:
         work()

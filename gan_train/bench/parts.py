@@ -1,8 +1,7 @@
-"""How long the parts of a run take by themselves: training step, loader, sharding, scoring.
+"""Times the parts of a run by themselves: training step, loader, sharding, scoring.
 
-The functions here time the code of a run. Figures of one machine say little about another; ratios
-within one call do. `pipelines/flows/overhead.py` adds the overhead of Ray, Prefect and MLflow, and
-prints the table.
+Times of one machine say little about another; ratios within one call say more.
+`pipelines/flows/overhead.py` adds the overhead of Ray, Prefect and MLflow, and prints the table.
 """
 
 from __future__ import annotations
@@ -55,7 +54,7 @@ def last_stage(config: Config, index: Index) -> Stage:
 def time_steps(
     config: Config, index: Index, shards: Path, runtime: PlainRuntime, seconds: float
 ) -> Timing:
-    """Time `Trainer.step` in the last stage for so many seconds, on batches that are in memory."""
+    """Time `Trainer.step` in the last stage for about `seconds`, on batches that are in memory."""
     trainer = Trainer(config, index, shards, runtime)
     *before, stage = trainer.stages
     trainer.clock = Clock(0, sum(s.nimg for s in before) + stage.nimg // 2)
@@ -81,7 +80,7 @@ def time_steps(
 
 
 def time_loader(config: Config, index: Index, shards: Path) -> dict[str, Timing]:
-    """Time an epoch that is decoded, then one out of memory, as a single worker reads them."""
+    """Time one epoch that is decoded, then one from the cache, as a single worker reads them."""
     stage = last_stage(config, index)
     adversary = config.family.build(index.image_shape, config.train.batch)
     here = recipes.change(config, {"data.loader_workers": 0}).data
@@ -102,8 +101,8 @@ def time_sharding(config: Config) -> Timing:
 
 
 def time_scoring(config: Config, index: Index, shards: Path) -> Timing:
-    """Time the scoring of a generator, which makes its images, too. The statistics of the real
-    images are prepared before."""
+    """Time the scoring of a generator, including the making of its images. The statistics of the
+    real images are computed before."""
     with tempfile.TemporaryDirectory() as folder:
         runtime = PlainRuntime(Path(folder), config.cluster.gpu)
         family = config.family.build(index.image_shape, config.train.batch).to(runtime.device)
@@ -139,7 +138,7 @@ def _worker(
 
 
 def time_workers(config: Config, shards: Path, world: int, seconds: float) -> float:
-    """Images per second of `time_steps` in `world` processes of one thread each."""
+    """The images per second of `time_steps` in `world` worker processes of one thread each."""
     with tempfile.TemporaryDirectory() as folder:
         arguments = (world, folder, config, str(shards), seconds)
         spawn(_worker, arguments, nprocs=world)

@@ -1,4 +1,4 @@
-"""Progress of a measurement on stderr: a bar on a terminal, a line for every part elsewhere."""
+"""Shows the progress of a measurement on stderr: a bar on a terminal, else a line for each part."""
 
 from __future__ import annotations
 
@@ -11,7 +11,7 @@ from tqdm import tqdm
 
 
 class Progress:
-    """Says which of `total` parts is being measured. The report on stdout stays as it is."""
+    """Shows which of `total` parts is being measured. Nothing is written to stdout."""
 
     def __init__(self, total: int, stream: TextIO | None = None) -> None:
         """`stream` is sys.stderr unless given."""
@@ -27,7 +27,7 @@ class Progress:
 
     @contextmanager
     def part(self, what: str) -> Iterator[None]:
-        """Names a part as it begins, and counts it when the block has ended."""
+        """A context for one part: its name is shown at the start, and it counts at the end."""
         self._begun += 1
         if self._bar.disable:
             print(f"{self._begun} of {self._total}: {what}", file=self._stream, flush=True)
@@ -36,6 +36,6 @@ class Progress:
         self._bar.update()
 
     def close(self) -> None:
-        """Take the bar away, so that what is printed next begins on a line of its own."""
+        """Remove the bar, so that the next output begins on a line of its own."""
         self._bar.leave = False
         self._bar.close()

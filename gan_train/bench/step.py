@@ -1,13 +1,13 @@
-"""What a training step costs, whole and by phase, and how far that is from the machine's peak.
+"""Measures the time of a training step, whole and by phase, and its share of the machine's peak.
 
 `Trainer.step` is timed as a run calls it, on random images that are sharded into a temporary
 folder. That needs neither Ray nor Prefect nor MLflow: a machine with torch, numpy, pillow, pyyaml,
-pydantic, webdataset and safetensors runs `python -m gan_train.bench.step RECIPE ...`, and
+pydantic, webdataset, safetensors and tqdm runs `python -m gan_train.bench.step RECIPE ...`, and
 `gan-train bench-step` is the same. Time is CPU seconds of one thread, or elapsed time on a GPU.
 
-Forms (precision, layout, what is computed in another way) take turns, and the medians over the
+Forms (precision, layout, other ways to compute: `forms.py`) take turns, and the medians over the
 rounds are reported: the speed of a machine drifts, so ratios within one call say more than seconds.
-The reference:
+The usual comparison:
 
     python -m gan_train.bench.step stylegan2-emoji-64 --resolutions 32,64 --batch 16 \\
         --precisions float32,bf16 --layouts channels_last --instead scaled,grouped \\
@@ -48,19 +48,19 @@ from gan_train.runs.runtime import PlainRuntime
 from gan_train.training import schedule
 from gan_train.training.trainer import Trainer
 
-REPEATS = 4  # steps of each phase alone, in every round
+REPEATS = 4  # so many steps of each phase alone are timed in every round
 
 
 @dataclass
 class Measured:
-    """What was measured of one form. Lists have one number of seconds for each round."""
+    """The measurements of one form. Lists have one number of seconds for each round."""
 
     step: list[float] = field(default_factory=list)
     """A whole step: the mean over one cycle of the lazy regularisers."""
     phases: dict[str, list[float]] = field(default_factory=dict)
     """Each phase alone, by name."""
     rest: list[float] = field(default_factory=list)
-    """What every step does beside the phases: batch, statistics, moving average."""
+    """The parts of a step beside its phases: batch, statistics, moving average."""
     operations: float = 0.0
     """Operations of convolutions and matrix products per step."""
     counted_seconds: float = 0.0
@@ -76,7 +76,7 @@ class Subject:
         shards = shard(config.data, folder)
         index = Index.load(shards)
         schedule.check(config, index.image_shape, world_size=1)
-        gpu = "no" if config.cluster.gpu == "no" else "auto"  # one, whatever the recipe says
+        gpu = "no" if config.cluster.gpu == "no" else "auto"  # also where the recipe requires a GPU
         runtime = PlainRuntime(folder, gpu)
         self.form, self.device = form, runtime.device
         before = self._allocated()
@@ -113,8 +113,8 @@ class Subject:
     def round(self) -> None:
         """Time a cycle of whole steps, then each phase.
 
-        A phase that takes what another one leaves is run after it, and the time of that one is
-        taken off.
+        A phase that takes tensors from other phases is run after them, and their time is
+        subtracted.
         """
         m, before = self.measured, self._allocated()
         if self.device.type == "cuda":
@@ -144,11 +144,11 @@ def measure(
     instead: Sequence[str],
     rounds: int,
 ) -> Iterator[str]:
-    """The lines of the report, size by size; progress goes to stderr. None takes what the recipe
-    says, and `instead` names other ways (`options.OTHER_WAYS`).
+    """Yield the lines of the report, one resolution after another; progress goes to stderr. An
+    argument that is None is taken from the recipe; `instead` has names of `options.OTHER_WAYS`.
 
-    Raises UserError for a recipe or batch that cannot be, and for StyleGAN2's other ways with
-    another family.
+    Raises UserError for a recipe or batch that is not possible, and for ways that only StyleGAN2
+    has with another family.
     """
     given = recipes.load(recipe, overrides)
     family = given.family
@@ -177,7 +177,7 @@ def measure(
 def _changes(
     given: Config, form: Form, resolution: int, batch: int | None, folder: Path
 ) -> dict[str, Any]:
-    """What is changed in the recipe: the form, the size, and all that a step does not touch."""
+    """The changes to the recipe: the form, the size, and settings that do not concern a step."""
     changes = {
         "data.source": str(folder / "pictures"),
         "data.resolution": resolution,
@@ -193,7 +193,7 @@ def _changes(
         "evaluate.metrics": ["diversity"],
         "evaluate.images": 4,
     }
-    if given.evaluate.pictures is not None:  # what is upscaled is scored on held-out images
+    if given.evaluate.pictures is not None:  # then held-out images serve as test pictures
         changes |= {"evaluate.pictures": None, "data.held_out": 0.1}
     if given.data.second is not None:  # the random pictures serve as both domains
         changes["data.second"] = {"source": None, "only_classes": [], "pairs": "none"}
@@ -277,8 +277,8 @@ def _bound(subject: Subject, peak: float) -> str:
 
 
 def _ratios(subjects: list[Subject]) -> Iterator[str]:
-    """Lines that tell how many times as long the other ways take as ours, as medians over rounds.
-    Ways that replace the whole step are compared with all of our precisions."""
+    """Lines that tell how many times as long the other ways take as the usual one: medians over the
+    rounds. Ways in `WHOLE` are compared with the usual way in every precision."""
     for other, ours in itertools.product(subjects, subjects):
         one, fast = other.form, ours.form
         same = one.precision == fast.precision or one.instead in WHOLE

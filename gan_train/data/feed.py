@@ -1,9 +1,9 @@
-"""What stands beside the images of a batch: low-resolution images, or those of another domain.
+"""Gives the trainer its batches, with the further images that the task needs beside each.
 
-A `Feed` gives the trainer the batches that `loader.py` makes of part A of a data set. For
-super-resolution every image comes downsampled, too (`low`). For translation images of part B come
-beside (`other`); they have an order and epochs of their own, unless the two parts hold pairs, which
-stay together. All of this is a function of the position, as the order itself is.
+The images come from part A of the data set, by `loader.py`. For super-resolution a batch also has
+them downsampled (`low`); for translation it also has images of part B (`other`). Part B has an
+order and epochs of its own, unless the two parts hold pairs, which stay together. A batch is a
+function of its position alone.
 """
 
 from __future__ import annotations
@@ -24,7 +24,7 @@ from gan_train.rng import derive
 
 
 def check_data(config: DataConfig, adversary: Adversary) -> None:
-    """Raise UserError unless the data have the parts that the task needs, and no others."""
+    """Raise UserError unless the data set has the parts that the task needs, and no others."""
     translates = isinstance(adversary, Translates)
     if translates and config.second is None:
         raise UserError(
@@ -51,7 +51,7 @@ def check_data(config: DataConfig, adversary: Adversary) -> None:
 
 
 class Feed:
-    """The batches of one rank, from any position on."""
+    """Makes one worker's batches, from any position on."""
 
     def __init__(
         self,
@@ -86,7 +86,7 @@ class Feed:
         self._scale = adversary.scale if isinstance(adversary, Upscales) else 1
 
     def batches(self, start: int, batch: int, resolution: int) -> Generator[LoadedBatch]:
-        """Batches from position `start` on; see `Loader.batches`."""
+        """Endless batches from position `start` on; arguments and errors as in `Loader.batches`."""
         firsts = self._first.batches(start, batch, resolution)
         if self._second is None:
             with closing(firsts):

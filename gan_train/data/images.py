@@ -1,8 +1,9 @@
-"""How an image file becomes the square pixels that are stored, or is refused with a reason.
+"""Turns an image file into the square image that is stored, or refuses it with a reason.
 
-All functions are pure, from bytes to bytes or arrays. They work in this order: what is too large is
-refused; the file is decoded, turned upright (EXIF), laid over the background where it is
-transparent, and converted to 8 bits; then to the colours asked for, made square and resized.
+All functions are pure, from bytes to bytes or arrays. They work in this order: a file that is too
+large is refused; the image is decoded, turned upright (EXIF), laid over the background where it is
+transparent, and converted to 8 bits and to the colours asked for; then it is made square and
+resized.
 """
 
 from __future__ import annotations
@@ -25,7 +26,7 @@ from gan_train.config import DataConfig, Resize
 from gan_train.images.pixels import from_picture
 
 FORMATS = ("PNG", "JPEG", "WEBP", "BMP", "GIF", "TIFF", "PPM", "JPEG2000", "AVIF")
-"""The formats that are decoded. Pillow knows more, and some of them start programs (EPS)."""
+"""The formats that are decoded. Pillow knows others, but some (EPS) make it start programs."""
 
 _STORED = {"PNG": "png", "JPEG": "jpg", "WEBP": "webp"}
 _FILTERS: dict[Resize, Image.Resampling] = {
@@ -49,7 +50,7 @@ class BadImage(Exception):
 
 @dataclass(frozen=True)
 class Transform:
-    """All that shapes the stored pixels: the keys of `DataConfig` with these names."""
+    """The settings on which the stored pixels depend, named like the keys of `DataConfig`."""
 
     resolution: int
     colour: Literal["grey", "rgb"]
@@ -72,22 +73,22 @@ class Transform:
 
     @property
     def mode(self) -> Literal["L", "RGB"]:
-        """The name that Pillow gives to the colours."""
+        """Pillow's name for the colours."""
         return "L" if self.colour == "grey" else "RGB"
 
     @property
     def max_bytes(self) -> int:
-        """A file of an acceptable image is no larger than this: 4 uncompressed channels of 16
-        bits, and a header."""
+        """The largest size of a file that is opened, in bytes: 4 uncompressed channels of 16 bits,
+        and a header."""
         return 8 * self.max_pixels + (1 << 20)
 
 
 def load_image(data: bytes, transform: Transform) -> tuple[bytes, str]:
     """The file to store and its extension (png, jpg or webp).
 
-    An image that is already what is asked for keeps its original bytes; any other becomes a PNG. An
-    animation gives its first frame. Raises `BadImage` for what is empty, not an image, larger than
-    `max_pixels` (before it is decoded), truncated or damaged, and for numbers without a defined
+    An image that already fits the transform keeps its original bytes; any other becomes a PNG. An
+    animation gives its first frame. Raises `BadImage` for a file that is empty, no image, larger
+    than `max_pixels` (before it is decoded), truncated or damaged, and for pixels without a defined
     white (floats, and integers beyond 16 bits).
     """
     with _damage_named():
@@ -103,7 +104,8 @@ def load_image(data: bytes, transform: Transform) -> tuple[bytes, str]:
 
 
 def decode(data: bytes, channels: int, resolution: int) -> NDArray[np.uint8]:
-    """A stored file as uint8 [C, R, R]. Raises `BadImage` unless it is exactly that."""
+    """The image uint8 [C, R, R] in a stored file. Raises `BadImage` if it has any other shape or
+    type."""
     try:
         with Image.open(io.BytesIO(data), formats=tuple(_STORED)) as image:
             pixels = np.asarray(image)
@@ -116,7 +118,7 @@ def decode(data: bytes, channels: int, resolution: int) -> NDArray[np.uint8]:
 
 
 def _kept_as_it_is(image: Image.Image, transform: Transform) -> str | None:
-    """The extension under which the original bytes can be stored, if they can."""
+    """The extension under which the original bytes can be stored; None if they cannot."""
     fits = (
         image.format in _STORED
         and image.size == (transform.resolution, transform.resolution)
@@ -136,7 +138,7 @@ def open_picture(
 ) -> Tensor:
     """A user's picture file at its own size as uint8 [C, H, W]: upright, opaque, grey or RGB.
 
-    Raises `BadImage` for what is no image, damaged, or larger than `max_pixels`.
+    Raises `BadImage` for a file that is no image, damaged, or larger than `max_pixels`.
     """
     colour: Literal["grey", "rgb"] = "grey" if channels == 1 else "rgb"
     transform = Transform(1, colour, "lanczos", "centre", background, max_pixels)
@@ -148,7 +150,8 @@ def open_picture(
 def _damage_named() -> Iterator[None]:
     """Turn whatever a decoder raises into a `BadImage` that says what is wrong."""
     with warnings.catch_warnings():
-        warnings.simplefilter("ignore")  # size is checked, the rest is cosmetic metadata
+        # Pillow warns of large images, whose size is checked here, and of odd metadata
+        warnings.simplefilter("ignore")
         try:
             yield
         except UnidentifiedImageError as error:
@@ -160,7 +163,7 @@ def _damage_named() -> Iterator[None]:
 
 
 def _opened(data: bytes, transform: Transform) -> Image.Image:
-    """The decoded image. Raises `BadImage` before it is decoded if it is too large."""
+    """The decoded image. Raises `BadImage` before decoding if the image is too large."""
     if not data:
         raise BadImage("empty file")
     image = Image.open(io.BytesIO(data), formats=FORMATS)
@@ -181,14 +184,14 @@ def _flat(image: Image.Image, transform: Transform) -> Image.Image:
         colour = upright.convert("RGBA")
         canvas = Image.new("RGBA", colour.size, transform.background)
         return Image.alpha_composite(canvas, colour).convert("RGB").convert(transform.mode)
-    # the grey of a palette, of CMYK or of YCbCr is that of its colours, so it goes by way of RGB
+    # palette, CMYK and YCbCr images become RGB first, so that their grey is made of true colours
     opaque = upright if upright.mode in ("1", "L") else upright.convert("RGB")
     return opaque.convert(transform.mode)
 
 
 def _eight_bits(image: Image.Image, transform: Transform) -> Image.Image:
-    """Grey of 16 bits, whose white is 65535, with 8 bits. (Pillow's own conversion would clip it at
-    255.)"""
+    """Convert 16-bit grey, whose white is 65535, to 8 bits. (Pillow's own conversion would clip it
+    at 255.)"""
     wide = np.asarray(image)
     if wide.dtype.kind == "f":
         raise BadImage("floating-point pixels have no defined white")
@@ -201,8 +204,8 @@ def _eight_bits(image: Image.Image, transform: Transform) -> Image.Image:
 
 
 def _square(image: Image.Image, transform: Transform) -> Image.Image:
-    """The image with R x R pixels, made square as asked for. Where nothing has to be resized, the
-    pixels stay as they are."""
+    """The image at R x R pixels, made square by cropping, padding or stretching. Pixels that need
+    no resize stay as they are."""
     side, method = transform.resolution, _FILTERS[transform.resize]
     width, height = image.size
     if transform.crop == "stretch":

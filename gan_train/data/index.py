@@ -1,8 +1,8 @@
 """The index of a stored data set: what every shard holds, and what the images are.
 
-A WebDataset tar does not say how many samples it should have: one that was cut between two members,
-or that has zeroed blocks, reads without an error. So counts, sizes, digests and the place of every
-sample are kept in `index.json` beside the shards. Nothing here reads images.
+A WebDataset tar does not say how many samples it should have: a tar that was cut between two
+members, or has zeroed blocks, reads without an error. So `index.json` beside the shards keeps
+counts, sizes, digests and the place of every sample. Nothing here reads images.
 """
 
 from __future__ import annotations
@@ -22,7 +22,7 @@ from gan_train.files.digests import VerifiedFiles
 
 INDEX_NAME = "index.json"
 IMAGE_EXTENSIONS = ("png", "jpg", "webp")
-"""The endings that an image in a shard may have. Its class is a second member, `<key>.cls`."""
+"""The endings that an image in a shard may have. Its label is a second member, `<key>.cls`."""
 
 _REMEDY = "run `gan-train shard` with the same configuration: it rewrites what is damaged"
 
@@ -38,19 +38,19 @@ def shard_name(shard: int) -> str:
 
 
 class DamagedShard(UserError):
-    """A shard is not what the index says; the message names it, what is wrong and the remedy."""
+    """A shard is not what the index says. The message names the shard, the damage and a remedy."""
 
     def __init__(self, message: str) -> None:
-        # one argument, so that it can be raised again in another process
+        # the only argument, so that the error can be sent to another process and raised there
         super().__init__(message if message.endswith(_REMEDY) else f"{message}; {_REMEDY}")
 
 
 Part = Literal["A", "B", "A_held_out", "B_held_out"]
-"""A data set has only the part A, unless a second source (B) or held-out images are asked for."""
+"""Part A always exists; B exists with a second source, and the others with held-out images."""
 
 
 class ShardInfo(BaseModel):
-    """What is known of one shard. Sample i begins at byte `offsets[i]`, with a tar header."""
+    """What is known of one shard. The tar header of sample i begins at byte `offsets[i]`."""
 
     model_config = ConfigDict(extra="forbid", frozen=True)
 
@@ -63,12 +63,12 @@ class ShardInfo(BaseModel):
 
     @property
     def number(self) -> int:
-        """The shard's number, which begins the keys of its samples."""
+        """The shard's number, with which the keys of its samples begin."""
         return int(self.name.removeprefix("shard-").removesuffix(".tar"))
 
     def verify(self, directory: Path, known: VerifiedFiles | None = None) -> None:
-        """Raise `DamagedShard` unless the tar in `directory` has the recorded size and digest.
-        What is `known` already is not read again."""
+        """Raise `DamagedShard` unless the tar in `directory` has the recorded size and digest. A
+        tar whose digest is in `known` is not read again."""
         path = directory / self.name
         if not path.is_file():
             raise DamagedShard(f"{path} is missing")
@@ -81,10 +81,10 @@ class ShardInfo(BaseModel):
 class Index(BaseModel):
     """What is known of a whole stored data set.
 
-    `content_hash` is the identity of the stored data: the shards' digests in order, and how the
-    pixels were made. `classes` is sorted, and a label is a position in it; it is empty for
-    unlabelled data. `class_counts` are the numbers of samples of each class: when a conditional
-    generator is scored, it is asked for every class as often as the data have it.
+    `content_hash` identifies the stored data: it covers the shards' digests in order, and how the
+    pixels were made. `classes` has the sorted names of the classes, and is empty for unlabelled
+    data; a label is a position in it. `class_counts` has the number of samples of each class:
+    a conditional generator is scored on images of every class, as often as the data have it.
     """
 
     model_config = ConfigDict(extra="forbid", frozen=True)
@@ -116,11 +116,11 @@ class Index(BaseModel):
 
     @property
     def image_shape(self) -> ImageShape:
-        """What the data set fixes for the networks."""
+        """The channels, resolution and classes for which networks are built."""
         return ImageShape(self.channels, self.resolution, self.classes)
 
     def part(self, name: Part) -> Index | None:
-        """The shards of one part as a data set of its own; None if it has none."""
+        """The shards of one part as a data set of its own; None if the part has no shards."""
         shards = tuple(shard for shard in self.shards if shard.part == name)
         if shards == self.shards:
             return self

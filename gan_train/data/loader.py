@@ -1,7 +1,7 @@
-"""Where training batches are made: each rank reads its share of the global order (`order.py`).
+"""Makes training batches: each rank reads its share of the global order (`order.py`).
 
-A `Loader` decides how images get into memory: by this process, by worker processes, or from the
-cache that an earlier epoch filled. It never decides which image comes when.
+A `Loader` decides how images get into memory: a thread or loader processes decode them, or they
+come from the cache that an earlier epoch filled. It never decides which image comes when.
 """
 
 from __future__ import annotations
@@ -30,7 +30,7 @@ from gan_train.rng import BatchRandom
 Pixels: TypeAlias = NDArray[np.uint8]
 
 _CHUNK_IMAGES, _CHUNK_BYTES = 256, 16 << 20
-"""Worker processes hand over chunks of whole batches that stay below both limits."""
+"""Loader processes hand over chunks of whole batches, which stay below both limits."""
 
 
 @dataclass(frozen=True)
@@ -38,8 +38,8 @@ class LoadedBatch:
     """One rank's share of a global batch, by ascending position.
 
     `images` uint8 [n, C, R, R]; `labels` int64 [n], or None for unlabelled data; `positions` int64
-    [n] are the images' places since the start of training; `beside` holds, by name, other images
-    uint8 [n, C, r, r] that belong to them.
+    [n] count the images since the start of training; `beside` holds, by name, further images uint8
+    [n, C, r, r] that the task needs, such as downsampled ones.
     """
 
     images: Tensor
@@ -51,7 +51,7 @@ class LoadedBatch:
 class Loader:
     """Endless batches from any position on, the same for every number of ranks and workers.
 
-    `lanes`, `block` and `grain` are those of `order.py`. `mirror` flips half of the images left to
+    `order.py` explains `lanes`, `block` and `grain`. `mirror` flips half of the images left to
     right. `workers` is the number of processes that decode, at most one for each lane of this rank;
     with 0 a thread decodes. Decoded images stay in memory when all of them fit in `cache_mb` MiB.
 
@@ -85,12 +85,12 @@ class Loader:
         self._cache = _Cache(shape) if np.prod(shape) <= cache_mb << 20 else None
 
     def batches(self, start: int, batch: int, resolution: int) -> Generator[LoadedBatch]:
-        """Batches from position `start` on, of `batch` images over all ranks, downsampled to
-        `resolution` as by `downsample`.
+        """Endless batches from position `start` on, of `batch` images over all ranks, which
+        `downsample` brings to `resolution`.
 
-        The cache outlives the iterator: to change batch or resolution, call this again. To stop the
-        workers, close or drop the iterator. Raises UserError when batch, start or resolution do not
-        fit; the iterator raises `DamagedShard` for a shard that is not what the index says.
+        To change batch or resolution, call this again: the cache stays. To stop the loader
+        processes, close or drop the iterator. Raises UserError when batch, start or resolution do
+        not fit; the iterator raises `DamagedShard` for a shard that is not what the index says.
         """
         check_split(
             lanes=self._order.lanes, grain=self._order.grain, world_size=self._world, batch=batch
@@ -122,7 +122,7 @@ class Loader:
         return self._order.share(start, count, self._rank, self._world)
 
     def _from_thread(self, start: int, batch: int, resolution: int) -> Iterator[LoadedBatch]:
-        """Batches that a thread of this process decodes one ahead, until the cache is full."""
+        """Batches until the cache is full; a thread decodes the next one while one is in use."""
         reader = BlockReader(self._index, self._directory, self._order)
 
         def load(begin: int) -> LoadedBatch:
@@ -142,9 +142,8 @@ class Loader:
                 yield loaded
 
     def _from_workers(self, start: int, batch: int, resolution: int) -> Iterator[LoadedBatch]:
-        """Batches from processes that serve a part of this rank's lanes each, until the cache is
-        full."""
-        # the cache needs whole images; without it they are downsampled before they travel
+        """Batches until the cache is full; each loader process serves some of this rank's lanes."""
+        # the cache keeps images at full size; without it they are downsampled before they are sent
         side = resolution if self._cache is None else self._index.resolution
         share = batch // self._world
         image_bytes = self._index.channels * side * side
@@ -161,7 +160,8 @@ class Loader:
             chunk=batch * per_chunk,
             side=side,
         )
-        # A process with threads can hang when it forks, so a server that has imported this forks.
+        # A process with threads can hang when it forks. So a server forks, which has no threads and
+        # has imported this module.
         context = multiprocessing.get_context("forkserver")
         context.set_forkserver_preload([__name__])
         received = iter(
@@ -171,7 +171,7 @@ class Loader:
                 num_workers=self._workers,
                 multiprocessing_context=context,
                 collate_fn=_untouched,
-                generator=torch.Generator(),  # without one it draws from the global one
+                generator=torch.Generator(),  # else the DataLoader draws from the global generator
             )
         )
         try:
@@ -180,7 +180,7 @@ class Loader:
                 worker = parts.worker_of(positions)
                 pixels = np.empty((len(positions), self._index.channels, side, side), np.uint8)
                 labels = np.empty(len(positions), np.int64)
-                for number in range(self._workers):  # the DataLoader keeps this turn
+                for number in range(self._workers):  # the DataLoader returns parts in this order
                     mine = worker == number
                     part = next(received)
                     if isinstance(part, UserError):
@@ -193,7 +193,7 @@ class Loader:
                     yield self._finish(pixels[these], labels[these], positions[these], resolution)
                 start += batch * per_chunk
         finally:
-            del received  # stops the workers now, not when the garbage collector comes
+            del received  # stops the loader processes now, not at some garbage collection
 
     def _finish(
         self, pixels: Pixels, labels: Ints, positions: Ints, resolution: int
@@ -208,8 +208,8 @@ class Loader:
 
 
 def downsample(images: Tensor, resolution: int) -> Tensor:
-    """Downsample uint8 [n, C, R, R] to uint8 [n, C, resolution, resolution] by the mean over boxes,
-    with halves rounded up.
+    """Downsample uint8 [n, C, R, R] to uint8 [n, C, resolution, resolution]: a pixel is the mean of
+    a box of pixels, with halves rounded up.
 
     The result is exact, and so the same on every machine: sums of at most 256x256 bytes are whole
     numbers that float32 can hold.
@@ -227,7 +227,7 @@ def read_images(
     """Images uint8 [n, C, R, R] and labels int64 [n] (None for unlabelled data) of the samples from
     `start` to `start + count - 1` in stored order, which is a random permutation of the source.
 
-    Raises UserError when the data set has fewer samples, `DamagedShard` when a shard is damaged.
+    Raises UserError when the data set ends before, `DamagedShard` when a shard is damaged.
     """
     if not 0 <= start <= start + count <= index.samples:
         raise UserError(
@@ -244,7 +244,7 @@ def read_images(
 
 
 class _Cache:
-    """Decoded images and labels by stored number, which are put in as they come."""
+    """Keeps decoded images and their labels by stored number, as they arrive in any order."""
 
     def __init__(self, shape: tuple[int, ...]) -> None:
         self._pixels: Pixels = np.empty(shape, np.uint8)  # [N, C, R, R]
@@ -263,7 +263,7 @@ class _Cache:
 
 @dataclass(frozen=True)
 class _WorkerParts(IterableDataset[tuple[Pixels, Ints] | UserError]):
-    """What one worker process sends of every chunk: the images of its lanes, if there are any."""
+    """What one loader process sends of every chunk: the images of its lanes, if there are any."""
 
     index: Index
     directory: Path
@@ -277,7 +277,7 @@ class _WorkerParts(IterableDataset[tuple[Pixels, Ints] | UserError]):
     side: int
 
     def worker_of(self, positions: Ints) -> Ints:
-        """Number of the worker that serves each of this rank's positions."""
+        """The number of the loader process that serves each of this rank's positions."""
         return self.order.worker(positions, self.world_size, self.workers)
 
     def __iter__(self) -> Iterator[tuple[Pixels, Ints] | UserError]:
@@ -295,6 +295,6 @@ class _WorkerParts(IterableDataset[tuple[Pixels, Ints] | UserError]):
 
 
 def _untouched(part: Any) -> Any:
-    """Leave arrays as they are, so that they travel by pipe: tensors would take shared memory, of
-    which containers often have little."""
+    """Leave arrays as they are, so that they are sent through a pipe. Tensors would take shared
+    memory, and containers often have little of it."""
     return part

@@ -5,12 +5,14 @@ the positions from e*N to (e+1)*N - 1. Positions are dealt to `lanes` in groups 
 
     lane of p = (p // grain) % lanes        rank of p = (p // grain) % world_size
 
-With a world size that divides the lanes, rank r thus owns the lanes l = r (mod world_size), and
-neighbours that belong together (`grain`) stay on one rank. In every epoch the shards are permuted.
-Read one after another they are the epoch's stream, which is cut into one contiguous span for each
-lane, as long as the number of this epoch's positions in that lane. Within a lane, consecutive
-blocks of `block` samples are shuffled. So a lane reads a shard forwards, a block at a time, and
-every image comes exactly once in an epoch. No reader has a state: to resume, p is enough.
+The world size must divide the lanes. So rank r owns the lanes l = r (mod world_size), and
+neighbours that belong together (a group of `grain`) stay on one rank.
+
+In every epoch the shards are permuted, and read one after another: this is the epoch's stream. It
+is cut into one contiguous span for each lane, as long as the number of this epoch's positions in
+that lane. Within a lane, consecutive blocks of `block` samples are shuffled. So a lane reads a
+shard forwards, a block at a time, and every image comes exactly once in an epoch. No reader has a
+state: to resume, p is enough.
 """
 
 from __future__ import annotations
@@ -28,7 +30,7 @@ Ints = NDArray[np.int64]
 
 
 def random_keys(count: int, *path: int | str) -> NDArray[np.uint64]:
-    """Random numbers uint64 [count], a function of the path of keys alone.
+    """Random numbers uint64 [count], which depend on the keys in `path` alone.
 
     NumPy promises to keep Philox's raw stream; `Generator.permutation` may change between releases.
     """
@@ -36,13 +38,14 @@ def random_keys(count: int, *path: int | str) -> NDArray[np.uint64]:
 
 
 def permutation(count: int, *path: int | str) -> Ints:
-    """A permutation of 0..count-1, a function of the path of keys alone."""
+    """A random permutation of 0..count-1, which depends on the keys in `path` alone."""
     turns: Ints = np.argsort(random_keys(count, *path), kind="stable")
     return turns
 
 
 def check_split(*, lanes: int, grain: int, world_size: int, batch: int | None = None) -> None:
-    """Raise UserError unless the positions can be dealt to the ranks; it names what is allowed."""
+    """Raise UserError unless the ranks can share the lanes, and `batch` if given, evenly; the error
+    names the allowed values."""
     if lanes % world_size:
         allowed = ", ".join(str(n) for n in range(1, lanes + 1) if lanes % n == 0)
         raise UserError(
@@ -60,7 +63,7 @@ def check_split(*, lanes: int, grain: int, world_size: int, batch: int | None = 
 
 
 def positions_below(position: Ints | int, lane: Ints, lanes: int, grain: int) -> Ints:
-    """How many of the positions 0..position-1 are in the lane (broadcasting)."""
+    """How many of the positions 0..position-1 are in the lane. Arrays are broadcast."""
     turn = grain * lanes
     begun: Ints = np.clip(position % turn - lane * grain, 0, grain)
     return begun + position // turn * grain
@@ -71,9 +74,9 @@ class Epoch:
     """The order within one epoch.
 
     `stream` int64 [N] has the stored sample numbers in reading order, lane after lane.
-    `shuffled` int64 [N] has the same numbers shuffled within blocks, as the positions show them.
-    `starts` int64 [lanes + 1] tells where the lanes' spans begin in both.
-    `block` int64 [N] is the number of the block that a place of the stream belongs to, ascending.
+    `shuffled` int64 [N] has the same numbers in the order of training: shuffled within blocks.
+    `starts` int64 [lanes + 1] tells where each lane's span begins in both of these.
+    `block` int64 [N] has, for each place of the stream, the number of its block, ascending.
     """
 
     stream: Ints
@@ -89,9 +92,10 @@ class Epoch:
 
 @dataclass(frozen=True)
 class Order:
-    """The order of a data set, as the module describes it.
+    """The order in which training sees a data set, as the head of this file describes it.
 
-    `shards` are the numbers of samples in the shards; stored sample numbers count through them.
+    `shards` has the number of samples in each shard. A stored sample number counts the samples of
+    all shards, in the order of the index.
     """
 
     shards: tuple[int, ...]
@@ -106,7 +110,7 @@ class Order:
         return sum(self.shards)
 
     def epoch(self, number: int) -> Epoch:
-        """The order within that epoch. Recent ones are kept."""
+        """The order within the epoch with that number. The last few are kept in memory."""
         return _epoch(self, number)
 
     def lane(self, positions: Ints) -> Ints:
@@ -114,18 +118,18 @@ class Order:
         return positions // self.grain % self.lanes
 
     def share(self, start: int, count: int, rank: int, world_size: int) -> Ints:
-        """The rank's positions among `count` from `start` on, ascending. Both must be multiples of
-        grain * world_size."""
+        """The rank's positions among the `count` from `start` on, ascending. `start` and `count`
+        must be multiples of grain * world_size."""
         groups = np.arange(start, start + count).reshape(-1, world_size, self.grain)
         return groups[:, rank].reshape(-1)
 
     def worker(self, positions: Ints, world_size: int, workers: int) -> Ints:
-        """The number of the loader worker that serves each of a rank's positions: the rank's lanes
-        are dealt to its workers in turn."""
+        """The number of the loader process that serves each of a rank's positions: the rank's lanes
+        are dealt to its `workers` loader processes in turn."""
         return self.lane(positions) // world_size % workers
 
     def places(self, number: int, positions: Ints) -> Ints:
-        """Where in the stream of epoch `number` its `positions` lie."""
+        """The places in the stream of epoch `number` at which these positions of it lie."""
         lane = self.lane(positions)
         begin = number * self.samples
         within = positions_below(positions, lane, self.lanes, self.grain) - positions_below(
@@ -142,7 +146,7 @@ class Order:
         return result
 
 
-@lru_cache(maxsize=4)  # two loaders (two domains), each across the end of an epoch
+@lru_cache(maxsize=4)  # one loader for each of two domains, each with this epoch and the next
 def _epoch(order: Order, number: int) -> Epoch:
     samples, lanes = order.samples, np.arange(order.lanes)
     shard_begins = np.cumsum((0, *order.shards))

@@ -1,7 +1,10 @@
-"""The whole pictures on which super-resolution is scored, with their small partners.
+"""The pictures on which super-resolution is scored, with their low-resolution partners.
 
-Set5/HR/img_001_SRF_4_HR.png   Set5/LRx4/img_001_SRF_4_LR.png     a pair, as it was published
-test/Dune.png                                                     downsampled here, bicubically
+A source may hold both of a pair, as it was published, or a picture alone, which is downsampled
+bicubically here:
+
+    Set5/HR/img_001_SRF_4_HR.png   and   Set5/LRx4/img_001_SRF_4_LR.png
+    test/Dune.png
 """
 
 from __future__ import annotations
@@ -22,10 +25,10 @@ _ENDINGS = (".png", ".jpg", ".jpeg", ".webp", ".bmp", ".tif", ".tiff", ".gif")
 
 @dataclass(frozen=True)
 class TestPicture:
-    """A picture and its small partner: `high` uint8 [C, scale h, scale w] is the truth of `low`
-    uint8 [C, h, w]. `set` is the folder that it is scored with."""
+    """A picture `high` uint8 [C, scale h, scale w], and `low` uint8 [C, h, w], from which a network
+    should restore it. `set` is the folder whose pictures are scored together."""
 
-    __test__ = False  # tells pytest that this is no test
+    __test__ = False  # pytest takes classes named Test... for tests
 
     set: str
     name: str
@@ -34,12 +37,12 @@ class TestPicture:
 
 
 class TestPictures:
-    """The pictures of a source, which are read one at a time."""
+    """The test pictures of a source, which are read one at a time."""
 
     __test__ = False
 
     def __init__(self, config: Config, scale: int) -> None:
-        """List the source. Raises UserError when it does not have the pictures asked for."""
+        """List the source. Raises UserError when it lacks the pictures asked for."""
         evaluate = config.evaluate
         assert evaluate.pictures is not None
         since = trusted_since(config.data.verify_days)
@@ -76,7 +79,7 @@ class TestPictures:
 
     @property
     def identity(self) -> str:
-        """The names and checksums of all files, on which the scores depend."""
+        """The names and checksums of all files, in one text. The scores depend on these files."""
         return ";".join(
             f"{name}/{file.path}:{file.crc}:{small.crc if small else ''}"
             for name, file, small in self._listed
@@ -97,7 +100,7 @@ class TestPictures:
         return TestPicture(name, PurePosixPath(file.path).stem, high, low)
 
     def _read(self, source: Source, file: SourceFile) -> Tensor:
-        """The picture as uint8 [C, H, W], upright and opaque, in the colours of the training."""
+        """The picture as uint8 [C, H, W], upright and opaque, grey or RGB as in training."""
         try:
             return open_picture(source.read(file), self._channels)
         except BadImage as error:
@@ -109,7 +112,7 @@ def _parent(path: str) -> str:
 
 
 def _set(path: str) -> str:
-    """The name of a picture's folder, or of the folder above where that one is called `HR`."""
+    """The name of a picture's folder; if that is `HR`, the name of the folder above it."""
     parent = PurePosixPath(path).parent
     return (parent.parent if parent.name == "HR" else parent).name or "pictures"
 

@@ -1,10 +1,10 @@
 """Reads samples from stored shards. A new store, such as a bucket, is added to `open_shard`.
 
-A byte range of a tar is read as a WebDataset stream, and is checked. What a tar holds is never
-trusted. Only members with the names of an allow-list are looked at. WebDataset's `.decode()`, which
-unpickles, is not used, nor its `gopen`, which runs `pipe:` commands; shards are opened here alone.
-The keys that are read must be the expected ones, so that a shard that is cut off or zeroed raises
-an error instead of giving fewer samples.
+A byte range of a tar is read as a WebDataset stream. The content of a tar is never trusted. Members
+whose names have other endings than those in an allow-list are skipped. WebDataset's `.decode()`,
+which unpickles, is not used, nor its `gopen`, which runs `pipe:` commands; no other module opens
+shards for reading. The keys must be the expected ones, so that a shard that is cut off or zeroed
+raises an error instead of giving fewer samples.
 """
 
 from __future__ import annotations
@@ -47,7 +47,7 @@ def open_shard(url: str) -> BinaryIO:
 
 @dataclass(frozen=True)
 class Encoded:
-    """An image file, its label (0 when the data have no labels) and its place, for messages."""
+    """An image file, its label (0 for unlabelled data), and where it lies, for messages."""
 
     image: bytes
     label: int
@@ -57,11 +57,10 @@ class Encoded:
 def read_range(
     index: Index, directory: Path | str, shard: int, first: int, count: int
 ) -> list[Encoded]:
-    """The samples from `first` to `first + count - 1` of the shard with that place in the index, in
-    stored order.
+    """The samples from `first` to `first + count - 1` of `index.shards[shard]`, in stored order.
 
-    Raises `DamagedShard` unless exactly these samples are there, each of them an image and, for
-    labelled data, a class.
+    Raises `DamagedShard` unless exactly these samples are there, each with one image and, for
+    labelled data, a label.
     """
     info = index.shards[shard]
     url = f"{directory}/{info.name}"
@@ -102,7 +101,8 @@ def _encoded(sample: dict[str, object], classes: int) -> Encoded:
 
 
 def decode_all(index: Index, samples: list[Encoded]) -> tuple[NDArray[np.uint8], Ints]:
-    """Images uint8 [n, C, R, R] and labels int64 [n]. Raises `DamagedShard` for a bad image."""
+    """Images uint8 [n, C, R, R] and labels int64 [n] of these samples. Raises `DamagedShard` for an
+    image that cannot be decoded."""
     shape = (len(samples), index.channels, index.resolution, index.resolution)
     images = np.empty(shape, dtype=np.uint8)  # [n, C, R, R]
     for row, sample in enumerate(samples):
@@ -114,7 +114,7 @@ def decode_all(index: Index, samples: list[Encoded]) -> tuple[NDArray[np.uint8],
 
 
 class BlockReader:
-    """Reads what an `Order` asks for, a block of a lane at a time.
+    """Reads the samples at given positions of an `Order`, a block of a lane at a time.
 
     It holds one block of each lane as encoded bytes, because decoded blocks of large images would
     take ten times the memory.
@@ -123,12 +123,14 @@ class BlockReader:
     def __init__(self, index: Index, directory: Path | str, order: Order) -> None:
         self._index, self._directory, self._order = index, directory, order
         self._shard_begins = np.cumsum([0] + [shard.samples for shard in index.shards])
-        # for each lane the epoch and number of its block, and what is left of it by stored number
+        # for each lane: the epoch and number of its block, and the samples of the block that were
+        # not used yet, by stored number
         self._held: dict[int, tuple[tuple[int, int], dict[int, Encoded]]] = {}
 
     def read(self, positions: Ints) -> tuple[NDArray[np.uint8], Ints]:
-        """Images uint8 [n, C, R, R] and labels int64 [n] at these positions, which must ascend and
-        lie after those of the last call. Raises `DamagedShard`."""
+        """Images uint8 [n, C, R, R] and labels int64 [n] at these positions, which must ascend, and
+        lie after those of the last call. Raises `DamagedShard` as `read_range` and `decode_all` do.
+        """
         order, samples = self._order, list[Encoded]()
         epochs = positions // order.samples
         for number in np.unique(epochs).tolist():
@@ -146,7 +148,8 @@ class BlockReader:
         return decode_all(self._index, samples)
 
     def _load(self, stored: Ints) -> dict[int, Encoded]:
-        """The samples with these stored numbers, which follow one another in the stream."""
+        """The samples with these stored numbers, by number. The numbers must follow one another in
+        the stream."""
         shards = np.searchsorted(self._shard_begins, stored, side="right") - 1
         cuts = np.flatnonzero(np.diff(shards)) + 1
         found: dict[int, Encoded] = {}

@@ -1,8 +1,8 @@
-"""Which files of the sources are stored, with which class, and in which part of the data set.
+"""Decides which files of the sources are stored, with which class, and in which part of the data.
 
-Of the parts (see `index.Part`), training shows A, and beside it B, which comes from the second
-source of a translation; `A_held_out` and `B_held_out` are never shown. All functions are pure: they
-decide by the lists of files alone.
+Training uses the parts A and B (see `index.Part`); B comes from the second source of a translation.
+It never uses `A_held_out` and `B_held_out`, on which a generator is scored. All functions are pure:
+they decide by the configuration and the lists of files alone.
 """
 
 from __future__ import annotations
@@ -19,7 +19,7 @@ from gan_train.data.sources import SourceFile
 from gan_train.errors import UserError
 
 FORMAT = 1
-"""To be raised when the same source and configuration shall give other shards than before."""
+"""A version. Increase it with any change that gives other shards for the same configuration."""
 _IMAGE_NAME = re.compile(r"\.(png|jpe?g|webp|bmp|gif|tiff?|p[bgpn]m|jp2|avif)$", re.IGNORECASE)
 
 
@@ -31,7 +31,7 @@ class BadFile(NamedTuple):
 
 
 class Chosen(NamedTuple):
-    """A file to store with the name of its class, or None without one."""
+    """A file to store, and the name of its class; None for unlabelled data."""
 
     file: SourceFile
     label: str | None
@@ -43,7 +43,8 @@ def choose(
     """The files to store, and those that are rejected.
 
     With `classes` "folder" the class of an image is the name of its folder, and an image outside
-    of the class folders is rejected. Raises UserError for a source without such images.
+    of the class folders is rejected. Raises UserError for a source without images, without class
+    folders where they are needed, or without one of the classes in `only_classes`.
     """
     images, rejected = [], []
     for file in files:
@@ -85,7 +86,7 @@ def choose(
 
 
 def _common(folders: Iterable[PurePosixPath]) -> PurePosixPath:
-    """The deepest folder that is, or holds, each of these folders."""
+    """The deepest folder that contains all these folders; it may be one of them."""
     chains = [(*folder.parts,) for folder in folders]
     shared = []
     for level in zip(*chains, strict=False):
@@ -98,8 +99,8 @@ def _common(folders: Iterable[PurePosixPath]) -> PurePosixPath:
 def arrange(
     config: DataConfig, first: Sequence[Chosen], second: Sequence[Chosen] | None
 ) -> dict[Part, list[Chosen]]:
-    """The parts of the data set, each in the order in which it is stored. That order is random, so
-    that a shard is a mix of classes.
+    """The parts of the data set, each in the order in which it is stored. The order is random, so
+    that every shard has images of many classes.
 
     Raises UserError when there are too few images for the parts asked for.
     """
@@ -124,7 +125,7 @@ def shuffled(images: Sequence[Chosen], key: str) -> list[Chosen]:
 
 
 def _cut(images: list[Chosen], share: float) -> tuple[list[Chosen], list[Chosen]]:
-    """The images but for the last `share` of them, and these last ones."""
+    """The images before and after a cut; `share` of them, from 0 to 1, lie after it."""
     cut = len(images) - round(share * len(images))
     return images[:cut], images[cut:]
 
@@ -133,10 +134,10 @@ def _paired(
     config: DataConfig, first: Sequence[Chosen], second: Sequence[Chosen]
 ) -> dict[Part, list[Chosen]]:
     """The parts of two sources whose images are paired by their file names. The two images of a
-    held-out pair stand at the same places of their parts."""
+    held-out pair have the same place in their parts."""
     assert config.second is not None
-    # names are compared below the top folder, or below the deepest one that all files share:
-    # whichever way finds more pairs
+    # names are compared below the top folder, or below the deepest folder that all files share,
+    # whichever finds more pairs
     ways = [(_by_name(first, deepest), _by_name(second, deepest)) for deepest in (False, True)]
     a, b = max(ways, key=lambda way: len(way[0].keys() & way[1].keys()))
     common = sorted(a.keys() & b.keys())
@@ -150,7 +151,7 @@ def _paired(
     training, held_out = names[:cut], names[cut:]
     if config.second.pairs == "training":
         of_a, of_b = training, training
-    else:  # training shows no name on both sides; an image without a partner may be shown
+    else:  # no pair is in both A and B; an image without a partner may be in its part
         of_a, of_b = (
             training[side::2] + sorted(own.keys() - other.keys())
             for side, own, other in ((0, a, b), (1, b, a))
@@ -166,8 +167,8 @@ def _paired(
 
 
 def _by_name(images: Sequence[Chosen], deepest: bool) -> Mapping[str, Chosen]:
-    """The images by their paths below a folder that all share, without the endings of the names:
-    below the deepest such folder, or the top one."""
+    """The images by their paths, without file endings, below a folder that holds all of them: the
+    deepest such folder, or the top one."""
     paths = [PurePosixPath(image.file.path) for image in images]
     shared = _common(path.parent for path in paths)
     top = shared if deepest else PurePosixPath(*shared.parts[:1])

@@ -1,15 +1,16 @@
-"""How image files become shards: a plan, work that any number of processes share, and the index.
+"""Turns image files into shards: plan, write the shards in any number of processes, then index.
 
-The plan decides which image stands where, and a shard depends on the plan alone. So `write_shard`
-may be called in any order and by anything that maps: a loop, a process pool, tasks on a cluster.
+The plan decides which image goes into which shard, and a shard depends on the plan alone. So
+`write_shard` may be called in any order, from a loop, a process pool, or tasks on a cluster.
 
     plan = plan_shards(config, None, workspace)
     receipts = map(partial(write_shard, plan), range(plan.shards))
     index = finish_shards(plan, list(receipts))
 
-A shard is written aside and renamed, and after it its receipt. A shard whose receipt and tar are
-whole is not written again, so a killed run goes on where it was. What was read and verified is
-remembered (see `files/digests.py`), so that nothing is read twice for nothing.
+A shard is written under another name and renamed when it is whole; then its receipt is written the
+same way. A shard whose receipt and tar are whole is not written again, so a killed process is
+continued where it stopped. Digests of files are remembered (see `files/digests.py`), so that a file
+is not read again only to verify it.
 """
 
 from __future__ import annotations
@@ -63,7 +64,7 @@ log = logging.getLogger(__name__)
 
 
 class PlannedImage(NamedTuple):
-    """A file to store and its label, which is 0 when the data have no labels."""
+    """A file to store, and its label, which is 0 for unlabelled data."""
 
     file: SourceFile
     label: int
@@ -72,15 +73,15 @@ class PlannedImage(NamedTuple):
 
 @dataclass(frozen=True)
 class ShardPlan:
-    """Which image goes where, as `plan_shards` decides it. Nothing in it is open, so a plan can be
-    sent to other processes.
+    """The plan of `plan_shards`: which image goes into which shard. It holds no open files, so it
+    can be sent to other processes.
 
-    `parts` are the images of each part in their stored order, which is cut into shards of
-    `shard_images`. The images of `matched` parts have their partners at the same places of another
-    part. `rejected` files are no images by their names or places. `done` are the numbers of shards
-    that have a receipt, which is not verified yet. The folder `memory` remembers when shards were
-    verified, which counts from `since` on, in seconds since 1970; with `verify` that is the time at
-    which the plan was made.
+    `parts` has the images of each part in their stored order, which is cut into shards of
+    `shard_images`. Each image of a part in `matched` has a partner, at the same place of another
+    part. `rejected` lists the files that are no images by their names, or lie in no class folder.
+    `done` has the numbers of shards that have a receipt; the plan has not verified them. The folder
+    `memory` records when shards were verified. A record from before `since`, in seconds since 1970,
+    does not count; with `verify`, `since` is the time at which the plan was made.
     """
 
     sources: tuple[Path, ...]
@@ -101,12 +102,12 @@ class ShardPlan:
 
     @property
     def images(self) -> int:
-        """The number of files that are stored unless they turn out to be bad."""
+        """The number of images in the plan. Files that turn out to be bad will not be stored."""
         return sum(map(len, self.parts.values()))
 
     @property
     def shards(self) -> int:
-        """The number of shards, and so of calls of `write_shard`."""
+        """The number of shards: `write_shard` must be called for 0 to `shards - 1`."""
         return len(self._places())
 
     def _places(self) -> list[tuple[Part, int]]:
@@ -128,8 +129,8 @@ class ShardPlan:
 
 
 class ShardReceipt(BaseModel):
-    """What became of a shard's files: `paths` are those of the stored samples, in order, and `info`
-    is None when all files were bad."""
+    """The record of one written shard: `paths` has the source path of each stored sample, in order;
+    `bad` has the files that were refused; `info` is None when all files were bad."""
 
     model_config = ConfigDict(extra="forbid", frozen=True)
 
@@ -144,12 +145,12 @@ class ShardReceipt(BaseModel):
 def plan_shards(
     config: DataConfig, directory: Path | None, workspace: Path, *, verify: bool = False
 ) -> ShardPlan:
-    """List the source and decide which image stands where.
+    """List the sources and decide which image goes into which shard.
 
-    No shard is written, but `workspace/sources` gets what is remembered of a folder or tar, and a
-    compressed tar in plain form. What was read in the last `data.verify_days` and has not changed
-    is not read again, neither here nor by those who work with the plan; with `verify` everything
-    is.
+    This writes no shard, but to `workspace/sources` the checksums of a folder's or tar's files, and
+    a compressed tar in plain form. Files that were read in the last `data.verify_days` and have not
+    changed are not read again, neither here nor by the functions that take the plan; with `verify`
+    all are read.
 
     The shards go to `directory`, or to `workspace/shards/<fingerprint>`. With `classes: folder`
     the class of an image is the name of its folder, and an image outside of the class folders is
@@ -222,8 +223,8 @@ def _matched(config: DataConfig, parts: Iterable[Part]) -> tuple[Part, ...]:
 
 
 def expected_bytes(plan: ShardPlan) -> int:
-    """The size of all shards in bytes, as a few images tell it, which are read for it. (The images
-    of a plan are in random order.)"""
+    """The expected size of all shards in bytes. The first images of each part are read to estimate
+    it, which are random ones."""
     total = 0
     for entries in plan.parts.values():
         sizes = []
@@ -237,10 +238,10 @@ def expected_bytes(plan: ShardPlan) -> int:
 
 
 def write_shard(plan: ShardPlan, number: int) -> ShardReceipt:
-    """Write the shard with that number and its receipt, unless it is there already and whole.
+    """Write the shard with that number and its receipt, unless both exist already and are whole.
 
-    Many processes may do so at once, and again after a kill. Raises UserError when the source
-    changed since it was planned.
+    Many processes may call this at once, and call it again after one was killed. Raises UserError
+    when a file of the source changed after the plan was made.
     """
     if (receipt := _valid_receipt(plan, number)) is not None:
         return receipt
@@ -299,11 +300,10 @@ def _in_tar(size: int) -> int:
 
 
 def finish_shards(plan: ShardPlan, receipts: Iterable[ShardReceipt]) -> Index:
-    """Write the index, the manifest, which tells the source path of every key, and the quarantine
-    report.
+    """Write the index, the manifest (the source path of every key) and the quarantine report.
 
     Raises UserError, after the report is written, when more than `max_bad_fraction` of the files
-    are bad, or all of them.
+    are bad, when all are, or when one of a matched pair is.
     """
     receipts = sorted(receipts, key=lambda receipt: receipt.number)
     assert [receipt.number for receipt in receipts] == list(range(plan.shards))
@@ -349,10 +349,10 @@ def finish_shards(plan: ShardPlan, receipts: Iterable[ShardReceipt]) -> Index:
 
 
 def verified_index(plan: ShardPlan) -> Index | None:
-    """The index of the finished shards, each of which was verified since the time that the plan
-    names; None when there is work left, also because a shard was damaged (which is logged).
+    """The index of the finished shards, once each is verified (or was after `plan.since`). None
+    when shards are missing or damaged; damage is logged.
 
-    Raises UserError when more files were bad than the configuration allows by now.
+    Raises UserError when more files were bad than the plan's `max_bad_fraction` allows.
     """
     if not (plan.directory / INDEX_NAME).exists():
         return None
@@ -378,9 +378,9 @@ def shard(
 ) -> Path:
     """Plan, write and finish the shards, and return their folder.
 
-    Shards that are there already are verified (see `plan_shards`) and kept. `map` may be that of a
-    process pool; `progress` is told of every shard that is done. Raises UserError as the functions
-    above do.
+    Shards that exist already are verified (see `plan_shards`) and kept. `map` may be the `map` of a
+    process pool; `progress` is called for every shard that is done. Raises UserError as
+    `plan_shards`, `write_shard` and `finish_shards` do.
     """
     plan = plan_shards(config, None, workspace, verify=verify)
     if verified_index(plan) is None:
@@ -398,13 +398,13 @@ def _receipt_path(directory: Path, number: int) -> Path:
 
 
 def _verified(plan: ShardPlan, number: int) -> VerifiedFiles:
-    """What is remembered of one shard. Each has a file of its own, because many processes verify
-    shards at once."""
+    """The record of when one shard was verified. Each shard has a file of its own for it, because
+    many processes verify shards at once."""
     return VerifiedFiles(plan.memory / f"{shard_name(number)}.jsonl", plan.since, ours=True)
 
 
 def _valid_receipt(plan: ShardPlan, number: int) -> ShardReceipt | None:
-    """The receipt of a finished shard, if it belongs to this plan and its tar is whole."""
+    """The receipt of a finished shard; None unless it belongs to this plan and its tar is whole."""
     path = _receipt_path(plan.directory, number)
     try:
         receipt = ShardReceipt.model_validate_json(path.read_bytes())

@@ -1,9 +1,9 @@
-"""Where images come from before they are sharded: files of a folder, a zip or a tar.
+"""Lists and reads the files of a source, which is a folder, a zip or a tar, before sharding.
 
-A source lists its files, and reads them one at a time. It counts as hostile: nothing outside it is
-read, and nothing is unpacked under its own name. Every file is listed with its size and CRC-32, so
-that the list identifies the content, whether a folder or an archive holds it, and reading a file
-shows whether it changed since it was listed.
+A source is not trusted: nothing outside it is read, and no file is unpacked under a name that an
+archive gives. Every file is listed with its size and CRC-32. So the list identifies the content,
+whether a folder or an archive holds it, and reading a file shows whether it changed since it was
+listed.
 """
 
 from __future__ import annotations
@@ -44,8 +44,8 @@ _LEFT_BY_SYSTEMS = {"__MACOSX", "Thumbs.db", "desktop.ini"}
 
 
 class SourceFile(NamedTuple):
-    """A file of a source: its path there, its size in bytes, its CRC-32, and in a tar the byte at
-    which its data begin."""
+    """A file of a source: its path within the source, its size in bytes, its CRC-32, and in a tar
+    the byte at which its data begin."""
 
     path: str
     size: int
@@ -61,21 +61,21 @@ class Source(Protocol):
     """A folder or an archive."""
 
     def files(self, known: VerifiedFiles | None = None) -> list[SourceFile]:
-        """All files, sorted by path, but for hidden ones and those that systems leave behind. What
-        is `known` already is not read again.
+        """All files, sorted by path, without hidden ones and those that operating systems leave
+        behind (`Thumbs.db`). Files whose checksums are in `known` are not read again.
 
         Raises UserError for links, devices and paths that leave the source.
         """
 
     def read(self, file: SourceFile) -> bytes:
-        """The content of a listed file. Raises UserError if it is not what was listed, and
-        `UnreadableFile` if an archive is damaged there."""
+        """The content of a listed file. Raises UserError if it changed since it was listed, and
+        `UnreadableFile` if the archive is damaged in this file."""
 
 
 def open_source(path: Path) -> Source:
     """The source at a path, which is a folder, a zip or a plain tar.
 
-    An archive stays open, and every process opens it once as long as it does not change. Raises
+    A zip stays open, so that a process reads its directory once, unless the file changes. Raises
     UserError for a path that cannot be read.
     """
     try:
@@ -86,7 +86,7 @@ def open_source(path: Path) -> Source:
     return _open(path, status.st_mtime_ns, status.st_size, os.getpid())
 
 
-@lru_cache(maxsize=3)  # two sources of a translation, and test pictures
+@lru_cache(maxsize=3)  # the two sources of a translation, and the test pictures
 def _open(path: Path, mtime_ns: int, size: int, process: int) -> Source:
     if path.is_dir():
         return _Folder(path)
@@ -94,15 +94,15 @@ def _open(path: Path, mtime_ns: int, size: int, process: int) -> Source:
 
 
 def trusted_since(verify_days: float) -> float:
-    """The time, in seconds since 1970, from which on it counts that a file was read."""
+    """The time `verify_days` ago, in seconds since 1970. Files that were read later are trusted."""
     return time.time() - 86400 * verify_days
 
 
 def list_source(path: Path, workspace: Path, since: float) -> tuple[Path, list[SourceFile]]:
-    """The place to open a source at (see `plain_source`), and all its files.
+    """The path at which to open a source (see `plain_source`), and all its files.
 
-    What is read of it is remembered in `workspace/sources/listings`, and read again when it changed
-    or was read before `since`.
+    The checksums of its files are remembered in `workspace/sources/listings`. A file is read again
+    when it has changed, or was last read before `since`.
     """
     plain = plain_source(path, workspace, since)
     known = _memory(plain, workspace, since)
@@ -112,7 +112,7 @@ def list_source(path: Path, workspace: Path, since: float) -> tuple[Path, list[S
 
 
 def _memory(path: Path, workspace: Path, since: float) -> VerifiedFiles:
-    """What is remembered of the source at an absolute path, which may be an unpacked one."""
+    """The remembered checksums of the source at an absolute path, which may be an unpacked tar."""
     key = hashlib.sha256(str(path).encode()).hexdigest()[:16]
     sources = workspace.resolve() / "sources"
     ours = path.parent == sources
@@ -120,10 +120,10 @@ def _memory(path: Path, workspace: Path, since: float) -> VerifiedFiles:
 
 
 def plain_source(path: Path, workspace: Path, since: float = 0.0) -> Path:
-    """The absolute path to open. A compressed tar, in which nothing can be found without reading
-    all before it, is first unpacked to a plain tar in `workspace/sources`.
+    """The absolute path to open. A compressed tar is first turned into a plain tar in
+    `workspace/sources`, because a file in it is found only by reading all that comes before.
 
-    Raises UserError when there is nothing, or neither a folder, a zip nor a tar.
+    Raises UserError when the path does not exist, or is a compressed tar that is damaged.
     """
     path = path.expanduser().resolve()
     if path.is_dir() or (path.is_file() and zipfile.is_zipfile(path)):
@@ -172,14 +172,14 @@ class _Folder:
             raise UserError(f"data.source: cannot read {place}: {error.strerror}") from error
 
     def _inside(self, path: str) -> Path:
-        """The real place of a path, which is a file within the source."""
+        """The path with links resolved. Raises UserError unless it is a file within the source."""
         try:
             place = (self._root / path).resolve(strict=True)
         except FileNotFoundError as error:
             raise _refused(self._root, f"{path}: a broken link, or gone") from error
         if not place.is_relative_to(self._root):
             raise _refused(self._root, f"{path}: a link that leaves the source")
-        if not place.is_file():  # opening a pipe would wait for ever
+        if not place.is_file():  # to open a pipe would block for ever
             raise _refused(self._root, f"{path}: not a file")
         return place
 
@@ -203,7 +203,7 @@ class _Zip:
         self._members = dict(members)
 
     def files(self, known: VerifiedFiles | None = None) -> list[SourceFile]:
-        # a zip has a directory of its own, so no file is read
+        # a zip's own directory has sizes and checksums, so no file is read
         for name, info in self._members.items():
             kind = stat.S_IFMT(info.external_attr >> 16)  # Unix mode; 0 from other systems
             if kind not in (0, stat.S_IFREG):
@@ -264,10 +264,10 @@ class _Tar:
 
 
 def _check_end(path: Path, file: BinaryIO, end: int) -> None:
-    """Raise UserError unless there are zeros from byte `end` on, in which every tar ends.
+    """Raise UserError unless the tar ends with zeros, from byte `end` to its last.
 
-    One that was cut between two members has no zeros there, and one with a zeroed or broken header
-    has more behind them. Python's reader takes both for the end.
+    A tar that was cut between two members has no zeros there. A tar with a zeroed or broken header
+    has other bytes after it. Python's reader reports neither.
     """
     file.seek(end)
     rest = file.read(_BLOCK)
@@ -276,7 +276,7 @@ def _check_end(path: Path, file: BinaryIO, end: int) -> None:
 
 
 def _size_and_crc(file: BinaryIO, size: int) -> tuple[int, int]:
-    """How many of the next `size` bytes there are, and their CRC-32."""
+    """How many bytes, at most `size`, follow in the file, and their CRC-32."""
     crc, left = 0, size
     while left and (part := file.read(min(left, _READ))):
         crc, left = zlib.crc32(part, crc), left - len(part)
@@ -295,8 +295,8 @@ def _as_listed(data: bytes, file: SourceFile) -> bytes:
 
 
 def _safe(source: Path, name: str) -> str | None:
-    """The plain form of a member's name, or None if it is passed over. Raises UserError for a name
-    that leaves the source."""
+    """The plain form of a member's name, or None if the member is skipped (see `Source.files`).
+    Raises UserError for a name that leads out of the source."""
     parts = re.split(r"[/\\]", name)
     if not parts[0] or ".." in parts or "\0" in name or re.match("[A-Za-z]:", name):
         raise _refused(source, f"{name!r}: leaves the source")

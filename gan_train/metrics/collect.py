@@ -1,8 +1,8 @@
-"""Gathers what the measures need from a sequence of images that the ranks share out.
+"""Gathers the numbers that measures need from a sequence of images, which the workers divide.
 
 The sequence is cut into groups of `GROUP` neighbours, and group g belongs to rank g mod world size.
 Everything kept is indexed by the place in the sequence, or is a float64 sum, so neither the batch
-nor the number of ranks changes the outcome. Images stay on the rank that made them.
+nor the number of workers changes the result. Images stay on the worker that made them.
 """
 
 from __future__ import annotations
@@ -19,21 +19,20 @@ from gan_train.nn.collectives import all_sum
 from gan_train.rng import BatchRandom
 
 KEPT = 10_000
-"""How many features are kept, from the first images on, for the measures that need more than their
-moments."""
+"""How many features are kept, of the first images. Some measures need them; the Fréchet distance
+needs only the moments, which cover all images."""
 
 Generate = Callable[[Tensor], tuple[Tensor, Tensor | None]]
 """A function from places int64 [n] to images uint8 [n, C, R, R] and labels int64 [n] or None."""
 
-
 Job = tuple[Sequence[str], Callable[[], Sequence[float]]]
-"""The names of some measures, and what computes their values."""
+"""The names of some measures, and a function that computes their values in this order."""
 
 
 def share_out(
     jobs: Sequence[Job], rank: int, world_size: int, device: torch.device
 ) -> dict[str, float]:
-    """Compute each job on one rank; all ranks get the same values, bit for bit. Collective."""
+    """Compute each job on one worker; all get the same values by name, bit for bit. Collective."""
     names = [name for job_names, _ in jobs for name in job_names]
     values = torch.zeros(len(names), dtype=torch.float64, device=device)
     first = 0
@@ -47,40 +46,40 @@ def share_out(
 
 
 def own_positions(count: int, rank: int, world_size: int, batch: int) -> Iterator[Tensor]:
-    """This rank's places among `count`, int64, in batches."""
+    """This rank's places int64 among the first `count` of the sequence, in batches."""
     groups = torch.arange(count).split(GROUP)[rank::world_size]
     if groups:
         yield from torch.cat(groups).split(batch)
 
 
 def draw_classes(random: BatchRandom, class_counts: Tensor) -> Tensor:
-    """int64 [n]: classes drawn as often as the data has them, class_counts int64 [K]."""
+    """Labels int64 [n], drawn as often as the data set has each class (class_counts int64 [K])."""
     place = random.integers(int(class_counts.sum()))
     return torch.searchsorted(class_counts.cumsum(0), place, right=True)
 
 
 class Labels:
-    """The classes of a sequence of images; the images may have none."""
+    """The labels of a sequence of images, which may also be unlabelled."""
 
     def __init__(self, count: int, device: torch.device) -> None:
         self._plus_one = torch.zeros(count, dtype=torch.int64, device=device)  # 0: none
 
     def update(self, places: Tensor, labels: Tensor) -> None:
-        """Set the labels int64 [n] at these places of the sequence."""
+        """Set labels int64 [n] at places int64 [n] of the sequence."""
         self._plus_one[places.to(self._plus_one.device)] = labels.to(self._plus_one.device) + 1
 
     def all_reduce(self) -> None:
-        """Sum over all ranks: each place is filled on one rank and zero on the others."""
+        """Sum over all workers: each place is filled on one of them and zero on the others."""
         all_sum(self._plus_one)
 
     def known(self) -> Tensor | None:
-        """int64 [count], or None when the images have none."""
+        """The labels int64 [count], or None unless every image has one."""
         return self._plus_one - 1 if bool(self._plus_one.all()) else None
 
 
 class FeatureSet:
-    """The features at the places from `start` to `stop` - 1: the moments of all, and the first
-    `KEPT` features themselves, with their labels if there are any."""
+    """The features at the places from `start` to `stop` - 1: the moments of all features, and the
+    first `KEPT` features themselves, with their labels if there are any."""
 
     def __init__(self, start: int, stop: int, dims: int, device: torch.device) -> None:
         self.start, self.stop = start, stop
@@ -89,7 +88,8 @@ class FeatureSet:
         self._labels = Labels(len(self.features), device)
 
     def update(self, positions: Tensor, features: Tensor, labels: Tensor | None) -> None:
-        """Take from features [n, D] and labels int64 [n] those whose places lie in the span."""
+        """Add features [n, D] and labels int64 [n]. Those at positions outside of the span are
+        ignored."""
         places = positions.to(features.device) - self.start
         self.moments.update(features[(places >= 0) & (places < self.stop - self.start)])
         kept = (places >= 0) & (places < len(self.features))
@@ -98,7 +98,7 @@ class FeatureSet:
             self._labels.update(places[kept], labels.to(places)[kept])
 
     def all_reduce(self) -> None:
-        """Sum over all ranks: each place is filled on one rank and zero on the others."""
+        """Sum over all workers: each place is filled on one of them and zero on the others."""
         self.moments.all_reduce()
         all_sum(self.features)
         self._labels.all_reduce()
@@ -106,7 +106,7 @@ class FeatureSet:
 
     @property
     def labels(self) -> Tensor | None:
-        """int64 [m] of the features kept, or None when they have none."""
+        """The labels int64 [m] of the kept features, or None for unlabelled images."""
         return self._labels.known()
 
 
@@ -118,10 +118,11 @@ class PixelPairs:
         self.distances = torch.zeros(groups, GROUP, GROUP, dtype=torch.float64, device=device)
         self._labels = Labels(count, device)
         self._count = count
-        self._waiting: list[Tensor] = []  # images of the group that is not yet complete
+        self._waiting: list[Tensor] = []  # images of a group that is not complete yet
 
     def update(self, positions: Tensor, images: Tensor, labels: Tensor | None) -> None:
-        """Add images uint8 [n, C, R, R]; a group is measured as soon as its last image is here."""
+        """Add images uint8 [n, C, R, R] at ascending positions int64 [n], with labels int64 [n]. A
+        group is measured as soon as it is complete."""
         if labels is not None:
             self._labels.update(positions, labels)
         for position, image in zip(positions.tolist(), images, strict=True):
@@ -134,18 +135,18 @@ class PixelPairs:
                 self.distances[position // GROUP, :size, :size] = distances.to(self.distances)
 
     def all_reduce(self) -> None:
-        """Sum over all ranks."""
+        """Sum over all workers: each place is filled on one of them and zero on the others."""
         all_sum(self.distances)
         self._labels.all_reduce()
 
     @property
     def labels(self) -> Tensor | None:
-        """int64 [count], or None when the images have none."""
+        """The labels int64 [count] of all images, or None for unlabelled images."""
         return self._labels.known()
 
     def medians(self) -> tuple[float | None, float | None]:
-        """The median distance of all pairs, and that of the pairs within a class; None where there
-        are no such pairs."""
+        """The median distance of all pairs, and the median of the pairs within a class; None in
+        place of a median of no pairs."""
         groups = len(self.distances)
         places = torch.arange(groups * GROUP, device=self.distances.device).view(groups, GROUP)
         first, second = torch.triu_indices(GROUP, GROUP, offset=1, device=places.device)

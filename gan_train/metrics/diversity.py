@@ -1,7 +1,7 @@
-"""Measures that show collapse, which a distance alone does not.
+"""Measures that show when a generator repeats itself (collapse), which a distance may not show.
 
-Sixty-four images repeated score like a good generator on the Fréchet distance, and a generator
-that draws one letter has perfect class accuracy. Pure functions, and a closed-form classifier.
+A generator that repeats 64 good images can have a low Fréchet distance, and one that draws a single
+image for each class has perfect class accuracy. Pure functions, and a closed-form classifier.
 """
 
 from __future__ import annotations
@@ -14,8 +14,9 @@ from torch import Tensor
 from gan_train.nn.collectives import all_sum
 
 GROUP = 32
-"""Pairs are formed among this many neighbours in the sequence, which stay on one rank."""
-_PIXELS = 2**18  # how many columns a distance computation takes at a time
+"""Pairs are formed within groups of this many neighbours of the sequence of images; a group stays
+on one worker."""
+_PIXELS = 2**18  # how many pixels of each image a distance computation takes at a time
 _SHRINKAGE = 0.1
 _LEAST_VARIANCE = 1e-12
 
@@ -23,7 +24,7 @@ _LEAST_VARIANCE = 1e-12
 def pixel_distances(images: Tensor) -> Tensor:
     """float64 [g, g]: Euclidean distance between every two of the images uint8 [g, C, H, W].
 
-    Pixels count from 0 to 1. The sums of squares are whole numbers below 2^53, so exact.
+    Pixels count from 0 to 1. The sums of squares are exact: whole numbers below 2^53.
     """
     assert images.dtype == torch.uint8
     gram = torch.zeros(len(images), len(images), dtype=torch.float64, device=images.device)
@@ -35,9 +36,9 @@ def pixel_distances(images: Tensor) -> Tensor:
 
 
 def class_entropy(counts: Tensor) -> float:
-    """Entropy of how often each of K > 1 classes occurs, counts [K], over its maximum log K.
+    """The entropy of the counts [K] of K > 1 classes, divided by its maximum log K.
 
-    1: all equally often; 0: a single one.
+    It is 1 when all classes are equally frequent, and 0 when only one occurs.
     """
     share = counts.double() / counts.sum()
     return float(torch.special.entr(share).sum()) / math.log(len(counts))
@@ -47,8 +48,8 @@ class LinearDiscriminant:
     """A classifier in closed form: Fisher's discriminant with a shrunk common covariance.
 
     Hastie, Tibshirani and Friedman 2009, section 4.3, on dimensions scaled to unit variance, with
-    equal priors: what a class looks like counts, not how frequent it is. It is fitted from sums
-    alone, which the ranks add up, so that neither batch size nor the number of ranks matters.
+    equal priors, so that it does not matter how frequent a class is. It is fitted from sums alone,
+    which are added up over the workers, so that neither their number nor the batch matters.
     """
 
     def __init__(self, dims: int, classes: int, device: torch.device | str = "cpu") -> None:
@@ -57,14 +58,14 @@ class LinearDiscriminant:
         self.outer = torch.zeros(dims, dims, dtype=torch.float64, device=device)  # [D, D]
 
     def update(self, features: Tensor, labels: Tensor) -> None:
-        """Add features [n, D] of classes int64 [n]."""
+        """Add features [n, D] with labels int64 [n]."""
         x = features.to(self.totals)
         self.counts += torch.bincount(labels, minlength=len(self.counts))
         self.totals.index_add_(0, labels, x)
         self.outer.addmm_(x.T, x)
 
     def all_reduce(self) -> None:
-        """Sum over all ranks."""
+        """Sum over all workers."""
         for part in (self.counts, self.totals, self.outer):
             all_sum(part)
 
@@ -85,5 +86,6 @@ class LinearDiscriminant:
 
 
 def classify(features: Tensor, weights: Tensor, bias: Tensor) -> Tensor:
-    """int64 [n]: the most probable class of features [n, D] under a fitted discriminant."""
+    """int64 [n]: the most probable class of each of the features [n, D]; `weights` and `bias` are
+    those of `LinearDiscriminant.fit`."""
     return (features.to(weights) @ weights + bias).argmax(1)

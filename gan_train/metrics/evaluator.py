@@ -1,29 +1,31 @@
-"""Scores a generator against the stored data set, over all ranks.
+"""Scores a generator against the stored data set; all workers share the images.
 
-`protocol.py` says what a score depends on, `collect.py` how ranks share the images, `real.py` what
-is measured of the real images. A score has, as `evaluate.metrics` asks:
+`protocol.py` says what a score depends on, `collect.py` how the workers divide the images,
+`real.py` what is measured of the real images. `evaluate.metrics` chooses among these scores:
 
     fd_efficientnet_lite0 (or fid)       Fréchet distance; lower is better
     kid_..., precision_..., recall_...   other measures of the same features
     kid_within_class_...                 the kernel distance of real images and samples of one
                                          class, averaged over the classes: large when a generator
-                                         ignores the class asked for. Absent without classes
+                                         ignores the class asked for. Absent for unlabelled data
     ..._null                             the same measure between two parts of the real images, of
-                                         `null_images` each, which is what a perfect generator gets.
-                                         Where they are fewer than N, the null value of a distance
+                                         `null_images` each: what a perfect generator would get.
+                                         If `null_images` is below N, the null value of a distance
                                          is too large
     nearest_distance_..., ..._real       median feature distance to the nearest other sample
     pair_distance, ..._within_class      median pixel distance of two samples, pixels from 0 to 1
-    class_entropy                        of the predicted classes; 1 when all are equally frequent
+    class_entropy                        entropy of the predicted classes; 1 when all are equally
+                                         frequent
     class_accuracy                       share of samples predicted to be of the class asked for;
-                                         `_real`: of real images that the classifier has not seen
+                                         `_real`: the share among real images that the classifier
+                                         has not seen
 
 Path lengths are measured elsewhere, on pairs of images made for them (`path_length.py`).
 
-The last three show collapse, which a distance alone does not. There is a classifier when the data
-has classes and features are computed; with `diversity` as the only metric no feature network is
-loaded, and pixels alone are measured. Features beyond the first 10,000 images count for the Fréchet
-distance only.
+Pair distance, entropy and accuracy show collapse, which a distance of features may not. There is a
+classifier when the data set has classes and features are computed; with `diversity` as the only
+metric no feature network is loaded, and pixels alone are measured. Features beyond the first 10,000
+images count for the Fréchet distance only.
 """
 
 from __future__ import annotations
@@ -49,7 +51,8 @@ from gan_train.nn.collectives import all_sum
 log = logging.getLogger(__name__)
 
 FEWEST_IMAGES = 8
-"""They make two halves of four images, in which each has three neighbours."""
+"""The fewest images that a data set may have: two halves of four, as neighbour distances need three
+other images."""
 
 
 def needs_features(metrics: Collection[str]) -> bool:
@@ -58,11 +61,11 @@ def needs_features(metrics: Collection[str]) -> bool:
 
 
 class Evaluator:
-    """Measures any generator of images like those of `index`.
+    """Measures a generator whose images have the shape and classes of the data set `index`.
 
-    `identity` names the feature network that `extractor` is; the latter may be left out where none
-    of the `metrics` needs it. `images` is N. `directory` holds the shards, `cache` the statistics
-    of real images. Raises UserError for a data set that is too small.
+    `extractor` is the feature network that `identity` names; it may be None where no metric needs
+    it. `images` is N. `directory` holds the shards, `cache` the statistics of real images. Raises
+    UserError for a data set that is too small.
     """
 
     def __init__(
@@ -78,7 +81,7 @@ class Evaluator:
     ) -> None:
         assert extractor is not None or not needs_features(metrics)
         self.images = min(images, index.samples)
-        """N: images on each side of a comparison."""
+        """N: how many generated images are compared with as many real ones."""
         self.null_images = min(self.images, index.samples // 2)
         if self.null_images < FEWEST_IMAGES // 2 or self.images < FEWEST_IMAGES // 2:
             raise UserError(
@@ -112,7 +115,7 @@ class Evaluator:
 
     @torch.inference_mode()
     def prepare(self) -> RealStatistics:
-        """The statistics of the real images: from the cache, or computed and cached. Collective."""
+        """The statistics of the real images, from the cache or computed and cached. Collective."""
         if self._real is not None:
             return self._real
         keeper = self._share.rank == 0
@@ -129,10 +132,11 @@ class Evaluator:
 
     @torch.inference_mode()
     def score(self, generate: Generate) -> dict[str, float]:
-        """The measures of the images that `generate` makes. Collective; the same on every rank.
+        """The scores, by name, of the images that `generate` makes. Collective; every worker gets
+        the same.
 
         `generate` gets places int64 [n] of the evaluation sequence 0 to N-1; it returns their
-        images uint8 [n, C, R, R] and the labels int64 [n] asked for, None without classes.
+        images uint8 [n, C, R, R] and the labels int64 [n] asked for, or None.
         """
         real = self.prepare()
         device = self._share.device
@@ -173,7 +177,7 @@ class Evaluator:
 
 
 def _beside(scores: dict[str, float], real: dict[str, float]) -> dict[str, float]:
-    """Each score, followed by its null value or what real images have."""
+    """The scores, each followed by its values for real images (`_null` or `_real`)."""
     found: dict[str, float] = {}
     for name, value in scores.items():
         found[name] = value

@@ -1,8 +1,8 @@
-"""The feature networks of the distances, and the identity that each gives to a score.
+"""The feature networks, and how scores are named after them.
 
 An extractor fixes everything between a stored 8-bit image and a feature: colours, resize, network,
-weights. All of that is part of what a result is, so it stands in an `ExtractorIdentity`. Only the
-Inception-v3 of 2015-12-05 yields a number called FID.
+weights. A score depends on all of this, so an `ExtractorIdentity` records it. Only the Inception-v3
+of 2015-12-05 gives a number that may be called FID.
 """
 
 from __future__ import annotations
@@ -29,16 +29,17 @@ INCEPTION_SHA256 = "f58cb9b6ec323ed63459aa4fb441fe750cfe39fafad6da5cb504a16f19e9
 
 @dataclass(frozen=True)
 class ExtractorIdentity:
-    """What a result must be labelled with. `name` and `resize` are fit for file names."""
+    """The description of a feature network that is stored with every score. `name` and `resize` may
+    be parts of file names."""
 
     name: str
     resize: str
     """The filter and size of the resize before the network."""
     weights_sha256: str
     suffix: str
-    """What the names of measures on these features end in; empty for FID's own features."""
+    """The ending of the names of measures on these features; empty for FID's own features."""
     frechet_name: str
-    """What the Fréchet distance on these features is called."""
+    """The name of the Fréchet distance on these features."""
 
 
 EFFICIENTNET = ExtractorIdentity(
@@ -51,24 +52,25 @@ EFFICIENTNET = ExtractorIdentity(
 
 
 class Extractor(Protocol):
-    """What turns images into features."""
+    """Turns images into features."""
 
     identity: ExtractorIdentity
     dims: int
     layout_dims: int
 
     def features(self, images: Tensor) -> Tensor:
-        """float32 [n, dims] of images uint8 [n, C, H, W], C 1 or 3: grey is repeated to RGB."""
+        """Features float32 [n, dims] of images uint8 [n, C, H, W]. C is 1 or 3; grey is repeated to
+        RGB."""
 
     def features_and_layout(self, images: Tensor) -> tuple[Tensor, Tensor]:
-        """These features, and float32 [n, layout_dims] by which a classifier tells the classes."""
+        """The same features, and others float32 [n, layout_dims] that serve to predict classes."""
 
 
 class EfficientNetExtractor:
-    """EfficientNet-Lite0 at 224 pixels on its published ImageNet weights; needs no network.
+    """EfficientNet-Lite0 at 224 pixels with its published ImageNet weights; needs no download.
 
-    The resize is bilinear on float pixels. Where it downsamples, the filter is widened accordingly
-    (antialiased); where it upsamples, that makes no difference.
+    The resize is bilinear on float pixels, and antialiased (by a wider filter) where it
+    downsamples.
     """
 
     identity = EFFICIENTNET
@@ -77,9 +79,9 @@ class EfficientNetExtractor:
     _SIDE = 224
 
     def __init__(self, device: torch.device, weights: Path | None = None) -> None:
-        """`weights`: another copy of the published file; empty takes the installed package's.
+        """`weights` is a copy of the published file; None takes that of the installed package.
 
-        Raises UserError when it is missing or is not the published one.
+        Raises UserError when the file is missing or is not the published one.
         """
         self._network = load_efficientnet(weights).to(device)
         self._device = device
@@ -89,14 +91,14 @@ class EfficientNetExtractor:
 
     @torch.inference_mode()
     def features_and_layout(self, images: Tensor) -> tuple[Tensor, Tensor]:
-        # on a CPU two images a thread are fastest: larger activations fall out of the cache
+        # on a CPU two images per thread are fastest: larger activations fall out of the cache
         size = 2 * torch.get_num_threads() if self._device.type == "cpu" else len(images)
         parts = [self._network(self._prepared(part)) for part in images.split(size)]
         features, layout = zip(*parts, strict=True)
         return torch.cat(features), torch.cat(layout)
 
     def _prepared(self, images: Tensor) -> Tensor:
-        """[n, 3, 224, 224]: scaled and resized before grey is repeated, which is cheaper."""
+        """The network's input [n, 3, 224, 224]. Grey is repeated last, which is cheaper."""
         assert images.dtype == torch.uint8 and images.shape[1] in (1, 3)
         x = (images.to(self._device).float() - 127) / 128
         down = max(x.shape[2:]) > self._SIDE
@@ -109,15 +111,16 @@ class InceptionExtractor:
 
     The file resizes (TensorFlow's bilinear, 299 pixels) and normalises by itself. It is called as
     `model(images, return_features=True)`, images uint8 [n, 3, H, W], and gives float [n, 2048].
-    TorchScript runs code of the file's author: that is why a SHA-256 is required and checked
-    before the file is opened. With any other digest than the published one (a conversion of one's
-    own, say) the results are not called FID, but carry the digest in their names.
+    A TorchScript file can run code of its author, so a SHA-256 is required, and checked before the
+    file is opened. With any other digest than the published one, for example of a conversion of
+    your own, scores are not called FID, but have the digest in their names.
     """
 
     def __init__(
         self, location: str, sha256: str, cache: Path, device: torch.device, dims: int = 2048
     ) -> None:
-        """`location`: path or URL; a URL is downloaded to `cache` once. Raises UserError."""
+        """`location` is a path or URL; a URL is downloaded to `cache` once. Raises UserError for a
+        file that cannot be had, or has another SHA-256."""
         self._model = load_script(fetch(location, sha256, cache), device)
         self._device = device
         self.identity = inception_identity(sha256)
@@ -141,7 +144,8 @@ class InceptionExtractor:
 
 
 def inception_identity(sha256: str) -> ExtractorIdentity:
-    """FID's own identity for the published file; for any other, names that carry its digest."""
+    """The identity of the file with this digest: FID's own for the published file, else one whose
+    names contain the digest."""
     published = sha256 == INCEPTION_SHA256
     suffix = "" if published else f"_inception_{sha256[:8]}"
     return ExtractorIdentity(
@@ -154,10 +158,10 @@ def inception_identity(sha256: str) -> ExtractorIdentity:
 
 
 def identify(name: str, weights: str | None = None, sha256: str | None = None) -> ExtractorIdentity:
-    """What results of the extractor `name` are called. `weights` is a path or URL, `sha256` the
-    digest that is expected of it; both may stay out for the bundled network. Opens nothing.
+    """The identity of the extractor `name`. `weights` is a path or URL, `sha256` its expected
+    digest; both may be None for the bundled network. No file is opened.
 
-    Raises UserError for settings that do not fit.
+    Raises UserError for settings that do not fit together.
     """
     if name == "inception_v3_2015_12_05":
         if weights is None or sha256 is None:

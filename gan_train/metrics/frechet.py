@@ -1,8 +1,8 @@
 """Fréchet distance between Gaussians fitted to two sets of features.
 
-Dowson and Landau 1982; as a score of generators Heusel et al. 2017, "GANs Trained by a Two
+Dowson and Landau 1982; used to score generators by Heusel et al. 2017, "GANs Trained by a Two
 Time-Scale Update Rule Converge to a Local Nash Equilibrium", equation 6. Pure functions and one
-accumulator, all in float64: in float32 the matrix square root is off by whole points.
+accumulator, all in float64: in float32 the matrix square root makes errors of whole points.
 """
 
 from __future__ import annotations
@@ -14,10 +14,10 @@ from gan_train.nn.collectives import all_sum
 
 
 class Moments:
-    """Count, sum and second moment of features, added up batch by batch and rank by rank.
+    """Count, sum and second moment of features, added up over batches and over workers.
 
-    Only these [D] and [D, D] sums travel between ranks, never the images. Their addition in
-    float64 makes the result the same, to rounding, for any batch size and any number of ranks.
+    Only these sums [D] and [D, D] are exchanged between workers, never images. As they are float64,
+    the result is the same, to rounding, for any batch and any number of workers.
     """
 
     def __init__(self, dims: int, device: torch.device | str = "cpu") -> None:
@@ -33,7 +33,7 @@ class Moments:
         self.outer.addmm_(x.T, x)
 
     def all_reduce(self) -> None:
-        """Sum over all ranks; nothing to do in a single process."""
+        """Sum over all workers."""
         for part in (self.count, self.total, self.outer):
             all_sum(part)
 
@@ -48,11 +48,12 @@ class Moments:
 def frechet_distance(mean1: Tensor, cov1: Tensor, mean2: Tensor, cov2: Tensor) -> float:
     """|mu1 - mu2|^2 + tr(C1 + C2 - 2 (C1 C2)^(1/2)), from means [D] and covariances [D, D].
 
-    C1 C2 is not symmetric, but has the eigenvalues of S C2 S with S = C1^(1/2), which is: two
-    symmetric eigenproblems, no complex numbers. Eigenvalues that rounding made negative count as 0.
+    C1 C2 is not symmetric, but it has the eigenvalues of S C2 S with S = C1^(1/2), which is
+    symmetric. So two symmetric eigenproblems are solved, without complex numbers. Eigenvalues that
+    rounding made negative count as 0.
     """
     assert cov1.dtype == cov2.dtype == torch.float64, "the distance needs float64"
-    # LAPACK rather than cuSOLVER: covariances of few samples have many eigenvalues at zero
+    # on the CPU by LAPACK, not cuSOLVER: covariances of few samples have many eigenvalues near zero
     mean1, cov1, mean2, cov2 = (part.cpu() for part in (mean1, cov1, mean2, cov2))
     values, vectors = torch.linalg.eigh(cov1)
     root = vectors * values.clamp(min=0).sqrt() @ vectors.T  # [D, D]
@@ -62,7 +63,7 @@ def frechet_distance(mean1: Tensor, cov1: Tensor, mean2: Tensor, cov2: Tensor) -
 
 
 def frechet_distance_of_few(features1: Tensor, features2: Tensor) -> float:
-    """The same distance straight from features [n, D] and [m, D]: exact and cheap for n, m < D.
+    """`frechet_distance` computed from features [n, D] and [m, D]: exact, and cheap for n, m < D.
 
     With X and Y centred, tr (C1 C2)^(1/2) is the sum of the singular values of X Y^T, which is
     only [n, m], over sqrt((n - 1)(m - 1)).

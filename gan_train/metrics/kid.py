@@ -23,9 +23,9 @@ def _kernel_sum(x: Tensor, y: Tensor) -> Tensor:
 def kernel_distance(features1: Tensor, features2: Tensor) -> float:
     """Unbiased MMD^2 under the cubic polynomial kernel, from features [n, D] and [m, D].
 
-    This is the full U-statistic: it has no random blocks, hence nothing to seed, and the least
-    variance. Its expectation is 0 when both sets come from one distribution, so single values may
-    fall slightly below 0.
+    This is the full U-statistic over all pairs. Without random blocks it needs no seed, and has the
+    least variance. Its expectation is 0 when both sets come from one distribution, so single values
+    may fall slightly below 0.
     """
     x, y = features1.double(), features2.double()
     n, m = len(x), len(y)
@@ -38,7 +38,7 @@ def kernel_distance(features1: Tensor, features2: Tensor) -> float:
 
 
 def shared_classes(labels1: Tensor, labels2: Tensor) -> list[int]:
-    """The classes that occur at least twice in both, int64 [n] and [m], in ascending order."""
+    """The classes, ascending, that occur at least twice in both labels int64 [n] and [m]."""
     several = []
     for labels in (labels1, labels2):
         values, counts = labels.unique(return_counts=True)
@@ -51,10 +51,10 @@ def kernel_distance_within_classes(
 ) -> float:
     """`kernel_distance` between the samples of one class, averaged over the shared classes.
 
-    Features [n, D] and [m, D] of classes int64 [n] and [m]. Classes of few samples can be compared
-    because the estimate is unbiased. Its expectation is 0 when the classes look alike one by one.
-    Samples of the right look and the wrong class make it large, which no measure of all classes
-    together shows.
+    Features [n, D] and [m, D] have labels int64 [n] and [m]. Classes of few samples can be compared
+    because the estimate is unbiased. Its expectation is 0 when each class of one side looks like
+    the same class of the other. Good samples of the wrong class make it large; a measure of all
+    classes together does not show them.
     """
     classes = shared_classes(labels1, labels2)
     assert classes, "no class occurs twice on both sides"

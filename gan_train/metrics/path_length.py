@@ -1,22 +1,22 @@
 """Perceptual path length: how much images change along a straight way between two latents.
 
 Karras et al. 2018 (arXiv 1812.04948), section 4. A short step of EPSILON is made on the way from
-one random latent to another, and the squared perceptual distance of the two images is divided by
-EPSILON^2; the mean over many paths is the path length, lower where nothing comes and goes on the
-way. The measures:
+one random latent to another, and the squared perceptual distance between the images at its two ends
+is divided by EPSILON^2. The path length is the mean over many ways; it is lower where images change
+evenly, and nothing appears and vanishes on the way. The measures:
 
     ppl_w_full, ppl_w_end    the way is a line in w; the step begins anywhere on it, or at its start
     ppl_z_full, ppl_z_end    the way is an arc in z, on the sphere; the step begins likewise
 
-A name ends in the perceptual distance's suffix. Both ends of a step have the same class, drawn as
-often as the data has it, and the same noise, drawn for every path; styles are not truncated. Paths
-are functions of the seed and their place, and groups of neighbours stay on one rank, so the number
-of ranks changes no bit, and the batch nothing but rounding.
+The suffix of the perceptual distance is appended to these names. Both ends of a step have the same
+class, drawn as often as the data set has it, and the same noise, drawn for every path; styles are
+not truncated. Paths are functions of the seed and their place, and groups of neighbours stay on one
+worker. So the number of workers changes no bit of the result, and the batch only the rounding.
 
-The two images differ in their fourth digit, of which float32 has seven. Interpolation
-is done in float64, networks run as they are, without TF32. On small networks (ProGAN, StyleGAN2; in
-EfficientNet's distance) lengths of single paths were off by up to 1% against float64, means of a
-dozen by up to 0.2%; images that do not change at all get 5e-4 instead of 0.
+The two images of a step differ in the fourth of the seven digits of float32. So the way is computed
+in float64, and TF32 is turned off while the networks run. On small networks (ProGAN, StyleGAN2; in
+EfficientNet's distance) lengths of single paths differed from a computation in float64 by up to 1%,
+means of a dozen by up to 0.2%; images that do not change at all get 5e-4 instead of 0.
 """
 
 from __future__ import annotations
@@ -40,18 +40,18 @@ from gan_train.rng import BatchRandom
 
 EPSILON = 1e-4
 LARGEST_SIDE = 256
-"""Larger images are averaged over squares to this size, in pixels."""
+"""Larger images are downsampled to this side, in pixels, by the mean over squares."""
 
 Way = Callable[[Tensor], Tensor]
-"""A function from places t float64 [n] in [0, 1] to images [n, C, H, W]: image i lies at t[i] on
-path i."""
+"""n paths: a function from t float64 [n] in [0, 1] to images [n, C, H, W], where image i lies at
+t[i] on path i."""
 
 
 def slerp(a: Tensor, b: Tensor, t: Tensor) -> Tensor:
     """Points [n, D] at t [n] on the great circle from a to b [n, D], both scaled to length sqrt(D).
 
-    That is the length of most of N(0, 1)^D, for which generators are trained; one that normalises
-    its latents cannot tell. The angle runs evenly (Shoemake 1985).
+    Most latents of N(0, 1)^D, on which generators are trained, have about this length; a generator
+    that normalises its latents ignores the length. The angle grows evenly with t (Shoemake 1985).
     """
     start, end = F.normalize(a, dim=1), F.normalize(b, dim=1)
     cosine = (start * end).sum(1, keepdim=True)
@@ -69,8 +69,8 @@ def path_lengths(perceptual: Perceptual, way: Way, t: Tensor) -> Tensor:
 def trimmed_mean(lengths: Tensor) -> float:
     """The mean of lengths [n] from the 1st to the 99th percentile, both included.
 
-    A percentile that falls between two values is the lower one for the 1st, the higher one for the
-    99th: up to n = 100 nothing is dropped. NaN if any length is no finite number.
+    Where a percentile falls between two values, the 1st takes the lower and the 99th the higher
+    one, so up to n = 100 nothing is dropped. NaN if any length is no finite number.
     """
     if not lengths.isfinite().all():
         return float("nan")
@@ -80,10 +80,10 @@ def trimmed_mean(lengths: Tensor) -> float:
 
 
 def at_resolution(images: Tensor, resolution: int) -> Tensor:
-    """Images, whose side is `resolution` or a lower power of two, at that resolution, but at most
-    at LARGEST_SIDE."""
+    """The images at `resolution`, or at LARGEST_SIDE if that is less. They come at `resolution` or,
+    from a generator that still grows, at a lower power of two."""
     side = images.shape[-1]
-    if side < resolution:  # a generator that still grows: pixels are repeated, as for other scores
+    if side < resolution:  # pixels are repeated, as for other scores
         images = F.interpolate(images, scale_factor=resolution // side, mode="nearest")
     factor = resolution // LARGEST_SIDE
     return F.avg_pool2d(images, factor) if factor > 1 else images
@@ -92,9 +92,9 @@ def at_resolution(images: Tensor, resolution: int) -> Tensor:
 class PathLengths:
     """Path lengths of one adversary, whose weights may change.
 
-    `kinds` are the ways: `w_full`, `w_end`, `z_full`, `z_end`; `images` is the number of paths.
-    `class_counts` int64 [K] says how often the data has each class. Raises UserError where the
-    family has no w and a measure in w is asked for.
+    `kinds` are some of `w_full`, `w_end`, `z_full` and `z_end`, as the head of this file describes
+    them; `images` is the number of paths. `class_counts` int64 [K] says how often the data set has
+    each class. Raises UserError where the family has no w and a measure in w is asked for.
     """
 
     def __init__(
@@ -119,7 +119,7 @@ class PathLengths:
         self._seed, self._share = seed, share
 
     def protocol(self) -> Protocol:
-        """What the numbers depend on beside the generator, to be stored with them."""
+        """What path lengths depend on beside the generator, to be stored with them."""
         return {
             "path_length_images": self._images,
             "path_length_epsilon": f"{EPSILON:g}",
@@ -130,7 +130,7 @@ class PathLengths:
 
     @torch.inference_mode()
     def measure(self) -> dict[str, float]:
-        """Path lengths by name. Collective; the same on every rank."""
+        """The path lengths by name. Collective; every worker gets the same."""
         with _without_tf32():
             return {
                 f"ppl_{kind}{self._perceptual.suffix}": trimmed_mean(self._lengths(kind))
@@ -138,7 +138,7 @@ class PathLengths:
             }
 
     def _lengths(self, kind: str) -> Tensor:
-        """float64 [images]: the lengths that all ranks measured, by place."""
+        """float64 [images]: the length of every path, gathered from all workers."""
         count, device = self._images, self._share.device
         lengths = torch.zeros(count, dtype=torch.float64, device=device)
         for positions in self._positions(count):
@@ -148,16 +148,16 @@ class PathLengths:
         return lengths
 
     def _positions(self, count: int) -> Iterator[Tensor]:
-        """This rank's places among `count`, never more at a time than a batch has pairs.
+        """This rank's places among `count`, at most as many at a time as a batch has pairs.
 
-        The places are cut within the groups that stay together, so that it does not matter how the
-        groups are shared out.
+        Each part lies within one group of neighbours, so that the result does not depend on which
+        worker has which groups.
         """
         for group in own_positions(count, self._share.rank, self._share.world_size, GROUP):
             yield from group.split(max(1, self._share.batch // 2))
 
     def _way(self, kind: str, positions: Tensor) -> tuple[Way, Tensor]:
-        """The paths at these places int64 [n], and where on them the steps begin [n]."""
+        """The paths at these places int64 [n], and the points t [n] on them where steps begin."""
         adversary = self._adversary
         dtype = next(adversary.parameters()).dtype
         random = BatchRandom(self._seed, "path_length", positions)
@@ -169,7 +169,7 @@ class PathLengths:
 
         def images(styles: Tensor) -> Tensor:
             assert isinstance(adversary, StyleSpace)
-            # made anew from the same seed: both ends of a step get the same maps
+            # made from the same seed every time: both ends of a step get the same noise maps
             noise = BatchRandom(self._seed, "path_length_noise", positions)
             ws = styles.to(dtype)[:, None].expand(-1, adversary.num_ws, -1)
             return self._sized(adversary.synthesise(ws, noise))
@@ -192,8 +192,8 @@ class PathLengths:
 
 @contextmanager
 def _without_tf32() -> Iterator[None]:
-    """Let a GPU compute products and convolutions in full float32: TF32 has three digits, and a
-    step begins at the fourth."""
+    """Let a GPU compute products and convolutions in full float32: TF32 has three digits, and the
+    two images of a step differ in the fourth."""
     matmul, cudnn = torch.backends.cuda.matmul, torch.backends.cudnn
     before = matmul.allow_tf32, cudnn.allow_tf32
     matmul.allow_tf32 = cudnn.allow_tf32 = False

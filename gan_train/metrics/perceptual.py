@@ -1,8 +1,8 @@
-"""How different two images look: distances between feature maps, differentiable in both images.
+"""Perceptual distances: how different two images look, differentiable in both images.
 
-A perceptual distance fixes network, weights and resize, which is why it has a name. Every distance
-here is the squared Euclidean distance of two embeddings, so an image that is compared often is
-embedded once.
+A distance between feature maps depends on network, weights and resize; each combination of these
+has a name. Every distance here is the squared Euclidean distance of two embeddings, so an image
+that is compared often needs to be embedded only once.
 """
 
 from __future__ import annotations
@@ -24,17 +24,18 @@ LPIPS_SHA256 = "b437eb095feaeb0b83eb3fa11200ebca4548ee39a07fb944a417ddc516cc07c3
 
 
 class Perceptual(Protocol):
-    """An embedding of images, in whose space the distance is how different they look."""
+    """Embeds images so that the distance of two embeddings says how different the images look."""
 
     name: str
     suffix: str
-    """What the names of measures in this distance end in; empty for LPIPS on VGG16."""
+    """The ending of the names of measures in this distance; empty for LPIPS on VGG16."""
     resize: str
     """The filter and size of the resize before the network; `none` where there is none."""
     weights_sha256: str
 
     def embed(self, images: Tensor) -> Tensor:
-        """float [n, D] of images float [n, C, H, W], about [-1, 1], C 1 or 3: grey is repeated."""
+        """Embeddings float [n, D] of images float [n, C, H, W], about [-1, 1]. C is 1 or 3; grey is
+        repeated to RGB."""
 
 
 def distance(perceptual: Perceptual, a: Tensor, b: Tensor) -> Tensor:
@@ -46,17 +47,18 @@ def distance(perceptual: Perceptual, a: Tensor, b: Tensor) -> Tensor:
 
 
 class EfficientNetPerceptual:
-    """A distance in the manner of LPIPS on the bundled EfficientNet-Lite0; needs no network.
+    """A distance like LPIPS, on the bundled EfficientNet-Lite0; needs no download.
 
-    It is not LPIPS, and its numbers compare with no published ones: another network, and all
-    channels count alike, where LPIPS has weights fitted to people's judgement. The rest is as in
-    Zhang et al. 2018 (arXiv 1801.03924), equation 1: feature vectors are scaled to unit length at
-    every place, differences squared, averaged over places and summed over levels. The levels are
-    the network's last maps at 1/2, 1/4 ... 1/32 of the size.
+    It is not LPIPS, and its numbers cannot be compared with published ones: the network is another,
+    and all channels count alike, where LPIPS has weights fitted to people's judgement. The rest is
+    as in Zhang et al. 2018 (arXiv 1801.03924), equation 1: feature vectors are scaled to unit
+    length at every place, differences squared, averaged over places and summed over levels. The
+    levels are the network's last maps at 1/2, 1/4 ... 1/32 of the size.
 
-    Images are resized to 128 pixels, bilinearly (antialiased where that downsamples). The network
-    was trained at 224, but here its local features count, not what it recognises. At 128 it takes
-    a third of the time, which matters in the hundreds of passes of a projection or a path length.
+    Images are resized to 128 pixels, bilinearly (antialiased where this downsamples). The network
+    was trained at 224, but the distance needs its local features, not its recognition of objects.
+    At 128 it takes a third of the time, which matters in a projection or a path length, with
+    hundreds of passes.
     """
 
     name = EFFICIENTNET.name
@@ -66,18 +68,20 @@ class EfficientNetPerceptual:
     resize = f"bilinear{_SIDE}"
 
     def __init__(self, device: torch.device, dtype: torch.dtype = torch.float32) -> None:
-        """Computes in `dtype`, float32 or float64. Raises UserError when the package is missing."""
+        """The network computes in `dtype`, float32 or float64. Raises UserError when the package
+        with its weights is missing."""
         self._network = load_efficientnet().to(device, dtype)
         self._device, self._dtype = device, dtype
 
     def embed(self, images: Tensor) -> Tensor:
-        # on a CPU two images a thread are fastest: larger activations fall out of the cache
+        # on a CPU two images per thread are fastest: larger activations fall out of the cache
         size = 2 * torch.get_num_threads() if self._device.type == "cpu" else len(images)
         parts = images.split(size)
         return torch.cat([self._network.embed(self._prepared(part)) for part in parts])
 
     def _prepared(self, images: Tensor) -> Tensor:
-        """[n, 3, 128, 128]: (x - 127) / 128 of pixels x from 0 to 255, as in training."""
+        """The network's input [n, 3, 128, 128]: (x - 127) / 128 for pixels x from 0 to 255, as it
+        was trained."""
         assert images.shape[1] in (1, 3)
         x = EfficientNetLite0.normalise(images.to(self._device, self._dtype))
         down = max(x.shape[2:]) > self._SIDE
@@ -89,16 +93,17 @@ class LpipsVgg16:
     """LPIPS on VGG16 (Zhang et al. 2018, arXiv 1801.03924), from the published TorchScript file.
 
     The file is called as `model(images, resize_images=False, return_lpips=True)`, images float32
-    [n, 3, H, W] from 0 to 255, and gives float [n, D] that includes LPIPS's weights. TorchScript
-    runs code of the file's author: that is why a SHA-256 is required and checked before the file is
-    opened. With any other digest than the published one the names carry the digest.
+    [n, 3, H, W] from 0 to 255, and gives float [n, D] that includes LPIPS's weights. A TorchScript
+    file can run code of its author, so a SHA-256 is required, and checked before the file is
+    opened. With any other digest than the published one, `name` and `suffix` contain the digest.
     """
 
     resize = "none"
     _LEAST_SIDE = 16  # VGG16 downsamples by two four times before its last map
 
     def __init__(self, location: str, sha256: str, cache: Path, device: torch.device) -> None:
-        """`location`: path or URL; a URL is downloaded to `cache` once. Raises UserError."""
+        """`location` is a path or URL; a URL is downloaded to `cache` once. Raises UserError for a
+        file that cannot be had, or has another SHA-256."""
         data = fetch(location, sha256, cache, "evaluate.perceptual_")
         self._model = load_script(data, device)
         self._device = device
@@ -108,7 +113,8 @@ class LpipsVgg16:
         self.weights_sha256 = sha256
 
     def embed(self, images: Tensor) -> Tensor:
-        """Raises UserError for images too small, and where the file is something else."""
+        """Embed images as `Perceptual.embed` says. Raises UserError for images that are too small,
+        and where the file is not LPIPS's."""
         assert images.shape[1] in (1, 3)
         if min(images.shape[2:]) < self._LEAST_SIDE:
             raise UserError(
@@ -129,10 +135,10 @@ class LpipsVgg16:
 def build_perceptual(
     name: str, weights: str | None, sha256: str | None, cache: Path, device: torch.device
 ) -> Perceptual:
-    """The distance `name`, loaded. `weights` is a path or URL and `sha256` its expected digest; the
-    bundled network has neither. A download goes to `cache`.
+    """The perceptual distance `name`, loaded. `weights` is a path or URL and `sha256` its expected
+    digest; both must be None for the bundled network. A download goes to `cache`.
 
-    Raises UserError for settings that do not fit, and for weights that are not the right ones.
+    Raises UserError for settings that do not fit together, and for weights with another digest.
     """
     if name == "efficientnet_lite0":
         if weights is not None or sha256 is not None:

@@ -18,7 +18,8 @@ _ROWS = 1024
 
 
 def _squared_distances(x: Tensor, y: Tensor) -> Iterator[tuple[slice, Tensor]]:
-    """Rows and their squared distances [rows, m], of float64 [n, D] to [m, D]."""
+    """Yield blocks of rows of x float64 [n, D], each with its squared distances [rows, m] to y
+    [m, D]."""
     norms = y.square().sum(1)
     for start in range(0, len(x), _ROWS):
         block = x[start : start + _ROWS]
@@ -27,7 +28,7 @@ def _squared_distances(x: Tensor, y: Tensor) -> Iterator[tuple[slice, Tensor]]:
 
 
 def neighbour_distances(features: Tensor, k: int = NEIGHBOURS) -> Tensor:
-    """float64 [n, k]: distance of each of the features [n, D] to its k nearest others, ascending.
+    """float64 [n, k]: distances of each of the features [n, D] to the k nearest others, ascending.
 
     Identical samples are neighbours at distance 0.
     """
@@ -46,8 +47,8 @@ def precision_recall(
     """(precision, recall) of fake features [m, D] against real ones [n, D].
 
     The radii [n] and [m] are the last column of `neighbour_distances` of each set. Precision
-    is the share of fakes within the real manifold (quality), recall the share of real samples
-    within the manifold of the fakes (variety).
+    is the share of fake samples within the manifold of the real ones (quality), recall the share of
+    real samples within the manifold of the fake ones (variety).
     """
     x, y = real.double(), fake.double()
     real_reach, fake_reach = real_radii.square(), fake_radii.square()

@@ -1,7 +1,7 @@
-"""How a score was measured, and when two scores may be set side by side. Pure data.
+"""Protocols: how a score was measured, and which scores may be compared. Pure functions.
 
 A distance says nothing by itself: it depends on the data set, the feature network and its weights,
-the resize in front of it, and N. All of these are stored beside every score.
+the resize in front of it, and the number of images N. All of these are stored beside every score.
 """
 
 from __future__ import annotations
@@ -12,10 +12,10 @@ from gan_train.errors import UserError
 
 Protocol = dict[str, str | int]
 """`data` is the content hash of the shards; `extractor`, `weights` (SHA-256) and `resize` describe
-the feature network; `images` is N; `reference` says which real images are compared with;
-`null_images` is how many stand on each side of the null value. Path lengths, which real images do
-not enter, add their own keys: `path_length_images`, `path_length_epsilon`, `perceptual`,
-`perceptual_resize` and `perceptual_weights` (SHA-256)."""
+the feature network; `images` is N; `reference` says with which real images the generated ones are
+compared; `null_images` is the number of images on each side of the null value. Path lengths add
+`path_length_images`, `path_length_epsilon`, `perceptual`, `perceptual_resize` and
+`perceptual_weights` (SHA-256)."""
 
 _DIFFERENCES = {
     "data": "data sets",
@@ -46,6 +46,6 @@ def refuse_unless_comparable(a: Mapping[str, str | int], b: Mapping[str, str | i
 
 
 def _short(value: str | int | None) -> str:
-    """The value as text; of a digest its beginning."""
+    """The value as text; long text, such as a digest, is cut."""
     text = "not recorded" if value is None else str(value)
     return text if len(text) < 40 else f"{text[:12]}..."

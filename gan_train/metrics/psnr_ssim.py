@@ -1,8 +1,8 @@
-"""How near an image comes to the true one, pixel by pixel: PSNR and SSIM as super-resolution
-publishes them.
+"""PSNR and SSIM, which compare an image with the true one pixel by pixel.
 
-Both are taken on luma, with a border of `scale` pixels cut off, and averaged over the images of a
-set. PSNR is averaged in dB, image by image, and not computed from the mean error.
+As papers on super-resolution do, both are taken on luma, with a border of `scale` pixels cut off,
+and averaged over the images of a set. PSNR is averaged in dB, image by image, and not computed from
+the mean error.
 """
 
 from __future__ import annotations
@@ -18,7 +18,7 @@ _C1, _C2 = (0.01 * 255) ** 2, (0.03 * 255) ** 2
 
 
 def luma(images: Tensor) -> Tensor:
-    """float64 [n, H, W], 16 (black) to 235 (white), of uint8 [n, C, H, W], C 1 or 3.
+    """Luma float64 [n, H, W], 16 (black) to 235 (white), of images uint8 [n, C, H, W], C 1 or 3.
 
     ITU-R BT.601 for 8-bit video, not rounded. Grey counts as R = G = B.
     """
@@ -29,9 +29,9 @@ def luma(images: Tensor) -> Tensor:
 
 
 def psnr(images: Tensor, truth: Tensor, border: int) -> Tensor:
-    """float64 [n]: 10 log10(255^2 / mean squared error of luma) in dB; infinite for equal ones.
+    """float64 [n]: 10 log10(255^2 / mean squared error of luma) in dB; infinite for equal images.
 
-    Both uint8 [n, C, H, W]; `border` pixels are left out on every side.
+    `images` and `truth` are uint8 [n, C, H, W]; `border` pixels are left out on every side.
     """
     a, b = _inner(images, truth, border)
     return 10 * torch.log10(255**2 / (a - b).square().mean((1, 2)))
@@ -42,8 +42,8 @@ def ssim(images: Tensor, truth: Tensor, border: int) -> Tensor:
 
     Wang et al. 2004, "Image quality assessment: from error visibility to structural similarity",
     equation 13 with K1 = .01, K2 = .03, L = 255, in Gaussian windows of 11x11 (sigma 1.5) that lie
-    wholly inside. Both uint8 [n, C, H, W]; `border` pixels are left out on every side. Raises
-    UserError when what is left is smaller than a window.
+    wholly inside. `images` and `truth` are uint8 [n, C, H, W]; `border` pixels are left out on
+    every side. Raises UserError when fewer pixels than a window are left.
     """
     a, b = _inner(images, truth, border)
     if min(a.shape[1:]) < _WINDOW:
@@ -61,7 +61,7 @@ def ssim(images: Tensor, truth: Tensor, border: int) -> Tensor:
 
 
 def _inner(images: Tensor, truth: Tensor, border: int) -> tuple[Tensor, Tensor]:
-    """The luma of both, inside of the border: float64 [n, H - 2 border, W - 2 border]."""
+    """The luma of both without the border: float64 [n, H - 2 border, W - 2 border]."""
     assert images.shape == truth.shape and 0 <= 2 * border < min(images.shape[2:])
     height, width = images.shape[2:]
     inside = (slice(None), slice(border, height - border), slice(border, width - border))

@@ -1,4 +1,4 @@
-"""Measures the real images, once for a data set: what generated images are compared with."""
+"""Measures the real images, with which generated ones are compared, once for each data set."""
 
 from __future__ import annotations
 
@@ -30,13 +30,13 @@ from gan_train.metrics.real_cache import RealStatistics
 from gan_train.metrics.scores import Reference, reference_name
 from gan_train.nn.collectives import all_sum
 
-_FITTED = 0.8  # the share of the images that the classifier is fitted to; the others judge it
-_JUDGES = 2000  # at most so many images judge it
+_FITTED = 0.8  # the share of the images that the classifier is fitted to; it is tested on others
+_JUDGES = 2000  # at most so many images test it
 
 
 @dataclass(frozen=True)
 class RankShare:
-    """Which part of the work is this process's, and where it computes."""
+    """This worker's part of the scoring: its rank, its device, and how many images make a batch."""
 
     rank: int
     world_size: int
@@ -44,18 +44,18 @@ class RankShare:
     batch: int
 
     def positions(self, count: int) -> list[Tensor]:
-        """This rank's places among `count`, in batches."""
+        """This rank's places among the first `count` of the sequence, in batches."""
         return list(own_positions(count, self.rank, self.world_size, self.batch))
 
     def of_jobs(self, jobs: list[Job]) -> dict[str, float]:
-        """All jobs' values, each computed on one rank. Collective."""
+        """The values of all jobs by name, each computed on one worker. Collective."""
         return share_out(jobs, self.rank, self.world_size, self.device)
 
 
 def feature_jobs(
     identity: ExtractorIdentity, real: dict[str, Tensor], fake: FeatureSet
 ) -> dict[str, Job]:
-    """For each metric, the names and the computation of its measures of real features and others.
+    """The jobs that compare features `fake` with real ones, by the metric that each belongs to.
 
     `real` has `mean`, `covariance`, `features`, `radii` and, with classes, `labels`, as
     `reference_tensors` gives them.
@@ -94,7 +94,7 @@ def feature_jobs(
 
 
 def reference_tensors(features: FeatureSet) -> dict[str, Tensor]:
-    """What `feature_jobs` needs of the real side."""
+    """The tensors of the real features that `feature_jobs` needs, by name."""
     mean, covariance = features.moments.mean_and_covariance()
     radii = neighbour_distances(features.features)[:, -1]
     found = {"mean": mean, "covariance": covariance, "features": features.features, "radii": radii}
@@ -102,7 +102,7 @@ def reference_tensors(features: FeatureSet) -> dict[str, Tensor]:
 
 
 def pair_distances(pixels: PixelPairs) -> dict[str, float]:
-    """The two medians by name. Without two images of a class, or labels, there is only one."""
+    """The two medians of `PixelPairs.medians` by name. One that does not exist is left out."""
     every, within = pixels.medians()
     found = {"pair_distance": every, "pair_distance_within_class": within}
     return {name: value for name, value in found.items() if value is not None}
@@ -116,10 +116,10 @@ def measure_real(
     extractor: Extractor | None,
     share: RankShare,
 ) -> RealStatistics:
-    """One pass over the real images. Collective.
+    """Measure the real images in one pass. Collective.
 
-    The reference is the first `images`; the null value compares the first `null_images` with as
-    many after them. Without an extractor only pixels are measured.
+    Generated images are compared with the first `images`; the null value compares the first
+    `null_images` with as many after them. Without an extractor only pixels are measured.
     """
     device, classes = share.device, len(index.classes)
     pixels = PixelPairs(images, device)
@@ -154,7 +154,7 @@ def measure_real(
     halves = tensors if same else reference_tensors(first)
     nulls = share.of_jobs(list(feature_jobs(identity, halves, second).values()))
     values = _named("real", pair_distances(pixels)) | _named("null", nulls)
-    # between samples of one set, so real rather than null
+    # this is a distance within one set, so its reference is what real images have, not a null value
     nearest = f"nearest_distance{identity.suffix}"
     values[reference_name(nearest, "real")] = values.pop(reference_name(nearest, "null"))
     if classifier is not None:
@@ -165,12 +165,13 @@ def measure_real(
 
 
 def _named(reference: Reference, values: dict[str, float]) -> dict[str, float]:
-    """The values under the names by which scores find them as their references."""
+    """The values under the names of references (`reference_name`)."""
     return {reference_name(name, reference): value for name, value in values.items()}
 
 
 def read_places(index: Index, directory: Path, positions: Tensor) -> tuple[Tensor, Tensor | None]:
-    """Images and labels at ascending places int64 [n] of the stored order, run by run."""
+    """Images uint8 [n, C, R, R] and labels int64 [n], or None, at ascending places int64 [n] of the
+    stored order. Neighbours are read at once."""
     breaks = (positions.diff() != 1).nonzero()[:, 0] + 1
     runs = torch.tensor_split(positions, breaks.tolist())
     parts = [read_images(index, directory, int(run[0]), len(run)) for run in runs]
@@ -179,14 +180,14 @@ def read_places(index: Index, directory: Path, positions: Tensor) -> tuple[Tenso
 
 
 class _Classifier:
-    """Fits a discriminant to the first images of the sequence, and judges it on the last."""
+    """Fits a discriminant to the first images of the sequence, and tests it on the last."""
 
     def __init__(self, total: int, classes: int, dims: int, device: torch.device) -> None:
         self._border = min(int(_FITTED * total), total - 1)
         self._end = min(total, self._border + _JUDGES)
         self._classes = classes
         self._discriminant = LinearDiscriminant(dims, classes, device)
-        self._held_out: list[tuple[Tensor, Tensor]] = []  # this rank's share of the judges
+        self._held_out: list[tuple[Tensor, Tensor]] = []  # this rank's share of the test images
 
     def update(self, positions: Tensor, layout: Tensor, labels: Tensor) -> None:
         fitted = positions < self._border
@@ -195,7 +196,7 @@ class _Classifier:
         self._held_out.append((layout[held_out], labels[held_out]))
 
     def fit(self) -> tuple[dict[str, Tensor], dict[str, float]]:
-        """Weights and bias, and how well they do on images that are new to them. Collective."""
+        """Weights and bias, and the scores of the classifier on test images. Collective."""
         self._discriminant.all_reduce()
         weights, bias = self._discriminant.fit()
         seen = torch.zeros(self._classes, dtype=torch.int64, device=bias.device)

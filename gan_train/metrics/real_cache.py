@@ -1,8 +1,8 @@
-"""Statistics of the real images on disk, so that they are computed once per data set.
+"""Stores the statistics of the real images, so that they are computed once per data set.
 
-A safetensors file holds the tensors; a JSON file beside it says what they describe, holds single
-values, and has the digest of the first. It is written last: without it there is nothing. Rank 0
-alone touches the disk, so workers need not share one.
+A safetensors file holds the tensors. A JSON file beside it says what they describe, holds single
+values, and has the digest of the tensors' file. It is written last: without it the tensors do not
+count. Only rank 0 reads and writes, so workers need not share a disk.
 """
 
 from __future__ import annotations
@@ -25,7 +25,7 @@ from gan_train.nn.collectives import active, from_first_worker
 log = logging.getLogger(__name__)
 
 VERSION = 2
-"""Raised when what is stored changes its meaning: older files are then computed anew."""
+"""Increase this when the stored statistics change their meaning: older files are then replaced."""
 TENSORS, RECORD = "statistics.safetensors", "statistics.json"
 Identity = Mapping[str, str | int]
 
@@ -33,20 +33,20 @@ Identity = Mapping[str, str | int]
 @dataclass(frozen=True)
 class RealStatistics:
     """Tensors by name (`mean`, `covariance`, `features`, `radii`, `labels`; `weights` and `bias` of
-    the classifier), and values by the name under which a score shows them (null values,
-    `..._real`)."""
+    the classifier), and single values by the name under which they stand beside a score (`..._null`
+    and `..._real`)."""
 
     tensors: dict[str, Tensor]
     values: dict[str, float]
 
 
 class _Damaged(Exception):
-    """What was found on the disk is not what was written, or describes something else."""
+    """The files on disk are damaged, or belong to another identity."""
 
 
 def load(folder: Path, identity: Identity) -> RealStatistics | None:
-    """What `store` wrote for the same identity; None, with a warning if damaged, when it is not
-    there."""
+    """The statistics that `store` wrote for the same identity. None if there are none, or, with a
+    warning, if they are damaged or of another identity."""
     record = folder / RECORD
     if not record.exists():
         return None

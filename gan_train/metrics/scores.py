@@ -1,10 +1,11 @@
-"""What a score is: a value, what stands beside it, how it was measured, and which way is better.
+"""Scores: a value, its references, how it was measured, and whether lower or higher is better.
 
-Scores are stored flat, as values by name (`scores.json`, the event log, MLflow). There a reference
-is a name of its own: `fd_x_null`, `fd_x_to_B_identity`, `psnr_y_bicubic_Set5`. This file is the one
-place that knows these endings; everybody else reads the flat form through `scores_of`.
-`evaluator.py`, `path_length.py` and the tasks list the names. An unknown name is a score without
-a direction, shown as it is written. Pure functions, no tensors.
+A reference is a value that a score is compared with. Scores are stored in a flat form, as values by
+name (`scores.json`, the event log, MLflow), in which a reference has a name of its own:
+`fd_x_null`, `fd_x_to_B_identity`, `psnr_y_bicubic_Set5`. Only this file knows these endings; other
+modules read the flat form through `scores_of`. `evaluator.py`, `path_length.py` and the tasks list
+the names. An unknown name is a score of which neither lower nor higher is better, and is shown as
+it is written. Pure functions, no tensors.
 """
 
 from __future__ import annotations
@@ -19,13 +20,14 @@ from gan_train.metrics.protocol import Protocol
 
 Better = Literal["lower", "higher"]
 Reference = Literal["bicubic", "identity", "null", "real"]
-"""What a score is compared with: bicubic upsampling, the images as they were given, the same
-measure between two parts of the real images (a distance's null value), or what real images get."""
+"""What a score is compared with: the same measure of bicubic upsampling, of unchanged images
+(`identity`), of one part of the real images against another (`null`), or of real images (`real`).
+"""
 
 OF_REAL_IMAGES: tuple[Reference, ...] = ("null", "real")
 _BASELINES: tuple[Reference, ...] = ("bicubic", "identity")
 _REFERENCES = (*_BASELINES, *OF_REAL_IMAGES)
-"""All of them. Where a score has several, the first counts as its reference."""
+"""All references. Where a score has several, the first of this order is its main one."""
 
 REFERENCE_LABELS: dict[Reference, str] = {
     "null": "real images",
@@ -33,13 +35,13 @@ REFERENCE_LABELS: dict[Reference, str] = {
     "bicubic": "bicubic",
     "identity": "unchanged",
 }
-"""How a table calls what stands beside a score."""
+"""The name of each reference in tables."""
 
 
 @dataclass(frozen=True)
 class Measure:
-    """What is known of a score by its name: a label, a sentence that explains it, and which way is
-    better, if any."""
+    """What is known of a score by its name: its name in tables, a sentence that explains it, and
+    whether lower or higher is better; None where neither is."""
 
     name: str
     label: str
@@ -47,8 +49,8 @@ class Measure:
     better: Better | None
 
     def cost(self, value: float) -> float:
-        """The value as something that is better when it is lower; infinite for what is no finite
-        number."""
+        """A number that is lower for a better value: the value or its negative. It is infinite if
+        the value is no finite number."""
         if not math.isfinite(value):
             return math.inf
         return -value if self.better == "higher" else value
@@ -58,8 +60,8 @@ class Measure:
         return math.isfinite(value) and self.cost(value) <= self.cost(target)
 
     def best(self, scores: Iterable[Mapping[str, float]]) -> float | None:
-        """The best value of this measure among several flat forms; None where no way is better, or
-        where all values are equal."""
+        """The best value of this measure among several flat forms. None where neither lower nor
+        higher is better, or where there are not two different values."""
         values = {s[self.name] for s in scores if math.isfinite(s.get(self.name, math.nan))}
         return min(values, key=self.cost) if self.better and len(values) > 1 else None
 
@@ -73,40 +75,41 @@ class Score:
     value: float
     protocol: Protocol
     references: Mapping[Reference, float] = field(default_factory=dict)
-    """All that stands beside the value; a translation has an identity and a null value."""
+    """The references that were measured. There may be several: a translation has two."""
 
     @property
     def reference_kind(self) -> Reference | None:
-        """What the value is compared with in the first place: a method without a network where one
-        was measured, else real images; None where nothing stands beside it."""
+        """The main reference: a method without a network (bicubic, identity) where one was
+        measured, else real images; None where there is no reference."""
         return next((kind for kind in _REFERENCES if kind in self.references), None)
 
     @property
     def reference(self) -> float | None:
-        """The value of `reference_kind`."""
+        """The value of the main reference; None where there is none."""
         kind = self.reference_kind
         return None if kind is None else self.references[kind]
 
     @property
     def reference_word(self) -> str:
-        """The reference in one word, for a line of text: `bicubic`, `identity` or `real`."""
+        """A word for the main reference in a line of text: `bicubic`, `identity` or `real`."""
         kind = self.reference_kind
         return kind if kind in _BASELINES and kind is not None else "real"
 
     @property
     def measure(self) -> Measure:
-        """Label, meaning and direction."""
+        """What is known of the score by its name."""
         return measure(self.name)
 
     @property
     def better(self) -> Better | None:
-        """Which way is better; None where neither is."""
+        """Whether lower or higher is better; None where neither is."""
         return self.measure.better
 
 
 @dataclass(frozen=True)
 class _Kind:
-    """The measures whose names are `start`, or begin with it and an underscore."""
+    """What is known of all measures whose names are `start`, or begin with it and an underscore.
+    `beside` lists the references that they can have."""
 
     start: str
     label: str
@@ -163,7 +166,7 @@ _KNOWN = (
 )
 _DECIDES = ("fid", "fd", "perceptual")
 _TOLD_ELSEWHERE = re.compile(r"_?(efficientnet_lite0|inception_v3_2015_12_05)|^_y(?=_|$)")
-"""Parts of names that labels leave out: the protocol holds them, or they go without saying."""
+"""Parts of names that tables leave out: the protocol has the network, and luma (`y`) is usual."""
 
 
 def _begins(name: str, start: str) -> bool:
@@ -175,8 +178,8 @@ def _kind(name: str) -> _Kind | None:
 
 
 def measure(name: str) -> Measure:
-    """What is known of a score by its name. The label keeps a direction, a space or a set:
-    `psnr_y_Set5` becomes "PSNR Set5"."""
+    """What is known of a score by its name. The label keeps the direction of a translation, the
+    space of a path, or the set of pictures: `psnr_y_Set5` becomes "PSNR Set5"."""
     kind = _kind(name)
     if kind is None:
         return Measure(name, name.replace("_", " "), "", None)
@@ -185,10 +188,11 @@ def measure(name: str) -> Measure:
 
 
 def split(name: str) -> tuple[str, Reference | None]:
-    """The name of the score that a stored value belongs to, and which of its references the value
-    is; None for the score itself. The ending may stand before a direction or a set.
+    """Split a stored name into the name of its score and the reference whose value it is; None for
+    the score's own value. The reference may stand before a direction or a set, as in
+    `psnr_y_bicubic_Set5`.
 
-    Only those endings count that the measure can have: a set of test pictures may be called `real`.
+    Only references that the measure can have count: a set of test pictures may be called `real`.
     """
     kind = _kind(name)
     endings = _REFERENCES if kind is None else kind.beside
@@ -212,7 +216,7 @@ def towards(name: str, domain: str) -> str:
 
 
 def scores_of(values: Mapping[str, float], protocol: Protocol) -> dict[str, Score]:
-    """The scores of a stored flat form, by name and in its order. A reference whose score is absent
+    """The scores of a flat form, by name and in the same order. A reference whose score is absent
     is left out."""
     beside: dict[str, dict[Reference, float]] = {}
     for name, value in values.items():
@@ -229,8 +233,8 @@ def scores_of(values: Mapping[str, float], protocol: Protocol) -> dict[str, Scor
 def headline(scores: Mapping[str, Score]) -> Score | None:
     """The score that decides which checkpoint is best: `fid` where there is one, else the Fréchet
     distance `fd_...` of another extractor, else the perceptual distance to true images; None when
-    there is none. Of one kind the shortest name counts, which is the mean over directions or sets.
-    All of these are better when they are lower."""
+    there is none. Where several names begin alike, the shortest counts, which is the mean over
+    directions or sets. All of these are better when they are lower."""
     for start in _DECIDES:
         if found := [name for name in scores if _begins(name, start)]:
             return scores[min(found, key=lambda name: (len(name), name))]
@@ -238,8 +242,8 @@ def headline(scores: Mapping[str, Score]) -> Score | None:
 
 
 def references(scores: Iterable[Score]) -> dict[str, dict[str, float]]:
-    """The rows of a table below its scores: for each label of `REFERENCE_LABELS` that occurs, its
-    values by the name of the score that they stand beside."""
+    """The rows that a table shows below its scores: for each label of `REFERENCE_LABELS` that
+    occurs, the references by the name of their score."""
     found: dict[str, dict[str, float]] = {}
     known = list(scores)
     for kind, label in REFERENCE_LABELS.items():

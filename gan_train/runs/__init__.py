@@ -1,1 +1,1 @@
-"""What a run keeps on the disk, where it begins, and the seam to the engine that launched it."""
+"""Run folders, checkpoints and event logs, how a run starts, and its interface to the engine."""

@@ -1,7 +1,7 @@
 """Writes, checks, reads and thins checkpoints, and says which settings a resumed run may change.
 
-They hold safetensors and JSON, and no pickle. A folder is written aside, given checksums, and
-renamed, so that a kill leaves either a whole checkpoint or none:
+Checkpoints hold safetensors and JSON, and no pickle. A folder is written under another name, given
+checksums, and renamed, so that a kill leaves either a whole checkpoint or none:
 
     checkpoints/000012000/
         networks.safetensors     all networks and buffers as trained
@@ -11,8 +11,9 @@ renamed, so that a kill leaves either a whole checkpoint or none:
         state.json               clock, stage, configuration, data hash
         MANIFEST.json            sha256 of each file above
         scores.json              added once the checkpoint has been scored
-        PRUNED                   marks one that was thinned to its generator and scores
-        ABANDONED                marks one of a past that the run has left (`abandon_after`)
+        PRUNED                   marks a checkpoint that was thinned to its generator and scores
+        ABANDONED                marks a checkpoint that no longer belongs to the run, because the
+                                 run was resumed from an earlier one (`abandon_after`)
 
 The order of the data, the latents and the fades are functions of the clock: restoring the clock
 restores them.
@@ -47,14 +48,14 @@ SCORES = "scores.json"
 PRUNED = "PRUNED"
 ABANDONED = "ABANDONED"
 FORMAT = 1
-"""The number of the layout of `state.json` and of the tensors' names beside it."""
+"""The version of the layout of `state.json` and of the names of the tensors."""
 
 
 # ---- files -------------------------------------------------------------------------------------
 
 
 def _save_tensors(state: Mapping[str, Tensor], path: Path) -> None:
-    # safetensors wants dense, unshared memory; a layout such as channels_last is not kept
+    # safetensors needs dense, unshared memory, so a layout such as channels_last is not kept
     save_file({k: v.detach().to("cpu").contiguous().clone() for k, v in state.items()}, path)
 
 
@@ -96,14 +97,14 @@ def save(
 ) -> Path:
     """Write the checkpoint of this clock and return its folder. Only rank 0 calls this.
 
-    `trained` is the clock of the last step: the generator is used at the resolution and the fade
-    that its weights were trained at, not at those that come next.
+    `trained` is the clock of the last step: the generator is used at the resolution and fade at
+    which its weights were trained, not at those of the next step.
 
-    Raises OSError or safetensors' own error when the disk is full; the newest valid checkpoint
-    then still stands, as nothing is renamed before all of it is on the disk.
+    Raises OSError or safetensors' own error when the disk is full. The earlier checkpoints then
+    stay valid, as the folder is renamed only when all of it is on the disk.
     """
     folder = run_dir / FOLDER / f"{clock.nimg:012d}"
-    with folder_aside(folder) as aside:  # replaces a damaged one of this clock
+    with folder_aside(folder) as aside:  # replaces a damaged checkpoint of this clock
         _save_tensors(adversary.state_dict(), aside / "networks.safetensors")
         _save_tensors(optimizer_state(adversary, optimizers), aside / "optimizers.safetensors")
         save_generator(aside, averaged, config, adversary.shape, trained)
@@ -126,8 +127,8 @@ def save_start(
 ) -> Path:
     """Write networks that were not trained here: a checkpoint without progress and optimizers.
 
-    It can be generated from, registered, and trained on (`train.start_from`), not resumed. Raises
-    UserError when there is something at `folder` already.
+    It can make images, be registered, and start a run (`train.start_from`), but not be resumed.
+    Raises UserError when `folder` exists already.
     """
     if folder.exists():
         raise UserError(f"{folder} is there already: name another folder, or delete it")
@@ -139,7 +140,7 @@ def save_start(
 
 
 def _seal(folder: Path) -> None:
-    """Write down the checksums of the folder's files."""
+    """Write the checksums of the folder's files into its manifest."""
     write_json(folder / MANIFEST, {p.name: sha256_of(p) for p in sorted(folder.iterdir())})
 
 
@@ -159,14 +160,14 @@ def find_damage(folder: Path) -> str | None:
 
 
 def list_checkpoints(run_dir: Path) -> list[Path]:
-    """The folders of the checkpoints that can be resumed if they are not damaged, newest first."""
+    """The folders of the checkpoints that can be resumed unless they are damaged, newest first."""
     return [folder for folder in list_generators(run_dir) if not (folder / PRUNED).exists()]
 
 
 def list_generators(run_dir: Path) -> list[Path]:
     """The folders of all checkpoints of the run, newest first.
 
-    Those that were thinned to their generator are among them, those of an abandoned past are not.
+    Checkpoints that were thinned to their generator are included, abandoned ones are not.
     """
     root = run_dir / FOLDER
     if not root.is_dir():
@@ -176,9 +177,9 @@ def list_generators(run_dir: Path) -> list[Path]:
 
 
 def abandon_after(run_dir: Path, nimg: int) -> None:
-    """Mark the checkpoints beyond `nimg` images, from which the run now goes on.
+    """Mark the checkpoints beyond `nimg` images as abandoned, when the run is resumed at `nimg`.
 
-    They are damaged ones that were passed over, and thinned ones. They no longer belong to the run,
+    They are damaged ones that were skipped, and thinned ones. They no longer belong to the run,
     which replaces them where it saves a checkpoint at the same number of images.
     """
     for folder in list_generators(run_dir):
@@ -206,8 +207,8 @@ def load(
     """Restore networks and optimizers in place; return the clock, the stage's name and the averaged
     weights.
 
-    Raises UserError when the configuration or the data differ from those of the checkpoint, or
-    another version of the program wrote it.
+    Raises UserError when the configuration or the data differ from the checkpoint's, or another
+    version of the program wrote it.
     """
     state = read_json(folder / "state.json")
     inference.check_format(state, FORMAT, folder / "state.json")
@@ -249,7 +250,7 @@ def _names(adversary: Adversary) -> dict[int, str]:
 def optimizer_state(
     adversary: Adversary, optimizers: Mapping[str, torch.optim.Optimizer]
 ) -> dict[str, Tensor]:
-    """All moments as tensors, under the names <optimizer>/<parameter>/<quantity>."""
+    """The optimizers' moments, as tensors with the names <optimizer>/<parameter>/<quantity>."""
     names = _names(adversary)
     return {
         f"{key}/{names[id(p)]}/{quantity}": value
@@ -265,13 +266,14 @@ def load_optimizer_state(
     optimizers: Mapping[str, torch.optim.Optimizer],
     state: Mapping[str, Tensor],
 ) -> None:
-    """Put the moments back where `optimizer_state` found them."""
+    """Put moments, as `optimizer_state` returned them, into the optimizers."""
     parameters = dict(adversary.named_parameters())
     for path, value in state.items():
         key, name, quantity = path.split("/")
         parameter = parameters[name]
         if value.shape == parameter.shape:
-            # fused kernels pair elements by their place in memory, so the layouts must agree
+            # fused kernels pair elements by their place in memory, so moments and parameter must
+            # have the same memory layout
             dtype = value.dtype if quantity == "step" else parameter.dtype
             value = torch.empty_like(parameter, dtype=dtype).copy_(value)
         optimizers[key].state[parameter][quantity] = value.to(parameter.device)
@@ -291,8 +293,8 @@ def _flatten(value: Any, prefix: str = "") -> dict[str, Any]:
 
 
 def harmless_keys(model: type[BaseModel], prefix: str = "") -> set[str]:
-    """Dotted keys of the fields that are declared harmless on resume, in all groups below `model`,
-    the optional ones and every alternative of a union included."""
+    """The dotted keys of the fields that are declared harmless on resume, in `model` and all groups
+    below it, including optional groups and every alternative of a union."""
     keys = set()
     for name, info in model.model_fields.items():
         extra = info.json_schema_extra
@@ -306,11 +308,11 @@ def harmless_keys(model: type[BaseModel], prefix: str = "") -> set[str]:
 
 
 def refuse_changes(saved: dict[str, Any], config: Config) -> None:
-    """Raise UserError if the resumed run would train something else than the saved one.
+    """Raise UserError if the resumed run would train differently from the saved one.
 
-    Settings that the program learned after it was saved count at their defaults.
+    A setting that the saved configuration does not have yet counts as its default.
     """
-    with contextlib.suppress(ValidationError):  # what no longer is a setting is named below
+    with contextlib.suppress(ValidationError):  # a setting that no longer exists is named below
         saved = Config.model_validate(saved).model_dump(mode="json")
     before, after = _flatten(saved), _flatten(config.model_dump(mode="json"))
     allowed = harmless_keys(Config) | set(config.train.allow_changed)

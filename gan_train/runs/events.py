@@ -1,7 +1,7 @@
-"""The event log of a run: a JSON-lines file that rank 0 appends to, and that anything may follow.
+"""The event log of a run: a JSON-lines file that rank 0 appends to, and any process may read.
 
 `EventLog` writes, and never waits for a reader; everything else here reads. `pipelines/registry`
-brings the log to MLflow; without MLflow it is the run's own record. One event a line:
+copies the log to MLflow; without MLflow the log is the only record. It has one event on each line:
 
     {"kind": "metrics", "nimg": 4000, "time_ms": 1700000000000, "values": {"loss/D": 1.2}}
     {"kind": "image", "nimg": 4000, "time_ms": ..., "path": "samples/000004000.png"}
@@ -10,10 +10,11 @@ brings the log to MLflow; without MLflow it is the run's own record. One event a
     {"kind": "cut", "nimg": 4000, "time_ms": ...}
     {"kind": "end", "nimg": 4000, "time_ms": ..., "status": "finished"}
 
-Paths are relative to the run's folder. A resumed run repeats the images since its checkpoint. Where
-it repeats them bit for bit, its events are those that the log already holds, and each stands once.
-Where it does not (on a GPU, on another kind of processor, under changed settings), a `cut` says
-that the events before it in the file, at its `nimg` or later, belong to a past that was abandoned.
+Paths are relative to the run folder. A resumed run trains again on the images since its checkpoint.
+If it repeats them bit for bit, its events are already in the log, and are not written twice. If it
+does not (on a GPU, on another kind of processor, under changed settings), a `cut` is written: the
+events before it in the file, at its `nimg` or later, no longer belong to the run. They are called
+abandoned, and all others present.
 """
 
 from __future__ import annotations
@@ -30,17 +31,17 @@ LOG_NAME = "events.jsonl"
 Event = dict[str, Any]
 
 _VARYING = {"images_per_second", "memory_gib"}
-"""Values of a `metrics` event that differ from one machine, and one hour, to the next."""
+"""Values of a `metrics` event that differ between machines, and from hour to hour."""
 
 
 # ---- reading -----------------------------------------------------------------------------------
 
 
 def read_with_offsets(run_dir: Path, offset: int = 0) -> Iterator[tuple[Event, int]]:
-    """All complete events of the file from byte `offset` on, cuts and what they abandoned
-    included, each with the byte position behind it.
+    """All complete events of the file from byte `offset` on, including cuts and abandoned events,
+    each with the byte position behind it.
 
-    A last line without its newline is still being written, and is left for the next time.
+    A last line without its newline is still being written, and is left out.
     """
     path = run_dir / LOG_NAME
     if not path.exists():
@@ -66,12 +67,12 @@ def present(events: Iterable[Event]) -> list[Event]:
 
 
 def read_events(run_dir: Path) -> list[Event]:
-    """The run's present: its events so far, without those of a past that was abandoned."""
+    """The events of the run so far, without cuts and abandoned events."""
     return present(event for event, _ in read_with_offsets(run_dir))
 
 
 def last_event(run_dir: Path) -> Event | None:
-    """The newest complete event of the file; reads no more than the end of the log."""
+    """The newest complete event of the file, or None. Only the end of the file is read."""
     path = run_dir / LOG_NAME
     if not path.exists():
         return None
@@ -91,7 +92,7 @@ def last_event(run_dir: Path) -> Event | None:
 
 
 class EventReader:
-    """Follows the log of a run: the events that were appended since the last look, cuts included.
+    """Follows the log of a run, cuts and abandoned events included.
 
     `offset` is the byte position behind the last event that was read.
     """
@@ -101,14 +102,14 @@ class EventReader:
 
     @classmethod
     def at_end(cls, run_dir: Path) -> EventReader:
-        """A reader of what comes from now on.
+        """A reader of the events that are appended from now on.
 
-        A torn last line counts as to come: whoever resumes the run writes in its place.
+        An incomplete last line counts as not written yet: a resumed run overwrites it.
         """
         return cls(run_dir, _end_of_lines(run_dir / LOG_NAME))
 
     def new(self) -> list[Event]:
-        """The complete events since the last look, oldest first."""
+        """The complete events since the last call, oldest first."""
         found = []
         for event, behind in read_with_offsets(self.run_dir, self.offset):
             found.append(event)
@@ -136,35 +137,35 @@ def _end_of_lines(path: Path) -> int:
 
 
 class EventLog:
-    """Appends the events of one run. A last line that a kill has torn is removed on opening.
+    """Appends the events of one run. An incomplete last line, left by a kill, is removed first.
 
-    Only one process may hold the log of a run (`run_folder.exclusive`).
+    Only one process may write the log of a run (`run_folder.exclusive`).
     """
 
     def __init__(self, run_dir: Path) -> None:
         self.path = run_dir / LOG_NAME
         if self.path.exists():
             os.truncate(self.path, _end_of_lines(self.path))
-        self._reached = -1  # the largest nimg in the present
-        self._held: dict[tuple[str, int], list[Event]] = {}  # the present, by kind and nimg
-        self._told: list[Event] = []  # what this attempt told of the newest nimg
+        self._reached = -1  # the largest nimg of all present events
+        self._held: dict[tuple[str, int], list[Event]] = {}  # the present events by kind and nimg
+        self._told: list[Event] = []  # the events that this object was given at the newest nimg
         for event in read_events(run_dir):
             self._hold(event)
 
     def append(self, kind: str, nimg: int, **fields: Any) -> None:
-        """Write one event, unless the log holds it already.
+        """Write one event, unless the log has it already.
 
-        Metrics that differ from those that the log holds at this `nimg`, or any event that falls
-        where the log went on without it, show that the run has left the past that the log tells:
-        a `cut` is written first. Two things never are another past: the end of a run told otherwise
-        where it stands (a stopped run whose schedule now ends there), and a checkpoint's scores,
-        which may be measured again, and under another protocol, at any time.
+        If the event contradicts the log, a `cut` is written first. It does if the log has other
+        metrics at this `nimg`, or has no event of this kind at this `nimg` but goes on beyond it.
+        Two events never contradict the log: an `end` with another status at the same `nimg` (of a
+        stopped run whose schedule now ends there), and the scores of a checkpoint, which may be
+        measured again at any time, also under another protocol.
         """
         event = {"kind": kind, "nimg": nimg, "time_ms": time.time_ns() // 1_000_000, **fields}
         if self._told and self._told[0]["nimg"] != nimg:
             self._told = []
         known = self._held.get((kind, nimg), [])
-        # only the newest end counts, as what was told before it may have changed more than once
+        # of several ends at this nimg only the newest counts: the status may have changed twice
         same = [old for old in (known[-1:] if kind == "end" else known) if _agree(event, old)]
         if same:
             self._told.append(same[-1])
@@ -173,7 +174,7 @@ class EventLog:
         differs = kind == "metrics" and bool(known)
         passed = kind != "checkpoint" and not known and nimg < self._reached
         if differs or passed:
-            # what this attempt told of the same place before belongs to its own past
+            # the cut also abandons this attempt's own events at the same nimg: write them again
             lines = [{"kind": "cut", "nimg": nimg, "time_ms": event["time_ms"]}, *self._told, event]
             self._held = {key: held for key, held in self._held.items() if key[1] < nimg}
             self._reached = max((key[1] for key in self._held), default=-1)
@@ -190,9 +191,9 @@ class EventLog:
 
 
 def _agree(a: Event, b: Event) -> bool:
-    """Whether two events of one kind and nimg tell the same.
+    """Whether two events of one kind and nimg agree in all that both hold.
 
-    What only one of them tells does not count: another version of the program may log more.
+    Fields of only one of them do not count: another version of the program may log more.
     """
     both = (a.keys() & b.keys()) - {"time_ms", "values"}
     if any(_text(a[key]) != _text(b[key]) for key in both):
@@ -203,5 +204,5 @@ def _agree(a: Event, b: Event) -> bool:
 
 
 def _text(value: Any) -> str:
-    """The value as the log has it, where NaN equals NaN, and a tuple is a list."""
+    """The value as the log has it. As text, NaN equals NaN, and a tuple equals a list."""
     return json.dumps(value, sort_keys=True)

@@ -1,7 +1,7 @@
 """Run folders, `<workspace>/train/<run>/`: how they are made, named, found and locked.
 
 A run folder holds its configuration, a link to its shards, the event log, samples, checkpoints and
-profiles. What the rest of the project wants to know of a run it asks here.
+profiles. Other modules ask here for what they need to know of a run.
 """
 
 from __future__ import annotations
@@ -23,7 +23,7 @@ from gan_train.runs.events import Event as Event
 from gan_train.runs.events import read_events as read_events
 
 CONFIG = "config.yaml"
-"""The file with the configuration that the run was started with."""
+"""The file with the configuration with which the run was started."""
 SHARDS = "shards"
 """The link to the folder of the shards that the run trains on."""
 PROFILE = "profile"
@@ -38,7 +38,7 @@ def folder(config: Config) -> Path:
 def new(config: Config, shards: Path) -> Path:
     """Make the folder of a new run, with its configuration and a link to the shards.
 
-    It is named `<recipe>-<date>-<time>`; the second run of one second gets a number behind that.
+    It is named `<recipe>-<date>-<time>`, followed by a number if that name is taken.
     """
     stamp = datetime.now().strftime("%Y%m%d-%H%M%S")
     for attempt in range(100):
@@ -56,8 +56,8 @@ def new(config: Config, shards: Path) -> Path:
 def runs_of(config: Config) -> list[Path]:
     """The folders of all runs of this recipe in its workspace, oldest first.
 
-    The runs of a recipe whose name only begins alike (`photos-x4-gpu` beside `photos-x4`) are not
-    among them, nor is a folder whose run was killed before it had a configuration.
+    Runs of a recipe whose name begins with this one's (`photos-x4-gpu` and `photos-x4`) are left
+    out, and so is a folder without a configuration, whose run was killed too early.
     """
     stamped = re.compile(rf"{re.escape(config.name)}-(\d{{8}}-\d{{6}})(?:-(\d+))?")
     found = []
@@ -80,12 +80,13 @@ def find(config: Config, run: str) -> Path:
 
 
 def configuration(run_dir: Path | str, overrides: Sequence[str] = ()) -> Config:
-    """The configuration that a run was started with."""
+    """The configuration with which a run was started, changed by `overrides`."""
     return recipes.load(str(Path(run_dir) / CONFIG), overrides)
 
 
 def configuration_of(target: str, overrides: Sequence[str] = ()) -> Config:
-    """The configuration of a run, given by its name in ./runs, its folder, or a checkpoint's.
+    """The configuration of a run, changed by `overrides`. `target` is the run's name in runs/train,
+    its folder, or the folder of one of its checkpoints.
 
     Raises UserError when no run is found there.
     """
@@ -109,7 +110,7 @@ def shards_of(run_dir: Path) -> Path:
 
 @contextmanager
 def exclusive(run_dir: Path) -> Iterator[None]:
-    """Hold the lock of a run while it is trained, since only one process may write its log.
+    """Hold the lock of a run while it is trained, because only one process may write its log.
 
     Raises UserError when another process holds it.
     """
@@ -122,21 +123,21 @@ def exclusive(run_dir: Path) -> Iterator[None]:
 
 
 def reached(events: Iterable[Event]) -> int:
-    """The number of images that the newest scored checkpoint has seen."""
+    """The number of images on which the newest scored checkpoint was trained; 0 without one."""
     return max((e["nimg"] for e in events if e["kind"] == "checkpoint"), default=0)
 
 
 def finished(events: Iterable[Event]) -> bool:
-    """Whether the run came to the end of its schedule, instead of being stopped on the way."""
+    """Whether the run came to the end of its schedule, and was not stopped before."""
     ends = [event["status"] for event in events if event["kind"] == "end"]
     return ends[-1:] == ["finished"]
 
 
 def score_table(run_dir: Path) -> list[dict[str, Any]]:
-    """One row for each scored checkpoint, oldest first: `kimg`, `resolution` and `alpha` where the
-    family grows, and the scores.
+    """One row for each scored checkpoint, oldest first: `kimg`, the scores, and, for a family that
+    grows, `resolution` and `alpha`.
 
-    The rows come from the event log, which also tells of checkpoints that were thinned since.
+    The rows come from the event log.
     """
     rows = {}
     for event in read_events(run_dir):
@@ -147,11 +148,11 @@ def score_table(run_dir: Path) -> list[dict[str, Any]]:
 
 
 def newest_grid(run_dir: Path) -> Path | None:
-    """The newest sample grid of a run; None where none was drawn."""
+    """The newest sample grid of a run; None if there is none."""
     return max((run_dir / "samples").glob("*.png"), default=None)
 
 
 def newest_trace(run_dir: Path) -> Path | None:
-    """The newest trace of a run's profiled steps; None where none was asked for."""
+    """The newest trace of a run's profiled steps; None if there is none."""
     traces = (run_dir / PROFILE).glob("trace-*")
     return max(traces, key=lambda path: path.stat().st_mtime_ns, default=None)

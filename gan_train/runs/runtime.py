@@ -1,7 +1,8 @@
-"""The seam to the engine: what the trainer knows of whatever launched it.
+"""The interface between the trainer and the engine that launched it.
 
-A runtime says which worker this process is, where the run lies, and whom to tell of progress.
-`PlainRuntime` serves one process and torchrun; that of Ray is in `pipelines/compute/training.py`.
+A runtime says which worker this process is and where the run folder lies, and takes reports of
+progress. `PlainRuntime` serves one process and torchrun; the runtime for Ray is in
+`pipelines/compute/training.py`.
 """
 
 from __future__ import annotations
@@ -16,16 +17,16 @@ from gan_train.errors import UserError
 
 
 class Runtime(Protocol):
-    """What the trainer asks of whatever launched it."""
+    """What the trainer needs from the engine that launched it."""
 
     rank: int
     world_size: int
     device: torch.device
     run_dir: Path
-    """The run's folder, which every worker and the driver see."""
+    """The run folder. Every worker, and the process that launched them, can read and write it."""
 
     def report(self, metrics: dict[str, float], checkpoint: Path | None) -> None:
-        """Tell the engine of progress. Every worker calls this at the same points."""
+        """Report progress to the engine. Every worker calls this at the same points."""
 
     def should_stop(self) -> bool:
         """Whether this run was asked to stop; the trainer then saves a checkpoint and returns."""
@@ -44,7 +45,7 @@ def _device(gpu: str, local_rank: int) -> torch.device:
 
 
 class PlainRuntime:
-    """One plain process, or the processes that torchrun started (RANK, WORLD_SIZE, LOCAL_RANK)."""
+    """Serves one plain process, or those that torchrun starts (RANK, WORLD_SIZE, LOCAL_RANK)."""
 
     def __init__(self, run_dir: Path, gpu: str = "auto") -> None:
         """`gpu` is `cluster.gpu`: "auto" takes a GPU where there is one, "yes" needs one, and "no"
@@ -62,8 +63,8 @@ class PlainRuntime:
             torch.distributed.init_process_group("nccl" if self.device.type == "cuda" else "gloo")
 
     def report(self, metrics: dict[str, float], checkpoint: Path | None) -> None:
-        """Do nothing: nobody listens, and the event log holds it all."""
+        """Do nothing: there is no engine, and the event log has the same values."""
 
     def should_stop(self) -> bool:
-        """Always False: nobody asks."""
+        """Return False: there is no engine that could ask for it."""
         return False

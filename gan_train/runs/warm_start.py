@@ -1,4 +1,4 @@
-"""Where a fresh run begins: the networks of a checkpoint, of an imported model or of another run.
+"""Starts a new run from existing networks: those of another run's checkpoint or an imported model.
 
 Only networks are taken. The optimizers, the clock and the family's own statistics start anew.
 """
@@ -21,9 +21,9 @@ AVERAGED = "generator.safetensors"
 
 
 def start_from(folder: Path, adversary: Adversary, averaged: Mapping[str, Tensor]) -> None:
-    """Load the networks in `folder`, and their moving averages, into those of a fresh run.
+    """Load the networks in `folder`, and their moving averages, into those of a new run.
 
-    `averaged` holds the averaged networks' own tensors by name; they are written into.
+    `averaged` has the tensors of the run's averaged networks by name; they are overwritten.
 
     Raises UserError when the folder holds no networks, is damaged, or its networks differ in shape.
     """
@@ -57,8 +57,8 @@ def check_folder(folder: Path) -> None:
 
 
 def network_names(adversary: Adversary) -> set[str]:
-    """The names of the submodules that are networks: those that an optimizer moves or the moving
-    average keeps."""
+    """The names of the submodules that are networks: an optimizer changes them, or they have a
+    moving average."""
     moved = {name for spec in adversary.optimizers().values() for name in spec.nets}
     return moved | set(adversary.averaged)
 

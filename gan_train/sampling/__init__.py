@@ -1,1 +1,1 @@
-"""What a trained generator is used for: grids, mixing, films, projection, picture files."""
+"""Uses of a trained generator: image grids, style mixing, films, projection, picture files."""

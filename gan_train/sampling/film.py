@@ -1,4 +1,4 @@
-"""Films: frames are written as a folder of PNGs, an animated GIF, or an MP4 by `ffmpeg`."""
+"""Writes frames as a film: a folder of PNGs, an animated GIF, or an MP4 by `ffmpeg`."""
 
 from __future__ import annotations
 
@@ -16,15 +16,15 @@ from gan_train.errors import UserError
 from gan_train.files.atomic import aside
 from gan_train.images.pixels import to_picture
 
-_SIDE = 256  # pixels; those of smaller frames are repeated, to be seen
+_SIDE = 256  # pixels of smaller frames are repeated, up to about this side, to be visible
 _GIF_RATE = 50.0  # frames a second; viewers slow down faster ones
 
 
 def check(out: Path, frames: int, rate: float) -> None:
     """Raise UserError if `write` cannot write so many frames to `out`.
 
-    That is so for another kind of file, a rate (frames per second) out of range, a missing ffmpeg,
-    and a folder that holds later frames of another film.
+    The error is raised for another kind of file, a rate (frames per second) out of range, a missing
+    ffmpeg, and a folder that holds frames of a longer film.
     """
     kind = out.suffix.lower()
     if kind not in ("", ".gif", ".mp4"):
@@ -47,8 +47,8 @@ def check(out: Path, frames: int, rate: float) -> None:
 def write(frames: Iterable[Tensor], out: Path, rate: float, loop: bool) -> Path:
     """Write frames uint8 [C, R, R], C 1 or 3, `rate` of them a second; returns `out`.
 
-    With `loop` a GIF repeats without end, else it plays once. Its frames have 256 colours each and
-    last a whole number of hundredths of a second.
+    With `loop` a GIF repeats without end, else it plays once. Frames of a GIF have 256 colours each
+    and last a whole number of hundredths of a second.
     """
     pictures = map(to_picture, frames)
     if not out.suffix:
@@ -95,12 +95,13 @@ def _ffmpeg(out: Path) -> str:
 
 
 def _write_video(pictures: Iterator[Image.Image], path: Path, program: str, rate: float) -> None:
-    """Feed raw pixels to ffmpeg. Raises UserError with the end of its output if it fails."""
+    """Write an MP4 by sending raw pixels to ffmpeg. Raises UserError with the end of ffmpeg's
+    output if it fails."""
     first = next(pictures)
     command = [program, "-loglevel", "error", "-y"]
     command += ["-f", "rawvideo", "-pixel_format", "gray" if first.mode == "L" else "rgb24"]
     command += ["-video_size", f"{first.width}x{first.height}", "-framerate", f"{rate:g}"]
-    command += ["-i", "pipe:0", "-pix_fmt", "yuv420p"]  # every player knows this form
+    command += ["-i", "pipe:0", "-pix_fmt", "yuv420p"]  # every player knows this pixel format
     command += ["-movflags", "+faststart", "-f", "mp4", str(path.absolute())]
     taken = True
     with tempfile.TemporaryFile() as said:

@@ -1,4 +1,4 @@
-"""Images are drawn from seeds, or from styles in a file, and written as a grid or one by one."""
+"""Draws images from seeds, or from styles in a file, and writes them as a grid or one by one."""
 
 from __future__ import annotations
 
@@ -23,10 +23,10 @@ def generate(
 ) -> Path:
     """Draw one image per seed; returns `out`.
 
-    If `out` ends in .png, a grid is written there; else `out` is a folder, which gets a file
-    `<seed>.png` for each image. Without `label` a conditional generator draws its classes in turn.
-    Raises UserError for an unknown class, a look that the generator cannot have, or another kind of
-    file.
+    If `out` ends in .png, a grid is written there; else `out` is a folder, into which each image is
+    written as `<seed>.png`. Without `label` a conditional generator draws its classes in turn.
+    Raises UserError for an unknown class, a look that the generator cannot have, or a file name
+    with another ending.
     """
     _check(out)
     painter = Painter(generator, look)
@@ -36,7 +36,10 @@ def generate(
 
 
 def regenerate(generator: Generator, file: Path, look: Look, out: Path) -> Path:
-    """Draw the styles in `file` (see `read_styles`), numbered from 0; returns `out`."""
+    """Draw one image for each style in `file` (see `read_styles`); returns `out`.
+
+    Images are written as by `generate`, with numbers from 0 in place of seeds.
+    """
     _check(out)
     painter = Painter(generator, look)
     ws = painter.truncate(read_styles(file, painter).to(generator.device))
@@ -45,9 +48,9 @@ def regenerate(generator: Generator, file: Path, look: Look, out: Path) -> Path:
 
 
 def read_styles(file: Path, painter: Painter) -> Tensor:
-    """ws [N, num_ws, w_dim] from a safetensors file whose tensor `w` has this shape, or is
-    [N, w_dim] and serves all layers. Raises UserError for any other file, or another generator's
-    shape."""
+    """The styles ws [N, num_ws, w_dim] in a safetensors file. Its tensor `w` has this shape, or is
+    [N, w_dim] and serves all layers. Raises UserError for any other file, or for styles of a shape
+    that this generator does not take."""
     space = painter.space("--w")
     if not file.is_file():
         raise UserError(f"--w {file}: no such file; `gan-train project` writes one")

@@ -1,7 +1,7 @@
-"""Walks from image to image: through latents on the sphere, or through styles on a smooth curve.
+"""Draws walks from image to image: through latents z on a sphere, or styles w on a smooth curve.
 
-A walk passes its keys exactly. In z, frames between two keys depend on these two alone; in w, also
-on the key before and the key after.
+A walk is given by keys, which are images on the way, and passes through them exactly. In z, frames
+between two keys depend on these two alone; in w, also on the key before and the key after.
 """
 
 from __future__ import annotations
@@ -24,9 +24,9 @@ from gan_train.sampling.painter import Look, Painter, class_number
 class Walk:
     """The keys of a walk, the space it goes through, and its number of frames.
 
-    Each key is a seed and, where there are any, a class (by name); the shorter of the two lists is
-    repeated. `space` None means w where the family has styles, else z. `frames` is how many there
-    are from one key to the next. With `loop` the walk goes back to the first key.
+    Each key is a seed and, for a conditional generator, a class (by name); the shorter of the two
+    lists is repeated. `space` None means w where the family has styles, else z. `frames` is the
+    number of frames from one key to the next. With `loop` the walk goes back to the first key.
     """
 
     seeds: tuple[int, ...]
@@ -37,7 +37,7 @@ class Walk:
 
     @property
     def keys(self) -> int:
-        """How many keys the walk passes."""
+        """The number of keys."""
         return max(len(self.seeds), len(self.classes))
 
     @property
@@ -53,11 +53,10 @@ class Walk:
 def interpolate(
     generator: Generator, walk: Walk, look: Look, out: Path, frames_per_second: float
 ) -> Path:
-    """Draw a walk as a folder of PNGs, a .gif or an .mp4, as `out` is named; returns `out`.
+    """Draw a walk and write it to `out`, a .gif, an .mp4 or a folder of PNGs; returns `out`.
 
-    In z the class stays the same, in w it may differ between keys. All frames have the same noise.
-    Raises UserError for a walk or look that this generator cannot have, and for what `film.check`
-    refuses.
+    In z all keys must have one class; in w they may differ. All frames have the same noise. Raises
+    UserError for a walk or look that this generator cannot have, and as `film.check` does.
     """
     film.check(out, walk.length, frames_per_second)
     if walk.keys < 2:
@@ -84,9 +83,9 @@ def great_circles(keys: Tensor, times: Tensor, loop: bool) -> Tensor:
     [K, D].
 
     Shoemake 1985, "Animating rotation with quaternion curves"; for latents White 2016 (arXiv
-    1609.04468): normal latents lie near a sphere, which a straight line would leave. Where two keys
-    differ in length, so do the points between them, gradually. Between keys of the same or of
-    opposite directions there is no single great circle: they are joined by a straight line.
+    1609.04468): normal latents lie near a sphere, which a straight line would leave. Between keys
+    of different lengths the length changes gradually. Two keys of the same or of opposite
+    directions have no single great circle, and are joined by a straight line.
     """
     x = keys.double()
     begin = times.floor().long()
@@ -107,8 +106,8 @@ def spline(keys: Tensor, times: Tensor, loop: bool) -> Tensor:
     [K, ...].
 
     The curve is the cubic of Catmull and Rom 1974, "A class of local interpolating splines": at a
-    key it has the direction from the key before to the key after. An open curve is straight at both
-    ends, and two keys are joined by a straight line.
+    key it has the direction from the key before to the key after. A curve that does not loop is
+    straight at both ends; through two keys it is a straight line.
     """
     x = keys.double()
     if loop:
@@ -130,7 +129,8 @@ def spline(keys: Tensor, times: Tensor, loop: bool) -> Tensor:
 
 
 def _classes(generator: Generator, walk: Walk, space: str) -> Tensor | None:
-    """The classes int64 [keys], or None where the generator knows none."""
+    """The labels int64 [keys], or None for a generator without classes. Raises UserError for
+    classes that this walk cannot have."""
     numbers = [class_number(generator, name) for name in walk.classes]
     if not generator.conditional:
         return None

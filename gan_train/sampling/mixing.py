@@ -17,8 +17,8 @@ from gan_train.inference import Generator
 from gan_train.sampling.painter import Look, Painter, labels
 
 _COARSE, _MIDDLE = 4, 8
-"""Coarse layers end before the first number, middle ones before the second. A resolution has two
-layers: 4 and 8 pixels are coarse, 16 and 32 middle, the rest is fine."""
+"""The first middle layer and the first fine layer. A resolution has two layers, so those of 4 and 8
+pixels are coarse, those of 16 and 32 middle, and all others fine."""
 
 
 def mix(
@@ -32,10 +32,11 @@ def mix(
 ) -> Path:
     """Write a table of images as a PNG; returns `out`.
 
-    The images of the seeds `columns` stand on top, those of `rows` at the left. A cell has the
-    styles of its row, but in `layers` (see `layer_numbers`) those of its column. Without `label`
-    a conditional generator takes its classes in turn along either side. Raises UserError for a
-    family without styles, unknown layers or classes, and a name that does not end in .png.
+    The images of the seeds `columns` are at the top, those of the seeds `rows` at the left. A cell
+    takes the styles of its row, but in `layers` (see `layer_numbers`) the styles of its column.
+    Without `label` a conditional generator takes its classes in turn along both sides. Raises
+    UserError for a family without styles, unknown layers or classes, and a name that does not end
+    in .png.
     """
     if out.suffix.lower() != ".png":
         raise UserError(f"--out {out}: allowed: a name ending in .png")
@@ -49,7 +50,7 @@ def mix(
     cells[:, :, taken] = top[None, :, taken]
     table = torch.cat([left[:, None], cells], dim=1).flatten(0, 1)
     everything = torch.cat([top, table])
-    # new noise depends on the seed, and a cell has the noise of its row
+    # random noise depends on a seed: a cell has the noise of its row's seed
     places = [*columns, *(seed for seed in rows for _ in range(len(columns) + 1))]
     images = list(painter.from_styles(everything, places))
     corner = torch.zeros_like(images[0])
@@ -57,8 +58,8 @@ def mix(
 
 
 def layer_numbers(text: str, count: int) -> list[int]:
-    """The layers that a text such as `0-3`, `0,2,5`, `coarse`, `middle` or `fine` names, of a
-    generator with `count` layers.
+    """The numbers of the layers that a text names (`0-3`, `0,2,5`, `coarse`, `middle`, `fine`), in
+    a generator with `count` layers.
 
     Raises UserError for any other text, and for layers that this generator does not have.
     """
@@ -71,7 +72,7 @@ def layer_numbers(text: str, count: int) -> list[int]:
     if re.fullmatch(r"\d+(-\d+)?(,\d+(-\d+)?)*", text, re.ASCII):
         for part in text.split(","):
             first, _, last = part.partition("-")
-            # one beyond the last layer is enough to be refused
+            # a range is cut after layer `count`, which does not exist, so it is still refused
             found |= set(range(int(first), min(int(last or first), count) + 1)) or {count}
     if not found or max(found) >= count:
         names = ", ".join(name for name, numbers in named.items() if numbers)

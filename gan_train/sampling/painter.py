@@ -1,4 +1,4 @@
-"""From latents or styles to images as bytes, batch by batch: what all sampling commands share."""
+"""Draws 8-bit images from latents or styles, batch by batch, for all sampling commands."""
 
 from __future__ import annotations
 
@@ -27,10 +27,10 @@ _PIXELS_AT_ONCE = 2**22
 class Look:
     """How styles become images.
 
-    `truncation` is psi in [-2, 2] (Karras et al. 2018, arXiv 1812.04948, appendix B): 0 gives the
-    mean image, negative values give opposites. It applies to the first `cutoff` layers, or to all.
-    `noise` says which noise maps are added: the stored ones ("const", also if None), "none", or new
-    ones for every seed ("random").
+    `truncation` is psi in [-2, 2] (Karras et al. 2018, arXiv 1812.04948, appendix B): 1 changes
+    nothing, 0 gives the mean style, negative values give styles on its other side. It applies to
+    the first `cutoff` layers, or to all if that is None. `noise` says which noise maps are added:
+    the stored ones ("const" or None), "none", or different ones for every seed ("random").
     """
 
     truncation: float = 1.0
@@ -39,7 +39,7 @@ class Look:
 
 
 class Painter:
-    """A generator and the look of its images."""
+    """Draws images of one generator with one look."""
 
     def __init__(self, generator: Generator, look: Look) -> None:
         """Raises UserError for a look that this generator cannot have."""
@@ -67,7 +67,8 @@ class Painter:
         return self._space is not None
 
     def space(self, wish: str) -> StyleSpace:
-        """The style space. Raises UserError if there is none; `wish` names what needs it."""
+        """The generator as one with styles. Raises UserError if its family has none; `wish` is the
+        option that needs them, for the message."""
         if self._space is None:
             raise UserError(
                 f"{wish} needs a family with styles, such as stylegan; this generator is "
@@ -77,8 +78,8 @@ class Painter:
 
     @torch.inference_mode()
     def styles(self, z: Tensor, label: Tensor | None, wish: str) -> Tensor:
-        """Truncated ws [N, num_ws, w_dim] of latents [N, z_dim] and classes int64 [N]. All layers
-        have the same w before the truncation."""
+        """Truncated styles [N, num_ws, w_dim] of latents [N, z_dim] and labels int64 [N]. Before
+        the truncation, all layers of an image have the same w. Raises UserError as `space` does."""
         space, device = self.space(wish), self.generator.device
         label = None if label is None else label.to(device)
         w = space.styles(z.to(device), label)  # [N, w_dim]
@@ -86,7 +87,7 @@ class Painter:
 
     @torch.inference_mode()
     def truncate(self, ws: Tensor, label: Tensor | None = None) -> Tensor:
-        """Apply the look's truncation to ws [N, num_ws, w_dim], of classes int64 [N] if known."""
+        """Apply the look's truncation to ws [N, num_ws, w_dim], with labels int64 [N] if known."""
         if self.look.truncation == 1:
             return ws
         space = self.space("--truncation")
@@ -95,9 +96,9 @@ class Painter:
     def from_latents(
         self, z: Tensor, label: Tensor | None, places: Sequence[int]
     ) -> Iterator[Tensor]:
-        """Yield images uint8 [C, R, R] of latents [N, z_dim] and classes int64 [N].
+        """Yield images uint8 [C, R, R] of latents [N, z_dim] and labels int64 [N].
 
-        New noise depends on an image's place in `places` (its seed) alone.
+        `places` has a number for each image, such as its seed, on which random noise depends.
         """
         for part in self._parts(len(z)):
             some = None if label is None else label[part]
@@ -107,7 +108,8 @@ class Painter:
                 yield from self.generator.images(z[part], some, self.look.truncation)
 
     def from_styles(self, ws: Tensor, places: Sequence[int]) -> Iterator[Tensor]:
-        """Yield images uint8 [C, R, R] of ws [N, num_ws, w_dim], which are not truncated."""
+        """Yield images uint8 [C, R, R] of ws [N, num_ws, w_dim], without truncation; `places` as in
+        `from_latents`."""
         for part in self._parts(len(ws)):
             yield from self._paint(ws[part], places[part])
 
@@ -125,7 +127,7 @@ class Painter:
         return BatchRandom(0, "generate/noise", positions)
 
     def _parts(self, count: int) -> Iterator[slice]:
-        """Yield the spans of images that are drawn at once, and show how many are done."""
+        """Yield the slices of images that are drawn at once, and show progress."""
         with progress_bar("drawing", "img", count) as bar:
             for at in range(0, count, self._at_once):
                 yield slice(at, at + self._at_once)
@@ -133,7 +135,7 @@ class Painter:
 
 
 def class_number(generator: Generator, name: str) -> int:
-    """The number of the class with this name. Raises UserError when there is none."""
+    """The label of the class with this name. Raises UserError when there is no such class."""
     if not generator.conditional:
         raise UserError(f"--class {name}: this generator was trained without classes")
     classes = generator.shape.classes
@@ -143,8 +145,8 @@ def class_number(generator: Generator, name: str) -> int:
 
 
 def labels(generator: Generator, name: str | None, count: int) -> Tensor | None:
-    """Classes int64 [count]: the named one for all images, or, without a name, all in turn. None
-    where the generator knows no classes. Raises UserError for an unknown class."""
+    """Labels int64 [count]: the named class for all images, or, without a name, all classes in
+    turn. None for a generator without classes. Raises UserError for an unknown class."""
     if name is not None:
         return torch.full((count,), class_number(generator, name))
     if not generator.conditional:

@@ -1,4 +1,4 @@
-"""Picture files in, picture files out: what the commands that change pictures share."""
+"""Names the output files of the commands that turn picture files into others."""
 
 from __future__ import annotations
 
@@ -11,10 +11,11 @@ from gan_train.errors import UserError
 def targets_of(
     files: Sequence[Path], folder: Path, ending: str, *, force: bool
 ) -> dict[Path, Path]:
-    """The file that each picture becomes: its name without suffix, and `ending`, in `folder`.
+    """The output file of each picture, in `folder`: its name without suffix, followed by `ending`.
 
-    Nothing is opened or written. Raises UserError where no file is named, for one that is missing
-    or a folder, for two that would become one, and, without `force`, for results that exist.
+    No file is opened or written. Raises UserError when `files` is empty, when one is missing or a
+    folder, when two would have the same output file, and, without `force`, when an output file
+    exists.
     """
     if not files:
         raise UserError("no pictures were named: give one or more picture files")

@@ -1,4 +1,4 @@
-"""The progress bar of the sampling commands: on a terminal alone, where work takes long."""
+"""The progress bar of the sampling commands, which is shown for long work on a terminal."""
 
 from __future__ import annotations
 
@@ -12,9 +12,10 @@ else:
     ProgressBar = tqdm  # which its stubs alone can subscript
 
 _QUIET_S = 3.0
-"""Work that is done sooner shows no bar."""
+"""The bar appears after this time, in seconds."""
 
 
 def progress_bar(what: str, unit: str, total: int | None = None) -> ProgressBar:
-    """A bar on stderr to be used as a context; `what` stands before it, `unit` behind its speed."""
+    """A progress bar on stderr, to be used as a context manager; `what` stands before the bar, and
+    `unit` is what it counts."""
     return tqdm(total=total, desc=what, unit=unit, disable=None, delay=_QUIET_S)

@@ -30,7 +30,7 @@ from gan_train.rng import BatchRandom
 from gan_train.sampling.painter import Look, Painter, labels
 from gan_train.sampling.progress import progress_bar
 
-LATENTS = 10_000  # the mean w is taken over so many
+LATENTS = 10_000  # the mean w is taken over the styles of so many latents
 _RATE = 0.1
 _RATE_UP, _RATE_DOWN = 0.05, 0.25  # shares of the steps in which the rate rises and falls
 _NOISE = 0.05  # the noise's deviation at the start, in deviations of w
@@ -39,10 +39,10 @@ _NOISE_UNTIL = 0.75  # share of the steps that have noise
 
 @dataclass(frozen=True)
 class Projection:
-    """`w` float [1, w_dim] and its `image` uint8 [C, R, R] with the stored noise.
+    """The style that was found: `w` float [1, w_dim] and its `image` uint8 [C, R, R].
 
-    `distance_before` is the perceptual distance of the picture to the mean w's image, and
-    `distance_after` that to `image`.
+    `distance_before` is the perceptual distance of the picture to the image of the mean w, and
+    `distance_after` its distance to `image`.
     """
 
     w: Tensor
@@ -52,9 +52,10 @@ class Projection:
 
 
 def picture_for(generator: Generator, file: Path, data: DataConfig) -> Tensor:
-    """Read a picture file as sharding would store it for this generator, uint8 [C, R, R].
+    """The picture in a file, as sharding would store it for this generator: uint8 [C, R, R].
 
-    `data` says how it is cropped and resized. Raises UserError if the file is no picture.
+    `data` says how it is cropped and resized. Raises UserError if the file is missing, too large or
+    no picture.
     """
     channels, resolution = generator.shape.channels, generator.shape.resolution
     transform = replace(
@@ -74,9 +75,9 @@ def picture_for(generator: Generator, file: Path, data: DataConfig) -> Tensor:
 def project(
     generator: Generator, picture: Tensor, perceptual: Perceptual, label: str | None, steps: int
 ) -> Projection:
-    """Find w for a picture uint8 [C, R, R] in so many steps.
+    """Find w for a picture uint8 [C, R, R] in `steps` steps of Adam.
 
-    The search starts at the mean w of the class `label`, or, without one, of all classes. Images
+    The search starts at the mean w of the class `label`, or of all classes if it is None. Images
     above 256 pixels are compared at 256. Raises UserError for a family without styles, an unknown
     class, and fewer than one step.
     """
@@ -116,15 +117,16 @@ def project(
 
 
 def save_projection(found: Projection, picture: Tensor, out: Path) -> tuple[Path, Path]:
-    """Write the picture and its reconstruction side by side, and w beside them in a .safetensors
-    file (`w` float [1, w_dim]); returns both paths."""
+    """Write the picture and its reconstruction side by side to `out`, and `w` float [1, w_dim] to a
+    .safetensors file of the same name; returns both paths."""
     weights = out.with_suffix(".safetensors")
     write_aside(weights, save({"w": found.w.contiguous()}))
     return save_grid(torch.stack([picture, found.image]), 2, out), weights
 
 
 def rate(step: int, steps: int) -> float:
-    """Adam's learning rate: it rises linearly at the start and falls along a cosine at the end."""
+    """Adam's learning rate at a step: it rises linearly at first and falls along a cosine at the
+    end."""
     done = (step + 0.5) / steps
     up = min(1.0, done / _RATE_UP)
     down = 0.5 - 0.5 * math.cos(math.pi * min(1.0, (1 - done) / _RATE_DOWN))
@@ -132,13 +134,15 @@ def rate(step: int, steps: int) -> float:
 
 
 def noise_scale(step: int, steps: int) -> float:
-    """The deviation of the noise on w, in deviations of w: it falls quadratically to zero."""
+    """The standard deviation of the noise that is added to w at a step, in units of the deviation
+    of w: it falls quadratically to zero."""
     return _NOISE * max(0.0, 1 - step / steps / _NOISE_UNTIL) ** 2
 
 
 @torch.no_grad()
 def _centre(generator: Generator, space: StyleSpace, label: str | None) -> tuple[Tensor, float]:
-    """The mean w [1, w_dim], and the root of the mean squared distance to it."""
+    """The mean w [1, w_dim] of the class `label` or of all, and the root of the mean squared
+    distance of w to it."""
     device = generator.device
     classes = labels(generator, label, LATENTS)
     w = torch.cat(

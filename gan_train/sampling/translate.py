@@ -1,4 +1,4 @@
-"""Translation of picture files: each becomes a PNG file of the other domain."""
+"""Translates picture files: each becomes a PNG file of the other domain."""
 
 from __future__ import annotations
 
@@ -20,8 +20,8 @@ from gan_train.sampling.picture_files import targets_of
 from gan_train.sampling.progress import progress_bar
 
 MOST_PIXELS = 1 << 22
-"""The limit for a picture. It is translated whole, as instance normalisation needs all of it: the
-paper's generator takes about 1.2 KiB of memory a pixel."""
+"""The most pixels of a picture. It is translated whole, because instance normalisation needs all
+pixels, and the paper's generator takes about 1.2 KiB of memory per pixel."""
 
 
 def translate_files(
@@ -37,13 +37,13 @@ def translate_files(
 ) -> list[Path]:
     """Translate pictures by the generator in `generator_folder`; returns the files written.
 
-    `a.jpg` becomes `a-to-B.png` in `out_folder`, for `to` = B. The size stays, or, with `side`, the
+    For `to` = B, `a.jpg` becomes `a-to-B.png` in `out_folder`. The size stays, or, with `side`, the
     picture is first scaled so that its shorter side has so many pixels. EXIF orientation is
-    applied, transparent pixels show `background`, and grey or RGB are as in training.
+    applied, transparent pixels show `background`, and pictures become grey or RGB as in training.
 
-    Raises UserError, before anything is written, for a model that is no translator and for what
-    `targets_of` refuses; and, when its turn comes, for a file that is no picture, or too large or
-    too small to be translated.
+    Raises UserError, before anything is written, for a generator that does not translate, and as
+    `targets_of` does. Raises it later, when earlier pictures are written, for a file that is no
+    picture, or too large or too small to be translated.
     """
     generator = Generator.load(generator_folder, device)
     if not isinstance(generator.adversary, Translates):
@@ -67,7 +67,8 @@ def translate_files(
 def _read(
     file: Path, channels: int, background: Literal["black", "white"], side: int | None
 ) -> Tensor:
-    """Read uint8 [C, H, W], upright and opaque, with the shorter side scaled to `side` if given."""
+    """The picture in a file, uint8 [C, H, W], upright and opaque, with the shorter side scaled to
+    `side` if given. Raises UserError if it cannot be read or is too large."""
     try:
         picture = open_picture(file.read_bytes(), channels, background)
     except (OSError, BadImage) as error:
@@ -88,7 +89,8 @@ def _read(
 
 @torch.inference_mode()
 def _translate(generator: Generator, picture: Tensor, to: Domain, file: Path) -> Tensor:
-    """Translate uint8 [C, H, W] into the same shape; errors name the file."""
+    """The translation of a picture, both uint8 [C, H, W]. Raises UserError, which names the file,
+    for a picture that is too small."""
     image, translator = to_float(picture.to(generator.device)[None]), generator.adversary
     assert isinstance(translator, Translates)
     try:

@@ -1,4 +1,4 @@
-"""Super-resolution of picture files, which are written as PNG."""
+"""Upscales picture files by a generator for super-resolution, and writes them as PNG."""
 
 from __future__ import annotations
 
@@ -32,7 +32,7 @@ _PROFILED = ("RGB", "RGBA", "L", "LA", "P")
 @dataclass(frozen=True)
 class Picture:
     """A picture in parts: `colour` uint8 [C, H, W], C 1 or 3; `alpha` uint8 [1, H, W], or None if
-    all is opaque; the ICC `profile` that tells what the colours mean, if the file has one."""
+    all is opaque; the ICC `profile` of the colours, or None if the file has none that holds."""
 
     colour: Tensor
     alpha: Tensor | None
@@ -50,11 +50,11 @@ def upscale_files(
 ) -> list[Path]:
     """Upscale pictures by the generator in `generator_folder`; returns the files written.
 
-    `a.jpg` becomes `a-x4.png` in `out_folder`, written aside and renamed. Of an animation the first
-    picture is taken. Tiles of `tile` x `tile` pixels are upscaled at once: memory grows with it.
-    Raises UserError, before any work, for a generator that does not upscale and for what
-    `targets_of` refuses; and, when its turn comes, for a file that is no picture. Files written
-    before stay.
+    `a.jpg` becomes `a-x4.png` in `out_folder`, written under another name and renamed. An animation
+    gives its first frame. Tiles of `tile` x `tile` pixels are upscaled one by one; larger tiles
+    need more memory. Raises UserError, before anything is written, for a generator that does not
+    upscale, and as `targets_of` does. Raises it later, when earlier pictures are written, for a
+    file that is no picture.
     """
     generator = Generator.load(generator_folder, device)
     adversary = generator.adversary
@@ -75,19 +75,19 @@ def upscale_files(
 
 
 def open_any(file: Path) -> Picture:
-    """Read a picture file of any kind that `data/images.py` knows, turned upright. Raises UserError
-    if that fails."""
+    """The picture in a file of any format of `data/images.py`, turned upright. Raises UserError if
+    it cannot be read."""
     try:
         data = file.read_bytes()
         opaque = open_picture(data, 3, max_pixels=MAX_PIXELS)
     except (OSError, BadImage) as error:
         raise UserError(f"{file} is no picture that can be read: {error}") from error
     with warnings.catch_warnings(), Image.open(io.BytesIO(data), formats=FORMATS) as image:
-        warnings.simplefilter("ignore")  # about cosmetic metadata; what matters is checked above
+        warnings.simplefilter("ignore")  # about odd metadata; `open_picture` checks what matters
         grey = image.mode in ("1", "L", "LA") or image.mode.startswith("I")
         profile = image.info.get("icc_profile") if image.mode in _PROFILED else None
         alpha = None
-        # 16-bit grey has no alpha channel, at most a colour that means transparent
+        # 16-bit grey has no alpha channel; `open_picture` fills a grey level that means transparent
         if image.has_transparency_data and not image.mode.startswith("I"):
             colours = from_picture(ImageOps.exif_transpose(image).convert("RGBA"))
             opaque, alpha = colours.split([3, 1])
@@ -98,11 +98,11 @@ def open_any(file: Path) -> Picture:
 def upscale_colours(
     adversary: Adversary, picture: Picture, tile: int, device: str, bar: ProgressBar
 ) -> Picture:
-    """The picture, `scale` times as large, by a network on `device`.
+    """The picture, upscaled by a network on `device`.
 
-    A network for RGB is given grey as R = G = B, and its result is turned into grey. A network for
-    grey is given the luma of a colour picture; chroma is upsampled bicubically, as eyes are less
-    sharp in it. So is alpha.
+    A network for RGB takes grey as R = G = B, and its result is turned into grey. A network for
+    grey takes the luma of a colour picture; chroma is upsampled bicubically, because eyes are less
+    sensitive to its detail. Alpha is upsampled bicubically, too.
     """
     assert isinstance(adversary, Upscales)
     scale, channels = adversary.scale, adversary.shape.channels

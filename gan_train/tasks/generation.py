@@ -1,4 +1,4 @@
-"""The task of making images of latents: they are compared with real ones as distributions."""
+"""The task of making images from latents: generated and real images are compared as sets."""
 
 from __future__ import annotations
 
@@ -16,13 +16,14 @@ from gan_train.tasks.task import Setting, evaluator_of, extractor_of, perceptual
 
 
 def grid_size(resolution: int) -> tuple[int, int]:
-    """The columns and rows of a sample grid: 10 x 8, or fewer where it would pass 2560 x 2048."""
+    """The columns and rows of a sample grid: 10 x 8, or fewer (at least 3 x 2) where it would be
+    larger than 2560 x 2048 pixels."""
     return max(3, min(10, 2560 // resolution)), max(2, min(8, 2048 // resolution))
 
 
 class Generation:
-    """A generator of images from latents, scored by `metrics/evaluator.py`, and by path lengths
-    where they are asked for."""
+    """Draws and scores a generator of images from latents, by `metrics/evaluator.py` and, where
+    `evaluate.metrics` asks for them, path lengths."""
 
     def __init__(self, setting: Setting) -> None:
         config, runtime = setting.config, setting.runtime
@@ -47,9 +48,10 @@ class Generation:
 
     @torch.inference_mode()
     def generate(self, positions: Tensor) -> tuple[Tensor, Tensor | None]:
-        """uint8 [n, C, R, R] and classes [n]: the images at these places of the evaluation.
+        """Images uint8 [n, C, R, R] and labels int64 [n] (None without classes) at these places
+        int64 [n] of the sequence that is scored.
 
-        Classes are asked for as often as the data has them.
+        Labels are drawn as often as the data set has each class.
         """
         rng = BatchRandom(self.config.seed, "evaluate", positions.to(self.device))
         z, label = rng.normal(self.adversary.z_dim), None
@@ -59,8 +61,8 @@ class Generation:
 
     @torch.inference_mode()
     def grid(self) -> tuple[Tensor, int]:
-        """Images of fixed latents. With classes, every column has its own; where there are more
-        classes than columns, the first ones are shown."""
+        """Images uint8 [n, C, R, R] of fixed latents, and the number of columns. With classes,
+        every column shows one; if there are more classes than columns, the first are shown."""
         shape = self.adversary.shape
         columns, rows = grid_size(shape.resolution)
         if self.adversary.conditional:
@@ -73,7 +75,8 @@ class Generation:
     def measure(self) -> dict[str, Any]:
         scores: dict[str, float] = {}
         protocol = self.evaluator.protocol()
-        if set(self.config.evaluate.metrics) != {"path_length"}:  # which needs no other images
+        # path lengths are measured on images of their own
+        if set(self.config.evaluate.metrics) != {"path_length"}:
             scores |= self.evaluator.score(self.generate)
         if self.path_lengths is not None:
             scores |= self.path_lengths.measure()

@@ -1,7 +1,7 @@
-"""What a task gives to `training/scoring.py`: images to look at, and measures.
+"""What `training/scoring.py` needs of each task: images to look at, and scores.
 
-The networks that measure are built here from the configuration, which `gan_train/metrics` does not
-know."""
+The feature networks for the scores are built here, from the configuration, which
+`gan_train/metrics` does not know."""
 
 from __future__ import annotations
 
@@ -23,7 +23,8 @@ from gan_train.runs.runtime import Runtime
 
 @dataclass(frozen=True)
 class Setting:
-    """What is scored, on which data, where. `adversary`'s weights may change between calls."""
+    """What is scored, on which data, and where. The weights of `adversary` may change between
+    scores."""
 
     config: Config
     index: Index
@@ -33,7 +34,7 @@ class Setting:
 
     @property
     def cache(self) -> Path:
-        """Where statistics and downloads are kept."""
+        """The folder for the statistics of real images, and for downloaded weights."""
         return self.config.workspace / "statistics"
 
     @property
@@ -62,7 +63,8 @@ def extractor_of(setting: Setting) -> Extractor | None:
 def evaluator_of(
     setting: Setting, extractor: Extractor | None, index: Index, images: int
 ) -> Evaluator:
-    """The configured measures of images like those of `index`, with N at most `images`."""
+    """The evaluator for the configured metrics, for images like those of `index`; N is at most
+    `images`."""
     evaluate = setting.config.evaluate
     return Evaluator(
         identify(evaluate.extractor, evaluate.weights, evaluate.sha256),
@@ -77,7 +79,7 @@ def evaluator_of(
 
 
 def perceptual_of(setting: Setting) -> Perceptual:
-    """The configured distance of how images look, loaded."""
+    """The configured perceptual distance, loaded."""
     evaluate = setting.config.evaluate
     return build_perceptual(
         evaluate.perceptual,
@@ -89,14 +91,14 @@ def perceptual_of(setting: Setting) -> Perceptual:
 
 
 class ImageTask(Protocol):
-    """One of generate, upscale and translate. Everything random is a function of the seed and a
-    place alone, so it is the same for every checkpoint and any number of workers."""
+    """One of generate, upscale and translate. Random numbers depend only on the seed and the place
+    of an image, so they are the same for every checkpoint and any number of workers."""
 
     metric: str
-    """The measure that decides which checkpoint is best; lower is better."""
+    """The name of the score that decides which checkpoint is best; lower is better."""
 
     def grid(self) -> tuple[Tensor, int]:
         """Images uint8 [n, C, R, R] to look at, and how many stand in a row."""
 
     def measure(self) -> dict[str, Any]:
-        """`{"scores": ..., "protocol": ...}` of the weights as they are. Collective."""
+        """Score the current weights: `{"scores": ..., "protocol": ...}`. Collective."""

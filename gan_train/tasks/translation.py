@@ -1,16 +1,19 @@
 """The task of translating images to the other domain: both directions are scored.
 
-    fd_efficientnet_lite0 (or fid)      the mean of the two directions, which decides
-    fd_..._to_B                         Fréchet distance of the translated A to the images of B
-    fd_..._to_B_identity, ..._null      that of A as it is, and that of one half of B to the other
+    fd_efficientnet_lite0 (or fid)      the mean of the two directions, which decides which
+                                        checkpoint is best
+    fd_..._to_B                         Fréchet distance of the translated images of A to those of B
+    fd_..._to_B_identity                Fréchet distance of the untranslated images of A to those of
+                                        B; `_null`: of one half of B to the other
     kid_..._to_B, precision_..._to_B    the other measures that `evaluate.metrics` asks for
     cycle_error_A                       mean |A -> B -> A minus A|, pixels from 0 to 1
     truth_error_to_B                    mean |translation minus the true partner|, pixels from 0 to
-                                        1, over held-out pairs; `_identity`: that of A as it is
-    truth_distance_..._to_B             perceptual distance to the true partner, likewise
+                                        1, over held-out pairs; `_identity`: of untranslated images
+    truth_distance_..._to_B             perceptual distance to the true partner, in the same way
 
-Distributions are compared on the training images of both sides (N is the smaller number of them, at
-most `evaluate.images`); cycles and pairs are measured on held-out images where there are any.
+Distances and other measures of features use the training images of both domains (N is the smaller
+number of them, at most `evaluate.images`); cycles and pairs are measured on held-out images where
+there are any.
 """
 
 from __future__ import annotations
@@ -37,12 +40,12 @@ HELD_OUT: dict[Domain, Part] = {"A": "A_held_out", "B": "B_held_out"}
 
 
 def other_than(domain: Domain) -> Domain:
-    """The domain that is translated to this one."""
+    """The other of the two domains."""
     return "A" if domain == "B" else "B"
 
 
 class Translation:
-    """Both directions of a translation."""
+    """Draws and scores a generator that translates, in both directions."""
 
     def __init__(self, setting: Setting) -> None:
         assert isinstance(setting.adversary, Translates)
@@ -71,19 +74,19 @@ class Translation:
     # ---- images ----------------------------------------------------------------------------
 
     def _read(self, part: Index, positions: Tensor) -> Tensor:
-        """uint8 [n, C, R, R]"""
+        """Images uint8 [n, C, R, R] at these places of a part, on the device."""
         return read_places(part, self.shards, positions)[0].to(self.share.device)
 
     def _translated(self, pixels: Tensor, to: Domain) -> Tensor:
-        """The translation uint8 [n, C, R, R] of images of that shape; a network sees floats in
-        [-1, 1]."""
+        """The translations uint8 [n, C, R, R] of images uint8 [n, C, R, R] to the domain `to`."""
         image = self.adversary.translate(to_float(pixels), to)
         return to_uint8_at(image, self.adversary.shape.resolution)
 
     @torch.inference_mode()
     def grid(self) -> tuple[Tensor, int]:
-        """Rows for each domain: its images, their translations, and these translated back; then the
-        true partners, where pairs are known."""
+        """Images uint8 [n, C, R, R], and the number of columns. Each domain has rows for its
+        images, the translations, the translations back and, where pairs are known, the true
+        partners."""
         rows = []
         columns = min(_COLUMNS, *(part.samples for part in self.evaluated.values()))
         places = torch.arange(columns)
@@ -119,7 +122,7 @@ class Translation:
         return lambda positions: (self._translated(self._read(source, positions), to), None)
 
     def _measure_identity(self) -> dict[str, float]:
-        """The distances of the untranslated images, which stay the same."""
+        """The Fréchet distances of untranslated images, which are the same for all checkpoints."""
         scores: dict[str, float] = {}
         for to in DOMAINS:
             source = self.shown[other_than(to)]
@@ -135,7 +138,7 @@ class Translation:
         return scores
 
     def _errors(self) -> dict[str, float]:
-        """Means over the images that are measured, each of them on one rank."""
+        """The mean errors by name. Each image is measured on one worker. Collective."""
         names = [f"cycle_error_{source}" for source in DOMAINS]
         suffix = "" if self._perceptual is None else self._perceptual.suffix
         for to in DOMAINS if self.paired else ():
@@ -178,7 +181,7 @@ def _part(index: Index, name: Domain) -> Index:
 
 
 def _of_identity(name: str) -> str:
-    """What the untranslated images' value of a score is called."""
+    """The name of a score's value for untranslated images."""
     return reference_name(name, "identity")
 
 

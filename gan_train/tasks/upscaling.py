@@ -1,15 +1,15 @@
 """The task of upscaling: pictures are compared with the true ones, beside bicubic upsampling.
 
-    perceptual_efficientnet_lite0   the mean perceptual distance to the truth, tile by tile of 128
-                                    pixels, which decides. (With evaluate.perceptual lpips_vgg16:
-                                    `perceptual`)
-    psnr_y, ssim_y                  on luma, with a border of `scale` pixels cut off, as published
+    perceptual_efficientnet_lite0   the mean perceptual distance to the true picture, over tiles of
+                                    128 pixels, which decides which checkpoint is best. (With
+                                    evaluate.perceptual lpips_vgg16: `perceptual`)
+    psnr_y, ssim_y                  on luma, with a border of `scale` pixels cut off, as in papers
     ..._bicubic                     the same measure of bicubic upsampling
     ..._Set5                        the same measure on the pictures of one folder, where there are
                                     several
 
-Pictures are whole files of any size. They come from `evaluate.pictures`, or are the images that
-training never sees.
+Pictures are files of any size from `evaluate.pictures`, or else the held-out images of the data
+set.
 """
 
 from __future__ import annotations
@@ -35,12 +35,12 @@ from gan_train.tasks.task import Setting, perceptual_of
 
 _ROWS = 8
 _SIDE = 128
-"""The side of the tiles in which pictures are compared and shown. The perceptual network would
-downsample larger ones, and so lose the detail that is to be judged."""
+"""The side of the tiles in which pictures are compared and shown. The perceptual distance would
+downsample larger tiles, and so lose the detail that is to be judged."""
 
 
 class Upscaling:
-    """A generator that upscales, its test pictures, and the measures on them."""
+    """Draws and scores a generator that upscales, on test pictures."""
 
     def __init__(self, setting: Setting) -> None:
         config, index, runtime = setting.config, setting.index, setting.runtime
@@ -74,15 +74,15 @@ class Upscaling:
         return TestPicture("", str(place), high, bicubic_downsample(high, self.scale))
 
     def _upscaled(self, low: Tensor) -> Tensor:
-        """uint8 [C, scale h, scale w] of uint8 [C, h, w]."""
+        """The upscaled picture uint8 [C, scale h, scale w] of a picture uint8 [C, h, w]."""
         overlap = self.adversary.reach
         low = low.to(self.device)
         return upscale_picture(self.adversary.upscale, low, self.scale, overlap=overlap)
 
     @torch.inference_mode()
     def grid(self) -> tuple[Tensor, int]:
-        """Two pictures a row, each in three versions (bicubic, upscaled, true), of which the middle
-        is shown."""
+        """The middles of pictures uint8 [n, C, 128, 128], and the number of columns. A row has two
+        pictures, each in three versions: bicubic, upscaled, true."""
         shown = []
         for place in range(min(2 * _ROWS, self.images)):
             picture = self._picture(place)
@@ -120,7 +120,7 @@ class Upscaling:
         return self.pictures.sets if self.pictures is not None else [""]
 
     def _measures(self, picture: TestPicture) -> dict[str, float]:
-        """The measures by name, of the network and of bicubic upsampling."""
+        """The scores of one picture by name, for the network and for bicubic upsampling."""
         bicubic = bicubic_upsample(picture.low, self.scale)
         versions = ((self._upscaled(picture.low), str), (bicubic, _of_bicubic))
         values: dict[str, float] = {}
@@ -146,13 +146,13 @@ class Upscaling:
 
 
 def _of_bicubic(name: str) -> str:
-    """What bicubic upsampling's value of a score is called."""
+    """The name of a score's value for bicubic upsampling."""
     return reference_name(name, "bicubic")
 
 
 def _tiles(image: Tensor) -> Tensor:
-    """float [n, C, 128, 128] in [-1, 1]: tiles that cover a picture uint8 [1, C, H, W]. They
-    overlap at its end; a picture that is smaller than a tile is one as it is."""
+    """float [n, C, 128, 128] in [-1, 1]: tiles that cover a picture uint8 [1, C, H, W]. The last
+    two of a row or column may overlap. A side below 128 pixels is not cut."""
     height, width = image.shape[2:]
     tiles = [
         image[:, :, top : top + _SIDE, left : left + _SIDE]
@@ -163,13 +163,13 @@ def _tiles(image: Tensor) -> Tensor:
 
 
 def _starts(size: int) -> list[int]:
-    """The places at which tiles begin along a side."""
+    """The pixels at which tiles begin along a side of `size` pixels."""
     last = max(0, size - _SIDE)
     return sorted({*range(0, last, _SIDE), last})
 
 
 def _middle(image: Tensor) -> Tensor:
-    """The middle of a picture [C, H, W], 128 x 128; a smaller picture stands on black."""
+    """The middle [C, 128, 128] of a picture [C, H, W]; a smaller picture is padded with black."""
     top, left = (max(0, side - _SIDE) // 2 for side in image.shape[1:])
     cut = image[:, top : top + _SIDE, left : left + _SIDE]
     canvas = image.new_zeros(len(image), _SIDE, _SIDE)

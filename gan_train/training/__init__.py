@@ -1,1 +1,1 @@
-"""The training loop and its parts. `trainer.py` has the loop, `Trainer.step` a whole step."""
+"""The training loop (`trainer.py`) and its parts. `Trainer.step` is a whole training step."""

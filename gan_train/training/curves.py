@@ -1,5 +1,5 @@
-"""Curves: scalars that are summed on the device during training, and averaged over the workers once
-a tick."""
+"""Curves: scalars that are summed on the device during training, and now and then averaged over the
+workers."""
 
 from __future__ import annotations
 
@@ -12,7 +12,7 @@ from gan_train.nn.collectives import all_sum
 
 
 class Curves:
-    """Means since the last `flush`, by name. Adding never waits for the device."""
+    """Keeps the means of scalars since the last `flush`. Adding never waits for the device."""
 
     def __init__(self, device: torch.device) -> None:
         self._device = device
@@ -20,15 +20,16 @@ class Curves:
         self._counts: dict[str, int] = {}
 
     def add(self, name: str, value: Tensor) -> None:
-        """Take one scalar tensor (or the mean of a vector)."""
+        """Add a scalar tensor, or the mean of a larger one, to the curve `name`."""
         value = value.detach().double().mean()
         self._sums[name] = self._sums[name] + value if name in self._sums else value
         self._counts[name] = self._counts.get(name, 0) + 1
 
     def flush(self) -> dict[str, float]:
-        """Means over the workers, and a fresh start. Collective: every worker added the same names.
+        """Return the means over all workers by name, and start anew. Collective: every worker must
+        have added the same names.
 
-        Raises FloatingPointError if a curve is not finite.
+        Raises FloatingPointError if a mean is not finite.
         """
         names = sorted(self._sums)
         if not names:
@@ -54,7 +55,8 @@ class Curves:
 
 
 def peak_memory_gib(device: torch.device) -> float:
-    """Peak memory of this worker in GiB: the device's on a GPU, else the process's resident set."""
+    """The peak memory of this worker in GiB: what PyTorch allocated on a GPU, else the resident set
+    of the process."""
     if device.type == "cuda":
         return torch.cuda.max_memory_allocated(device) / 2**30
     return resource.getrusage(resource.RUSAGE_SELF).ru_maxrss / 2**20

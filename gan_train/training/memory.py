@@ -1,4 +1,4 @@
-"""Settings of the memory allocator, and the copy of a tensor to the device, for fast steps."""
+"""Makes training steps faster by allocator settings, and by copies to a GPU that do not block."""
 
 from __future__ import annotations
 
@@ -10,16 +10,16 @@ from torch import Tensor
 
 _M_TRIM_THRESHOLD, _M_MMAP_THRESHOLD = -1, -3  # malloc.h
 _LARGEST_THRESHOLD = 32 << 20
-"""glibc refuses more: blocks above it are always given back."""
+"""The largest block in bytes that glibc can keep; it gives larger ones back to the system."""
 
 
 def keep_freed_memory() -> bool:
-    """Let malloc keep what is freed, up to blocks of 32 MiB; returns whether it can.
+    """Let malloc keep freed blocks of up to 32 MiB for reuse; returns whether that was possible.
 
-    Every step frees its activations and asks for as much again. By default glibc hands large blocks
-    back to the system and gets them as new pages, each with a page fault, which takes 5% of a
-    StyleGAN2 step at 32 pixels on a CPU. The process's peak of memory stays the same. Other C
-    libraries than glibc are left alone.
+    Every step frees its activations and allocates as much again. By default glibc gives large
+    blocks back to the system and gets new pages, each with a page fault, which takes 5% of a
+    StyleGAN2 step at 32 pixels on a CPU. The process's peak memory stays the same. With other C
+    libraries than glibc this does nothing.
     """
     if platform.libc_ver()[0] != "glibc":
         return False
@@ -30,8 +30,8 @@ def keep_freed_memory() -> bool:
 
 
 def to_device(device: torch.device, x: Tensor) -> Tensor:
-    """x on the device. To a GPU it is copied from pinned memory, and this process need not wait: a
-    copy from pageable memory would begin only when the GPU has done all work before it."""
+    """x on the device. A copy to a GPU is made from pinned memory, so this process does not wait. A
+    copy from pageable memory would wait until the GPU has done all earlier work."""
     if device.type != "cuda":
         return x.to(device)
     return x.pin_memory().to(device, non_blocking=True)

@@ -11,19 +11,20 @@ from gan_train.adversary import Batch, Phase
 
 @dataclass
 class MicroBatch:
-    """Tensors on the device, the positions int64 [N] of their samples in the run, and what the
-    phases of this step have left."""
+    """Tensors on the device, the positions int64 [N] of their images in the run, and the tensors
+    that phases of this step leave for later ones."""
 
     batch: Batch
     positions: Tensor
     left: Batch = field(default_factory=dict)
 
     def seen_by(self, phase: Phase) -> Batch:
-        """The batch, and beside it what the phase takes of what earlier ones left."""
+        """The batch, with the tensors that the phase takes from earlier phases."""
         return self.batch | {name: self.left[name] for name in phase.takes}
 
     def keep(self, phase: Phase, leaves: Batch) -> None:
-        """Keep what a phase leaves. Raises ValueError unless it is what the phase declares."""
+        """Keep the tensors that a phase leaves for later ones. Raises ValueError unless they are
+        those that the phase declares."""
         if leaves.keys() != set(phase.leaves):
             raise ValueError(
                 f"phase {phase.name} leaves {sorted(leaves)}, and declares {sorted(phase.leaves)}"

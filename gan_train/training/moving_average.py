@@ -10,10 +10,11 @@ from gan_train.adversary import Adversary
 
 
 def decay(batch: int, nimg: int, half_life: float, ramp: float | None) -> float:
-    """Weight of the old average after a step of `batch` images: 0.5^(batch / half-life).
+    """The weight of the old average after a step of `batch` images: 0.5^(batch / half-life).
 
     The half-life, in images, is at most `ramp * nimg` (Karras et al. 2020, arXiv 2006.06676,
-    appendix B), so that the random beginning is soon forgotten; a half-life of 0 gives 0.
+    appendix B), so that the random initial weights soon lose their influence. A half-life of 0
+    gives 0.
     """
     if ramp is not None:
         half_life = min(half_life, ramp * nimg)
@@ -21,8 +22,8 @@ def decay(batch: int, nimg: int, half_life: float, ramp: float | None) -> float:
 
 
 def image_maker(adversary: Adversary) -> Adversary:
-    """A copy of the adversary that makes images, and has no other networks than those it names in
-    `averaged`: no discriminator, pool or content network is copied."""
+    """A copy of the adversary for making images. It has only the networks that the adversary names
+    in `averaged`, so no discriminator, pool or content network."""
     others = [name for name, _ in adversary.named_children() if name not in adversary.averaged]
     copied = copy.deepcopy(adversary, {id(getattr(adversary, name)): None for name in others})
     for name in others:
@@ -41,14 +42,14 @@ class AveragedWeights:
 
     @torch.no_grad()
     def update(self, beta: float) -> None:
-        """average = beta average + (1 - beta) weights; buffers are copied."""
+        """Set average = beta average + (1 - beta) weights; buffers are copied."""
         for average, live in self._pairs:
             torch._foreach_lerp_(list(average.parameters()), list(live.parameters()), 1 - beta)
             for a, b in zip(average.buffers(), live.buffers(), strict=True):
                 a.copy_(b)
 
     def state_dict(self) -> dict[str, torch.Tensor]:
-        """Tensors of the averaged networks, named as in the adversary."""
+        """The tensors of the averaged networks, named as in the adversary."""
         return {
             f"{name}.{key}": value
             for name in self.adversary.averaged
@@ -56,7 +57,7 @@ class AveragedWeights:
         }
 
     def load_state_dict(self, state: dict[str, torch.Tensor]) -> None:
-        """Take tensors as `state_dict` gave them; names and shapes must match exactly."""
+        """Load tensors that `state_dict` returned; names and shapes must match exactly."""
         own = self.state_dict()
         assert own.keys() == state.keys(), sorted(own.keys() ^ state.keys())
         for key, value in own.items():

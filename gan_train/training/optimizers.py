@@ -1,4 +1,4 @@
-"""Optimizers: made from their declarations, and set anew at every step."""
+"""Builds optimizers from the specs of a family, and applies settings and gradient clipping."""
 
 from __future__ import annotations
 
@@ -9,14 +9,15 @@ from gan_train.adversary import Adversary, OptimizerSettings, OptimizerSpec
 
 
 def parameters_of(adversary: Adversary, spec: OptimizerSpec) -> list[Tensor]:
-    """Parameters of the networks that the optimizer moves, in a fixed order."""
+    """The parameters of the networks that the optimizer updates, in a fixed order."""
     return [p for name in spec.nets for p in getattr(adversary, name).parameters()]
 
 
 def build_optimizer(
     adversary: Adversary, spec: OptimizerSpec, *, fused: bool = True
 ) -> torch.optim.Optimizer:
-    """A fresh optimizer. Adam: Kingma and Ba 2014 (arXiv 1412.6980), `fused` into one kernel."""
+    """A new optimizer, SGD or Adam (Kingma and Ba 2014, arXiv 1412.6980). With `fused` Adam runs in
+    one kernel."""
     parameters, s = parameters_of(adversary, spec), spec.settings
     if spec.kind == "sgd":
         return torch.optim.SGD(
@@ -33,7 +34,7 @@ def build_optimizer(
 
 
 def apply_settings(optimizer: torch.optim.Optimizer, settings: OptimizerSettings) -> None:
-    """Let the optimizer's next update go by these settings."""
+    """Use these settings from the optimizer's next update on."""
     for group in optimizer.param_groups:
         group["lr"], group["weight_decay"] = settings.lr, settings.weight_decay
         if isinstance(optimizer, torch.optim.SGD):
@@ -43,7 +44,7 @@ def apply_settings(optimizer: torch.optim.Optimizer, settings: OptimizerSettings
 
 
 def gradient_norm(parameters: list[Tensor]) -> Tensor:
-    """L2 norm over all gradients, as a scalar on the device."""
+    """The L2 norm over all gradients, as a scalar on the device."""
     norms = torch._foreach_norm([p.grad for p in parameters if p.grad is not None])
     return torch.stack(norms).norm()
 
@@ -51,8 +52,8 @@ def gradient_norm(parameters: list[Tensor]) -> Tensor:
 def clip_gradients(parameters: list[Tensor], norm: Tensor, most: float | None) -> None:
     """Scale all gradients, whose norm is `norm`, down to the norm `most` where they exceed it.
 
-    g <- g most / max(norm, most): Pascanu et al. 2012 (arXiv 1211.5063), algorithm 1. None leaves
-    them as they are.
+    g <- g most / max(norm, most): Pascanu et al. 2012 (arXiv 1211.5063), algorithm 1. If `most` is
+    None, gradients stay as they are.
     """
     if most is not None:
         gradients = [p.grad for p in parameters if p.grad is not None]

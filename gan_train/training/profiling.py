@@ -1,7 +1,7 @@
-"""A profile of some steps of a real run, as a trace that https://ui.perfetto.dev opens.
+"""Profiles some steps of a run, as a trace that https://ui.perfetto.dev opens.
 
-`torch.profiler` records the operators of the training process, and the kernels of its GPU, where
-there is one. Recording takes time and memory, and changes nothing that is computed.
+`torch.profiler` records the operators of the training process, and the kernels of its GPU, if it
+has one. Recording takes time and memory, but does not change what is computed.
 """
 
 from __future__ import annotations
@@ -18,13 +18,14 @@ from gan_train.runs import run_folder
 log = logging.getLogger(__name__)
 
 WARM_UP = 5
-"""Steps before the first that is recorded: allocators, kernels and caches settle in them."""
+"""The number of steps before the first that is recorded. Steps are slower until memory is allocated
+and kernels are chosen."""
 
 
 class StepProfiler:
-    """Records `steps` training steps after `WARM_UP` others, once; with 0 steps it does nothing.
+    """Records `steps` training steps, once, after `WARM_UP` others; with 0 steps it does nothing.
 
-    A context manager around the training, whose `step` is called after each step. The trace is
+    Use it as a context manager around the training, and call `step` after each step. The trace is
     written into `run_dir/profile` when the last step is recorded, or when training ends before.
     """
 
@@ -56,7 +57,7 @@ class StepProfiler:
             self._profile.stop()
 
     def step(self) -> None:
-        """Say that a training step is done."""
+        """Tell the profiler that a training step is done."""
         if self._profile is not None:
             self._profile.step()
 

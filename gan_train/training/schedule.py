@@ -1,4 +1,4 @@
-"""Where training stands in its schedule: pure functions of the images seen."""
+"""The schedule of training: pure functions of the number of images that were trained on."""
 
 from __future__ import annotations
 
@@ -13,7 +13,7 @@ from gan_train.nn.batchnorm import BatchNorm
 
 
 def schedule_end(config: Config, stages: Sequence[Stage]) -> int:
-    """Images after which training ends: `train.total_kimg`, or the sum of the stages."""
+    """The number of images after which training ends, by `train.total_kimg` or by the stages."""
     if config.train.total_kimg is not None:
         return round(config.train.total_kimg * 1000)
     return sum(stage.nimg for stage in stages)
@@ -37,9 +37,10 @@ def crossed(before: int, now: int, every_kimg: float) -> bool:
 
 
 def check(config: Config, shape: ImageShape, world_size: int) -> tuple[Stage, ...]:
-    """The stages of this configuration on this data.
+    """The stages of training with this configuration on images of this shape.
 
-    Raises UserError before anything starts if the number of workers does not fit.
+    Call it before training. Raises UserError if resolution, data, moving average, batch or number
+    of workers do not fit together.
     """
     if shape.resolution != config.data.resolution:
         raise UserError(
@@ -61,7 +62,8 @@ def check(config: Config, shape: ImageShape, world_size: int) -> tuple[Stage, ..
 
 
 def check_average(config: Config, adversary: Adversary) -> None:
-    """Raise UserError where averaged weights would be normalised by statistics of other weights."""
+    """Raise UserError for a moving average of networks with batch normalisation: its running
+    statistics belong to the trained weights, and do not fit averaged ones."""
     layers = (m for name in adversary.averaged for m in getattr(adversary, name).modules())
     if config.train.ema_kimg > 0 and any(isinstance(layer, BatchNorm) for layer in layers):
         raise UserError(

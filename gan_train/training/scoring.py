@@ -1,4 +1,4 @@
-"""Scores and sample grids of a generator in training, or of a checkpoint on its own."""
+"""Makes scores and sample grids of a generator in training, or of a stored checkpoint."""
 
 from __future__ import annotations
 
@@ -40,14 +40,14 @@ class Scorer:
         self.task = TASKS[task_of(adversary)](setting)
 
     def draw(self, clock: Clock, name: str) -> Path:
-        """Write the sample grid as trained at this clock."""
+        """Write the sample grid, at the resolution and fade of this clock."""
         self.adversary.advance(clock)
         images, columns = self.task.grid()
         return save_grid(images, columns, self.runtime.run_dir / "samples" / name)
 
     def score(self, folder: Path) -> dict[str, Any]:
-        """Score a checkpoint's weights, unless that was done before: `{"scores": ..., "protocol":
-        ...}`. Collective. Rank 0 writes the result beside the weights."""
+        """Score the current weights, which `folder` holds, unless its scores are stored already:
+        `{"scores": ..., "protocol": ...}`. Collective. Rank 0 stores the result in the folder."""
         self.adversary.advance(Clock(**read_description(folder)["clock"]))
         path = folder / checkpoint.SCORES
         if path.exists():
@@ -59,19 +59,19 @@ class Scorer:
         return scored
 
     def measure(self) -> dict[str, Any]:
-        """Score the weights as they are: `{"scores": ..., "protocol": ...}`. Collective."""
+        """Score the current weights: `{"scores": ..., "protocol": ...}`. Collective."""
         return self.task.measure()
 
     def best(self, run_dir: Path) -> Path | None:
-        """The checkpoint that is best by the task's metric among those scored."""
+        """The best scored checkpoint of a run by the task's metric; None if none is scored."""
         return best_checkpoint(run_dir, self.task.metric)
 
 
 def best_checkpoint(run_dir: Path, metric: str) -> Path | None:
-    """The scored checkpoint of a run whose `metric` is lowest and finite, the earlier of equals.
+    """The checkpoint of a run whose score `metric` is lowest and finite; the earlier of equals.
 
-    Only those scored like the newest one count, as when the best is registered: a run may have
-    been resumed under another protocol.
+    Only checkpoints whose protocol is comparable with the newest one's count, because a run may
+    have been resumed under another protocol. The registry chooses in the same way.
     """
     found = []  # oldest first: score, protocol, folder
     for folder in reversed(checkpoint.list_generators(run_dir)):
@@ -90,7 +90,8 @@ def best_checkpoint(run_dir: Path, metric: str) -> Path | None:
 def evaluate_checkpoint(
     config: Config, index: Index, shards: Path, folder: Path, runtime: Runtime
 ) -> dict[str, Any]:
-    """Score a checkpoint or a download under `config.evaluate`, without writing to it."""
+    """Score the generator in a folder (a checkpoint, or a downloaded model) by `config.evaluate`.
+    Nothing is written into the folder."""
     generator = Generator.load(folder, str(runtime.device))
     if generator.shape != index.image_shape:
         raise UserError(

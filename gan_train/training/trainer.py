@@ -1,4 +1,4 @@
-"""The only training loop, which all families share. `Trainer.step` is the whole life of a step."""
+"""The training loop, which all families share. `Trainer.step` is a whole training step."""
 
 from __future__ import annotations
 
@@ -61,8 +61,7 @@ def train(config: Config, index: Index, shards: Path, runtime: Runtime) -> None:
 
 
 class Trainer:
-    """The state of one worker's training, which is the same on all workers. Only their shares of a
-    batch differ."""
+    """Trains one generator. All workers have the same state, and different shares of each batch."""
 
     def __init__(self, config: Config, index: Index, shards: Path, runtime: Runtime) -> None:
         self.config, self.runtime, self.index = config, runtime, index
@@ -71,7 +70,7 @@ class Trainer:
             torch.set_num_threads(config.train.threads)
         if self.device.type == "cpu":
             keep_freed_memory()
-        torch.backends.cudnn.deterministic = True  # convolutions give the same bits again on a GPU
+        torch.backends.cudnn.deterministic = True  # on a GPU, convolutions give the same bits again
 
         # Networks: the same random start on every worker
         torch.manual_seed(derive(config.seed, "weights"))
@@ -88,7 +87,7 @@ class Trainer:
         }
         self.stages = self.adversary.stages()
         self.end = schedule_end(config, self.stages)
-        self.clock = self.trained = Clock()  # now, and at the last step, which the weights fit
+        self.clock = self.trained = Clock()  # the clock of the next step, and that of the last one
         self.stage_name = ""  # the stage that the optimizers' moments belong to
 
         # Data: this worker's share of an order that is the same for any number of workers
@@ -125,7 +124,7 @@ class Trainer:
             self.events.append("end", self.clock.nimg, status="stopped" if stopped else "finished")
 
     def step(self, stage: Stage, loaded: LoadedBatch) -> None:
-        """Train on one global batch: every phase that is due moves its networks once."""
+        """Train on one global batch: every phase that is due updates its networks once."""
         self.adversary.advance(self.clock)
         self.adversary.update_statistics(self.clock)
         torch.manual_seed(derive(self.config.seed, "torch", self.clock.nimg, self.runtime.rank))
@@ -140,7 +139,8 @@ class Trainer:
             for p in parameters:
                 p.requires_grad_(True)
 
-            # Losses and gradients, a micro-batch at a time; a lazy phase weighs more
+            # Losses and gradients, a micro-batch at a time. The losses of a phase that is due every
+            # n steps count n times
             for micro in micro_batches:
                 rng = BatchRandom(self.config.seed, phase.name, micro.positions)
                 with self.autocast():
@@ -172,7 +172,8 @@ class Trainer:
         self.averaged.update(decay(stage.batch, self.clock.nimg, t.ema_kimg * 1000, t.ema_ramp))
 
     def housekeeping(self, before: int, stage: Stage, over: bool, stopped: bool) -> None:
-        """Write curves, samples, checkpoints and scores, when the clock alone says so."""
+        """Write curves, samples, checkpoints and scores when they are due by the clock, and a
+        checkpoint when training is stopped."""
         t, now = self.config.train, self.clock.nimg
         finished = now >= self.end
         save = crossed(before, now, t.checkpoint_kimg) or (over and stage.milestone) or finished
@@ -192,7 +193,7 @@ class Trainer:
         return self.adversary.settings(optimizer, declared, stage, self.clock)
 
     def micro_batches(self, loaded: LoadedBatch) -> Iterator[MicroBatch]:
-        """This worker's share of a batch, on the device, cut for accumulation."""
+        """This worker's share of a global batch, on the device, in `train.accumulate` parts."""
         parts = self.config.train.accumulate
         whole: Batch = {}
         for name, pixels in {"image": loaded.images, **loaded.beside}.items():
@@ -205,25 +206,26 @@ class Trainer:
             yield MicroBatch({name: tensors[i] for name, tensors in cut.items()}, positions)
 
     def autocast(self) -> contextlib.AbstractContextManager[object]:
-        """Matrix products in bf16 where the recipe asks for it; weights stay float32."""
+        """A context that computes matrix products and convolutions in bf16 if `train.precision` is
+        bf16; weights stay float32."""
         on = self.config.train.precision == "bf16"
         return torch.autocast(self.device.type, dtype=torch.bfloat16, enabled=on)
 
     def enter(self, stage: Stage) -> None:
-        """Begin a stage, with fresh moments where the family asks for them. A run that resumes
-        inside the stage keeps its moments."""
+        """Begin a stage, with new optimizers where the family asks for them. A run that is resumed
+        within a stage keeps its optimizers."""
         if stage.fresh_optimizers and stage.name != self.stage_name:
             for name, spec in self.specs.items():
                 self.optimizers[name] = build_optimizer(self.adversary, spec)
         self.stage_name = stage.name
 
     def resume(self) -> None:
-        """Take up the newest valid checkpoint; score it if the last attempt died before that.
+        """Load the newest valid checkpoint, and score it if it was not scored yet.
 
-        A run that has none begins with fresh networks, or with those of `train.start_from`.
+        A run without a checkpoint begins with new networks, or with those of `train.start_from`.
         """
         folder = checkpoint.newest_valid(self.runtime.run_dir)
-        barrier()  # all look before rank 0 marks what lies beyond
+        barrier()  # all workers choose the checkpoint before rank 0 marks later ones
         if self.runtime.rank == 0:
             checkpoint.abandon_after(self.runtime.run_dir, int(folder.name) if folder else 0)
         if folder is None:
@@ -239,18 +241,18 @@ class Trainer:
         self.score_checkpoint(folder)
 
     def asked_to_stop(self) -> bool:
-        """Whether any worker was asked to stop, agreed on by all."""
+        """Whether any worker was asked to stop; all workers get the same answer."""
         if self.clock.step % STOP_POLL_STEPS:
             return False
         return any_worker(self.runtime.should_stop(), self.device)
 
     def start_timer(self, reset: bool = True) -> None:
-        """Restart the clock that images/s is measured by; saving and scoring are not counted."""
+        """If `reset`, measure images per second from now on, without the time of saving before."""
         if reset:
             self.timer, self.timed_from = time.perf_counter(), self.clock.nimg
 
     def tick(self, stage: Stage) -> None:
-        """Reduce the curves, check that the workers agree, tell log and engine."""
+        """Check that all workers have the same weights, and report the curves to log and engine."""
         assert_identical(self.adversary.parameters(), self.device)
         values = self.curves.flush()
         seconds = time.perf_counter() - self.timer
@@ -272,7 +274,7 @@ class Trainer:
             self.events.append("image", self.clock.nimg, path=relative)
 
     def save(self, score: bool) -> None:
-        """Write a checkpoint (rank 0), and score it unless there is no time left."""
+        """Write a checkpoint, on rank 0, and score it if `score`."""
         folder = self.runtime.run_dir / checkpoint.FOLDER / f"{self.clock.nimg:012d}"
         if self.runtime.rank == 0:
             checkpoint.save(
@@ -291,7 +293,7 @@ class Trainer:
             self.score_checkpoint(folder)
 
     def score_checkpoint(self, folder: Path) -> None:
-        """Score a checkpoint once, tell log and engine, thin the older ones."""
+        """Score a checkpoint unless that is done, report to log and engine, and thin older ones."""
         scored = self.scorer.score(folder)
         if self.events:
             self.events.append(
