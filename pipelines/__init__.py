@@ -1,1 +1,1 @@
-"""What runs `gan_train`: Ray, Prefect, MLflow and the command line."""
+"""Runs the library `gan_train` with Ray, Prefect, MLflow and a command line."""

@@ -1,5 +1,5 @@
-"""What the parsers of all commands share. It imports nothing beyond the standard library, so that
-help answers at once."""
+"""Parts that the parsers of all commands share. This file imports only the standard library, so
+that help answers at once."""
 
 from __future__ import annotations
 

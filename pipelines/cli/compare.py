@@ -1,7 +1,7 @@
 """`gan-train compare`: several recipes, the same data and budget, one report.
 
-Arguments are read here. What is compared is decided in `pipelines/comparison/plan.py`, and done in
-`pipelines/comparison/flow.py`, which is imported once there is something to do.
+This file only reads arguments. `pipelines/comparison/plan.py` decides what is compared, and
+`pipelines/comparison/flow.py`, imported only when it is needed, runs the comparison.
 """
 
 from __future__ import annotations

@@ -19,7 +19,7 @@ if TYPE_CHECKING:
     from gan_train.published.stylegan2 import Published
 
 RECIPE = "recipe.yaml"
-_SOURCE = "images"  # the source in the recipe, until somebody names what to train on
+_SOURCE = "images"  # the recipe's source of images, until the user names a real one
 
 
 def add(commands: Any) -> None:
@@ -61,7 +61,7 @@ def _import(given: argparse.Namespace) -> int:
     if given.register:
         from pipelines.registry import versions
 
-        versions.champion(recipes.with_absolute_paths(config))  # is the server there?
+        versions.champion(recipes.with_absolute_paths(config))  # fails early if the server is away
     write(published, shape, config, given.out)
     print(f"networks    {described(published)}")
     print(f"folder      {given.out}")
@@ -77,14 +77,14 @@ def _import(given: argparse.Namespace) -> int:
 
 
 def default_name(file: Path) -> str:
-    """The name of a recipe, made of the name of a file."""
+    """The name of a recipe, made from the name of a file."""
     return re.sub("[^A-Za-z0-9._-]+", "-", file.stem).lstrip("._-") or "imported"
 
 
 def write(published: Published, shape: ImageShape, config: Config, out: Path) -> None:
     """Write the networks to the folder `out`, with the recipe that trains them further.
 
-    Raises UserError where they are not the networks of the recipe, and then leaves no `out`.
+    Raises UserError if the recipe does not build these networks, and then leaves no `out`.
     """
     from gan_train import recipes
     from gan_train.errors import UserError
@@ -116,7 +116,7 @@ def write(published: Published, shape: ImageShape, config: Config, out: Path) ->
 
 
 def _configuration(published: Published, name: str, out: Path, overrides: list[str]) -> Config:
-    """The configuration that trains these networks, with a source of images still to be named."""
+    """The configuration that trains these networks; the user must still name a source."""
     from gan_train import recipes
 
     a = published.architecture
@@ -143,15 +143,15 @@ def _configuration(published: Published, name: str, out: Path, overrides: list[s
 
 def _batch(resolution: int, group: int) -> int:
     """The global batch of StyleGAN2-ADA's automatic preset on one GPU (Karras et al. 2020, arXiv
-    2006.06676, appendix C), rounded up to what the minibatch deviation and the path lengths
-    divide."""
+    2006.06676, appendix C), rounded up so that the groups of the minibatch deviation and of the
+    path lengths fit in."""
     grain = math.lcm(group, 2)
     return grain * math.ceil(min(4096 // resolution, 32) / grain)
 
 
 def _regularisers(resolution: int, batch: int) -> dict[str, Any]:
-    """The settings of that preset for a few thousand images. Gamma is in inverse proportion to the
-    batch."""
+    """The regularisers of StyleGAN2-ADA's automatic preset, for a few thousand images. Gamma is in
+    inverse proportion to the batch."""
     return {
         "r1_gamma": round(0.0002 * resolution**2 / batch, 6),
         "lr": 0.002 if resolution >= 1024 else 0.0025,

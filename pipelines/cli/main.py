@@ -1,6 +1,7 @@
-"""`gan-train`: the command line. Arguments are read here, and the work is done elsewhere.
+"""`gan-train`: the command line. This file reads arguments; the work is done elsewhere.
 
-Heavy modules are imported by the command that needs them, so that help and mistakes answer at once.
+Heavy modules are imported by the command that needs them, so that help and error messages come at
+once.
 """
 
 from __future__ import annotations
@@ -57,8 +58,8 @@ def main(arguments: list[str] | None = None) -> int:
 
 
 def _log_to_terminal() -> None:
-    """Show this project's own warnings alone. What Ray, Prefect and MLflow log is in their files
-    and UIs."""
+    """Show only this project's own warnings. Ray, Prefect and MLflow log to their own files and
+    UIs."""
     handler = logging.StreamHandler()
     handler.setFormatter(logging.Formatter("%(levelname)s: %(message)s"))
     for name in ("gan_train", "pipelines"):
@@ -177,8 +178,8 @@ def _load(given: argparse.Namespace) -> Config:
 
 
 def _flow(config: Config, name: str, *arguments: Any, plan: ShardPlan | None = None) -> Any:
-    """Run a flow in this process, with a plan of the data that is at hand; returns its result, or
-    None when it was cancelled."""
+    """Run a flow in this process, with `plan` as the plan of its data if given; returns its result,
+    or None when it was cancelled."""
     from pipelines.flows import prefect_env
 
     prefect_env.prepare(config)

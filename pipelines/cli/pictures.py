@@ -1,6 +1,6 @@
-"""`gan-train upscale` and `translate`: from a user's picture files to new ones.
+"""`gan-train upscale` and `translate`: make new picture files from a user's.
 
-Arguments are read here; the work is done in `gan_train.sampling`.
+This file reads arguments; the work is done in `gan_train.sampling`.
 """
 
 from __future__ import annotations

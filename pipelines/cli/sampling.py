@@ -1,7 +1,7 @@
 """`gan-train generate`, `mix`, `interpolate` and `project`: the uses of a trained generator.
 
-Arguments are read here. The work is done in `gan_train.sampling`, which is imported by the command
-that needs it.
+This file reads arguments. The work is done in `gan_train.sampling`, which is imported by the
+command that needs it.
 """
 
 from __future__ import annotations
@@ -126,8 +126,8 @@ def add(commands: Any) -> None:
 
 
 def add_model(parser: argparse.ArgumentParser, name: str = "model") -> None:
-    """Add the arguments that say which generator is meant: `name` is positional, or a required
-    option."""
+    """Add the arguments that choose a generator: `name`, which is positional or a required option,
+    and its version."""
     meaning = "a checkpoint's folder, or a run or recipe whose registered model is meant"
     if name.startswith("-"):
         parser.add_argument(name, required=True, help=meaning)
@@ -201,8 +201,8 @@ def _configuration(given: argparse.Namespace) -> Config:
 
 
 def _settings(given: argparse.Namespace) -> Config:
-    """The configuration that `--recipe` names. Without that, the model's own: that of its run, or
-    the recipe that an import left beside it. Raises UserError when there is none."""
+    """The configuration that `--recipe` names, or else the model's own: the configuration of its
+    run, or the recipe that an import left beside it. Raises UserError when there is none."""
     from gan_train import recipes
     from gan_train.runs import run_folder
     from pipelines.cli.importing import RECIPE

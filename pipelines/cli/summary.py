@@ -1,4 +1,4 @@
-"""The text at the end of a run: samples, scores, the registered version, how to look at them."""
+"""The text at the end of a run: samples, scores, the registered version, how to view them."""
 
 from __future__ import annotations
 
@@ -16,16 +16,15 @@ if TYPE_CHECKING:
 
 _COLUMNS = 8  # checkpoints in the summary's table
 
-_ANY = ImageShape(3, 32, ("a", "b"))  # a shape for questions whose answer does not depend on it
+_ANY = ImageShape(3, 32, ("a", "b"))  # any shape will do for what does not depend on it
 
 Row = dict[str, Any]
 
 
 def table(rows: Sequence[Row]) -> str:
     """Scores as text: a line for each measure and a column for each checkpoint. The last column is
-    the reference: what real images get (for a distance the null value, half of them against the
-    other half), or what a method without a network gets (bicubic upsampling, the images as they
-    were given)."""
+    the reference: the score of real images (for a distance the null value, half of them against the
+    other half), or that of a method without a network (bicubic upsampling, untouched images)."""
     scores = [scores_of({k: v for k, v in row.items() if k not in _PLACE}, {}) for row in rows]
     words = {s.reference_word for row in scores for s in row.values() if s.reference is not None}
     lines = [["", *(_place(row) for row in rows), " or ".join(sorted(words)) or "real"]]
@@ -94,7 +93,7 @@ def _near(path: Path) -> str:
 
 
 def uis(config: Config, mlflow_page: str) -> list[str]:
-    """How to open the two user interfaces."""
+    """Lines that say how to open the UIs of MLflow and Prefect."""
     home = config.workspace / "prefect"
     prefect = config.flow.server or f"PREFECT_HOME={home} prefect server start"
     return [f"MLflow      {mlflow_page}", f"Prefect     {prefect}"]

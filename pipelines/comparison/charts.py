@@ -1,4 +1,4 @@
-"""Line charts as SVG text, drawn by Matplotlib. Pure functions.
+"""Draws line charts as SVG text with Matplotlib. Pure functions.
 
 A chart is legible in a page and alone, on light and dark screens, and needs no script and no file
 beside it. Lines differ by colour (a palette that the colour-blind can tell apart) and by mark, and
@@ -19,14 +19,14 @@ _NAME_CHARS = 22  # a longer name is cut, so that it leaves room for the lines
 _LOGARITHMIC = 4
 """From this ratio of largest to smallest value on, an axis is logarithmic."""
 _ROUNDING = 1e-9
-"""A tick and a value are the same if they differ by no more than this part."""
+"""A tick and a value count as equal if their relative difference is at most this."""
 
 MARKS = "●■▲◆▼◄★"
 """The marks of the first, second, ... line, as characters for a table."""
 LIGHT = ("#0072b2", "#c2500a", "#00805d", "#a8438a", "#8f6b00", "#4d4d4e", "#117c8c")
 """The colours of the first, second, ... line on a light screen."""
 DARK = ("#56b4e9", "#ff8a4c", "#2cc295", "#e39cc9", "#e6b422", "#c4c4c4", "#5bd0e0")
-"""Their colours on a dark screen."""
+"""The colours of the first, second, ... line on a dark screen."""
 _MATPLOTLIB_MARKS = "os^Dv<*"
 """Matplotlib's letters for the shapes of `MARKS`."""
 _DASHES = ("-", (0, (6, 3)), (0, (2, 2)))
@@ -97,7 +97,7 @@ class Series:
 
 @dataclass(frozen=True)
 class Axis:
-    """An axis, which is logarithmic, or linear and holds 0; its ends are ticks."""
+    """An axis that is logarithmic, or linear and includes 0; its outer ticks are its ends."""
 
     ticks: tuple[float, ...]
     logarithmic: bool
@@ -142,7 +142,7 @@ def line_chart(
     ys = [point.y for line in series for point in line.points] + [y for _, y in levels]
     assert xs, "a chart has at least one point"
     x_axis, y_axis = axis(xs, False), axis(ys, True)
-    # the reader's own settings of Matplotlib count for nothing here, and are as before afterwards
+    # the user's own settings of Matplotlib are set aside here, and restored afterwards
     with style.context(_SETTINGS, after_reset=True):
         figure = Figure((WIDTH / 72, HEIGHT / 72), layout="constrained")
         FigureCanvasSVG(figure)
@@ -171,7 +171,7 @@ def line_chart(
                     markeredgewidth=0,
                     linestyle=_DASHES[number // len(LIGHT) % len(_DASHES)],
                     linewidth=2.2,
-                    clip_on=False,  # a mark at the edge is whole
+                    clip_on=False,  # marks at the edge are not cut
                     gid=f"line-{number}",
                 )
                 drawn.append((line.points[-1].y, shape, line.name))

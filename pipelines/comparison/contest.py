@@ -1,8 +1,8 @@
-"""A comparison under way: every recipe's run, side by side where there is room, within its budget.
+"""Trains the recipes of a comparison within their budget, side by side where there is room.
 
 Each recipe trains in a thread of its own, as a Prefect task around a Ray Train run; this file's
-main loop follows their event logs, stops those whose time is over, and takes interrupts: all runs
-then save a checkpoint, and the same command goes on later.
+main loop follows the event logs and stops the runs whose time is over. At an interrupt all runs
+save a checkpoint, and the same command goes on later.
 """
 
 from __future__ import annotations
@@ -44,8 +44,8 @@ _SCORING = 0.05  # the share of a recipe's progress that stands for the scoring 
 
 
 class Record(BaseModel):
-    """What a comparison knows of a recipe beside its run's log. It is stored in the comparison's
-    folder."""
+    """What a comparison remembers of a recipe that is not in its run's log. It is stored in the
+    comparison's folder."""
 
     model_config = ConfigDict(extra="forbid", frozen=True, ser_json_inf_nan="strings")
 
@@ -60,8 +60,8 @@ class Contestant:
     """One recipe, its run, and how much of the budget it has used."""
 
     def __init__(self, config: Config, minutes: float | None, shards: Path, folder: Path) -> None:
-        """A budget in images stands in `config`, a budget in time is `minutes`. `folder` keeps the
-        record."""
+        """`config` holds a budget in images, `minutes` one in time. The record is stored in
+        `folder`."""
         self.config, self.minutes, self.shards = config, minutes, shards
         self.index = Index.load(shards)
         self._path = folder / f"{config.name}.json"
@@ -78,7 +78,7 @@ class Contestant:
         self.running: RunningTraining[None] = RunningTraining(self.run_dir)
 
     def _take_up(self) -> Record:
-        """The record that an earlier attempt left, or that of a new run."""
+        """The record that an earlier attempt left, or else a record of a new run."""
         if self._path.exists():
             record = Record.model_validate(read_json(self._path))
             if (run_folder.folder(self.config) / record.run / run_folder.CONFIG).is_file():
@@ -92,7 +92,7 @@ class Contestant:
         self.record = record
 
     def keep(self, **changes: object) -> None:
-        """Change the record, here and on the disk."""
+        """Change the record, in memory and on disk."""
         self._write(Record.model_validate(self.record.model_dump() | changes))
 
     def time_is_over(self) -> bool:
@@ -100,7 +100,7 @@ class Contestant:
         return self.minutes is not None and self.watch.seconds() >= 60 * self.minutes
 
     def fraction(self) -> float:
-        """The share of its time that is over, from 0 to 1: later images may cost more."""
+        """The share of the recipe's training that is done, in time, from 0 to 1."""
         spent, left = self.watch.seconds(), self.forecast.seconds()
         used = 0.0 if left is None else spent / max(spent + left, 1e-9)
         if self.minutes is not None:
@@ -108,12 +108,12 @@ class Contestant:
         return 1.0 if self.record.done else (1 - _SCORING) * min(1.0, used)
 
     def stands(self) -> str:
-        """How far it has come, in a few words."""
+        """How far the recipe has come, in a few words."""
         spent = f"{self.watch.seconds() / 60:.1f} of {self.minutes:g} min, " if self.minutes else ""
         return f"{self.config.name} {spent}{self.watch.nimg / 1000:.1f} kimg"
 
     def news(self) -> list[str]:
-        """What has happened since the last look, in lines for a person."""
+        """Lines that tell a person what has happened since the last call."""
         said = []
         for event in self.running.events():
             self.watch.take(event)
@@ -124,7 +124,7 @@ class Contestant:
         return said + [f"{self.config.name}  {text}" for text in self.running.warnings()]
 
     def train(self, stopping: threading.Event, ids: dict[str, str]) -> None:
-        """Train within the budget, score where it ends, and measure path lengths. This blocks."""
+        """Train within the budget, score its end, and measure path lengths; returns after that."""
         ids = ids | identifiers()
         with (
             run_folder.exclusive(self.run_dir),
@@ -133,7 +133,7 @@ class Contestant:
             if not (self.time_is_over() or self._finished()):
                 self._fit(self.config)
             if not (self._finished() or stopping.is_set()):
-                # its time was over: with a schedule that ends here, training only scores it
+                # its time was over: a schedule that ends here makes training score only
                 reached = int(list_checkpoints(self.run_dir)[0].name)
                 self._fit(recipes.change(self.config, {"train.total_kimg": reached / 1000}))
         if self._finished() and not stopping.is_set():
@@ -146,8 +146,8 @@ class Contestant:
         return run_folder.finished(run_folder.read_events(self.run_dir))
 
     def _path_lengths(self) -> dict[str, float]:
-        """Path lengths between latents z, of the last checkpoint; nothing for a family that makes
-        no images of latents."""
+        """Path lengths between latents z, of the last checkpoint; empty for a family that does not
+        make images from latents."""
         adversary = self.config.family.build(self.index.image_shape, self.config.train.batch)
         if not isinstance(adversary, Generates):
             return {}
@@ -159,8 +159,8 @@ class Contestant:
 
 
 class _Work:
-    """A contestant's training as a parameter of a Prefect task. Prefect would look into a plain
-    container or a data class, and does not look into this."""
+    """Carries a contestant's training to a Prefect task. Prefect searches containers and data
+    classes among a task's parameters, but not this class."""
 
     def __init__(self, contestant: Contestant, stopping: threading.Event, compare: str) -> None:
         self.contestant, self.stopping, self.compare = contestant, stopping, compare
@@ -175,8 +175,8 @@ def _contest(recipe: str, work: _Work) -> None:
 def race(contestants: Sequence[Contestant], slots: int, compare: str) -> bool:
     """Bring every recipe to the end of its budget, up to `slots` at once; False when cancelled.
 
-    A recipe that fails has the message in its record, and the others go on. Passes interrupts on
-    after the workers saved their checkpoints.
+    If a recipe fails, its record keeps the message, and the others go on. An interrupt is raised
+    again after the workers saved their checkpoints.
     """
     waiting = [contestant for contestant in contestants if not contestant.record.done]
     active: list[Contestant] = []
@@ -225,7 +225,7 @@ def race(contestants: Sequence[Contestant], slots: int, compare: str) -> bool:
 
 
 def _settle(contestant: Contestant, board: Board) -> None:
-    """Take in how a recipe ended."""
+    """Record how a recipe ended."""
     error = contestant.running.error()
     if error is None:
         board.say(f"{contestant.config.name}  {'done' if contestant.record.done else 'stopped'}")
@@ -237,8 +237,8 @@ def _settle(contestant: Contestant, board: Board) -> None:
 
 
 class Board:
-    """What a person sees: one bar for all recipes, and a line for everything that happens. Where
-    there is no terminal, a line tells now and then where all stand."""
+    """Shows a person one bar for all recipes, and a line for everything that happens. Without a
+    terminal, a line now and then tells how far all recipes have come."""
 
     def __init__(self, contestants: Sequence[Contestant], stream: TextIO = sys.stderr) -> None:
         self._all, self._stream = contestants, stream
@@ -264,7 +264,7 @@ class Board:
         self.say(f"{contestant.config.name}  {place} of {len(self._all)}, {contestant.record.run}")
 
     def show(self, active: Sequence[Contestant]) -> None:
-        """Say where the `active` recipes stand."""
+        """Show how far the `active` recipes have come."""
         text = "; ".join(contestant.stands() for contestant in active)
         self._bar.n = round(100 * self.fraction(), 1)
         self._bar.set_postfix_str(f"{text}  {self._time_left()}", refresh=True)
@@ -284,5 +284,5 @@ class Board:
         self._stream.flush()
 
     def close(self) -> None:
-        """Leave the bar as it stands."""
+        """Close the bar; it stays on the screen."""
         self._bar.close()

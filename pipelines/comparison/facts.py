@@ -1,7 +1,7 @@
-"""What a comparison of recipes found, and how it is arranged in sections, tables and charts. Pure.
+"""Holds what a comparison found, and arranges it in sections, tables and charts. Pure functions.
 
-`Facts` are stored as JSON beside a report, and hold all of it. Scores are stored flat there;
-`gan_train/metrics/scores.py` says what their names mean.
+`Facts` hold everything that a report shows, and are stored as JSON beside it. Scores are stored
+flat; `gan_train/metrics/scores.py` says what their names mean.
 """
 
 from __future__ import annotations
@@ -32,7 +32,7 @@ class _Fact(BaseModel):
 
 
 class Picture(_Fact):
-    """A grid of samples, inside the page."""
+    """A grid of samples that the page carries inside it."""
 
     png: str
     """The PNG file in base64."""
@@ -111,7 +111,7 @@ class Facts(_Fact):
     counted: tuple[str, ...]
     """Sentences that say how time was counted and what was done with schedules."""
     target: float | None
-    """The score to which each recipe's time is told; None means the worst final score."""
+    """The report gives each recipe's time until this score; None means the worst final score."""
     entries: tuple[Entry, ...]
 
 
@@ -124,7 +124,7 @@ class Section:
     main: Measure | None
     """The measure that orders the entries and is drawn; None where nothing was scored."""
     target: float | None
-    """The value of `main` whose time is told; None where there is none."""
+    """The table gives each entry's time until this value of `main`; None where there is none."""
 
     def reached(self, entry: Entry) -> float | None:
         """Minutes of training until the first checkpoint that was as good as the target; None if

@@ -3,9 +3,9 @@
     gan-train compare demo stylegan2-glyphs --minutes 4 --out compare.html
 
 `plan.py` decides what is compared, and how. The trainings are ordinary runs (`contest.py`). The
-folder `<workspace>/compare/<id>` holds what a comparison knows beside them, and its report. The id
-is a digest of all that was asked for, so the same command continues the same comparison, and writes
-only the report again when all trainings are done.
+folder `<workspace>/compare/<id>` holds the comparison's records and its report. The id is a digest
+of the recipes, settings and budget, so the same command continues the same comparison; when all
+trainings are done, it only writes the report again.
 """
 
 from __future__ import annotations
@@ -68,7 +68,7 @@ def compare_flow(comparison: Comparison, out: Path | None = None) -> Any:
 
 
 def _room(comparison: Comparison) -> tuple[int, str]:
-    """How many recipes train side by side, and the hardware in words."""
+    """The number of recipes that train side by side, and the hardware in words."""
     import ray
 
     resources = ray.cluster_resources()
@@ -115,7 +115,7 @@ def _facts(
 
 
 def _counted(comparison: Comparison, slots: int) -> list[str]:
-    """Sentences that say how the figures came about."""
+    """Sentences that say how the figures were measured."""
     said = [
         "Only training counts as time; sharding, start-up, saving and scoring do not. The time of "
         "a tick is its images divided by the speed that the trainer measured. Images that a "

@@ -1,6 +1,6 @@
 """Gathers the facts of a comparison from the runs' event logs, records and checkpoints.
 
-Everything is only read here; the one thing computed is a grid of samples for each generator.
+This file reads, and computes nothing but a grid of samples for each generator.
 """
 
 from __future__ import annotations
@@ -31,12 +31,12 @@ _SIDE = 1024
 """No grid is wider than this, in pixels."""
 _COLUMNS, _ROWS = 8, 6
 _NEAR = 0.97
-"""A run that trained for this part of its budget in time has used the budget."""
+"""A run that trained for this share of its budget in time counts as having used it."""
 
 
 def entries(contestants: Sequence[Contestant]) -> tuple[Entry, ...]:
-    """An entry for each recipe. A recipe counts as failed if its scores were measured otherwise
-    than those of the first of its task, because the two must not be compared."""
+    """An entry for each recipe. A recipe counts as failed if its protocol differs from that of the
+    first recipe of its task, because their scores must not be compared."""
     found: list[Entry] = []
     for contestant in contestants:
         entry = _entry(contestant)
@@ -82,8 +82,8 @@ def _entry(contestant: Contestant) -> Entry:
 
 
 def parameter_counts(adversary: Adversary) -> tuple[int, int]:
-    """How many trained parameters the networks have that make images (the averaged ones), and how
-    many the others. Frozen networks, such as those of content losses, do not count."""
+    """The number of trained parameters in networks that make images (those with moving averages),
+    and in the others. Frozen networks, such as those of content losses, do not count."""
     trained = {
         parameter
         for spec in adversary.optimizers().values()
@@ -110,8 +110,8 @@ def _protocol(events: Sequence[Event]) -> Protocol:
 
 
 def notes(contestant: Contestant, adversary: Adversary, events: Sequence[Event]) -> list[str]:
-    """What a reader must know to judge the scores: that the budget cut the schedule or outlasted
-    it, and that the generator had not grown to its full resolution."""
+    """Sentences that a reader needs to judge the scores: whether the budget cut the schedule or
+    outlasted it, and whether the generator had grown to its full resolution."""
     own = sum(stage.nimg for stage in adversary.stages()) / 1000
     nimg = run_folder.reached(events)
     kimg, minutes = nimg / 1000, training_seconds(events, nimg) / 60
@@ -150,8 +150,8 @@ def _level(events: Sequence[Event]) -> Mapping[str, Any]:
 
 
 def _picture(contestant: Contestant, adversary: Adversary) -> Picture | None:
-    """Samples of the last checkpoint, from the same latents for every recipe. Where images are made
-    from images, it is the run's own newest grid, which shows both."""
+    """Samples of the last checkpoint, from the same latents for every recipe. For a family
+    that makes images from images, the run's newest grid, which shows both."""
     if isinstance(adversary, Generates):
         folder = newest_valid(contestant.run_dir)
         return None if folder is None else _samples(folder)

@@ -1,7 +1,7 @@
-"""Decides what a comparison will do: which recipes, made alike in what, with what budget.
+"""Decides what a comparison will do: its recipes, the settings that all of them get, the budget.
 
 Nothing here starts an engine or trains. All recipes get the data, the protocol of scoring and the
-places of one of them, by default of the first: `data`, `evaluate`, `workspace`, `registry`, `flow`,
+places of one recipe, by default the first: `data`, `evaluate`, `workspace`, `registry`, `flow`,
 and the address of the cluster.
 """
 
@@ -40,7 +40,7 @@ _SCORINGS = 6
 
 
 class Comparison(BaseModel):
-    """Recipes on the same data, and the budget of each: either `kimg` or `minutes`."""
+    """Recipes with the same data and the same budget, which is either `kimg` or `minutes`."""
 
     model_config = ConfigDict(extra="forbid", frozen=True)
 
@@ -54,7 +54,7 @@ class Comparison(BaseModel):
 
     @property
     def id(self) -> str:
-        """A name with a digest of recipes, settings and budget; places do not change it."""
+        """A name with a digest of recipes, settings and budget, but not of folders and servers."""
         places = {"workspace", "registry", "flow"}
         trees = [config.model_dump(mode="json", exclude=places) for config in self.configs]
         asked = json.dumps([trees, self.kimg, self.minutes], sort_keys=True)
@@ -75,7 +75,7 @@ class Comparison(BaseModel):
 
     @property
     def cluster(self) -> ClusterConfig:
-        """The cluster's settings in the recipe that needs the most CPUs."""
+        """The `cluster` settings of the recipe that needs the most CPUs."""
         return max((config.cluster for config in self.configs), key=_cpus)
 
     def slots(self, cpus: float, gpus: float) -> int:
@@ -106,7 +106,7 @@ def planned(
     """The comparison of these recipes, checked against the data.
 
     `overrides` hold for every recipe; `data` names the recipe whose data and protocol all get.
-    Raises UserError, which names the recipe, where one cannot be trained like that.
+    Raises UserError, which names the recipe, if one cannot be trained with these settings.
     """
     for override in overrides:
         key = override.partition("=")[0].strip()
@@ -127,7 +127,7 @@ def planned(
     for config in loaded:
         with _of(config.name):
             alike = _like(config, base, workers)
-            shards = shards or plan_shards(alike.data, None, alike.workspace)  # the same for all
+            shards = shards or plan_shards(alike.data, None, alike.workspace)  # one for all
             shape = image_shape(alike, shards)
             stages = check(alike, shape, alike.cluster.workers)
             configs.append(_budgeted(alike, kimg, schedule_end(alike, stages), own_places))
@@ -137,7 +137,7 @@ def planned(
 
 
 def _loaded(name: str, overrides: Sequence[str]) -> Config:
-    recipes.find(name)  # whose message names the recipe already
+    recipes.find(name)  # its message names the recipe already
     with _of(Path(name).stem):
         return recipes.load(name, overrides)
 
@@ -165,10 +165,11 @@ def _like(config: Config, base: Config, workers: int | None) -> Config:
 
 
 def _budgeted(config: Config, kimg: float | None, end: int, own_places: bool) -> Config:
-    """The recipe with the budget in images, and scored some times on the way.
+    """The recipe with the budget in images, and with some scorings on the way.
 
-    A budget in time does not say how many images it allows; then the length of the schedule, `end`
-    images, says how far apart the scorings are. Ticks are short, to notice when the time is over.
+    It is not known how many images a budget in time allows. The distance between scorings then
+    follows from the length of the schedule, `end` images. Ticks are short, so that the end of the
+    time is noticed.
     """
     changes = {"train.tick_kimg": min(config.train.tick_kimg, 1.0)}
     if kimg is not None:

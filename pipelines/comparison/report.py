@@ -1,4 +1,4 @@
-"""The report of a comparison: facts in; a page, Markdown or text for a terminal out. Pure.
+"""Turns the facts of a comparison into a page, Markdown, or text for a terminal. Pure functions.
 
 The page is `report.html.j2`, styled by `report.css`. It stands alone: style, charts and pictures
 are inside it, and there is no script, so it can be mailed or kept. Jinja escapes all text.
@@ -31,7 +31,7 @@ _OVER: dict[Over, str] = {
     "minutes of training": "time",
     "thousands of images seen": "images seen",
 }
-"""What the charts of a section run over, and its name in their captions."""
+"""The x axes of a section's charts, each with its name in captions."""
 
 
 def page(facts: Facts) -> str:
@@ -47,7 +47,7 @@ def page(facts: Facts) -> str:
 
 
 def _charts(section: Section) -> list[tuple[str, str]]:
-    """The section's charts: what each runs over, and its SVG; empty where nothing was scored."""
+    """The section's charts: x axis in words, and SVG of each; empty if nothing was scored."""
     return [(name, svg) for over, name in _OVER.items() if (svg := chart(section, over))]
 
 

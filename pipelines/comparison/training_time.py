@@ -1,8 +1,8 @@
-"""How long a run has trained, read from its event log, without saving, scoring and start-up.
+"""Reads from a run's event log how long it trained, without saving, scoring and start-up.
 
 The log tells how fast training was at each tick, by a clock that stands still while a checkpoint is
-saved and scored (`Trainer.start_timer`). The images between two ticks took their number divided by
-the speed at the second one. What a restarted run repeats counts once, as its images do.
+saved and scored (`Trainer.start_timer`). The time between two ticks is the number of images between
+them, divided by the speed at the second. Images that a restarted run repeats count once.
 """
 
 from __future__ import annotations
@@ -16,7 +16,7 @@ from gan_train.runs.events import Event, present
 def training_seconds(events: Iterable[Event], nimg: int) -> float:
     """Seconds of training until `nimg` images were seen; 0 before the first tick.
 
-    Images after the last tick count with its speed.
+    For images after the last tick, the speed of that tick is taken.
     """
     seconds, before, speed = 0.0, 0, 0.0
     for event in events:
@@ -28,7 +28,7 @@ def training_seconds(events: Iterable[Event], nimg: int) -> float:
 
 
 class Stopwatch:
-    """The training time of a run that is followed while it goes on.
+    """Measures the training time of a run while it goes on.
 
     Between two events the time goes on by the clock on the wall, unless a checkpoint is being saved
     and scored, which is done at `places`, counted in images.
@@ -43,8 +43,8 @@ class Stopwatch:
         """Images seen."""
 
     def take(self, event: Event, live: bool = True) -> None:
-        """Follow an event of the log, oldest first; one that is not `live` is from before. A cut
-        takes back the time of what it abandons."""
+        """Take in an event of the log; events come oldest first. `live` tells that it was written
+        while this stopwatch ran. A cut takes back the time of the images that it abandons."""
         self._events.append(event)
         self.nimg = max(self.nimg, event["nimg"])
         now = self._clock()

@@ -1,7 +1,7 @@
 """Starts and ends Ray: a private local instance by default, or a connection to a cluster.
 
 Ray reads its environment when it is first imported, so this file sets it first, and imports Ray
-only inside functions. Whoever needs Ray enters `connected` first.
+only inside functions. Code that needs Ray enters `connected` first.
 """
 
 from __future__ import annotations
@@ -25,15 +25,16 @@ QUIET = {
     "RAY_AUTH_MODE": "token",
 }
 LOOPBACK = {
-    # single-node Ray, whose GCS, raylet, agents and workers then listen on 127.0.0.1 alone
+    # makes Ray run on one node; its GCS, raylet, agents and workers then listen on 127.0.0.1 only
     "RAY_ENABLE_WINDOWS_OR_OSX_CLUSTER": "0",
     "GLOO_SOCKET_IFNAME": "lo",
-    # nobody reads the metrics of a private instance, and no cloud takes this machine away; each of
-    # these helper processes wakes some 150 times a second, at the cost of workers on all cores
+    # Nobody reads the metrics of a private instance, and no cloud takes this machine away. Each
+    # helper process that would serve these ends wakes some 150 times a second, which slows the
+    # workers down where they use all cores.
     "RAY_enable_metrics_collection": "0",
     "RAY_TRAIN_METRICS_ENABLED": "0",
     "RAY_TRAIN_ENABLE_PREEMPTION_WATCHER": "0",
-    # the start and the end of a training are noticed sooner than after the default of 2 s
+    # Ray notices the start and the end of a training after 0.5 s, not after the default of 2 s
     "RAY_TRAIN_HEALTH_CHECK_INTERVAL_S": "0.5",
 }
 
@@ -92,7 +93,7 @@ def connected(cluster: ClusterConfig) -> Iterator[None]:
 
 
 def identifiers() -> dict[str, str]:
-    """The identifiers of this run in Ray: its job and, if it came by one, its submission."""
+    """The id of this process's Ray job and, if the job was submitted, its submission id."""
     import ray
 
     if not ray.is_initialized():
@@ -104,7 +105,7 @@ def identifiers() -> dict[str, str]:
 
 
 def resources() -> dict[str, float]:
-    """What the cluster has of each kind, such as `CPU` and `GPU`; call it inside `connected`."""
+    """The cluster's resources by name, such as `CPU` and `GPU`; call this inside `connected`."""
     import ray
 
     ask: Callable[[], dict[str, float]] = ray.cluster_resources
@@ -114,7 +115,7 @@ def resources() -> dict[str, float]:
 def gpus_wanted(cluster: ClusterConfig) -> bool:
     """Whether every worker gets a GPU; call it inside `connected`.
 
-    Raises UserError when `cluster.gpu` is `yes` and there are too few.
+    Raises UserError when `cluster.gpu` is `yes` and there are fewer GPUs than workers.
     """
     found = int(resources().get("GPU", 0))
     if cluster.gpu == "yes" and found < cluster.workers:

@@ -1,11 +1,11 @@
-"""The training as a Ray job, on a cluster that this process is no part of.
+"""Submits a training as a Ray job to a cluster that this process is not part of.
 
     ray job submit --submission-id RUN -- gan-train train RECIPE      # by hand
     gan-train run RECIPE --set cluster.jobs=http://head:8265          # from the flow
 
 The workspace is a folder that the cluster and this process both see, and the run is followed
-through its event log. A cluster takes each submission id only once, so that asking twice never
-trains twice.
+through its event log. A cluster takes each submission id only once, so submitting a training twice
+never trains twice.
 """
 
 from __future__ import annotations
@@ -39,7 +39,7 @@ def connect(address: str) -> JobSubmissionClient:
     os.environ.update(environment(local="RAY_ADDRESS" not in os.environ))
     from ray.job_submission import JobSubmissionClient
 
-    # these variables would win over the address that is asked for
+    # the client would take the address in these variables instead of `address`
     aside = {name: os.environ.pop(name, None) for name in ("RAY_ADDRESS", "RAY_API_SERVER_ADDRESS")}
     try:
         return JobSubmissionClient(address)
@@ -53,7 +53,7 @@ def connect(address: str) -> JobSubmissionClient:
 
 
 def submission_id(run: str, flow_run_id: str) -> str:
-    """The submission id of one attempt at one run. It is the same whoever asks."""
+    """The submission id of a run's attempt in a flow run; the same arguments give the same id."""
     return f"{run}-{flow_run_id[:8]}"
 
 
@@ -86,7 +86,7 @@ def run(config: Config, shards: Path, run_dir: Path, submission: str) -> trainin
 
 
 def stop(address: str, part: str) -> list[str]:
-    """End the jobs whose submission id ends in `part` (a flow run's); returns their ids."""
+    """End the jobs that were submitted for the flow run with the id `part`; returns their ids."""
     client = connect(address)
     running = [
         job.submission_id
@@ -100,7 +100,7 @@ def stop(address: str, part: str) -> list[str]:
 
 
 def main(arguments: list[str] | None = None) -> None:
-    """The entrypoint of a submitted job: train a run's configuration on the cluster it is in."""
+    """The entrypoint of a submitted job: train the run's configuration on the job's own cluster."""
     parser = argparse.ArgumentParser(
         prog="python -m pipelines.compute.jobs", description=main.__doc__
     )
@@ -111,7 +111,7 @@ def main(arguments: list[str] | None = None) -> None:
     config = recipes.change(config, {"cluster.address": "auto", "cluster.jobs": None})
     try:
         training.fit(config, given.shards, given.run_dir)
-    except UserError as error:  # for whoever submitted this
+    except UserError as error:  # `run` reads this where the job was submitted
         write_aside(given.run_dir / training.REFUSED, str(error).encode())
         sys.exit(f"gan-train: {error}")
 

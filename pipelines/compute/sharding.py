@@ -1,4 +1,4 @@
-"""How sharding is spread over Ray tasks, and how a plan of the data goes with a command.
+"""Spreads sharding over Ray tasks, and keeps the plan of the data that a command has made.
 
 The plan alone decides what a shard holds (see `gan_train/data/sharding.py`), so the bytes are the
 same on any number of workers.
@@ -31,7 +31,7 @@ from pipelines.compute.cluster import connected
 
 @dataclass(frozen=True)
 class Sharded:
-    """A finished data set on disk. `skipped` tells that all of it was there already and whole."""
+    """A finished data set on disk. `skipped` tells that it was there before, undamaged."""
 
     directory: Path
     index: Index
@@ -39,7 +39,7 @@ class Sharded:
 
 
 _planned: ContextVar[tuple[Config, ShardPlan] | None] = ContextVar("planned", default=None)
-"""The plan that is at hand, with the configuration that it was made for."""
+"""The plan that `planned` has set, with the configuration that it was made for."""
 
 
 @contextmanager
@@ -54,8 +54,8 @@ def planned(config: Config, plan: ShardPlan) -> Iterator[None]:
 
 
 def plan_of(config: Config, *, verify: bool = False) -> ShardPlan:
-    """The plan that is at hand for this data (see `planned`), or else a new one. With `verify`
-    everything is read again, and a plan at hand must be one that was made so."""
+    """The plan for this data that `planned` has set, or else a new one. With `verify`, a new plan
+    reads all data again, and one that was made without `verify` is not used."""
     at_hand = _planned.get()
     if at_hand is not None:
         other, plan = at_hand
@@ -71,12 +71,12 @@ def shard(
     *,
     verify: bool = False,
 ) -> Sharded:
-    """Shard the images of `config.data`; what is there already and whole is kept, and what is
-    damaged or missing is written again.
+    """Shard the images of `config.data`. Undamaged shards are kept; damaged and missing ones are
+    written again.
 
-    What was verified in the last `data.verify_days` and has not changed is not read again, unless
-    `verify` asks for it. Raises UserError for a source that cannot be read or of which too many
-    files are bad.
+    Files that were verified in the last `data.verify_days` and have not changed are not read again
+    unless `verify` is set. Raises UserError for a source that cannot be read or has too many bad
+    files.
     """
     plan = plan_of(config, verify=verify)
     index = verified_index(plan)

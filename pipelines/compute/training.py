@@ -1,8 +1,8 @@
-"""Training under Ray Train: the workers, their restarts, and the runtime that the trainer sees.
+"""Trains under Ray Train: starts and restarts the workers, and gives the trainer its runtime.
 
 This is the only file that imports `ray.train`. The trainer writes its own checkpoints into the
-run's folder, which all workers see, and goes on from the newest valid one, so a restarted group of
-workers only has to call it again. Ray gets references to checkpoints, and copies nothing.
+run's folder, which all workers see, and goes on from the newest valid one, so restarted workers
+only have to call the trainer again. Ray gets references to checkpoints, and copies nothing.
 """
 
 from __future__ import annotations
@@ -62,10 +62,10 @@ class RayRuntime:
         self.device: torch.device = ray.train.torch.get_device()
 
     def report(self, metrics: dict[str, float], checkpoint: Path | None) -> None:
-        """Hand rank 0's metrics, and a reference to its checkpoint, to Ray. This is a barrier.
+        """Hand rank 0's metrics, and a reference to its checkpoint, to Ray. All workers wait here.
 
-        Without a checkpoint it does nothing: Ray keeps no other reports, the event log has the
-        curves, and each report costs the workers a wait for the controller.
+        Without a checkpoint this does nothing: Ray would not keep the report, the event log has
+        the curves, and each report makes the workers wait for Ray's controller.
         """
         if checkpoint is None:
             return
@@ -85,14 +85,14 @@ class RayRuntime:
 
 @contextmanager
 def _worker(settings: dict[str, Any]) -> Iterator[tuple[Config, RayRuntime]]:
-    """Prepare a worker and yield its configuration and runtime, again after every restart."""
+    """Prepare a worker, also a restarted one, and yield its configuration and runtime."""
     run_dir = Path(settings["run_dir"])
     runtime = RayRuntime(run_dir)
     _log_to(run_dir / WORKER_LOG, runtime.rank)
     torch.set_num_threads(int(os.environ["OMP_NUM_THREADS"]))
     try:
         yield Config.model_validate(settings["config"]), runtime
-    except (UserError, FloatingPointError) as error:  # it would happen again
+    except (UserError, FloatingPointError) as error:  # a restart would only repeat it
         write_aside(run_dir / REFUSED, str(error).encode())
         raise
 
@@ -107,7 +107,7 @@ def _train(settings: dict[str, Any]) -> None:
 
 
 def _evaluate(settings: dict[str, Any]) -> dict[str, Any]:
-    """Measure scores and protocol of a checkpoint; Ray hands back what rank 0 returns."""
+    """The scores and the protocol of a checkpoint; Ray hands back what rank 0 returns."""
     from gan_train.training.scoring import evaluate_checkpoint
 
     shards, checkpoint = Path(settings["shards"]), Path(settings["checkpoint"])
@@ -150,7 +150,7 @@ def threads_per_worker(config: Config, cores: int) -> int:
 
 
 def clear(run_dir: Path) -> None:
-    """Remove the files by which an earlier attempt was ended."""
+    """Remove the files STOP and REFUSED of an earlier attempt, which would end a new one."""
     for name in (STOP, REFUSED):
         (run_dir / name).unlink(missing_ok=True)
 
@@ -163,7 +163,7 @@ def fit(config: Config, shards: Path, run_dir: Path) -> Outcome:
     called from any thread, after `clear`. Raises UserError for a mistake that a restart cannot
     mend, and RuntimeError with the workers' errors when the restarts are used up.
     """
-    (run_dir / _SNAPSHOT).unlink(missing_ok=True)  # may name checkpoints that are no longer kept
+    (run_dir / _SNAPSHOT).unlink(missing_ok=True)  # it may name deleted checkpoints
     settings = {"shards": str(shards), "run_dir": str(run_dir)}
     return _launch(_train, config, settings, run_dir)
 
@@ -172,7 +172,7 @@ def evaluate(config: Config, shards: Path, checkpoint: Path) -> dict[str, Any]:
     """Score a checkpoint, or a downloaded generator, on the workers; returns `scores` and
     `protocol`.
 
-    Raises UserError when it was made for other data.
+    Raises UserError when the checkpoint or generator was made for other data.
     """
     settings = {"shards": str(shards), "checkpoint": str(checkpoint)}
     storage = config.workspace / "evaluate" / f"{checkpoint.name}-{uuid.uuid4().hex[:8]}"
@@ -191,7 +191,7 @@ def _launch(loop: Loop, config: Config, settings: dict[str, str], run_dir: Path)
         import ray.train
         import ray.train.torch
 
-        # type checkers see the classes of Ray Train's first version; those of its second one run
+        # type checkers see the classes of Ray Train v1, but v2 is what runs
         v2: Any = ray.train
         use_gpu = gpus_wanted(config.cluster)
         threads = threads_per_worker(config, os.cpu_count() or 1)

@@ -1,1 +1,1 @@
-"""Prefect: the flows, what its UI shows of them, and the driver that attends to a training."""
+"""Prefect: the flows, what its UI shows, and the driver that follows and stops a training."""

@@ -1,7 +1,7 @@
-"""What a flow run shows in Prefect's UI: progress, the table of scores, sample grids, links.
+"""Shows a flow run in Prefect's UI: progress, the table of scores, sample grids, links.
 
-A server that does not answer for a moment must not end a training of many hours. What cannot be
-shown is logged and left out, so nothing here raises for an absent server.
+A server that does not answer for a moment must not end a training of many hours. An artifact that
+cannot be shown is logged and left out, so nothing here raises for an absent server.
 """
 
 from __future__ import annotations
@@ -31,7 +31,7 @@ log = logging.getLogger(__name__)
 
 _GRID_WIDTH = 1024  # the largest width of a grid in the UI, in pixels
 AWAY = (httpx.HTTPError, PrefectException)
-"""The errors of a server that does not answer, or fails."""
+"""The exceptions that are raised when the server does not answer or fails."""
 
 
 def _shown(what: str, show: Callable[[], Any]) -> Any:

@@ -1,7 +1,7 @@
-"""Attends to a training that runs in the background: progress, cancellation, the end.
+"""Follows a training that runs in the background: progress, cancellation, the end.
 
-An interrupt (Ctrl-C, a cancelled flow run) stops the workers, and goes on once they have saved a
-checkpoint.
+An interrupt (Ctrl-C, a cancelled flow run) stops the workers, and is raised again once they have
+saved a checkpoint.
 """
 
 from __future__ import annotations
@@ -21,14 +21,14 @@ from pipelines.flows.time_left import Forecast
 
 @dataclass
 class Attention:
-    """What the caller wants to be told while the training runs, in the caller's own thread."""
+    """Functions that are called while the training runs, in the caller's own thread."""
 
     on_event: Callable[[Event], None] = lambda event: None
     cancelled: Callable[[], bool] = lambda: False
     every_s: float = 10.0
     """Seconds between two calls of `cancelled` and `on_progress`."""
     on_progress: Callable[[float], None] = lambda fraction: None
-    """Gets the share of the schedule that was shown, from 0 to 1."""
+    """Is called with the share of the schedule that is done, from 0 to 1."""
     _due: float = field(default=0.0, repr=False)
 
     def due(self) -> bool:
@@ -55,7 +55,7 @@ def attend(
 ) -> Ended:
     """Run `training` to the end, or until an interrupt; `forecast` knows its schedule.
 
-    Raises what `training` raises, and passes interrupts on after the workers saved a checkpoint.
+    Raises what `training` raises, and an interrupt after the workers saved a checkpoint.
     """
     before = run_folder.read_events(run_dir)
     for event in before:

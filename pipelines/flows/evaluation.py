@@ -1,7 +1,7 @@
 """Scores the checkpoints of a run that have no score yet. Nothing here imports an engine.
 
-Training scores its checkpoints itself. What is left is the checkpoint of a run that was stopped, or
-killed while it scored. Its scores go where the trainer's go: beside the weights, and into the
+Training scores its checkpoints itself, except the last one of a run that was stopped, or killed
+while it scored. New scores go where the trainer puts its own: beside the weights, and into the
 event log, from which the registry takes them.
 """
 
@@ -25,17 +25,17 @@ log = logging.getLogger(__name__)
 
 Row = dict[str, Any]
 Score = Callable[[Config, Path, Path], dict[str, Any]]
-"""Scores and protocol of a checkpoint, by the `evaluate` settings of a configuration, against these
-shards."""
+"""A function of a configuration, a folder of shards and a checkpoint's folder. It scores the
+checkpoint by the configuration's `evaluate` settings, and returns scores and protocol."""
 
 
 def evaluate_run(config: Config, run_dir: Path, score: Score) -> list[Row]:
-    """The table of a run's scores, after what had none yet was scored, oldest first.
+    """Score the checkpoints that have no scores; returns the table of all scores, oldest first.
 
-    Scores belong together only under one protocol. By the run's own settings, those that it was
-    started with or went on with, new scores are recorded: a second call scores nothing, and the
-    registry sees them. By other `evaluate` settings in `config`, all its checkpoints are scored
-    anew for this table alone, and nothing is written.
+    Only scores of one protocol can stand in one table. If `config` has the `evaluate` settings that
+    the run was started or resumed with, new scores are recorded: a second call scores nothing, and
+    the registry sees them. With other `evaluate` settings, all checkpoints are scored anew for this
+    table only, and nothing is written.
 
     Raises UserError when there is no checkpoint, or when the run is being trained.
     """
@@ -96,8 +96,8 @@ def trained_by(run_dir: Path) -> Config:
 
 
 def _scored(config: Config, run_dir: Path, checkpoint: Path, score: Score) -> dict[str, Any]:
-    """The scores of a checkpoint: those beside it, of a run that was killed before it told them,
-    or new ones."""
+    """The scores of a checkpoint: those stored beside it, if the run was killed before it logged
+    them, or else new ones."""
     beside = checkpoint / SCORES
     if beside.exists():
         known: dict[str, Any] = read_json(beside)
@@ -106,7 +106,7 @@ def _scored(config: Config, run_dir: Path, checkpoint: Path, score: Score) -> di
 
 
 def _protocol(settings: EvaluateConfig) -> dict[str, Any]:
-    """The settings that make a difference to scores."""
+    """The `evaluate` settings that change scores."""
     return settings.model_dump(mode="json", exclude={"batch"})
 
 

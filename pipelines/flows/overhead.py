@@ -1,4 +1,4 @@
-"""`gan-train bench`: what each part of a run costs, and what the engines add to training.
+"""`gan-train bench`: measures what each part of a run costs, and what the engines add to training.
 
 The overhead compares a real training flow (Prefect, Ray Train, event log, MLflow, sample grids) in
 the last stage of the schedule with the bare training loop on as many workers. Both run on this
@@ -99,7 +99,7 @@ def _pipeline(config: Config, shards: Path, index: Index, images: float) -> floa
     images = max(images, 2.2 * index.samples)
     run_dir = run_folder.new(config, shards)
     start = _begin_in_last_stage(config, shards, index, run_dir)
-    # scoring is timed on its own
+    # scoring is timed elsewhere, so here it is as short as can be
     least = {"evaluate.metrics": ["diversity"], "evaluate.images": 8}
     config = recipes.change(config, least | {"train.total_kimg": (start + images) / 1000})
     stages.train_flow(config, run_dir.name)

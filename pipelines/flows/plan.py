@@ -1,6 +1,6 @@
-"""What a run would do, for `--dry-run`, and what can be checked before anything is started.
+"""Describes what a run would do, for `--dry-run`, and checks what can be checked before it starts.
 
-Nothing is started here, and nothing is written but what `plan_shards` remembers of the source.
+Nothing is started here. Nothing is written either, but what `plan_shards` remembers of the source.
 """
 
 from __future__ import annotations
@@ -23,9 +23,9 @@ def image_shape(config: Config, plan: ShardPlan) -> ImageShape:
 
 
 def precheck(config: Config, *, verify: bool = False) -> ShardPlan:
-    """Find the mistakes that show only together with the data, before Ray or Prefect start.
+    """Check the configuration against the data, before Ray or Prefect start.
 
-    Returns the plan of the shards, with which the flow goes on; `verify` is that of `plan_shards`.
+    Returns the plan of the shards, which the flow then uses; `plan_shards` gets `verify`.
     Raises UserError for a missing source, or workers or batches that do not fit.
     """
     plan = plan_shards(config.data, None, config.workspace, verify=verify)
@@ -42,7 +42,7 @@ def describe(config: Config) -> str:
     adversary = config.family.build(shape, config.train.batch)
     checkpoint = checkpoint_bytes(adversary)
     count = len(checkpoints(config, stages, end))
-    kept = min(config.train.keep_checkpoints, count) + 1  # the best one, too
+    kept = min(config.train.keep_checkpoints, count) + 1  # the best checkpoint is kept, too
     shards = expected_bytes(plan)
     disk = shards + kept * checkpoint
     cluster = config.cluster
@@ -115,7 +115,7 @@ def checkpoints(config: Config, stages: Sequence[Stage], end: int) -> list[int]:
 
 
 def checkpoint_bytes(adversary: Adversary) -> int:
-    """The size of one checkpoint in bytes: networks, average weights, and two moments for every
+    """The size of one checkpoint in bytes: networks, moving averages, and two moments for every
     parameter."""
     state = sum(t.numel() * t.element_size() for t in adversary.state_dict().values())
     averaged = sum(

@@ -1,4 +1,4 @@
-"""Prefect's environment for a command from the terminal: which server, which database, how loud.
+"""Sets Prefect's environment for a command from the terminal: server, database, log levels.
 
 Prefect reads its environment when it is first imported, so `prepare` is called before that.
 """
@@ -18,11 +18,11 @@ from gan_train.config import Config
 from gan_train.errors import UserError
 
 STARTUP_S = 120.0
-"""The longest wait for the server: a first start makes the database, on a busy machine."""
+"""The longest wait for the server, in seconds: a first start makes the database."""
 
 
 def prepare(config: Config) -> None:
-    """Set server, database and loudness, where the user's environment does not set them.
+    """Set server, database and log levels, where the user's environment does not set them.
 
     Where no server is named, one is started on loopback until this process ends. Its database
     stays in the workspace, so that `PREFECT_HOME=<workspace>/prefect prefect server start` shows
@@ -65,7 +65,7 @@ def _start_server(home: Path) -> None:
         )
     atexit.register(_stop, server)
     os.environ["PREFECT_API_URL"] = f"http://127.0.0.1:{port}/api"
-    importlib.import_module("prefect.flows")  # takes seconds, which the server needs as well
+    importlib.import_module("prefect.flows")  # takes seconds, while the server starts
     # the socket listens already: the request waits in its queue until the server is up
     connection = http.client.HTTPConnection("127.0.0.1", port, timeout=STARTUP_S)
     try:

@@ -26,7 +26,7 @@ def main(descriptor: int) -> None:
 
 
 def _end_with_parent() -> None:
-    sys.stdin.buffer.read()  # returns when the parent closes it, or has ended in any way
+    sys.stdin.buffer.read()  # returns when the parent closes the pipe, or has ended in any way
     os.kill(os.getpid(), signal.SIGTERM)
 
 

@@ -1,4 +1,4 @@
-"""What a person at the terminal sees while a run goes on: a bar or lines, and warnings."""
+"""Shows a person at the terminal how a run goes on: by a bar or lines, and warnings."""
 
 from __future__ import annotations
 
@@ -22,7 +22,7 @@ class LineReader:
     """Follows a text file: the complete lines that were appended since the last look."""
 
     def __init__(self, path: Path) -> None:
-        """Lines that the file has already are left out."""
+        """Lines that are in the file by now are left out."""
         self.path = path
         self._place = path.stat().st_size if path.exists() else 0
 
@@ -62,7 +62,7 @@ class Display:
     def show(self, event: Event) -> None:
         """Show one event of the log."""
         self._forecast.take(event)
-        forward = self._forecast.nimg - self.done  # backward where the log was cut
+        forward = self._forecast.nimg - self.done  # negative where the log was cut
         self.done += forward
         if event["kind"] == "metrics":
             self._bar.set_postfix_str(self._now(event), refresh=False)
@@ -85,7 +85,7 @@ class Display:
         self._stream.flush()
 
     def close(self) -> None:
-        """Leave the bar as it stands."""
+        """Close the bar; it stays on the screen."""
         self._bar.close()
 
 
@@ -119,13 +119,13 @@ _SEVERE = re.compile(r" (WARNING|ERROR|CRITICAL) (worker \d+: .*)")
 
 
 class Warnings:
-    """Follows the workers' log for warnings and errors, of which each is told once."""
+    """Follows the workers' log, and finds each warning and error once."""
 
     def __init__(self, path: Path) -> None:
         self._lines, self._said = LineReader(path), set[str]()
 
     def new(self) -> list[str]:
-        """The messages since the last look. One that several workers wrote comes once."""
+        """The messages since the last call. A message that several workers wrote comes once."""
         found = []
         for line in self._lines.new():
             match = _SEVERE.search(line)

@@ -1,7 +1,7 @@
-"""A training under way: the one handle by which it is followed, stopped and waited for.
+"""Runs a training in the background: a handle to follow it, stop it and wait for it.
 
-Training blocks, so it runs in a daemon thread, and whoever started it keeps the main thread, which
-alone takes signals. The workers are asked to end by the file STOP in the run's folder: they save a
+Training blocks, so it runs in a daemon thread. The caller keeps the main thread, the only one that
+takes signals. The workers are asked to end by the file STOP in the run's folder: they save a
 checkpoint and write an `end` into the event log.
 """
 
@@ -21,41 +21,41 @@ from pipelines.flows.progress import Warnings
 
 POLL_S = 0.2
 GRACE_S = 25.0
-"""How long an interrupt waits for the checkpoints; a Prefect worker kills after 30 s."""
+"""Seconds that an interrupt waits for checkpoints; a Prefect worker kills the flow after 30 s."""
 
 T = TypeVar("T")
 Trained = TypeVar("Trained")
 
 
 class RunningTraining(Generic[T]):
-    """The training of one run, and what it tells of itself from now on."""
+    """The training of one run, with the events and warnings that it writes from now on."""
 
     def __init__(self, run_dir: Path) -> None:
         self.run_dir = run_dir
         self._events = EventReader.at_end(run_dir)
         self._warnings = Warnings(run_dir / WORKER_LOG)
         self._future: Future[T] = Future()
-        self._trains_from: int | None = None  # while workers train: where in the log they began
+        self._trains_from: int | None = None  # the log's length when workers began
 
     def start(self, work: Callable[[], T]) -> None:
         """Begin `work`, which calls `train` once or more, in a thread of its own.
 
-        The thread has the context of the caller, which Prefect keeps a flow run in. It is a daemon,
-        so that a second interrupt can always leave.
+        The thread has the caller's context variables, in which Prefect keeps the flow run. It is a
+        daemon, so that a second interrupt can always end the process.
         """
         context = contextvars.copy_context()
 
         def run() -> None:
             try:
                 self._future.set_result(context.run(work))
-            except BaseException as error:  # handed to whoever asks for the result
+            except BaseException as error:  # `result` raises it, and `error` returns it
                 self._future.set_exception(error)
 
         threading.Thread(target=run, daemon=True, name=self.run_dir.name).start()
 
     def train(self, fit: Callable[[], Trained]) -> Trained:
         """Call `fit`, which trains until the schedule ends or STOP appears, and return its result.
-        For the thread: what an earlier attempt left to end itself by is removed first."""
+        Call it in the thread. Files STOP and REFUSED of an earlier attempt are removed first."""
         clear(self.run_dir)
         self._trains_from = EventReader.at_end(self.run_dir).offset
         try:
@@ -86,7 +86,7 @@ class RunningTraining(Generic[T]):
         return self._events.new()
 
     def warnings(self) -> list[str]:
-        """The workers' warnings since the last call, each said once in all."""
+        """The workers' warnings since the last call, without those that were returned before."""
         return self._warnings.new()
 
     def stop(self) -> None:
@@ -94,9 +94,10 @@ class RunningTraining(Generic[T]):
         (self.run_dir / STOP).touch()
 
     def saving(self) -> bool:
-        """Whether there still is something to save: workers train, and have not told their end.
+        """Whether there still is something to save: workers train, and have not logged their end.
 
-        Ray may have got the same signal as the caller, and then never tells that they are done.
+        The log is asked because Ray may have got the same signal as the caller, and then never
+        says that the workers are done.
         """
         since = self._trains_from
         if self.done or since is None:
@@ -106,9 +107,9 @@ class RunningTraining(Generic[T]):
 
 
 def save_and_end(trainings: Collection[RunningTraining[T]], grace_s: float = GRACE_S) -> None:
-    """Stop all of them, and wait until their workers have saved, but no longer than `grace_s`."""
+    """Stop all trainings, and wait at most `grace_s` seconds until their workers have saved."""
     deadline = time.monotonic() + grace_s
     while time.monotonic() < deadline and any(training.saving() for training in trainings):
-        for training in trainings:  # again and again: one that just begins removes STOP
+        for training in trainings:  # repeated, because a training that just begins removes STOP
             training.stop()
         time.sleep(POLL_S)

@@ -1,13 +1,13 @@
-"""The Prefect flows: shard, train, evaluate, promote, and the one that chains them.
+"""The Prefect flows: shard, train, evaluate, promote, and one that chains them.
 
-Each takes the whole configuration tree, which Prefect validates and shows as a form, and does its
-work in one or two tasks, because a flow or task run costs a second. Prefect retries what may be
-done twice. Training restarts its own workers (`cluster.max_failures`) and resumes, so Prefect does
-not retry it. Sharding is skipped by looking at the files and their hashes, never by a cached result
-of Prefect, which would not notice that they are gone.
+Each flow takes the whole configuration tree, which Prefect validates and shows as a form, and does
+its work in one or two tasks, because a flow or task run costs a second. Prefect retries tasks that
+may be done twice. It does not retry training, which restarts its own workers
+(`cluster.max_failures`) and resumes. Sharding is skipped if the files and their hashes are right,
+never by a cached result of Prefect, which would not notice that the files are gone.
 
-Paths of a configuration are made absolute at the doors alone: by the commands, and by `run_flow`,
-which is what deployments run. The other flows trust their caller.
+The commands make the paths of a configuration absolute, and so does `run_flow`, which deployments
+run. The other flows expect absolute paths.
 """
 
 from __future__ import annotations
@@ -44,7 +44,7 @@ log = logging.getLogger(__name__)
 
 
 def _unless_users_mistake(task: Task[..., Any], run: TaskRun, state: State[Any]) -> bool:
-    """Whether a failed task is tried again: a server may come back, but a user's mistake stays."""
+    """Whether to try a failed task again: a server may come back, but a user's mistake stays."""
     error = state.result(raise_on_failure=False)
     return not isinstance(error, UserError) or error.__cause__ is not None
 
@@ -94,7 +94,7 @@ def shard_flow(config: Config, verify: bool = False) -> Path:
 
 def stop_job(flow: Flow[..., Any], flow_run: FlowRun, state: State[Any]) -> None:
     """End the Ray job of a flow run that was cancelled or has died. Prefect ends only the flow's
-    own processes, which a job of another cluster is not part of."""
+    own processes, and a job on another cluster is not one of them."""
     address = flow_run.parameters["config"].get("cluster", {}).get("jobs")
     if address:
         jobs.stop(address, str(flow_run.id))
@@ -102,7 +102,7 @@ def stop_job(flow: Flow[..., Any], flow_run: FlowRun, state: State[Any]) -> None
 
 @task(name="train", cache_policy=NO_CACHE)
 def train_workers(config: Config, shards: Path, run_dir: Path) -> Ended:
-    """Train under Ray, and tell MLflow and Prefect meanwhile how it goes."""
+    """Train under Ray, and meanwhile report to MLflow and Prefect."""
     index = Index.load(shards)
     stages = check(config, index.image_shape, config.cluster.workers)
 
@@ -180,12 +180,12 @@ def score_checkpoint(config: Config, shards: Path, checkpoint: Path) -> dict[str
 
 @flow(name="evaluate", flow_run_name="evaluate-{config.name}")
 def evaluate_flow(config: Config, target: str) -> list[dict[str, Any]]:
-    """Score what has no score yet; returns the table.
+    """Score the checkpoints that have no score yet; returns the table of scores.
 
     `target` is a run, whose table covers all its checkpoints, or the folder of one checkpoint or
-    of a downloaded generator. A run's new scores are recorded as training records its own, so that
-    they count for `promote`; under other `evaluate` settings than the run's, all its checkpoints
-    are scored anew and nothing is written. A single generator is always scored anew under
+    of a downloaded generator. New scores of a run are recorded as training records its own, so that
+    `promote` counts them; with other `evaluate` settings than the run's, all its checkpoints are
+    scored anew and nothing is written. A single generator is always scored anew under
     `config.evaluate`, against the data of `config`, and nothing is written.
     """
     if (Path(target) / "generator.json").is_file():

@@ -1,9 +1,9 @@
-"""How long a run still goes on, predicted from its schedule and its event log. Nothing here reads
+"""Predicts how long a run still goes on, from its schedule and its event log. Nothing here reads
 files or clocks.
 
-Images cost more in later stages, so the speed so far says little about a growing run. Here every
-stage counts with its own cost: measured where the log has it, else extrapolated from the last
-stage that was measured. Saving and scoring count as well, as soon as the run has done it once.
+Images cost more in later stages, so the speed so far says little about a growing run. Every stage
+therefore has a cost of its own: measured if the log has ticks of it, else extrapolated from the
+last stage that was measured. Saving and scoring count as well, once the run has done them.
 """
 
 from __future__ import annotations
@@ -17,25 +17,25 @@ from gan_train.runs.events import Event
 from gan_train.training.schedule import stage_at
 
 _RECENT = 8
-"""Ticks whose median is the speed of a stage: one that was disturbed does not count."""
+"""The speed of a stage is the median of so many ticks, so that a disturbed one does not count."""
 _LATER_SCORINGS = 0.5
 """The share of the first scoring's time that later ones are expected to take. The first one also
 measures the real images, which is up to two thirds of it, unless an earlier run did so."""
 
 
 def relative_cost(stage: Stage) -> float:
-    """What an image of a stage costs, in a unit that is the same for all stages of a schedule.
+    """The cost of an image in a stage, in a unit that is the same for all stages of a schedule.
 
     Every phase is a pass over the networks. Twice the resolution makes a pass longer by a factor
-    of 1.4: it is 1 where the start of an operation costs more than its arithmetic, and 2 where
-    four times the pixels meet half the channels.
+    of 1.4. The factor would be 1 if starting operations took all the time, and 2 if arithmetic did,
+    with four times the pixels and half the channels.
     """
     passes = sum(1 / phase.every for phase in stage.phases)
     return passes * float(stage.resolution) ** 0.5
 
 
 class Forecast:
-    """The time that is left of one run, which is followed through its events, oldest first."""
+    """Predicts the time that is left of one run from its events, which it takes oldest first."""
 
     def __init__(self, stages: Sequence[Stage], end: int, scorings: Iterable[int]) -> None:
         """The schedule ends after `end` images; `scorings` are the places, in images, where a
@@ -48,13 +48,13 @@ class Forecast:
         self._saved = 0  # images at the newest checkpoint; a batch may overshoot its place
         self._before: Event | None = None
         self.nimg = 0
-        """Images seen, as far as the events tell. A run that is resumed goes back to its newest
-        checkpoint: whoever resumes it sets this."""
+        """The number of images seen, by the newest event. A resumed run goes back to its newest
+        checkpoint: code that resumes a run sets this."""
 
     def take(self, event: Event) -> None:
-        """Learn from one event of the log. After a cut the run goes on from its place."""
+        """Learn from one event of the log. A cut moves the run back to its place."""
         if event["kind"] == "metrics":
-            # the images of a tick lie before it
+            # a tick's images come before it, so they may belong to an earlier stage
             stage, _ = stage_at(self._stages, event["nimg"] - 1, self.end)
             self._newest = relative_cost(stage)
             seconds = 1 / event["values"]["images_per_second"]
@@ -95,6 +95,6 @@ class Forecast:
 
 
 def in_words(seconds: float) -> str:
-    """A time that is left, such as `5 min left`, rounded up; in hours from 100 minutes on."""
+    """The remaining time as text, such as `5 min left`; in hours from 100 minutes on."""
     minutes = math.ceil(seconds / 60)
     return f"{minutes} min left" if minutes < 100 else f"{seconds / 3600:.1f} h left"

@@ -1,1 +1,1 @@
-"""MLflow: runs, logged models and versions. `promotion.py` decides who is champion."""
+"""MLflow: runs, logged models and versions. `promotion.py` decides which version is champion."""

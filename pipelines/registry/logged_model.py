@@ -1,11 +1,11 @@
-"""A checkpoint's generator as an MLflow logged model, in two steps.
+"""Makes a checkpoint's generator an MLflow logged model, in two steps.
 
-`deliver` brings every scored checkpoint: its weights (safetensors), how to build the network for
-them, and tags. `complete` makes a whole served model of the one that is registered: it adds the
-code that reads the weights (`gan_train` as it is then), the file that serves them
-(`model_interface.py`), a signature and an input example. Nothing is pickled. Everything may be
-repeated: a model is looked up before it is made, and `MLmodel`, the file that makes it whole, is
-written last.
+`deliver` uploads every scored checkpoint: its weights (safetensors), the settings that build their
+network, and tags. `complete` lets MLflow serve the one that is registered: it adds the code that
+reads the weights (`gan_train` as installed at that time), the file that serves them (see
+`model_interface.py`), a signature and an input example. Nothing is pickled. Every function may be
+called again: a model is looked up before it is made, and the file `MLmodel`, without which MLflow
+serves nothing, is written last.
 """
 
 from __future__ import annotations
@@ -33,20 +33,20 @@ log = logging.getLogger(__name__)
 
 FILES = ("generator.json", "generator.safetensors")
 FOLDER = "artifacts/generator"
-"""Where these files are, below a logged model: where MLflow looks for them in a served model."""
+"""The folder of the `FILES` in a logged model, where MLflow looks for them when it serves it."""
 MLMODEL = "MLmodel"
 WEIGHTS_TAG = "weights_sha256"
 _PACKAGES = ("mlflow", "torch", "numpy", "pillow", "pydantic", "safetensors")
 
 
 def requirements() -> list[str]:
-    """What a process that loads the model must have, as it is installed here."""
+    """The packages that a process needs to load the model, in the versions installed here."""
     return [f"{name}=={version(name).partition('+')[0]}" for name in _PACKAGES]
 
 
 def save(weights: Path, target: Path, model: Any) -> Generator:
-    """Write the files of a served model for the generator in the folder `weights`, and see that it
-    runs. `model` is the `mlflow.models.Model` that they belong to.
+    """Write the files of a served model for the generator in the folder `weights`, and check that
+    it runs. `model` is the `mlflow.models.Model` that they belong to.
 
     Raises UserError when the folder does not hold a generator.
     """
@@ -79,7 +79,7 @@ def save(weights: Path, target: Path, model: Any) -> Generator:
 
 @contextmanager
 def _quiet() -> Iterator[None]:
-    """Without MLflow's remarks on type hints, which are not for users of this project."""
+    """Hide MLflow's remarks on type hints, which users of this project cannot act on."""
     logger = logging.getLogger("mlflow")
     before = logger.level
     logger.setLevel(logging.ERROR)
@@ -90,12 +90,12 @@ def _quiet() -> Iterator[None]:
 
 
 def name_of(event: Mapping[str, Any]) -> str:
-    """What a checkpoint's logged model is called: `checkpoint-000000004000`."""
+    """The name of a checkpoint's logged model, such as `checkpoint-000000004000`."""
     return f"checkpoint-{event['nimg']:012d}"
 
 
 def find(client: MlflowClient, experiment_id: str, run_id: str, name: str) -> LoggedModel | None:
-    """The run's logged model of that name; None where there is none."""
+    """The run's logged model with this name, or None."""
     found = client.search_logged_models(
         [experiment_id],
         filter_string=f"name = '{name}' AND source_run_id = '{run_id}'",
@@ -111,10 +111,10 @@ def deliver(
     run_dir: Path,
     event: Mapping[str, Any],
 ) -> str:
-    """Bring a scored checkpoint's weights to MLflow as a logged model; returns its id.
+    """Upload a scored checkpoint's weights to MLflow as a logged model; returns the model's id.
 
-    If its files were deleted before they could be sent (only the newest and the best are kept),
-    the model stands without them, marked as failed, and still carries its scores.
+    If the checkpoint was deleted before it could be sent (only the newest and the best are kept),
+    the model has no weights and is marked as failed, but still gets its scores.
     """
     from mlflow.entities import LoggedModelOutput, LoggedModelStatus
 
@@ -145,8 +145,8 @@ def deliver(
 
 
 def deliver_import(client: MlflowClient, run_id: str, name: str, source: Path) -> LoggedModel:
-    """Bring a generator that was not trained here to MLflow; returns its logged model, served and
-    all."""
+    """Upload a generator that was not trained here to MLflow; returns its logged model, which
+    MLflow can serve."""
     from mlflow.entities import LoggedModelOutput
 
     made = client.create_logged_model(
@@ -167,7 +167,7 @@ def _send(client: MlflowClient, found: LoggedModel, source: Path) -> None:
 
     model_id = str(found.model_id)
     with tempfile.TemporaryDirectory() as folder:
-        for name in FILES:  # copied first: pruning may delete the checkpoint at any moment
+        for name in FILES:  # copied first: the checkpoint may be deleted at any time
             shutil.copy2(source / name, folder)
         client.log_model_artifacts(model_id, folder, FOLDER)
         client.set_logged_model_tags(model_id, {WEIGHTS_TAG: sha256_of(Path(folder, FILES[1]))})
@@ -175,8 +175,8 @@ def _send(client: MlflowClient, found: LoggedModel, source: Path) -> None:
 
 
 def complete(client: MlflowClient, found: LoggedModel) -> LoggedModel:
-    """Add to a logged model, which has its weights, all that MLflow needs to serve it; returns it
-    with the tags `family`, `task`, `z_dim` and `conditional`. One that is whole stays as it is.
+    """Add to a logged model that has its weights what MLflow needs to serve it; returns the model
+    with the tags `family`, `task`, `z_dim` and `conditional`. A complete model stays as it is.
 
     Raises UserError when the weights are not those that were delivered.
     """
@@ -201,7 +201,7 @@ def complete(client: MlflowClient, found: LoggedModel) -> LoggedModel:
             model_id=model_id,
         )
         generator = save(weights, target, model)
-        shutil.rmtree(target / FOLDER)  # there already
+        shutil.rmtree(target / FOLDER)  # these files were uploaded before
         whole = Path(folder, MLMODEL)
         (target / MLMODEL).rename(whole)
         client.log_model_artifacts(model_id, str(target))

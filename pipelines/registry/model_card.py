@@ -1,7 +1,7 @@
-"""The description of a registered version: a model card in Markdown. Pure text, no MLflow.
+"""Writes the description of a registered version: a model card in Markdown. It only makes text.
 
-MLflow's UI shows headings, lists, tables and code, and images by an address on its own server;
-images inside the text (`data:`) are dropped. The database holds 5,000 characters.
+MLflow's UI shows headings, lists, tables, code, and images that lie on its own server; it drops
+images inside the text (`data:`). Its database holds 5,000 characters of a description.
 """
 
 from __future__ import annotations
@@ -24,7 +24,7 @@ _GAP = "&nbsp;&nbsp;"  # the UI's tables have no space between their columns
 
 @dataclass(frozen=True)
 class CardFacts:
-    """What the card tells beyond configuration and data."""
+    """The facts of a card that are in neither the configuration nor the index of the data."""
 
     model: str
     nimg: int
@@ -90,7 +90,7 @@ def _what(config: Config, index: Index, facts: CardFacts) -> str:
 
 
 def _source(config: Config) -> str:
-    """The name of the source, or of both; domain A comes first."""
+    """The name of the source; of two sources both names, domain A's first."""
     first = _ending(config.data.source, config.data.only_classes)
     second = config.data.second
     if second is None:
@@ -112,7 +112,7 @@ def _picture(facts: CardFacts) -> str:
 
 
 def number(value: Any) -> str:
-    """Four significant digits; a dash for what is no number."""
+    """The value with four significant digits, or a dash if it is not a number."""
     if not isinstance(value, int | float) or math.isnan(value):
         return "–"
     return f"{value:.0f}" if abs(value) >= 1000 else f"{value:.4g}"
@@ -145,8 +145,8 @@ def _scores(facts: CardFacts) -> str:
     halves = facts.protocol.get("null_images")
     size = f", {halves} on each side" if halves else ""
     null = (
-        "*Real images* have no distance from themselves. What stands there is the null value: one "
-        f"half of them against another{size}, which is what a perfect generator gets. "
+        "The column of real images holds null values: what one half of them gets against "
+        f"another{size}. A perfect generator gets the same. "
         if facts.task == "generate"
         else ""
     )

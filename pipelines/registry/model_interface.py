@@ -1,6 +1,6 @@
-"""How a model is called once MLflow has it: which file serves it, what goes in, what comes out.
+"""Says how MLflow calls a served model: which file serves it, what goes in, what comes out.
 
-There are two kinds, by the family's task: one takes latents, the other picture files.
+There are two kinds of models, by the family's task: one takes latents, the other picture files.
 """
 
 from __future__ import annotations
@@ -23,8 +23,8 @@ Request = dict[str, Any]
 
 @dataclass(frozen=True)
 class Interface:
-    """How one kind is called. MLflow executes `file` on loading; `signature` says in columns what
-    the `Request` of that file says in types, because the UI shows columns."""
+    """How models of one kind are called. MLflow executes `file` when it loads a model. `signature`
+    lists the fields of that file's `Request` as columns, because the UI shows columns."""
 
     file: Path
     signature: Callable[[Generator], ModelSignature]

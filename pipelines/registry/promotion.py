@@ -22,8 +22,8 @@ CHALLENGER: Alias = "challenger"
 
 @dataclass(frozen=True)
 class Standing:
-    """What a version or a checkpoint enters a comparison with: its deciding score, and how that
-    was measured."""
+    """What is compared of a version or a checkpoint: its deciding score, and how that was
+    measured."""
 
     name: str  # what was scored, for messages: "version 3", "the checkpoint at 4,000 images"
     metric: str
@@ -40,14 +40,14 @@ class Decision:
 
 
 def incomparable(a: Standing, b: Standing) -> str | None:
-    """Why the two must not be compared; None when they may be."""
+    """Why the two scores must not be compared; None when they may be."""
     if a.metric != b.metric:
         return f"{a.metric} and {b.metric} are different metrics"
     return comparable(a.protocol, b.protocol)
 
 
 def decide(candidate: Standing, champion: Standing | None) -> Decision:
-    """Champion only if better than the present one under the same protocol."""
+    """The candidate's alias: champion only if its score is better, under the same protocol."""
     value = f"{candidate.metric} {candidate.value:.4g}"
     if not math.isfinite(candidate.value):
         return Decision(CHALLENGER, f"its {value} is no number to compare")
@@ -66,7 +66,7 @@ def decide(candidate: Standing, champion: Standing | None) -> Decision:
 
 
 def refusal(new: Standing, now: Standing | None) -> str | None:
-    """Why a person must not make `new` champion without insisting; None when it may be. A worse
+    """Why a person must not make `new` champion without `--force`; None when they may. A worse
     score is no reason: whoever promotes by hand has looked at the images."""
     if not math.isfinite(new.value):
         return f"its {new.metric} {new.value} is no number to compare"
@@ -75,9 +75,9 @@ def refusal(new: Standing, now: Standing | None) -> str | None:
 
 
 def best_checkpoint(events: Iterable[Mapping[str, Any]]) -> Mapping[str, Any] | None:
-    """The `checkpoint` event with the lowest finite deciding score, the earlier one of equals.
+    """The `checkpoint` event with the lowest finite deciding score; of equal ones, the earliest.
 
-    Only those count that were scored like the newest one: a resumed run may have changed its
+    Only checkpoints that were scored like the newest one count: a resumed run may have changed its
     protocol.
     """
     scored = [

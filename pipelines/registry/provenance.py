@@ -1,8 +1,8 @@
-"""Which code trains: the version of the installed package, and the commit that it lies in.
+"""Says which code trains: the version of the installed package, and its commit.
 
-MLflow would name the repository of the folder where a command was typed. What counts is the one
-that holds the package `gan_train`; a package that no repository tracks (an installed wheel, also
-one inside somebody's repository) has no commit.
+MLflow would name the repository of the folder where a command was typed. This file names the
+repository that tracks the package `gan_train`. A package that no repository tracks has no commit:
+an installed wheel, even if its folder lies in somebody's repository.
 """
 
 from __future__ import annotations
@@ -24,7 +24,7 @@ def source_tags(package: Path = _PACKAGE) -> dict[str, str]:
     """Tags of an MLflow run that say which code trains; those that are unknown are left out."""
     try:
         found = {VERSION_TAG: version("gan-train")}
-    except PackageNotFoundError:  # run from a folder, without an installation
+    except PackageNotFoundError:  # the package is not installed, but run from its folder
         found = {}
 
     def git(*arguments: str) -> str:

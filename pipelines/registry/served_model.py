@@ -1,8 +1,8 @@
 """The model as MLflow serves it: latents, classes and truncation in, images out.
 
 MLflow copies this file into every served model and executes it on loading ("models from code"),
-so that nothing has to be pickled; `set_model` in the last line is how such a file names its model.
-It stands alone: it may import what is in `logged_model.requirements()` and `gan_train`, no more.
+so that nothing has to be pickled. `set_model` in the last line tells MLflow which object to serve.
+This file may import only `gan_train` and the packages of `logged_model.requirements()`.
 """
 
 from pathlib import Path
@@ -32,8 +32,8 @@ def _text(value: Any) -> Any:
 class Request(BaseModel):
     """One image. Its latents are `z`, or are drawn from `seed`; its class is a name or a position.
 
-    MLflow checks what it is given against this; it does so strictly, hence the
-    validators: a JSON number or a column of a table may be an int or a float.
+    MLflow checks every request against these types, and strictly. The validators accept what
+    JSON and tables give: an int may come as a float, and a class's position as a number.
     """
 
     model_config = ConfigDict(extra="forbid")
@@ -57,7 +57,7 @@ class ServedGenerator(PythonModel):
         model_input: list[Request],
         params: dict[str, Any] | None = None,
     ) -> np.ndarray:
-        """uint8 [N, H, W, C], one image per request.
+        """Images uint8 [N, H, W, C], one for each request.
 
         Raises MlflowException (HTTP status 400 when served) for latents, classes or truncations
         that the generator does not have.
@@ -83,7 +83,7 @@ class ServedGenerator(PythonModel):
         return shape.channels, shape.resolution, shape.resolution
 
     def _latent(self, request: Request) -> torch.Tensor:
-        """float32 [z_dim]"""
+        """The request's latents, float32 [z_dim]"""
         if request.z is None and request.seed is not None:
             return self.generator.latents([request.seed])[0]
         if request.z is None or request.seed is not None:

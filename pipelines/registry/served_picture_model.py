@@ -1,8 +1,8 @@
 """A model that upscales or translates pictures, as MLflow serves it.
 
 MLflow copies this file into every served model and executes it on loading ("models from code"),
-so that nothing has to be pickled; `set_model` in the last line is how such a file names its model.
-It stands alone: it may import what is in `logged_model.requirements()` and `gan_train`, no more.
+so that nothing has to be pickled. `set_model` in the last line tells MLflow which object to serve.
+This file may import only `gan_train` and the packages of `logged_model.requirements()`.
 """
 
 import base64
@@ -46,8 +46,8 @@ class ServedConverter(PythonModel):
     ) -> list[str]:
         """A PNG in base64 for every request.
 
-        Raises MlflowException (HTTP status 400 when served) for what is no picture file, and
-        for a domain where there are none.
+        Raises MlflowException (HTTP status 400 when served) for a file that is no picture, and
+        for a domain given to a model that has none.
         """
         try:
             return [self._converted(request) for request in model_input]

@@ -1,9 +1,9 @@
 """Brings the event log of a run to MLflow while the run trains, and never holds the training up.
 
 The workers only append to the log (`gan_train/runs/events.py`). Here, in the driver, a thread
-follows it. While the server is away, the log is the spool. What is sent twice stands there once
-(`tracking.py`), and the position moves on only after delivery (`spool.py`), so that no kill, on
-either side, loses an event or makes it stand twice.
+follows the log. While the server is away, events wait in the log. An event that is sent twice is
+recorded once (`tracking.py`), and the position in the log moves on only after delivery
+(`spool.py`), so no kill, on either side, loses or doubles an event.
 """
 
 from __future__ import annotations
@@ -33,8 +33,8 @@ _STATUS = {"finished": "FINISHED", "stopped": "KILLED"}
 
 
 def batches(events: Iterable[Placed]) -> Iterator[tuple[list[Event], int]]:
-    """The events in their order, neighbouring metrics together; each list with the position behind
-    its last event."""
+    """Lists of events in the order of the log, with neighbouring metrics in one list; beside each
+    list, the position behind its last event."""
     held: list[Event] = []
     values = 0
     end = 0
@@ -51,8 +51,8 @@ def batches(events: Iterable[Placed]) -> Iterator[tuple[list[Event], int]]:
 
 
 def ended(run_dir: Path) -> tuple[str, int] | None:
-    """The MLflow status and the time of the training's end, if the log ends with it, or with scores
-    that were measured after it (`gan-train evaluate`); else None."""
+    """The MLflow status and the time at which training ended; None if it has not ended. Behind the
+    end, the log may have scores that were measured later (`gan-train evaluate`)."""
     last = last_event(run_dir)
     if last is not None and last["kind"] == "checkpoint":
         before = [e for e, _ in read_with_offsets(run_dir) if e["kind"] != "checkpoint"]
@@ -63,7 +63,7 @@ def ended(run_dir: Path) -> tuple[str, int] | None:
 
 
 class Delivery:
-    """Passes over the log of one run. The connection is made once and kept."""
+    """Sends the log of one run to MLflow, in passes over one connection."""
 
     def __init__(self, config: Config, run_dir: Path, index: Index, ids: Mapping[str, str]) -> None:
         self.config, self.run_dir, self.index, self.ids = config, run_dir, index, ids
@@ -71,7 +71,7 @@ class Delivery:
         self.cursor: Cursor | None = None
 
     def due(self) -> bool:
-        """True when a pass would have something to do. Cheap."""
+        """Whether a pass would have something to send; this is cheap to ask."""
         if self.cursor is None:
             return True
         return next(read_with_offsets(self.run_dir, self.cursor.offset), None) is not None
@@ -80,8 +80,8 @@ class Delivery:
         """Deliver all that the log holds now; returns the MLflow run's id.
 
         `status` is what the driver knows of the training: `RUNNING`, `FAILED`, `KILLED`, or
-        nothing beyond the log. Raises one of `tracking.failures()`; what has arrived until then
-        is remembered.
+        nothing beyond the log. Raises one of `tracking.failures()`; the cursor remembers what
+        has arrived until then.
         """
         with locked(self.run_dir / "mlflow.lock"):
             cursor = load_cursor(self.run_dir, tracking_uri(self.config))
@@ -100,7 +100,7 @@ class Delivery:
                 cursor = self._keep(replace(cursor, sending=behind))
                 tracking.deliver(events)
                 cursor = self._keep(replace(cursor, offset=behind))
-            if cursor.offset < outlook.end:  # the rest was abandoned, or is a cut
+            if cursor.offset < outlook.end:  # behind the last list are abandoned events or a cut
                 cursor = self._keep(replace(cursor, offset=outlook.end))
             self.cursor = cursor
             end = ended(self.run_dir)
@@ -117,7 +117,7 @@ class Delivery:
         return cursor
 
     def _tracking(self, cursor: Cursor) -> Tracking:
-        """The MLflow run that the cursor is of, found or made."""
+        """The MLflow run that the cursor belongs to, found or made."""
         if self.tracking is None:
             # runs that begin together would make the same data set in MLflow twice
             with locked(self.config.workspace / "tracking.lock"):
@@ -125,9 +125,9 @@ class Delivery:
         return self.tracking
 
     def _begin_anew(self, cursor: Cursor, nimg: int) -> Cursor:
-        """Close the MLflow run of a past that was abandoned from `nimg` images on; the cursor of
-        the run that takes its place. The old run is marked first: after a kill in between, the old
-        cursor leads here again."""
+        """Close the MLflow run whose events were abandoned from `nimg` images on; returns the
+        cursor of a new run that replaces it. The old run is marked first: after a kill in between,
+        the old cursor leads here again."""
         self._tracking(cursor).abandon(nimg)
         self.tracking = None
         log.warning(

@@ -1,12 +1,12 @@
-"""The event log as a spool: what has been delivered to MLflow, and what has not.
+"""Keeps account of which events of a run's log have been delivered to MLflow.
 
-The log itself is the spool (`gan_train/runs/events.py`). Beside it stands `mlflow.json`, the
-position up to which everything arrived. It moves forward only after delivery, so a kill in between
-makes the same events be delivered again, never lost: whoever delivers must not mind a repetition.
+The log itself is the spool (`gan_train/runs/events.py`). The file `mlflow.json` beside it holds the
+position up to which everything has arrived. The position moves only after a delivery, so after a
+kill in between the same events are delivered again: delivery must be repeatable without effect.
 
-An MLflow run holds one past. A cut in the log abandons events; those that were not delivered yet
-are left out, and where some were, `look` says so, and a new MLflow run must tell the present from
-its beginning. Nothing here knows MLflow.
+A cut in the log abandons events. Abandoned events that were not delivered yet are left out. If some
+were delivered, `look` says so, and a new MLflow run must take the events that count from the first
+one on. Nothing here imports MLflow.
 """
 
 from __future__ import annotations
@@ -31,24 +31,24 @@ class Cursor:
     """How far delivery to one tracking server has come. Positions are bytes of the log."""
 
     key: str
-    """Made up once for each MLflow run, before it is created: finds what a killed attempt made."""
+    """A random name, stored before the MLflow run is made: finds the run of a killed attempt."""
     tracking_uri: str
     run_id: str | None = None
     offset: int = 0
-    """What stands before this position has arrived, or was abandoned before it was sent."""
+    """Events before this position have arrived, or were abandoned before they were sent."""
     status: str | None = None
     """How training ended, if it ended without saying so in the log (`FAILED`, `KILLED`)."""
     sending: int = 0
-    """The position up to which a delivery was begun; what lies between may have arrived."""
+    """The position up to which a delivery was begun: events behind `offset` may have arrived."""
     heeded: int = 0
-    """The position up to which cuts are taken account of."""
+    """The position up to which cuts have been acted on."""
     follows: str | None = None
-    """The MLflow run that told a past which was abandoned, and which this one replaces."""
+    """The id of the MLflow run that this one replaces, because its events were abandoned."""
 
 
 def load_cursor(run_dir: Path, tracking_uri: str) -> Cursor:
-    """The stored cursor, or a fresh one, stored. Another tracking server gets the whole log, and so
-    does the same one when an older, shorter log was put back."""
+    """The stored cursor, or else a new one, which is stored. It is new for another tracking server,
+    and if the log is shorter than the stored position: the whole log is then sent."""
     path = run_dir / CURSOR_NAME
     stored = Cursor(**read_json(path)) if path.exists() else None
     cursor = stored or Cursor(uuid.uuid4().hex, tracking_uri)
@@ -63,7 +63,7 @@ def load_cursor(run_dir: Path, tracking_uri: str) -> Cursor:
 
 
 def save_cursor(run_dir: Path, cursor: Cursor) -> None:
-    """Write aside, force to disk, rename."""
+    """Store the cursor: write a new file, force it to disk, rename it."""
     write_json(run_dir / CURSOR_NAME, asdict(cursor))
 
 
@@ -72,17 +72,17 @@ class Outlook:
     """What is to be delivered next."""
 
     events: Sequence[Placed]
-    """Events of the present behind the cursor, oldest first."""
+    """Events behind the cursor that were not abandoned, oldest first."""
     end: int
     """The position behind all that was read."""
     cut: bool
     """Whether a cut was read."""
     abandoned_from: int | None
-    """Where something that was delivered has been abandoned: the number of images from which on."""
+    """The number of images from which on delivered events were abandoned; None if none were."""
 
 
 def look(run_dir: Path, cursor: Cursor) -> Outlook:
-    """Read the log behind the cursor, and heed the cuts that are new there."""
+    """Read the log behind the cursor, and find which events new cuts have abandoned."""
     tail = list(read_with_offsets(run_dir, cursor.offset))
     end = tail[-1][1] if tail else cursor.offset
     known = max(cursor.offset, cursor.heeded)
@@ -101,7 +101,7 @@ def look(run_dir: Path, cursor: Cursor) -> Outlook:
 
 
 def without_abandoned(events: Sequence[Placed]) -> list[Placed]:
-    """The events that no later one of these cuts off, without the cuts themselves."""
+    """The events that no later cut among them abandons, without the cuts themselves."""
     kept: list[Placed] = []
     lowest = math.inf
     for event, behind in reversed(events):

@@ -1,9 +1,9 @@
-"""One training as one MLflow run: what each event of its log becomes there.
+"""Records a training as an MLflow run: says what each event of the log becomes in MLflow.
 
 Every method may be repeated without effect. That makes delivery exactly-once, although events are
 sent at least once (`shipping.py`): metrics are unique in MLflow by key, time, step and value; files
 overwrite their own path; run and logged models are looked up before they are made. mlflow is
-imported inside functions, because that takes seconds and reads the environment set in `connect`.
+imported inside functions: the import takes seconds and reads the environment set in `connect`.
 """
 
 from __future__ import annotations
@@ -36,7 +36,7 @@ log = logging.getLogger(__name__)
 
 KEY_TAG = "gan_train.key"
 ABANDONED_TAG = "gan_train.abandoned"
-"""Marks a run whose training went on otherwise; says from how many images on."""
+"""The tag of a run that was closed because its events were abandoned: from how many images on."""
 FOLLOWED_TAG = "gan_train.followed_by"
 FOLLOWS_TAG = "gan_train.follows"
 _METRICS_PER_BATCH = 1000  # MLflow's limits
@@ -69,18 +69,18 @@ def connect(config: Config) -> MlflowClient:
     uri = tracking_uri(config)
     if config.registry.tracking_uri is None:
         config.workspace.mkdir(parents=True, exist_ok=True)
-    # their own remarks on import and on use, which nobody here can act on
+    # these packages warn about their own code, which nobody here can mend
     warnings.filterwarnings("ignore", module=r"(mlflow|sqlalchemy|alembic)\b")
     import mlflow.pyfunc
     import mlflow.tracking
 
-    for noisy in ("alembic", "mlflow.store.db.utils"):  # a page of lines for each new database
+    for noisy in ("alembic", "mlflow.store.db.utils"):  # a page for each new database
         logging.getLogger(noisy).setLevel(logging.WARNING)
     return mlflow.tracking.MlflowClient(tracking_uri=uri, registry_uri=uri)
 
 
 def failures() -> tuple[type[Exception], ...]:
-    """What the client raises when the server is away or does not take what it is sent."""
+    """The exceptions that the client raises when the server is away or refuses what it is sent."""
     from mlflow.exceptions import MlflowException
     from sqlalchemy.exc import SQLAlchemyError
 
@@ -100,12 +100,12 @@ def flatten(tree: Mapping[str, Any], prefix: str = "") -> Iterator[tuple[str, st
 
 
 def shorten(text: str, limit: int) -> str:
-    """The text, cut to `limit` characters with an ellipsis that shows it."""
+    """The text, cut to `limit` characters; an ellipsis shows the cut."""
     return text if len(text) <= limit else text[: limit - 1] + "…"
 
 
 def dataset_name(config: Config) -> str:
-    """What the data set is called in MLflow: the name of its source."""
+    """The name of the data set in MLflow, which is that of its source."""
     return Path(config.data.source).name
 
 
@@ -129,7 +129,7 @@ def experiment_of(client: MlflowClient, config: Config) -> str:
 
 
 class Tracking:
-    """The MLflow run that a cursor is of, found by its id or its key, or made."""
+    """The MLflow run that a cursor belongs to: found by its id or key, or made."""
 
     def __init__(
         self,
@@ -153,7 +153,7 @@ class Tracking:
         self._describe(run)
 
     def set_status(self, status: str, time_ms: int | None = None) -> None:
-        """`RUNNING`, or how training ended: `FINISHED`, `FAILED`, `KILLED`."""
+        """Set the status: `RUNNING`, or how training ended: `FINISHED`, `FAILED`, `KILLED`."""
         if status == self.status:
             return
         if status == "RUNNING":
@@ -163,7 +163,7 @@ class Tracking:
         self.status = status
 
     def abandon(self, nimg: int) -> None:
-        """Close the run, because training went on otherwise from `nimg` images."""
+        """Close the run, because its events were abandoned from `nimg` images on."""
         self.client.set_tag(self.run_id, ABANDONED_TAG, f"from {nimg} images on")
         self.client.set_terminated(self.run_id, "KILLED")
 
@@ -194,8 +194,8 @@ class Tracking:
         )
 
     def _describe(self, run: Run) -> None:
-        """Parameters, ids and data set. A parameter keeps its first value in MLflow, so what a
-        resumption has changed becomes a tag `resumed.<key>`."""
+        """Log parameters, ids and data set. A parameter keeps its first value in MLflow, so a
+        setting that a resumption has changed becomes a tag `resumed.<key>`."""
         from mlflow.entities import Dataset, DatasetInput, InputTag, Param, RunTag
 
         wanted = {
@@ -227,7 +227,7 @@ class Tracking:
     # ---- events ----
 
     def deliver(self, events: list[Event]) -> None:
-        """Bring events of one kind to the server (`shipping.batches` makes such lists)."""
+        """Send a list of events of one kind to the server, as `shipping.batches` makes them."""
         kind = events[0]["kind"]
         if kind == "metrics":
             self._metrics([m for event in events for m in self._values(event, event["values"])])
@@ -257,7 +257,7 @@ class Tracking:
 
     def _image(self, event: Mapping[str, Any]) -> None:
         """Put a grid where the UI looks for images by step. `MlflowClient.log_image` would give the
-        file a random name, and so a second one when it is sent again."""
+        file a random name, so that a grid sent twice would stand there twice."""
         path = self.run_dir / event["path"]
         if not path.is_file():
             log.warning("%s is gone: not shown in MLflow", path)
@@ -276,7 +276,7 @@ class Tracking:
         self.client.set_tag(self.run_id, "mlflow.loggedImages", True)
 
     def _checkpoint(self, event: Mapping[str, Any]) -> None:
-        """Bring a scored checkpoint: a logged model with its weights, and its scores."""
+        """Send a scored checkpoint: its weights as a logged model, and its scores."""
         if not event.get("scores"):
             return
         model_id = logged_model.deliver(

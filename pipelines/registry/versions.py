@@ -66,7 +66,7 @@ __all__ = [
 
 @dataclass(frozen=True)
 class Registration:
-    """A version of the registered model, and how it stands."""
+    """A version of the registered model, with its alias and scores."""
 
     model: str
     version: int
@@ -80,7 +80,7 @@ class Registration:
 
 
 def model_name(config: Config) -> str:
-    """The registered model of a recipe: `progan-demo`, `srgan-photos-x4`."""
+    """The name of a recipe's registered model, such as `progan-demo` or `srgan-photos-x4`."""
     family, name = config.family.name, config.name
     return config.registry.model or (name if name.startswith(family) else f"{family}-{name}")
 
@@ -122,11 +122,11 @@ def register_best(
 
 
 def register_import(config: Config, folder: Path, origin: str, digest: str) -> tuple[int, str]:
-    """Make a generator that no run of ours has trained a version of the registered model.
+    """Register a generator that was not trained here as a version of the registered model.
 
     It has no score, so it gets no alias: the champion stays. `origin` and `digest` are the imported
-    file's name and SHA-256. Returns the version and where it is seen. Raises UserError when the
-    tracking server is away.
+    file's name and SHA-256. Returns the version and where to see it. Raises UserError when
+    the tracking server is away.
     """
     name = model_name(config)
     try:
@@ -163,7 +163,7 @@ def register_import(config: Config, folder: Path, origin: str, digest: str) -> t
 
 
 def promote(config: Config, version: int, force: bool = False) -> Registration:
-    """Make a version champion by hand, also a worse one.
+    """Make a version champion by hand, even if its score is worse.
 
     Raises UserError when there is no such version or, unless forced, when its score and that of
     the present champion were not measured alike.
@@ -187,7 +187,7 @@ def promote(config: Config, version: int, force: bool = False) -> Registration:
 
 
 def champion(config: Config) -> Registration | None:
-    """The present champion; None before the first. Raises UserError when the server is away."""
+    """The present champion; None if there is none yet. Raises UserError when the server is away."""
     try:
         now = _champion(connect(config), config)
     except failures() as error:
@@ -199,8 +199,8 @@ def download(config: Config, version_or_alias: str) -> Path:
     """A folder with the `generator.safetensors` and `generator.json` of a version (`3`) or an alias
     (`champion`), checked against the registered SHA-256 and kept in the workspace.
 
-    Nothing of it is executed. Raises UserError when there is no such version, the server is away,
-    or the weights are not what was registered.
+    Nothing that was downloaded is executed. Raises UserError when there is no such version, the
+    server is away, or the weights are not those that were registered.
     """
     try:
         client = connect(config)
@@ -281,7 +281,7 @@ def _version_of(
         logged_model.WEIGHTS_TAG: model.tags[logged_model.WEIGHTS_TAG],
         "git_commit": commit,
         VERSION_TAG: library,
-        # the workers are gone by now: their ids are known from the run
+        # workers may have ended by now, but the MLflow run has their ids
         **{k: v for k, v in run.data.tags.items() if k.startswith(("ray", "prefect"))},
         **ids,
     }
@@ -298,8 +298,8 @@ def _version_of(
 
 
 def _known(client: MlflowClient, name: str, run: Run, model: LoggedModel) -> ModelVersion | None:
-    """The version that was made of this checkpoint before, also out of an MLflow run that this one
-    replaces (`spool.py`)."""
+    """The version that was made of this checkpoint before, in this MLflow run or in one that it
+    replaces (`spool.py`); None if there is none."""
     checkpoint = {logged_model.WEIGHTS_TAG: model.tags[logged_model.WEIGHTS_TAG]}
     checkpoint |= {"images_seen": model.params["images_seen"]}
     while True:
@@ -307,7 +307,7 @@ def _known(client: MlflowClient, name: str, run: Run, model: LoggedModel) -> Mod
         for version in client.search_model_versions(f"name = '{name}' AND run_id = '{run_id}'"):
             if checkpoint.items() <= version.tags.items():
                 if version.tags.get("logged_model") == model.model_id:
-                    _link(client, model, version)  # a kill may have come before
+                    _link(client, model, version)  # a kill may have come before the link was made
                 return version
         before = run.data.tags.get(FOLLOWS_TAG)
         if before is None:
@@ -333,7 +333,7 @@ def _ensure_model(client: MlflowClient, config: Config, name: str) -> None:
 
 
 def _picture(client: MlflowClient, run_id: str, run_dir: Path, nimg: int) -> str | None:
-    """Artifact path of the newest sample grid up to this many images, put where the card looks."""
+    """Log the newest sample grid up to this many images for the card; returns its artifact path."""
     grids = [
         event
         for event in read_events(run_dir)
@@ -349,7 +349,7 @@ def _picture(client: MlflowClient, run_id: str, run_dir: Path, nimg: int) -> str
 
 
 def _version(client: MlflowClient, config: Config, version_or_alias: str) -> ModelVersion:
-    """Raises UserError that names what there is."""
+    """The version by number or alias. Raises UserError, which lists the versions there are."""
     from mlflow.exceptions import MlflowException
 
     name = model_name(config)
@@ -377,7 +377,7 @@ def _champion(client: MlflowClient, config: Config) -> ModelVersion | None:
 
 
 def _standing(version: ModelVersion) -> Standing:
-    """The score that a version was registered with; none at all for a stranger's version."""
+    """The score that a version was registered with; not a number if it has none."""
     tags = version.tags
     return Standing(
         name=f"version {version.version}",
@@ -391,7 +391,7 @@ def _standing(version: ModelVersion) -> Standing:
 
 
 def _appoint(client: MlflowClient, config: Config, version: ModelVersion) -> Registration:
-    """Champion or challenger, by comparison with the present champion."""
+    """Make the version champion or challenger, by comparison with the present champion."""
     now = _champion(client, config)
     if now is not None and int(now.version) == int(version.version):
         return _registration(config, version, CHAMPION, version.tags.get("reason", ""))
@@ -402,7 +402,7 @@ def _appoint(client: MlflowClient, config: Config, version: ModelVersion) -> Reg
 def _give(
     client: MlflowClient, config: Config, version: ModelVersion, decision: Decision
 ) -> Registration:
-    """Move the alias and write the reason down."""
+    """Give the version its alias, and record the reason as a tag."""
     client.set_registered_model_alias(version.name, decision.alias, str(version.version))
     if decision.alias == CHAMPION and CHALLENGER in version.aliases:
         client.delete_registered_model_alias(version.name, CHALLENGER)
