@@ -131,13 +131,14 @@ _KNOWN = (
     _Kind(
         "pair_distance_within_class",
         "Pair distance in class",
-        "The distance of two samples of one class, in pixels; low values show collapse.",
+        "The distance of two samples of one class, with pixels from 0 to 1; low values show "
+        "collapse.",
         None,
     ),
     _Kind(
         "pair_distance",
         "Pair distance",
-        "The distance of two samples, in pixels; low values show collapse.",
+        "The distance of two samples, with pixels from 0 to 1; low values show collapse.",
         None,
     ),
     _Kind(

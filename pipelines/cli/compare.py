@@ -34,7 +34,7 @@ def add(commands: Any) -> None:
     compare.add_argument("recipes", nargs="+", metavar="RECIPE", help="YAML files, or names")
     budget = compare.add_mutually_exclusive_group(required=True)
     budget.add_argument("--kimg", type=float, metavar="K", help="thousands of images for each")
-    budget.add_argument("--minutes", type=float, metavar="M", help="of training for each")
+    budget.add_argument("--minutes", type=float, metavar="M", help="minutes of training for each")
     compare.add_argument("--data", metavar="RECIPE", help="whose data and protocol all get")
     compare.add_argument("--workers", type=int, metavar="N", help="for each; default: its own")
     compare.add_argument("--at-once", type=int, metavar="N", help="side by side, at most")
@@ -71,7 +71,7 @@ def _compare(given: argparse.Namespace) -> int:
 
     prefect_env.prepare(wanted.configs[0])
     from pipelines.comparison import flow, report
-    from pipelines.flows.stages import final_state
+    from pipelines.flows.pipeline import final_state
 
     out = given.out and given.out.absolute()
     state = final_state(flow.compare_flow, wanted, out)

@@ -149,8 +149,10 @@ def _parser() -> argparse.ArgumentParser:
         "loop.\nLeave the machine alone meanwhile; with the demo it takes about five minutes.",
     )
     _recipe(bench)
-    bench.add_argument("--seconds", type=float, default=15, help="for each timing of the step")
-    bench.add_argument("--rounds", type=int, default=3, help="of which the median ratio counts")
+    bench.add_argument(
+        "--seconds", type=float, default=15, help="seconds for each timing of the step"
+    )
+    bench.add_argument("--rounds", type=int, default=3, help="rounds, whose median ratio counts")
 
     bench_step = add_command(commands, "bench-step", _bench_step, options.SUMMARY, options.EPILOG)
     _recipe(bench_step)
@@ -184,10 +186,10 @@ def _flow(config: Config, name: str, *arguments: Any, plan: ShardPlan | None = N
 
     prefect_env.prepare(config)
     from pipelines.compute import sharding
-    from pipelines.flows import stages
+    from pipelines.flows import pipeline
 
     with sharding.planned(config, plan) if plan else nullcontext():
-        state = stages.final_state(getattr(stages, name), config, *arguments)
+        state = pipeline.final_state(getattr(pipeline, name), config, *arguments)
     if state.is_cancelled():
         print(f"gan-train: {state.message}", file=sys.stderr)
         return None

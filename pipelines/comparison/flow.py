@@ -32,7 +32,7 @@ from pipelines.comparison.plan import Comparison
 from pipelines.comparison.report import markdown, page
 from pipelines.compute import sharding
 from pipelines.compute.cluster import address_of, connected
-from pipelines.flows import artifacts, stages
+from pipelines.flows import artifacts, pipeline
 from pipelines.registry import tracking
 
 log = logging.getLogger(__name__)
@@ -50,7 +50,7 @@ def compare_flow(comparison: Comparison, out: Path | None = None) -> Any:
     folder = comparison.folder
     folder.mkdir(parents=True, exist_ok=True)
     with connected(comparison.cluster):
-        stages.shard_flow(comparison.configs[0])
+        pipeline.shard_flow(comparison.configs[0])
         shards = sharding.finished(comparison.configs[0])
         slots, hardware = _room(comparison)
         contestants = [

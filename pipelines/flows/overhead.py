@@ -94,7 +94,7 @@ def _pipeline(config: Config, shards: Path, index: Index, images: float) -> floa
     from pipelines.flows import prefect_env
 
     prefect_env.prepare(config)
-    from pipelines.flows import stages
+    from pipelines.flows import pipeline
 
     images = max(images, 2.2 * index.samples)
     run_dir = run_folder.new(config, shards)
@@ -102,7 +102,7 @@ def _pipeline(config: Config, shards: Path, index: Index, images: float) -> floa
     # scoring is timed elsewhere, so here it is as short as can be
     least = {"evaluate.metrics": ["diversity"], "evaluate.images": 8}
     config = recipes.change(config, least | {"train.total_kimg": (start + images) / 1000})
-    stages.train_flow(config, run_dir.name)
+    pipeline.train_flow(config, run_dir.name)
     ticks = [e for e in run_folder.read_events(run_dir) if e["kind"] == "metrics"]
     first, last = ticks[len(ticks) // 2 - 1], ticks[-1]
     return 1000 * (last["nimg"] - first["nimg"]) / (last["time_ms"] - first["time_ms"])

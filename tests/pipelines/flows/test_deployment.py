@@ -21,7 +21,7 @@ import yaml
 from gan_train import recipes
 from gan_train.config import Config
 from gan_train.runs import run_folder
-from pipelines.flows import stages
+from pipelines.flows import pipeline
 from tests.training import tiny_config
 
 ROOT = Path(__file__).parents[3]
@@ -37,8 +37,8 @@ def test_the_scheduled_recipe_is_the_demo() -> None:
 def test_the_deployment_runs_the_whole_job() -> None:
     (deployment,) = yaml.safe_load(DEPLOYMENTS.read_text(encoding="utf-8"))["deployments"]
     file, _, name = deployment["entrypoint"].partition(":")
-    assert ROOT / file == Path(stages.__file__)
-    assert getattr(stages, name) is stages.run_flow
+    assert ROOT / file == Path(pipeline.__file__)
+    assert getattr(pipeline, name) is pipeline.run_flow
 
 
 class Server:

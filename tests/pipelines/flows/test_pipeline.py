@@ -21,7 +21,7 @@ from gan_train.errors import UserError
 from gan_train.runs import run_folder
 from gan_train.runs.checkpoint import SCORES, list_checkpoints
 from pipelines.compute import training
-from pipelines.flows import stages
+from pipelines.flows import pipeline
 from pipelines.registry import tracking, versions
 from tests.training import tiny_config
 
@@ -75,7 +75,7 @@ def test_the_whole_chain_then_again(
     client: SyncPrefectClient, tiny_source: Path, tmp_path: Path
 ) -> None:
     config = scored(tiny_source, tmp_path / "workspace")
-    run_dir, first = stages.run_flow(config)
+    run_dir, first = pipeline.run_flow(config)
     assert run_folder.finished(run_folder.read_events(run_dir))
     assert (first.version, first.alias) == (1, "champion")
     assert first.metric == "fd_efficientnet_lite0"
@@ -99,7 +99,7 @@ def test_the_whole_chain_then_again(
 
     # Again: shards are verified and kept, the new version is compared with the first
     tars = {path: path.stat().st_mtime_ns for path in config.workspace.glob("shards/*/*.tar")}
-    _, second = stages.run_flow(config)
+    _, second = pipeline.run_flow(config)
     assert tars == {path: path.stat().st_mtime_ns for path in tars}
     assert second.version == 2
     assert "version 1" in second.reason, "the same score is not better"
@@ -107,8 +107,8 @@ def test_the_whole_chain_then_again(
     assert "Verified: **24 images**" in artifacts(client, config)["data-set"].data
 
     # By hand
-    assert stages.promote_flow(config, version=2).alias == "champion"
-    rows = stages.evaluate_flow(config, run_dir.name)
+    assert pipeline.promote_flow(config, version=2).alias == "champion"
+    rows = pipeline.evaluate_flow(config, run_dir.name)
     assert [row["kimg"] for row in rows] == [e["nimg"] / 1000 for e in checkpoints(run_dir)]
 
 
@@ -144,7 +144,7 @@ def test_cancelling_saves_a_checkpoint_and_resuming_goes_on(
     stop = threading.Event()
     thread = threading.Thread(target=cancel)
     thread.start()
-    state = stages.run_flow(config, return_state=True)
+    state = pipeline.run_flow(config, return_state=True)
     stop.set()
     thread.join()
     assert cancelled and state.is_cancelled(), state
@@ -156,46 +156,46 @@ def test_cancelling_saves_a_checkpoint_and_resuming_goes_on(
     assert run_folder.read_events(run_dir)[-1]["nimg"] == reached, "all that was trained is saved"
 
     # What was saved is scored once, and then counts for the registry
-    rows = stages.evaluate_flow(config, run_dir.name)
+    rows = pipeline.evaluate_flow(config, run_dir.name)
     assert rows[-1]["kimg"] * 1000 == reached and "fd_efficientnet_lite0" in rows[-1]
     assert (list_checkpoints(run_dir)[0] / SCORES).exists()
     with monkeypatch.context() as patch:
         patch.setattr(training, "evaluate", None)
-        assert stages.evaluate_flow(config, run_dir.name) == rows
+        assert pipeline.evaluate_flow(config, run_dir.name) == rows
         other = recipes.change(config, {"evaluate.images": 8})
         with pytest.raises(TypeError, match="not callable"):
-            stages.evaluate_flow(other, run_dir.name)
+            pipeline.evaluate_flow(other, run_dir.name)
     best = min(rows, key=lambda row: float(row["fd_efficientnet_lite0"]))
-    registered = stages.promote_flow(config, run_dir.name)
+    registered = pipeline.promote_flow(config, run_dir.name)
     assert registered.score == best["fd_efficientnet_lite0"]
     mlflow_run = tracking.connect(config).get_run(registered.run_id)
     assert mlflow_run.info.status == "KILLED", "as it was stopped, though scores came after that"
 
     # Go on to an end that is near
     near = recipes.change(config, {"train.total_kimg": (reached + 64) / 1000})
-    assert stages.train_flow(near, resume=run_dir.name) == run_dir
+    assert pipeline.train_flow(near, resume=run_dir.name) == run_dir
     assert run_folder.finished(run_folder.read_events(run_dir))
 
 
 def test_the_form_refuses_what_the_command_line_refuses(tiny_source: Path, tmp_path: Path) -> None:
     """Prefect validates the tree before a run starts, with every limit of the configuration."""
-    schema = stages.run_flow.parameters.model_dump()
+    schema = pipeline.run_flow.parameters.model_dump()
     assert schema["required"] == ["config"]
     assert schema["definitions"]["TrainConfig"]["properties"]["batch"]["minimum"] == 1
     good = tiny_config(tiny_source, tmp_path).model_dump(mode="json")
-    assert stages.run_flow.validate_parameters({"config": good})["config"] == Config.model_validate(
-        good
-    )
+    assert pipeline.run_flow.validate_parameters({"config": good})[
+        "config"
+    ] == Config.model_validate(good)
     bad = copy.deepcopy(good)
     bad["train"]["bacth"] = 64
     with pytest.raises(ParameterTypeError, match=r"train\.bacth"):
-        stages.run_flow.validate_parameters({"config": bad})
+        pipeline.run_flow.validate_parameters({"config": bad})
 
 
 def test_training_without_shards_says_so(tiny_source: Path, tmp_path: Path) -> None:
     config = tiny_config(tiny_source, tmp_path / "workspace")
     with pytest.raises(UserError, match="run `gan-train shard`"):
-        stages.train_flow(config)
+        pipeline.train_flow(config)
 
 
 def test_a_mistake_is_not_retried(
@@ -204,7 +204,7 @@ def test_a_mistake_is_not_retried(
     (tiny_source / "red" / "9.png").write_bytes(b"not a picture")
     config = tiny_config(tiny_source, tmp_path / "workspace", data__max_bad_fraction=0.0)
     with pytest.raises(UserError, match="max_bad_fraction"):
-        stages.shard_flow(config)
+        pipeline.shard_flow(config)
     (run,) = (run for run in client.read_flow_runs() if of(config, run.parameters))
     (task,) = (t for t in client.read_task_runs(limit=200) if t.flow_run_id == run.id)
     assert task.run_count == 1
