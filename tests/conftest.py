@@ -26,8 +26,11 @@ from xdist.scheduler import LoadScopeScheduling
 from tests.training import tiny_images
 
 ROOT = Path(__file__).parents[1]
-ENGINES = ("tests/pipelines/", "tests/benchmarks/test_bench.py")
-"""Where Ray, Prefect and MLflow are started, which take all cores: one such test at a time."""
+ENGINES = (
+    "tests/benchmarks/test_bench.py",
+    *(f"tests/pipelines/{room}/" for room in ("compute", "flows", "comparison")),
+)
+"""Where Ray and Prefect are started, which take all cores: one such test at a time."""
 SINGLE = ("tests/distributed/", "tests/faults/")
 """Where no test shares a fixture with the others of its file."""
 
