@@ -307,7 +307,6 @@ def test_the_same_time_for_all_side_by_side_and_a_failure_loses_nothing(
     ended, cut, failed = found.entries
     assert ended.kimg == 0.192 and ended.error is None
     assert cut.minutes >= 0.9 * minutes, "stopped when its time was over"
-    assert cut.kimg < 500, "and not at the end of its schedule"
     assert 0.016 < cut.kimg < 500 and len(cut.checkpoints) == 1 and FD in cut.scores
     assert "was cut at" in " ".join(cut.notes)
     if ended.minutes < 0.97 * minutes:
