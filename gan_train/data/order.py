@@ -13,12 +13,18 @@ is cut into one contiguous span for each lane, as long as the number of this epo
 that lane. Within a lane, consecutive blocks of `block` samples are shuffled. So a lane reads a
 shard forwards, a block at a time, and every image comes exactly once in an epoch. No reader has a
 state: to resume, p is enough.
+
+No array here is as long as an epoch. The place of an image, its block and the block's bounds are
+closed forms, and Philox gives the random numbers of a block without those before it. So the memory
+for an order grows with the shards, the lanes and `block`, and not with the images.
 """
 
 from __future__ import annotations
 
 from dataclasses import dataclass
-from functools import lru_cache
+from functools import cached_property, lru_cache
+from threading import Lock
+from typing import NamedTuple
 
 import numpy as np
 from numpy.typing import NDArray
@@ -29,12 +35,15 @@ from gan_train.rng import derive
 Ints = NDArray[np.int64]
 
 
-def random_keys(count: int, *path: int | str) -> NDArray[np.uint64]:
-    """Random numbers uint64 [count], which depend on the keys in `path` alone.
+def random_keys(count: int, *path: int | str, begin: int = 0) -> NDArray[np.uint64]:
+    """The numbers from `begin` on, uint64 [count], of an endless random sequence that depends on
+    the keys in `path` alone.
 
     NumPy promises to keep Philox's raw stream; `Generator.permutation` may change between releases.
     """
-    return np.random.Philox(derive(*path)).random_raw(count)
+    # Philox makes four numbers of each value of its counter
+    numbers = np.random.Philox(derive(*path)).advance(begin // 4)
+    return numbers.random_raw(begin % 4 + count)[begin % 4 :]
 
 
 def permutation(count: int, *path: int | str) -> Ints:
@@ -69,25 +78,82 @@ def positions_below(position: Ints | int, lane: Ints, lanes: int, grain: int) ->
     return begun + position // turn * grain
 
 
-@dataclass(frozen=True)
-class Epoch:
-    """The order within one epoch.
+class Block(NamedTuple):
+    """A block of a lane: `reading` int64 [n] has the stored sample numbers in reading order, and
+    `turns` int64 [n] the places in it, in the order of training."""
 
-    `stream` int64 [N] has the stored sample numbers in reading order, lane after lane.
-    `shuffled` int64 [N] has the same numbers in the order of training: shuffled within blocks.
-    `starts` int64 [lanes + 1] tells where each lane's span begins in both of these.
-    `block` int64 [N] has, for each place of the stream, the number of its block, ascending.
+    reading: Ints
+    turns: Ints
+
+
+class Epoch:
+    """The order within one epoch. It is computed a block at a time, and keeps one block a lane.
+
+    `starts` int64 [lanes + 1] tells where each lane's span begins in the stream.
     """
 
-    stream: Ints
-    shuffled: Ints
-    starts: Ints
-    block: Ints
+    def __init__(self, order: Order, number: int) -> None:
+        self._order, self._number = order, number
+        sizes = np.array(order.shards)
+        turns = permutation(len(sizes), order.seed, "shards", number)
+        self._shard_places = np.append(0, np.cumsum(sizes[turns]))  # where shards begin [S + 1]
+        self._shard_stored = (np.cumsum(sizes) - sizes)[turns]  # their first stored numbers [S]
 
-    def unshuffled(self, block: int) -> Ints:
-        """The samples of the block with that number, in reading order."""
-        begin, end = np.searchsorted(self.block, [block, block + 1])
-        return self.stream[begin:end]
+        lanes = np.arange(order.lanes)
+        begin = number * order.samples
+        self._before = positions_below(begin, lanes, order.lanes, order.grain)  # [lanes]
+        end = positions_below(begin + order.samples, lanes, order.lanes, order.grain)
+        self.starts: Ints = np.append(0, np.cumsum(end - self._before))
+        # The lanes' first blocks differ in length, so that the lanes do not all load at once.
+        self._first = 1 + (order.block - 1) * lanes // order.lanes  # [lanes]
+        # the last block of each lane in the order of training, and that block's number
+        longest = min(order.block, int(np.diff(self.starts).max()))
+        self._shuffled = np.empty((order.lanes, longest), np.int64)
+        self._held = np.full(order.lanes, -1)
+        self._lock = Lock()  # loaders of two domains, each with a thread, may have one order
+
+    def stream(self, begin: int, end: int) -> Ints:
+        """The stored sample numbers at the places from `begin` to `end - 1` of the stream, in
+        reading order."""
+        places = np.arange(begin, end)
+        shard = np.searchsorted(self._shard_places, places, side="right") - 1
+        return self._shard_stored[shard] + places - self._shard_places[shard]
+
+    def locate(self, positions: Ints) -> tuple[Ints, Ints, Ints]:
+        """For each of these positions of the epoch its lane, the number of its block in the lane,
+        and its turn in the block; all int64 [n]."""
+        order, lane = self._order, self._order.lane(positions)
+        within = positions_below(positions, lane, order.lanes, order.grain) - self._before[lane]
+        later = within - self._first[lane]  # negative in a lane's first block
+        turn = np.where(later < 0, within, later % order.block)
+        return lane, np.maximum(later // order.block, -1) + 1, turn
+
+    def block(self, lane: int, number: int) -> Block:
+        """The block with that number of a lane."""
+        start, after = int(self.starts[lane]), int(self.starts[lane + 1])
+        end = start + int(self._first[lane]) + number * self._order.block
+        begin = start if number == 0 else end - self._order.block
+        end = min(end, after)
+        path = (self._order.seed, "blocks", self._number)
+        keys = random_keys(end - begin, *path, begin=begin)
+        return Block(self.stream(begin, end), np.argsort(keys, kind="stable"))
+
+    def stored(self, positions: Ints) -> Ints:
+        """Stored sample numbers of the images at these positions of the epoch, which ascend."""
+        lane, block, turn = self.locate(positions)
+        result = np.empty_like(positions)
+        left = np.arange(len(positions))
+        with self._lock:
+            while len(left):
+                held = self._held[lane[left]] == block[left]
+                now, left = left[held], left[~held]
+                result[now] = self._shuffled[lane[now], turn[now]]
+                for one, first in zip(*np.unique(lane[left], return_index=True), strict=True):
+                    number = block[left[first]]
+                    reading, turns = self.block(int(one), int(number))
+                    self._shuffled[one, : len(turns)] = reading[turns]
+                    self._held[one] = number
+        return result
 
 
 @dataclass(frozen=True)
@@ -104,7 +170,11 @@ class Order:
     block: int
     grain: int
 
-    @property
+    def __hash__(self) -> int:
+        # the sum stands for the shards, of which there may be thousands
+        return hash((self.samples, self.seed, self.lanes, self.block, self.grain))
+
+    @cached_property
     def samples(self) -> int:
         """N, the images of an epoch."""
         return sum(self.shards)
@@ -128,45 +198,15 @@ class Order:
         are dealt to its `workers` loader processes in turn."""
         return self.lane(positions) // world_size % workers
 
-    def places(self, number: int, positions: Ints) -> Ints:
-        """The places in the stream of epoch `number` at which these positions of it lie."""
-        lane = self.lane(positions)
-        begin = number * self.samples
-        within = positions_below(positions, lane, self.lanes, self.grain) - positions_below(
-            begin, lane, self.lanes, self.grain
-        )
-        return self.epoch(number).starts[lane] + within
-
     def stored(self, positions: Ints) -> Ints:
         """Stored sample numbers of the images at these ascending positions."""
         epochs, result = positions // self.samples, np.empty_like(positions)
         for number in np.unique(epochs).tolist():
             mine = epochs == number
-            result[mine] = self.epoch(number).shuffled[self.places(number, positions[mine])]
+            result[mine] = self.epoch(number).stored(positions[mine])
         return result
 
 
 @lru_cache(maxsize=4)  # one loader for each of two domains, each with this epoch and the next
 def _epoch(order: Order, number: int) -> Epoch:
-    samples, lanes = order.samples, np.arange(order.lanes)
-    shard_begins = np.cumsum((0, *order.shards))
-    turns = permutation(len(order.shards), order.seed, "shards", number)
-    stream = np.concatenate([np.arange(shard_begins[s], shard_begins[s + 1]) for s in turns])
-
-    def below(position: int) -> Ints:
-        return positions_below(position, lanes, order.lanes, order.grain)
-
-    lengths = below((number + 1) * samples) - below(number * samples)  # [lanes], sum N
-    starts = np.concatenate([[0], np.cumsum(lengths)])
-
-    # The lanes' first blocks differ in length, so that the lanes do not all load at once.
-    lane = np.repeat(lanes, lengths)  # [N]
-    within = np.arange(samples) - starts[lane]  # [N]
-    first = 1 + (order.block - 1) * lane // order.lanes
-    block_of_lane = np.where(within < first, 0, 1 + (within - first) // order.block)
-    new = np.ones(samples, dtype=bool)
-    new[1:] = (lane[1:] != lane[:-1]) | (block_of_lane[1:] != block_of_lane[:-1])
-    block = np.cumsum(new)
-    keys = random_keys(samples, order.seed, "blocks", number)
-    shuffled = stream[np.lexsort((keys, block))]  # sorted by block, shuffled within
-    return Epoch(stream, shuffled, starts, block)
+    return Epoch(order, number)

@@ -123,9 +123,9 @@ class BlockReader:
     def __init__(self, index: Index, directory: Path | str, order: Order) -> None:
         self._index, self._directory, self._order = index, directory, order
         self._shard_begins = np.cumsum([0] + [shard.samples for shard in index.shards])
-        # for each lane: the epoch and number of its block, and the samples of the block that were
-        # not used yet, by stored number
-        self._held: dict[int, tuple[tuple[int, int], dict[int, Encoded]]] = {}
+        # for each lane: the epoch and number of its block, the samples of the block that were not
+        # used yet, by stored number, and the stored numbers in the order of training
+        self._held: dict[int, tuple[tuple[int, int], dict[int, Encoded], list[int]]] = {}
 
     def read(self, positions: Ints) -> tuple[NDArray[np.uint8], Ints]:
         """Images uint8 [n, C, R, R] and labels int64 [n] at these positions, which must ascend, and
@@ -134,17 +134,14 @@ class BlockReader:
         order, samples = self._order, list[Encoded]()
         epochs = positions // order.samples
         for number in np.unique(epochs).tolist():
-            mine, epoch = positions[epochs == number], order.epoch(number)
-            places = order.places(number, mine)
-            for lane, block, stored in zip(
-                order.lane(mine).tolist(),
-                epoch.block[places].tolist(),
-                epoch.shuffled[places].tolist(),
-                strict=True,
-            ):
+            epoch = order.epoch(number)
+            located = epoch.locate(positions[epochs == number])
+            for lane, block, turn in zip(*(each.tolist() for each in located), strict=True):
                 if lane not in self._held or self._held[lane][0] != (number, block):
-                    self._held[lane] = (number, block), self._load(epoch.unshuffled(block))
-                samples.append(self._held[lane][1].pop(stored))
+                    reading, turns = epoch.block(lane, block)
+                    self._held[lane] = (number, block), self._load(reading), reading[turns].tolist()
+                _, found, shuffled = self._held[lane]
+                samples.append(found.pop(shuffled[turn]))
         return decode_all(self._index, samples)
 
     def _load(self, stored: Ints) -> dict[int, Encoded]:

@@ -3,13 +3,21 @@
 from __future__ import annotations
 
 import hashlib
+import tracemalloc
 
 import numpy as np
 import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from gan_train.data.order import Order, check_split, permutation, positions_below
+from gan_train.data.order import (
+    Ints,
+    Order,
+    check_split,
+    permutation,
+    positions_below,
+    random_keys,
+)
 from gan_train.errors import UserError
 
 untimed = settings(deadline=None)  # shared machines pause
@@ -46,24 +54,85 @@ def test_an_image_depends_on_its_position_alone(order: Order, start: int, count:
     assert order.stored(np.arange(start, start + 1)).tolist() == whole[start : start + 1].tolist()
 
 
+def whole_epoch(order: Order, number: int) -> tuple[Ints, Ints, Ints]:
+    """The stream, the stored numbers in the order of training and the blocks of an epoch, lane
+    after lane, made of arrays as long as the epoch: the order as it was first written down."""
+    samples = order.samples
+    begins = np.cumsum((0, *order.shards))
+    turns = permutation(len(order.shards), order.seed, "shards", number)
+    stream = np.concatenate([np.arange(begins[shard], begins[shard + 1]) for shard in turns])
+    positions = np.arange(number * samples, (number + 1) * samples)
+    lengths = np.bincount(positions // order.grain % order.lanes, minlength=order.lanes)
+    lane = np.repeat(np.arange(order.lanes), lengths)
+    within = np.arange(samples) - (np.cumsum(lengths) - lengths)[lane]
+    first = 1 + (order.block - 1) * lane // order.lanes
+    block = np.where(within < first, 0, 1 + (within - first) // order.block)
+    keys = random_keys(samples, order.seed, "blocks", number)
+    return stream, stream[np.lexsort((keys, block, lane))], block
+
+
+@untimed
+@given(orders, st.integers(0, 3))
+def test_blocks_computed_alone_are_those_of_the_whole_epoch(order: Order, epoch: int) -> None:
+    stream, shuffled, _ = whole_epoch(order, epoch)
+    positions = np.arange(epoch * order.samples, (epoch + 1) * order.samples)
+    lanes = positions // order.grain % order.lanes
+    by_lane = np.argsort(lanes, kind="stable")  # the positions of a lane one after another
+    assert order.stored(positions)[by_lane].tolist() == shuffled.tolist()
+    assert order.epoch(epoch).stream(0, order.samples).tolist() == stream.tolist()
+
+
+@untimed
+@given(st.integers(0, 40), st.integers(0, 40))
+def test_keys_from_a_place_on_are_those_of_the_whole_sequence(begin: int, count: int) -> None:
+    whole = random_keys(begin + count, "keys", 1)
+    assert random_keys(count, "keys", 1, begin=begin).tolist() == whole[begin:].tolist()
+
+
 @untimed
 @given(orders, st.integers(0, 2))
 def test_a_lane_reads_forwards_and_shuffles_within_blocks_alone(order: Order, epoch: int) -> None:
     built = order.epoch(epoch)
+    stream, shuffled, block = whole_epoch(order, epoch)
     shard = np.repeat(np.arange(len(order.shards)), order.shards)
-    turns = np.flatnonzero(np.diff(shard[built.stream])) + 1
-    for run in np.split(built.stream, turns):  # shards one after another, each from its start
+    turns = np.flatnonzero(np.diff(shard[stream])) + 1
+    for run in np.split(stream, turns):  # shards one after another, each from its start
         assert run.tolist() == np.flatnonzero(shard == shard[run[0]]).tolist()
     for lane in range(order.lanes):
         span = slice(built.starts[lane], built.starts[lane + 1])
-        sizes = np.unique(built.block[span], return_counts=True)[1]
+        numbers, sizes = np.unique(block[span], return_counts=True)
         first = 1 + (order.block - 1) * lane // order.lanes
         assert (sizes <= order.block).all()
         assert len(sizes) < 2 or (sizes[0] == first and (sizes[1:-1] == order.block).all())
-    for number in np.unique(built.block):
-        places = built.block == number
-        assert sorted(built.shuffled[places].tolist()) == sorted(built.stream[places].tolist())
-        assert built.unshuffled(int(number)).tolist() == built.stream[places].tolist()
+        for number in numbers.tolist():
+            reading, turns = built.block(lane, number)
+            assert reading.tolist() == stream[span][block[span] == number].tolist()
+            assert reading[turns].tolist() == shuffled[span][block[span] == number].tolist()
+
+
+@pytest.mark.parametrize("images", [1_000_000, 30_000_000])
+def test_memory_for_an_order_does_not_grow_with_its_images(images: int) -> None:
+    """An array with a number for each image would take 8 bytes an image."""
+    shards = 300  # whose numbers are arrays, too
+    order = Order((images // shards,) * shards, 0, lanes=48, block=64, grain=4)
+    tracemalloc.start()
+    try:
+        for start in (0, order.samples - 64, 5 * order.samples // 2):  # an epoch's end among them
+            order.stored(np.arange(start, start + 128))
+        held, peak = tracemalloc.get_traced_memory()
+    finally:
+        tracemalloc.stop()
+    assert held < peak < 250_000, (held, peak)
+
+
+def test_a_batch_may_span_blocks_and_come_again() -> None:
+    """The blocks that an epoch holds are what it read last, not a place it stands at."""
+    order = Order((97, 3, 60), 1, lanes=4, block=4, grain=2)
+    forwards = order.stored(np.arange(480))
+    for start in (300, 20, 158, 0, 310):
+        assert order.stored(np.arange(start, start + 100)).tolist() == (
+            forwards[start : start + 100].tolist()
+        )
 
 
 @pytest.mark.parametrize("world", [1, 2, 3, 4, 6, 12])
@@ -88,7 +157,8 @@ def test_shuffling_shuffles_and_differs_by_epoch_and_seed() -> None:
     first, second = order.stored(np.arange(150)), order.stored(np.arange(150, 300))
     assert (first != second).mean() > 0.9
     assert (first != other_seed.stored(np.arange(150))).mean() > 0.9
-    assert (order.epoch(0).stream != order.epoch(0).shuffled).mean() > 0.8
+    stream, shuffled, _ = whole_epoch(order, 0)
+    assert (stream != shuffled).mean() > 0.8
 
 
 def test_order_is_pinned() -> None:
@@ -97,6 +167,10 @@ def test_order_is_pinned() -> None:
     digest = hashlib.sha256(order.stored(np.arange(100)).astype("<i8").tobytes()).hexdigest()
     assert permutation(8, "pinned", 1).tolist() == [4, 1, 2, 6, 5, 7, 3, 0]
     assert digest[:16] == "2574b86dea024299"
+    large = Order((1000,) * 99 + (517,), 11, lanes=48, block=64, grain=4)
+    positions = np.arange(150_000, 250_000)  # across the end of the first epoch
+    digest = hashlib.sha256(large.stored(positions).astype("<i8").tobytes()).hexdigest()
+    assert digest[:16] == "943d783929dbba55"
 
 
 def test_check_split_names_what_is_allowed() -> None:
