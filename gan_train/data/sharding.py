@@ -28,7 +28,6 @@ from pathlib import Path
 from typing import Any, Literal, NamedTuple
 
 from pydantic import BaseModel, ConfigDict, ValidationError
-from webdataset.writer import TarWriter
 
 from gan_train.config import DataConfig
 from gan_train.data.images import BadImage, Transform, load_image
@@ -51,12 +50,12 @@ from gan_train.data.sources import (
     open_source,
     trusted_since,
 )
+from gan_train.data.tars import in_tar, write_end, write_member
 from gan_train.errors import UserError
 from gan_train.files.atomic import aside, remove_leftovers, write_aside
 from gan_train.files.digests import VerifiedFiles
 
 MANIFEST_NAME, QUARANTINE_NAME = "manifest.jsonl", "quarantine.json"
-_OWNER = "gan-train"
 _PROBES = 8
 _PIXELS = {"resolution", "colour", "resize", "crop", "background", "classes", "only_classes"}
 
@@ -231,8 +230,8 @@ def expected_bytes(plan: ShardPlan) -> int:
         for entry in entries[:_PROBES]:
             with suppress(BadImage, UnreadableFile):
                 source = open_source(plan.sources[entry.second])
-                sizes.append(_in_tar(len(_stored_image(source, entry.file, plan.transform)[0])))
-        each = sum(sizes) / max(len(sizes), 1) + bool(plan.classes) * _in_tar(1)
+                sizes.append(in_tar(len(_stored_image(source, entry.file, plan.transform)[0])))
+        each = sum(sizes) / max(len(sizes), 1) + bool(plan.classes) * in_tar(1)
         total += round(each * len(entries))
     return total
 
@@ -248,25 +247,22 @@ def write_shard(plan: ShardPlan, number: int) -> ShardReceipt:
     paths: list[str] = []
     bad: list[BadFile] = []
     offsets: list[int] = []
-    end = 0
     tar = plan.directory / shard_name(number)
     sources = [open_source(path) for path in plan.sources]
     with aside(tar) as file:
-        writer = TarWriter(file, user=_OWNER, group=_OWNER, mtime=0, encoder=False)
         for entry in plan.entries_of(number):
             try:
                 image, extension = _stored_image(sources[entry.second], entry.file, plan.transform)
             except (BadImage, UnreadableFile) as error:
                 bad.append(BadFile(entry.file.path, str(error)))
                 continue
-            members: dict[str, str | bytes] = {extension: image}
-            if plan.classes:
-                members["cls"] = str(entry.label).encode()
-            writer.write({"__key__": sample_key(number, len(paths)), **members})
+            key = sample_key(number, len(paths))
             paths.append(entry.file.path)
-            offsets.append(end)
-            end += sum(_in_tar(len(data)) for data in members.values())
-        writer.close()
+            offsets.append(file.tell())
+            if plan.classes:
+                write_member(file, f"{key}.cls", str(entry.label).encode())
+            write_member(file, f"{key}.{extension}", image)
+        write_end(file)
     if paths:
         known = _verified(plan, number)
         info = ShardInfo(
@@ -292,11 +288,6 @@ def _stored_image(source: Source, file: SourceFile, transform: Transform) -> tup
     if file.size > transform.max_bytes:
         raise BadImage(f"{file.size} bytes, too large to be an image")
     return load_image(source.read(file), transform)
-
-
-def _in_tar(size: int) -> int:
-    """The bytes that a member of a tar takes: its header, and its data in blocks of 512."""
-    return 512 + -(-size // 512) * 512
 
 
 def finish_shards(plan: ShardPlan, receipts: Iterable[ShardReceipt]) -> Index:
