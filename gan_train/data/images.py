@@ -23,6 +23,7 @@ from PIL import Image, ImageOps, UnidentifiedImageError
 from torch import Tensor
 
 from gan_train.config import DataConfig, Resize
+from gan_train.data.png import decode_plain
 from gan_train.images.pixels import from_picture
 
 FORMATS = ("PNG", "JPEG", "WEBP", "BMP", "GIF", "TIFF", "PPM", "JPEG2000", "AVIF")
@@ -106,6 +107,9 @@ def load_image(data: bytes, transform: Transform) -> tuple[bytes, str]:
 def decode(data: bytes, channels: int, resolution: int) -> NDArray[np.uint8]:
     """The image uint8 [C, R, R] in a stored file. Raises `BadImage` if it has any other shape or
     type."""
+    plain = decode_plain(data, channels, resolution)
+    if plain is not None:
+        return plain.transpose(2, 0, 1)
     try:
         with Image.open(io.BytesIO(data), formats=tuple(_STORED)) as image:
             pixels = np.asarray(image)

@@ -1,10 +1,11 @@
 """Reads samples from stored shards. A new store, such as a bucket, is added to `open_shard`.
 
-A byte range of a tar is read as a WebDataset stream. The content of a tar is never trusted. Members
-whose names have other endings than those in an allow-list are skipped. WebDataset's `.decode()`,
-which unpickles, is not used, nor its `gopen`, which runs `pipe:` commands; no other module opens
-shards for reading. The keys must be the expected ones, so that a shard that is cut off or zeroed
-raises an error instead of giving fewer samples.
+A byte range of a tar whose headers are as sharding writes them is cut up at once (see `tars.py`);
+any other is read as a WebDataset stream, which also tells what is damaged. The content of a tar is
+never trusted. Members whose names have other endings than those in an allow-list are skipped.
+WebDataset's `.decode()`, which unpickles, is not used, nor its `gopen`, which runs `pipe:`
+commands; no other module opens shards for reading. The keys must be the expected ones, so that a
+shard that is cut off or zeroed raises an error instead of giving fewer samples.
 """
 
 from __future__ import annotations
@@ -21,11 +22,17 @@ from numpy.typing import NDArray
 from webdataset.tariterators import group_by_keys, tar_file_expander
 
 from gan_train.data.images import BadImage, decode
-from gan_train.data.index import IMAGE_EXTENSIONS, DamagedShard, Index, sample_key
+from gan_train.data.index import IMAGE_EXTENSIONS, DamagedShard, Index, ShardInfo, sample_key
 from gan_train.data.order import Ints, Order
+from gan_train.data.tars import member_at
 from gan_train.errors import UserError
 
 _MEMBERS = (*IMAGE_EXTENSIONS, "cls")
+_IMAGES = tuple(extension.encode() for extension in IMAGE_EXTENSIONS)
+_LONGEST = max(map(len, _IMAGES))
+LARGE_BLOCK = 4 << 20
+"""The most bytes of a block that is read at once. Every lane holds a block, half of it on average:
+with 48 lanes, at most some 100 MB. An image of a larger block is large enough to be read alone."""
 
 
 def open_shard(url: str) -> BinaryIO:
@@ -54,6 +61,13 @@ class Encoded:
     where: str
 
 
+def byte_range(info: ShardInfo, first: int, count: int) -> tuple[int, int]:
+    """The bytes of the shard at which the samples from `first` to `first + count - 1` begin and
+    end."""
+    after = first + count
+    return info.offsets[first], info.offsets[after] if after < info.samples else info.bytes
+
+
 def read_range(
     index: Index, directory: Path | str, shard: int, first: int, count: int
 ) -> list[Encoded]:
@@ -64,27 +78,49 @@ def read_range(
     """
     info = index.shards[shard]
     url = f"{directory}/{info.name}"
-    begin = info.offsets[first]
-    end = info.offsets[first + count] if first + count < info.samples else info.bytes
+    begin, end = byte_range(info, first, count)
     try:
         with open_shard(url) as file:
             file.seek(begin)
             data = file.read(end - begin)
     except FileNotFoundError as error:
         raise DamagedShard(f"{url} is missing") from error
+    expected = [sample_key(info.number, number) for number in range(first, first + count)]
+    usual = _cut(url, data, expected, len(index.classes))
+    if usual is not None:
+        return usual
     stream = [{"url": url, "stream": io.BytesIO(data)}]
     try:
         members = tar_file_expander(stream, select_files=lambda name: name.endswith(_MEMBERS))
         samples = list(group_by_keys(members))
     except (tarfile.TarError, ValueError, EOFError) as error:
         raise DamagedShard(f"{url} is damaged: {error}") from error
-    expected = [sample_key(info.number, number) for number in range(first, first + count)]
     if [sample["__key__"] for sample in samples] != expected:
         raise DamagedShard(
             f"{url} is damaged: samples {expected[0]} to {expected[-1]} should follow one another, "
             f"found are {len(samples)} samples"
         )
     return [_encoded(sample, len(index.classes)) for sample in samples]
+
+
+def _cut(url: str, data: bytes, keys: list[str], classes: int) -> list[Encoded] | None:
+    """The samples with these keys in the bytes of a tar; None unless every header is as sharding
+    writes it, and nothing but zeros follows."""
+    samples, at = [], 0
+    for key in keys:
+        begin, text = key.encode() + b".", b"0"
+        if classes:
+            label = member_at(data, at, begin + b"cls")
+            if label is None:
+                return None
+            text, at = label
+        extension = data[at + len(begin) : at + len(begin) + _LONGEST].rstrip(b"\0")
+        image = member_at(data, at, begin + extension)
+        if image is None or extension not in _IMAGES:
+            return None
+        content, at = image
+        samples.append(_checked(f"{url}, sample {key}", content, text, classes))
+    return None if data[at:].strip(b"\0") else samples
 
 
 def _encoded(sample: dict[str, object], classes: int) -> Encoded:
@@ -94,6 +130,10 @@ def _encoded(sample: dict[str, object], classes: int) -> Encoded:
         raise DamagedShard(f"{where} is damaged: it has not the members it should have")
     image, text = images[0], sample.get("cls", b"0")
     assert isinstance(image, bytes) and isinstance(text, bytes)
+    return _checked(where, image, text, classes)
+
+
+def _checked(where: str, image: bytes, text: bytes, classes: int) -> Encoded:
     label = int(text) if text.isdigit() else -1
     if not 0 <= label < max(classes, 1):
         raise DamagedShard(f"{where} is damaged: {text!r} is not one of {classes} classes")
@@ -117,7 +157,8 @@ class BlockReader:
     """Reads the samples at given positions of an `Order`, a block of a lane at a time.
 
     It holds one block of each lane as encoded bytes, because decoded blocks of large images would
-    take ten times the memory.
+    take ten times the memory. Of a block of more than `LARGE_BLOCK` bytes it holds nothing: each of
+    its samples is read when its turn comes.
     """
 
     def __init__(self, index: Index, directory: Path | str, order: Order) -> None:
@@ -141,17 +182,35 @@ class BlockReader:
                     reading, turns = epoch.block(lane, block)
                     self._held[lane] = (number, block), self._load(reading), reading[turns].tolist()
                 _, found, shuffled = self._held[lane]
-                samples.append(found.pop(shuffled[turn]))
+                number_of = shuffled[turn]
+                samples.append(found.pop(number_of) if found else self._one(number_of))
         return decode_all(self._index, samples)
 
     def _load(self, stored: Ints) -> dict[int, Encoded]:
-        """The samples with these stored numbers, by number. The numbers must follow one another in
-        the stream."""
+        """The samples with these stored numbers, by number; none if they take more than
+        `LARGE_BLOCK` bytes. The numbers must follow one another in the stream."""
         shards = np.searchsorted(self._shard_begins, stored, side="right") - 1
         cuts = np.flatnonzero(np.diff(shards)) + 1
+        runs = [
+            (run, int(shard), int(run[0] - self._shard_begins[shard]))
+            for run, shard in zip(np.split(stored, cuts), shards[np.append(0, cuts)], strict=True)
+        ]
+        sizes = (self._bytes_of(shard, first, len(run)) for run, shard, first in runs)
+        if sum(sizes) > LARGE_BLOCK:
+            return {}
         found: dict[int, Encoded] = {}
-        for run, shard in zip(np.split(stored, cuts), shards[np.append(0, cuts)], strict=True):
-            first = int(run[0] - self._shard_begins[shard])
-            samples = read_range(self._index, self._directory, int(shard), first, len(run))
+        for run, shard, first in runs:
+            samples = read_range(self._index, self._directory, shard, first, len(run))
             found.update(zip(run.tolist(), samples, strict=True))
         return found
+
+    def _bytes_of(self, shard: int, first: int, count: int) -> int:
+        begin, end = byte_range(self._index.shards[shard], first, count)
+        return end - begin
+
+    def _one(self, stored: int) -> Encoded:
+        """The sample with that stored number."""
+        shard = int(np.searchsorted(self._shard_begins, stored, side="right")) - 1
+        first = stored - int(self._shard_begins[shard])
+        (sample,) = read_range(self._index, self._directory, shard, first, 1)
+        return sample

@@ -15,6 +15,7 @@ import pytest
 import torch
 from torch import Tensor
 
+from gan_train.data import reader
 from gan_train.data.index import DamagedShard, Index
 from gan_train.data.loader import LoadedBatch, Loader, downsample, read_images
 from gan_train.data.reader import open_shard, read_range
@@ -134,6 +135,29 @@ def test_a_restart_goes_on_where_it_was(
     batches = take(loader(data, cache_mb=cache_mb).batches(start, 10, 8), 5)
     expected = [tensor[start : start + 50] for tensor in reference]
     assert all(map(torch.equal, joined(batches), expected))
+
+
+def test_large_images_are_read_one_by_one_and_not_held(
+    data: tuple[Index, Path],
+    reference: tuple[Tensor, Tensor, Tensor],
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    """48 blocks of 64 images of a megabyte would take three gigabytes in every loader."""
+    counts: list[int] = []
+    usual = reader.read_range
+
+    def counting(*arguments: Any) -> list[reader.Encoded]:
+        counts.append(arguments[-1])
+        return usual(*arguments)
+
+    monkeypatch.setattr(reader, "read_range", counting)
+    first = joined(take(loader(data, cache_mb=0).batches(0, 24, 8), 9))
+    assert max(counts) == 4  # whole blocks
+    counts.clear()
+    monkeypatch.setattr(reader, "LARGE_BLOCK", 1)
+    assert all(map(torch.equal, joined(take(loader(data, cache_mb=0).batches(0, 24, 8), 9)), first))
+    assert set(counts) == {1} and 9 * 24 <= len(counts) <= 11 * 24  # a thread reads ahead
+    assert torch.equal(first[0], reference[0][: 9 * 24])
 
 
 def test_fewer_shards_than_ranks(tmp_path: Path) -> None:
@@ -300,6 +324,24 @@ def test_a_killed_worker_process_is_an_error_and_no_hang(data: tuple[Index, Path
     victim.kill()
     with pytest.raises(RuntimeError, match="worker"):
         take(batches, 1000)
+
+
+@pytest.mark.parametrize("classes", ["folder", "none"])
+def test_tars_with_other_headers_are_read_by_webdataset(tmp_path: Path, classes: str) -> None:
+    """As a tool that copies shards may write them: the samples are what counts."""
+    index, directory = stored(tmp_path, 9, classes=classes)
+    expected = read_range(index, directory, 0, 0, 9)
+    tar = directory / index.shards[0].name
+    whole = bytearray(tar.read_bytes())
+    for offset in index.shards[0].offsets:
+        header = whole[offset : offset + 512].replace(b"gan-train", b"other\0\0\0\0")
+        header[148:156] = b" " * 8
+        header[148:156] = b"%06o\0 " % sum(header)
+        whole[offset : offset + 512] = header
+    assert whole != tar.read_bytes()
+    tar.write_bytes(whole)
+    assert read_range(index, directory, 0, 0, 9) == expected
+    assert read_range(index, directory, 0, 3, 2) == expected[3:5]
 
 
 def test_foreign_members_are_never_looked_at(data: tuple[Index, Path], tmp_path: Path) -> None:
