@@ -16,6 +16,7 @@ import io
 import math
 from collections.abc import Mapping
 from importlib.util import find_spec
+from itertools import pairwise
 from pathlib import Path
 
 import torch
@@ -23,6 +24,7 @@ import torch.nn.functional as F
 from torch import Tensor, nn
 
 from gan_train.errors import UserError
+from gan_train.pretrained.frozen_convolution import FrozenConv2d
 from gan_train.pretrained.weights import read_checked
 
 EFFICIENTNET_SHA256 = "579344248a93e23026e6b78f1f6faf0bc1d282386f6c881cdbaacd49cabf77db"
@@ -41,12 +43,18 @@ _STAGES = (
 _BN_EPS = 1e-3  # as in TensorFlow
 _LAYOUT_BLOCK = 11  # the last but three of the 192-channel stage, at 7x7
 _LAYOUT_GRID = 3
+_PARTS = ((0, 1), (3, 2), (5, 4), (11, 8), (_LAYOUT_BLOCK + 1, 8))
+"""From each of these blocks on, how many images a thread of a CPU takes at a time.
+
+The widest map of an image has 4.6 MiB in block 1, and less and less later on. So maps stay in the
+cache, and the later blocks, which have most of the weights, read them for several images at once.
+"""
 Weights = Mapping[str, Tensor]
 
 
 def _convolution(
     weights: Weights, conv: str, norm: str, stride: int = 1, depthwise: bool = False
-) -> nn.Conv2d:
+) -> FrozenConv2d:
     """A mirrored convolution that includes the batch normalisation after it."""
     kernel = weights[f"{conv}.weight"].double().flip(2, 3)
     variance = weights[f"{norm}.running_var"].double()
@@ -54,7 +62,7 @@ def _convolution(
     shift = weights[f"{norm}.bias"].double() - weights[f"{norm}.running_mean"].double() * scale
     out_channels, in_channels, size, _ = kernel.shape
     groups = out_channels if depthwise else 1
-    layer = nn.Conv2d(in_channels * groups, out_channels, size, stride, size // 2, groups=groups)
+    layer = FrozenConv2d(in_channels * groups, out_channels, size, stride, size // 2, groups=groups)
     folded = (kernel * scale[:, None, None, None]).float()
     folded = folded.contiguous(memory_format=torch.channels_last)
     layer.weight = nn.Parameter(folded, requires_grad=False)
@@ -78,13 +86,14 @@ class _Block(nn.Module):
         self.residual = stride == 1 and first.in_channels == self.project.out_channels
 
     def forward(self, x: Tensor) -> Tensor:
-        y = x if self.expand is None else F.relu6(self.expand(x), inplace=True)
-        y = self.project(F.relu6(self.depthwise(y), inplace=True))
-        return y + x if self.residual else y
+        y = x if self.expand is None else self.expand.relu6(x)
+        y = self.depthwise.relu6(y)
+        return self.project.plus(y, x) if self.residual else self.project(y)
 
 
 class EfficientNetLite0(nn.Module):
-    """Computes features of images [N, 3, 224, 224] that `normalise` has normalised.
+    """Computes features of images [N, 3, 224, 224] that `normalise` has normalised. Grey images may
+    be [N, 1, 224, 224], which gives what three equal channels give.
 
     `weights` is the state dict as published. `forward` returns the pooled output of the head
     [N, 1280] and a coarse layout [N, 1728]: an inner layer pooled to 3x3, which still shows where
@@ -97,6 +106,9 @@ class EfficientNetLite0(nn.Module):
     def __init__(self, weights: Weights) -> None:
         super().__init__()
         self.stem = _convolution(weights, "_conv_stem", "_bn0", stride=2)
+        # a grey image has three equal channels: their filters act as one
+        one = {"_conv_stem.weight": weights["_conv_stem.weight"].double().sum(1, keepdim=True)}
+        self.grey_stem = _convolution({**weights, **one}, "_conv_stem", "_bn0", stride=2)
         blocks: list[nn.Module] = []
         for repeats, kernel, stride, expansion, channels in _STAGES:
             for i in range(repeats):
@@ -110,15 +122,34 @@ class EfficientNetLite0(nn.Module):
         self.eval()
 
     def forward(self, images: Tensor) -> tuple[Tensor, Tensor]:
-        assert images.shape[1:] == (3, 224, 224)
-        x = F.relu6(self.stem(images.flip(2, 3)), inplace=True)  # [N, 32, 112, 112]
-        layout = x
-        for number, block in enumerate(self.blocks):
-            x = block(x)
-            if number == _LAYOUT_BLOCK:  # [N, 192, 7, 7]
+        assert images.shape[1] in (1, 3) and images.shape[2:] == (224, 224)
+        x = layout = images
+        for (first, size), (end, _) in pairwise((*_PARTS, (len(self.blocks), 0))):
+            if first > _LAYOUT_BLOCK:  # [N, 192, 7, 7]
                 layout = F.adaptive_avg_pool2d(x, _LAYOUT_GRID).flatten(1)
-        x = F.relu6(self.head(x), inplace=True)  # [N, 1280, 7, 7]
+            count = size * torch.get_num_threads() if x.device.type == "cpu" else len(x)
+            x = torch.cat([self._through(part, first, end) for part in x.split(count)])
+        x = self.head.relu6(x)  # [N, 1280, 7, 7]
         return torch.mean(x, (2, 3)), layout
+
+    def _through(self, x: Tensor, first: int, end: int) -> Tensor:
+        """What the blocks from `first` to `end` - 1 make of x; the stem is part of block 0."""
+        if first == 0:
+            x = self._start(x)
+        for block in self.blocks[first:end]:
+            x = block(x)
+        return x
+
+    def _start(self, images: Tensor) -> Tensor:
+        """The output [N, 32, R/2, R/2] of the stem for images [N, 3 or 1, R, R], mirrored."""
+        mirrored = images.flip(2, 3)
+        if images.shape[1] == 3:
+            return self.stem.relu6(mirrored)
+        # one channel has the same bytes in both layouts; these strides tell that channels come last
+        strides = mirrored.stride()
+        return self.grey_stem.relu6(
+            mirrored.as_strided(mirrored.shape, (strides[0], 1, *strides[2:]))
+        )
 
     def maps(self, images: Tensor) -> list[Tensor]:
         """The last map of each size, [N, C, s, s] for s = R/2, R/4 ... R/32, mirrored.
@@ -127,7 +158,7 @@ class EfficientNetLite0(nn.Module):
         """
         assert images.shape[1] == 3 and images.shape[2] == images.shape[3]
         assert images.shape[2] % 32 == 0, "an odd side would be padded at the wrong end"
-        x = F.relu6(self.stem(images.flip(2, 3)), inplace=True)
+        x = self._start(images)
         found = []
         for block in self.blocks:
             y = block(x)

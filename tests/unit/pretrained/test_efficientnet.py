@@ -16,6 +16,7 @@ from gan_train.metrics.extractors import (
     build_extractor,
     identify,
 )
+from gan_train.pretrained import frozen_convolution
 from gan_train.pretrained.efficientnet import bundled_weights
 
 CPU = torch.device("cpu")
@@ -88,9 +89,30 @@ def test_grey_is_repeated_and_upsampled_bilinearly(extractor: EfficientNetExtrac
     torch.testing.assert_close(features, extractor.features(grey.expand(-1, 3, -1, -1)))
     upsampled = F.interpolate(grey.double(), size=224, mode="bilinear")
     prepared = extractor._prepared(grey)
-    torch.testing.assert_close(
-        prepared.double(), ((upsampled - 127) / 128).expand(-1, 3, -1, -1), rtol=0, atol=1e-5
-    )
+    torch.testing.assert_close(prepared.double(), (upsampled - 127) / 128, rtol=0, atol=1e-5)
+
+
+@pytest.mark.parametrize("channels", [1, 3])
+def test_fused_convolutions_agree_with_single_steps(
+    channels: int, extractor: EfficientNetExtractor, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """More images than are taken at a time."""
+    images = _images(11, channels, 32)
+    fused = extractor.features_and_layout(images)
+    monkeypatch.setattr(frozen_convolution, "_fusible", lambda x: False)
+    single = extractor.features_and_layout(images)
+    for one, other in zip(fused, single, strict=True):
+        assert (one - other).abs().max() < 1e-5 * other.abs().max()
+
+
+def test_nothing_is_fused_where_a_derivative_or_another_type_is_wanted() -> None:
+    x = torch.zeros(1, 3, 8, 8)
+    with torch.no_grad():
+        assert frozen_convolution._fusible(x)
+        assert not frozen_convolution._fusible(x.double())
+        with torch.autocast("cpu", dtype=torch.bfloat16):
+            assert not frozen_convolution._fusible(x)
+    assert not frozen_convolution._fusible(x)
 
 
 def test_downsampling_averages_instead_of_picking_pixels(extractor: EfficientNetExtractor) -> None:
