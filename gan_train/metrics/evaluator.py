@@ -163,8 +163,8 @@ class Evaluator:
         wanted = self._metrics
         if features is not None:
             features.all_reduce()
-            jobs = feature_jobs(self._identity, real.tensors, features)
-            scores |= self._share.of_jobs([job for name, job in jobs.items() if name in wanted])
+            jobs = feature_jobs(self._identity, real.tensors, features, wanted)
+            scores |= self._share.of_jobs(jobs)
         if "diversity" in wanted:
             scores |= pair_distances(pixels)
             if "weights" in real.tensors:

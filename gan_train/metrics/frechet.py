@@ -46,20 +46,32 @@ class Moments:
 
 
 def frechet_distance(mean1: Tensor, cov1: Tensor, mean2: Tensor, cov2: Tensor) -> float:
-    """|mu1 - mu2|^2 + tr(C1 + C2 - 2 (C1 C2)^(1/2)), from means [D] and covariances [D, D].
+    """|mu1 - mu2|^2 + tr(C1 + C2 - 2 (C1 C2)^(1/2)), from means [D] and covariances [D, D]."""
+    return frechet_distance_to_root(mean1, covariance_root(cov1), mean2, cov2)
+
+
+def covariance_root(covariance: Tensor) -> Tensor:
+    """The symmetric square root [D, D] of a covariance [D, D]. Eigenvalues that rounding made
+    negative count as 0."""
+    assert covariance.dtype == torch.float64, "the distance needs float64"
+    # on the CPU by LAPACK, not cuSOLVER: covariances of few samples have many eigenvalues near zero
+    values, vectors = torch.linalg.eigh(covariance.cpu())
+    root = vectors * values.clamp(min=0).sqrt() @ vectors.T
+    return root.to(covariance.device)
+
+
+def frechet_distance_to_root(mean1: Tensor, root1: Tensor, mean2: Tensor, cov2: Tensor) -> float:
+    """`frechet_distance`, from the root of the first covariance: it may be computed once for many
+    distances, and takes most of the time.
 
     C1 C2 is not symmetric, but it has the eigenvalues of S C2 S with S = C1^(1/2), which is
-    symmetric. So two symmetric eigenproblems are solved, without complex numbers. Eigenvalues that
-    rounding made negative count as 0.
+    symmetric. So only symmetric eigenproblems are solved, without complex numbers.
     """
-    assert cov1.dtype == cov2.dtype == torch.float64, "the distance needs float64"
-    # on the CPU by LAPACK, not cuSOLVER: covariances of few samples have many eigenvalues near zero
-    mean1, cov1, mean2, cov2 = (part.cpu() for part in (mean1, cov1, mean2, cov2))
-    values, vectors = torch.linalg.eigh(cov1)
-    root = vectors * values.clamp(min=0).sqrt() @ vectors.T  # [D, D]
-    cross = torch.linalg.eigvalsh(root @ cov2 @ root).clamp(min=0).sqrt().sum()
+    assert root1.dtype == cov2.dtype == torch.float64, "the distance needs float64"
+    mean1, root1, mean2, cov2 = (part.cpu() for part in (mean1, root1, mean2, cov2))
+    cross = torch.linalg.eigvalsh(root1 @ cov2 @ root1).clamp(min=0).sqrt().sum()
     squared = (mean1 - mean2).square().sum()
-    return float(squared + cov1.trace() + cov2.trace() - 2 * cross)
+    return float(squared + root1.square().sum() + cov2.trace() - 2 * cross)
 
 
 def frechet_distance_of_few(features1: Tensor, features2: Tensor) -> float:

@@ -9,15 +9,40 @@ from __future__ import annotations
 import torch
 from torch import Tensor
 
-_ROWS = 1024  # how many rows of the kernel matrix are held at a time
+from gan_train.metrics.pairs import over_pairs
 
 
-def _kernel_sum(x: Tensor, y: Tensor) -> Tensor:
-    """Sum over all pairs of k(x, y) = (x . y / D + 1)^3, in float64."""
-    total = torch.zeros((), dtype=torch.float64, device=x.device)
-    for rows in x.split(_ROWS):
-        total += (rows @ y.T / x.shape[1] + 1).pow(3).sum()
-    return total
+def _kernel(products: Tensor, dims: int) -> Tensor:
+    """k(x, y) = (x . y / D + 1)^3."""
+    base = products / dims + 1
+    return base * base * base
+
+
+class MeanKernel:
+    """The mean of the kernel over all pairs of x float64 [n, D] and y float64 [m, D]. Where y is x,
+    pairs of a sample with itself do not count, so that the mean is unbiased."""
+
+    def __init__(self, x: Tensor, y: Tensor) -> None:
+        self._dims, self._pairs = x.shape[1], len(x) * len(y)
+        self._total = torch.zeros((), dtype=torch.float64, device=x.device)
+        if y is x:
+            assert len(x) >= 2, "the unbiased estimate needs two samples on each side"
+            self._pairs -= len(x)
+            self._total -= _kernel(x.square().sum(1), self._dims).sum()
+
+    def update(self, rows: slice, products: Tensor) -> None:
+        self._total += _kernel(products, self._dims).sum()
+
+    @property
+    def value(self) -> Tensor:
+        """The mean, a float64 scalar."""
+        return self._total / self._pairs
+
+
+def _mean_kernel(x: Tensor, y: Tensor) -> Tensor:
+    mean = MeanKernel(x, y)
+    over_pairs(x, y, mean)
+    return mean.value
 
 
 def kernel_distance(features1: Tensor, features2: Tensor) -> float:
@@ -28,13 +53,7 @@ def kernel_distance(features1: Tensor, features2: Tensor) -> float:
     may fall slightly below 0.
     """
     x, y = features1.double(), features2.double()
-    n, m = len(x), len(y)
-    assert n >= 2 and m >= 2, "the unbiased estimate needs two samples on each side"
-    diagonal_x = (x.square().sum(1) / x.shape[1] + 1).pow(3).sum()
-    diagonal_y = (y.square().sum(1) / y.shape[1] + 1).pow(3).sum()
-    within_x = (_kernel_sum(x, x) - diagonal_x) / (n * (n - 1))
-    within_y = (_kernel_sum(y, y) - diagonal_y) / (m * (m - 1))
-    return float(within_x + within_y - 2 * _kernel_sum(x, y) / (n * m))
+    return float(_mean_kernel(x, x) + _mean_kernel(y, y) - 2 * _mean_kernel(x, y))
 
 
 def shared_classes(labels1: Tensor, labels2: Tensor) -> list[int]:

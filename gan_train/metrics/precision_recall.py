@@ -2,59 +2,66 @@
 
 Kynkäänniemi et al. 2019, "Improved Precision and Recall Metric for Assessing Generative Models",
 equations 1 and 2: a set's manifold is the union of balls around its samples that just reach each
-sample's k-th nearest neighbour. Pure functions, distances in float64, a block of rows at a time.
+sample's k-th nearest neighbour. Distances are float64, and measured over `pairs.over_pairs`.
 """
 
 from __future__ import annotations
-
-from collections.abc import Iterator
 
 import torch
 from torch import Tensor
 
 NEIGHBOURS = 3
 """The paper's k."""
-_ROWS = 1024
 
 
-def _squared_distances(x: Tensor, y: Tensor) -> Iterator[tuple[slice, Tensor]]:
-    """Yield blocks of rows of x float64 [n, D], each with its squared distances [rows, m] to y
-    [m, D]."""
-    norms = y.square().sum(1)
-    for start in range(0, len(x), _ROWS):
-        block = x[start : start + _ROWS]
-        squared = block.square().sum(1, keepdim=True) + norms - 2 * block @ y.T
-        yield slice(start, start + len(block)), squared.clamp(min=0)
+class Neighbours:
+    """The distances of each of x float64 [n, D] to its k nearest others; measured over the pairs of
+    x with itself. Identical samples are neighbours at distance 0."""
 
+    def __init__(self, x: Tensor, k: int = NEIGHBOURS) -> None:
+        assert len(x) > k, f"{k} neighbours need more than {k} samples"
+        self._k, self._norms = k, x.square().sum(1)
+        self._nearest: list[Tensor] = []
 
-def neighbour_distances(features: Tensor, k: int = NEIGHBOURS) -> Tensor:
-    """float64 [n, k]: distances of each of the features [n, D] to the k nearest others, ascending.
-
-    Identical samples are neighbours at distance 0.
-    """
-    x = features.double()
-    assert len(x) > k, f"{k} neighbours need more than {k} samples"
-    nearest = []
-    for rows, squared in _squared_distances(x, x):
+    def update(self, rows: slice, products: Tensor) -> None:
+        squared = _squared_distances(self._norms[rows], self._norms, products)
         squared[:, rows].fill_diagonal_(torch.inf)  # a sample is no neighbour of itself
-        nearest.append(squared.topk(k, dim=1, largest=False).values.sqrt())
-    return torch.cat(nearest)
+        self._nearest.append(squared.topk(self._k, dim=1, largest=False).values.sqrt())
+
+    @property
+    def distances(self) -> Tensor:
+        """float64 [n, k], ascending."""
+        return torch.cat(self._nearest)
 
 
-def precision_recall(
-    real: Tensor, real_radii: Tensor, fake: Tensor, fake_radii: Tensor
-) -> tuple[float, float]:
-    """(precision, recall) of fake features [m, D] against real ones [n, D].
+class Manifolds:
+    """Precision and recall of fake features y float64 [m, D] against real ones x float64 [n, D].
 
-    The radii [n] and [m] are the last column of `neighbour_distances` of each set. Precision
-    is the share of fake samples within the manifold of the real ones (quality), recall the share of
-    real samples within the manifold of the fake ones (variety).
+    The radii [n] and [m] are the last column of `Neighbours.distances` of each set.
     """
-    x, y = real.double(), fake.double()
-    real_reach, fake_reach = real_radii.square(), fake_radii.square()
-    precise = torch.zeros(len(y), dtype=torch.bool, device=y.device)
-    recalled = 0
-    for rows, squared in _squared_distances(x, y):
-        precise |= (squared <= real_reach[rows, None]).any(0)
-        recalled += int((squared <= fake_reach).any(1).sum())
-    return float(precise.sum()) / len(y), recalled / len(x)
+
+    def __init__(self, x: Tensor, x_radii: Tensor, y: Tensor, y_radii: Tensor) -> None:
+        self._norms = x.square().sum(1), y.square().sum(1)
+        self._reach = x_radii.square(), y_radii.square()
+        self._precise = torch.zeros(len(y), dtype=torch.bool, device=y.device)
+        self._recalled = torch.zeros(len(x), dtype=torch.bool, device=x.device)
+
+    def update(self, rows: slice, products: Tensor) -> None:
+        squared = _squared_distances(self._norms[0][rows], self._norms[1], products)
+        self._precise |= (squared <= self._reach[0][rows, None]).any(0)
+        self._recalled[rows] = (squared <= self._reach[1]).any(1)
+
+    @property
+    def precision(self) -> float:
+        """The share of fake samples within the manifold of the real ones: quality."""
+        return float(self._precise.double().mean())
+
+    @property
+    def recall(self) -> float:
+        """The share of real samples within the manifold of the fake ones: variety."""
+        return float(self._recalled.double().mean())
+
+
+def _squared_distances(x_norms: Tensor, y_norms: Tensor, products: Tensor) -> Tensor:
+    """Squared distances [n, m] from squared norms [n] and [m] and inner products [n, m]."""
+    return (x_norms[:, None] + y_norms - 2 * products).clamp(min=0)

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Collection
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -19,17 +20,20 @@ from gan_train.metrics.collect import (
 )
 from gan_train.metrics.diversity import LinearDiscriminant, class_entropy, classify
 from gan_train.metrics.extractors import Extractor, ExtractorIdentity
-from gan_train.metrics.frechet import frechet_distance, frechet_distance_of_few
-from gan_train.metrics.kid import (
-    kernel_distance,
-    kernel_distance_within_classes,
-    shared_classes,
+from gan_train.metrics.frechet import (
+    covariance_root,
+    frechet_distance_of_few,
+    frechet_distance_to_root,
 )
-from gan_train.metrics.precision_recall import neighbour_distances, precision_recall
+from gan_train.metrics.kid import MeanKernel, kernel_distance_within_classes, shared_classes
+from gan_train.metrics.pairs import over_pairs
+from gan_train.metrics.precision_recall import Manifolds, Neighbours
 from gan_train.metrics.real_cache import RealStatistics
 from gan_train.metrics.scores import Reference, reference_name
 from gan_train.nn.collectives import all_sum
 
+FEATURE_METRICS = ("frechet", "kid", "precision_recall", "conditional")
+"""The metrics that compare features."""
 _FITTED = 0.8  # the share of the images that the classifier is fitted to; it is tested on others
 _JUDGES = 2000  # at most so many images test it
 
@@ -53,51 +57,95 @@ class RankShare:
 
 
 def feature_jobs(
-    identity: ExtractorIdentity, real: dict[str, Tensor], fake: FeatureSet
-) -> dict[str, Job]:
-    """The jobs that compare features `fake` with real ones, by the metric that each belongs to.
+    identity: ExtractorIdentity,
+    real: dict[str, Tensor],
+    fake: FeatureSet,
+    wanted: Collection[str] = FEATURE_METRICS,
+) -> list[Job]:
+    """The jobs that compare features `fake` with real ones by the wanted metrics.
 
-    `real` has `mean`, `covariance`, `features`, `radii` and, with classes, `labels`, as
-    `reference_tensors` gives them.
+    `real` is what `reference_tensors` gives.
     """
     suffix = identity.suffix
+    jobs: list[Job] = []
+    if "frechet" in wanted:
+        jobs.append(((identity.frechet_name,), lambda: (_frechet(real, fake),)))
 
-    def frechet() -> tuple[float]:
-        if max(len(real["features"]), len(fake.features)) < len(real["mean"]):
-            return (frechet_distance_of_few(real["features"], fake.features),)
-        moments = fake.moments.mean_and_covariance()
-        return (frechet_distance(real["mean"], real["covariance"], *moments),)
-
-    def neighbours() -> tuple[float, float, float]:
-        near = neighbour_distances(fake.features)
-        precision, recall = precision_recall(
-            real["features"], real["radii"], fake.features, near[:, -1]
-        )
-        return precision, recall, float(near[:, 0].median())
-
-    jobs: dict[str, Job] = {
-        "frechet": ((identity.frechet_name,), frechet),
-        "kid": ((f"kid{suffix}",), lambda: (kernel_distance(real["features"], fake.features),)),
+    names = {
+        "kid": (f"kid{suffix}",),
         "precision_recall": (
-            (f"precision{suffix}", f"recall{suffix}", f"nearest_distance{suffix}"),
-            neighbours,
+            f"precision{suffix}",
+            f"recall{suffix}",
+            f"nearest_distance{suffix}",
         ),
     }
+    chosen = [metric for metric in names if metric in wanted]
+    if chosen:
+
+        def of_pairs() -> list[float]:
+            values = _of_pairs(real, fake.features)
+            return [value for metric in chosen for value in values[metric]]
+
+        jobs.append(([name for metric in chosen for name in names[metric]], of_pairs))
+
     labels = fake.labels
-    if labels is not None and "labels" in real and shared_classes(real["labels"], labels):
+    if (
+        "conditional" in wanted
+        and labels is not None
+        and "labels" in real
+        and shared_classes(real["labels"], labels)
+    ):
         sides = real["features"], real["labels"], fake.features, labels
-        jobs["conditional"] = (
-            (f"kid_within_class{suffix}",),
-            lambda: (kernel_distance_within_classes(*sides),),
+        jobs.append(
+            ((f"kid_within_class{suffix}",), lambda: (kernel_distance_within_classes(*sides),))
         )
     return jobs
 
 
+def _frechet(real: dict[str, Tensor], fake: FeatureSet) -> float:
+    if "root" not in real:
+        return frechet_distance_of_few(real["features"], fake.features)
+    moments = fake.moments.mean_and_covariance()
+    return frechet_distance_to_root(real["mean"], real["root"], *moments)
+
+
+def _of_pairs(real: dict[str, Tensor], features: Tensor) -> dict[str, tuple[float, ...]]:
+    """The measures that need the inner products of all pairs, by metric."""
+    x, y = real["features"].double(), features.double()
+    within, near = MeanKernel(y, y), Neighbours(y)
+    over_pairs(y, y, within, near)
+    distances = near.distances
+    across = MeanKernel(x, y)
+    manifolds = Manifolds(x, real["radii"], y, distances[:, -1])
+    over_pairs(x, y, across, manifolds)
+    return {
+        "kid": (float(real["mean_kernel"] + within.value - 2 * across.value),),
+        "precision_recall": (
+            manifolds.precision,
+            manifolds.recall,
+            float(distances[:, 0].median()),
+        ),
+    }
+
+
 def reference_tensors(features: FeatureSet) -> dict[str, Tensor]:
-    """The tensors of the real features that `feature_jobs` needs, by name."""
-    mean, covariance = features.moments.mean_and_covariance()
-    radii = neighbour_distances(features.features)[:, -1]
-    found = {"mean": mean, "covariance": covariance, "features": features.features, "radii": radii}
+    """The tensors of the real features that `feature_jobs` needs, by name; all that does not depend
+    on the generated ones is computed here, once.
+
+    The covariance's `root` is there only if there are as many features as dimensions: else the
+    Fréchet distance is computed from the features.
+    """
+    x = features.features.double()
+    kernel, near = MeanKernel(x, x), Neighbours(x)
+    over_pairs(x, x, kernel, near)
+    found = {
+        "features": features.features,
+        "radii": near.distances[:, -1].contiguous(),
+        "mean_kernel": kernel.value,
+    }
+    if len(x) >= x.shape[1]:
+        mean, covariance = features.moments.mean_and_covariance()
+        found |= {"mean": mean, "root": covariance_root(covariance)}
     return found if features.labels is None else found | {"labels": features.labels}
 
 
@@ -152,7 +200,7 @@ def measure_real(
     identity = extractor.identity
     tensors = reference_tensors(reference)
     halves = tensors if same else reference_tensors(first)
-    nulls = share.of_jobs(list(feature_jobs(identity, halves, second).values()))
+    nulls = share.of_jobs(feature_jobs(identity, halves, second))
     values = _named("real", pair_distances(pixels)) | _named("null", nulls)
     # this is a distance within one set, so its reference is what real images have, not a null value
     nearest = f"nearest_distance{identity.suffix}"

@@ -24,7 +24,7 @@ from gan_train.nn.collectives import active, from_first_worker
 
 log = logging.getLogger(__name__)
 
-VERSION = 2
+VERSION = 3
 """Increase this when the stored statistics change their meaning: older files are then replaced."""
 TENSORS, RECORD = "statistics.safetensors", "statistics.json"
 Identity = Mapping[str, str | int]
@@ -32,9 +32,9 @@ Identity = Mapping[str, str | int]
 
 @dataclass(frozen=True)
 class RealStatistics:
-    """Tensors by name (`mean`, `covariance`, `features`, `radii`, `labels`; `weights` and `bias` of
-    the classifier), and single values by the name under which they stand beside a score (`..._null`
-    and `..._real`)."""
+    """Tensors by name (those of `real.reference_tensors`; `weights` and `bias` of the classifier),
+    and single values by the name under which they stand beside a score (`..._null` and `..._real`).
+    """
 
     tensors: dict[str, Tensor]
     values: dict[str, float]

@@ -6,26 +6,35 @@ import pytest
 import torch
 from torch import Tensor
 
-from gan_train.metrics import kid, precision_recall
+from gan_train.metrics import pairs
 from gan_train.metrics.kid import (
     kernel_distance,
     kernel_distance_within_classes,
     shared_classes,
 )
-from gan_train.metrics.precision_recall import neighbour_distances
+from gan_train.metrics.pairs import over_pairs
+from gan_train.metrics.precision_recall import Manifolds, Neighbours
 
 
 def _normal(count: int, dims: int, seed: int) -> Tensor:
     return torch.randn(count, dims, generator=torch.Generator().manual_seed(seed))
 
 
+def neighbour_distances(x: Tensor) -> Tensor:
+    near = Neighbours(x.double())
+    over_pairs(x.double(), x.double(), near)
+    return near.distances
+
+
 def _measured(real: Tensor, fake: Tensor) -> tuple[float, float]:
     radii = [neighbour_distances(part)[:, -1] for part in (real, fake)]
-    return precision_recall.precision_recall(real, radii[0], fake, radii[1])
+    found = Manifolds(real.double(), radii[0], fake.double(), radii[1])
+    over_pairs(real.double(), fake.double(), found)
+    return found.precision, found.recall
 
 
 def test_kid_is_the_unbiased_double_sum(monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(kid, "_ROWS", 4)  # several blocks
+    monkeypatch.setattr(pairs, "ROWS", 4)  # several blocks
     x, y = _normal(9, 5, 1), _normal(7, 5, 2) + 0.5
 
     def mean_kernel(a: Tensor, b: Tensor, diagonal: bool) -> float:
@@ -72,7 +81,7 @@ def test_kid_has_no_bias_with_few_samples() -> None:
 
 
 def test_neighbours_of_points_on_a_line(monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(precision_recall, "_ROWS", 2)
+    monkeypatch.setattr(pairs, "ROWS", 2)
     points = torch.tensor([[0.0], [1.0], [3.0], [7.0], [7.0]])
     expected = torch.tensor([[1.0, 3, 7], [1, 2, 6], [2, 3, 4], [0, 4, 6], [0, 4, 6]]).double()
     torch.testing.assert_close(neighbour_distances(points), expected)
@@ -80,7 +89,7 @@ def test_neighbours_of_points_on_a_line(monkeypatch: pytest.MonkeyPatch) -> None
 
 def test_precision_and_recall_count_the_points_inside(monkeypatch: pytest.MonkeyPatch) -> None:
     """Real points 0 to 9 reach 3 at the ends and 2 inside; fakes 8 to 13 likewise."""
-    monkeypatch.setattr(precision_recall, "_ROWS", 4)
+    monkeypatch.setattr(pairs, "ROWS", 4)
     real = torch.arange(10.0)[:, None]
     fake = torch.arange(8.0, 14.0)[:, None]
     # fakes 8..12 lie within 3 of real 9; real 5..9 lie within 3 of fake 8
