@@ -167,10 +167,11 @@ class TrainConfig(Strict):
         description="The half-life is at most this fraction of the images seen so far. Empty sets "
         "no such limit.",
     )
-    precision: Literal["float32", "bf16", "float64"] = Field(
-        "float32",
-        description="The format of numbers: `bf16` computes in bfloat16 with weights in float32; "
-        "`float64` is for verification.",
+    precision: Literal["auto", "bf16", "float32", "float64"] = Field(
+        "auto",
+        description="The format of numbers: `bf16` computes in bfloat16 with weights in float32. "
+        "`auto` takes bf16 where all workers compute faster in it, else float32; a resumed run "
+        "keeps what it began with. `float64` is for verification.",
     )
     channels_last: bool = Field(
         False, description="Whether images and filters lie in memory with their channels last."

@@ -90,7 +90,13 @@ def tiny_config(source: Path, workspace: Path, **changes: Any) -> Config:
             "fade_kimg": 0.064,
             "stable_kimg": 0.064,
         },
-        "train": {"batch": 16, "tick_kimg": 0.032, "sample_kimg": 0.1, "checkpoint_kimg": 10},
+        "train": {
+            "batch": 16,
+            "precision": "float32",  # on every processor, also where `auto` would take bf16
+            "tick_kimg": 0.032,
+            "sample_kimg": 0.1,
+            "checkpoint_kimg": 10,
+        },
         # pixel diversity alone: no feature network is loaded
         "evaluate": {"images": 16, "metrics": ["diversity"]},
     }

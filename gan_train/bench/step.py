@@ -46,6 +46,7 @@ from gan_train.families.stylegan.build import StyleGANConfig
 from gan_train.images.pixels import to_picture
 from gan_train.runs.runtime import PlainRuntime
 from gan_train.training import schedule
+from gan_train.training.precision import faster
 from gan_train.training.trainer import Trainer
 
 REPEATS = 4  # so many steps of each phase alone are timed in every round
@@ -76,8 +77,7 @@ class Subject:
         shards = shard(config.data, folder)
         index = Index.load(shards)
         schedule.check(config, index.image_shape, world_size=1)
-        gpu = "no" if config.cluster.gpu == "no" else "auto"  # also where the recipe requires a GPU
-        runtime = PlainRuntime(folder, gpu)
+        runtime = _runtime(config, folder)
         self.form, self.device = form, runtime.device
         before = self._allocated()
         self.trainer = Trainer(config, index, shards, runtime)
@@ -133,6 +133,11 @@ class Subject:
             m.phases.setdefault(phase.name, []).append(together - others)
 
 
+def _runtime(config: Config, folder: Path) -> PlainRuntime:
+    """One process with a GPU where there is one; where the recipe requires one, without it, too."""
+    return PlainRuntime(folder, "no" if config.cluster.gpu == "no" else "auto")
+
+
 def measure(
     recipe: str,
     overrides: Sequence[str],
@@ -158,7 +163,9 @@ def measure(
     if rounds < 1:
         raise UserError(f"--rounds {rounds}: at least 1")
     layouts = layouts or ("channels_last" if given.train.channels_last else "contiguous",)
-    precisions = precisions or (given.train.precision,)
+    if precisions is None:
+        own = given.train.precision
+        precisions = (faster(_runtime(given, Path()).device) if own == "auto" else own,)
     for resolution in resolutions or (given.data.resolution,):
         with tempfile.TemporaryDirectory() as folder:
             _random_pictures(Path(folder) / "pictures", resolution, count=4 * (batch or 16))

@@ -227,6 +227,21 @@ def load(
     return Clock(**state["clock"]), state["stage"], averaged
 
 
+def precision_of(run_dir: Path) -> str | None:
+    """The precision with which a run was trained, as its newest readable checkpoint records it;
+    None if there is none."""
+    for folder in list_checkpoints(run_dir):
+        with contextlib.suppress(OSError, ValueError):  # damaged: an earlier one tells as well
+            return precision_in(folder)
+    return None
+
+
+def precision_in(folder: Path) -> str:
+    """The precision with which a checkpoint that can be resumed was trained."""
+    precision: str = read_json(folder / "state.json")["config"]["train"]["precision"]
+    return precision
+
+
 def prune(run_dir: Path, keep: int, best: Path | None) -> None:
     """Thin all but the `keep` newest checkpoints and the best one to their generator and scores.
 

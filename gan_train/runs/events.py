@@ -3,10 +3,11 @@
 `EventLog` writes, and never waits for a reader; everything else here reads. `pipelines/registry`
 copies the log to MLflow; without MLflow the log is the only record. It has one event on each line:
 
-    {"kind": "metrics", "nimg": 4000, "time_ms": 1700000000000, "values": {"loss/D": 1.2}}
+    {"kind": "start", "nimg": 0, "time_ms": 1700000000000, "precision": "bf16"}
+    {"kind": "metrics", "nimg": 4000, "time_ms": ..., "values": {"loss/D": 1.2}}
     {"kind": "image", "nimg": 4000, "time_ms": ..., "path": "samples/000004000.png"}
     {"kind": "checkpoint", "nimg": 4000, "time_ms": ..., "path": "checkpoints/000004000",
-     "scores": {...}, "resolution": 8, "alpha": 1.0}
+     "scores": {...}, "precision": "bf16", "resolution": 8, "alpha": 1.0}
     {"kind": "cut", "nimg": 4000, "time_ms": ...}
     {"kind": "end", "nimg": 4000, "time_ms": ..., "status": "finished"}
 
@@ -155,11 +156,11 @@ class EventLog:
     def append(self, kind: str, nimg: int, **fields: Any) -> None:
         """Write one event, unless the log has it already.
 
-        If the event contradicts the log, a `cut` is written first. It does if the log has other
-        metrics at this `nimg`, or has no event of this kind at this `nimg` but goes on beyond it.
-        Two events never contradict the log: an `end` with another status at the same `nimg` (of a
-        stopped run whose schedule now ends there), and the scores of a checkpoint, which may be
-        measured again at any time, also under another protocol.
+        If the event contradicts the log, a `cut` is written first. It does if the log has another
+        start or other metrics at this `nimg`, or has no event of this kind at this `nimg` but goes
+        on beyond it. Two events never contradict the log: an `end` with another status at the same
+        `nimg` (of a stopped run whose schedule now ends there), and the scores of a checkpoint,
+        which may be measured again at any time, also under another protocol.
         """
         event = {"kind": kind, "nimg": nimg, "time_ms": time.time_ns() // 1_000_000, **fields}
         if self._told and self._told[0]["nimg"] != nimg:
@@ -171,7 +172,7 @@ class EventLog:
             self._told.append(same[-1])
             return
         lines = [event]
-        differs = kind == "metrics" and bool(known)
+        differs = kind in ("start", "metrics") and bool(known)
         passed = kind != "checkpoint" and not known and nimg < self._reached
         if differs or passed:
             # the cut also abandons this attempt's own events at the same nimg: write them again

@@ -28,6 +28,7 @@ from gan_train.runs import checkpoint
 from gan_train.runs.events import EventLog
 from gan_train.runs.runtime import Runtime
 from gan_train.runs.warm_start import start_from
+from gan_train.training import precision
 from gan_train.training.curves import Curves, peak_memory_gib
 from gan_train.training.memory import keep_freed_memory, to_device
 from gan_train.training.micro_batch import MicroBatch
@@ -64,10 +65,11 @@ class Trainer:
     """Trains one generator. All workers have the same state, and different shares of each batch."""
 
     def __init__(self, config: Config, index: Index, shards: Path, runtime: Runtime) -> None:
-        self.config, self.runtime, self.index = config, runtime, index
-        self.device = runtime.device
         if config.train.threads:
             torch.set_num_threads(config.train.threads)
+        config = precision.settle(config, runtime)
+        self.config, self.runtime, self.index = config, runtime, index
+        self.device = runtime.device
         if self.device.type == "cpu":
             keep_freed_memory()
         torch.backends.cudnn.deterministic = True  # on a GPU, convolutions give the same bits again
@@ -229,6 +231,8 @@ class Trainer:
         if self.runtime.rank == 0:
             checkpoint.abandon_after(self.runtime.run_dir, int(folder.name) if folder else 0)
         if folder is None:
+            if self.events:
+                self.events.append("start", 0, precision=self.config.train.precision)
             if self.config.train.start_from is not None:
                 averaged = self.averaged.state_dict()
                 start_from(self.config.train.start_from, self.adversary, averaged)
@@ -301,6 +305,7 @@ class Trainer:
                 self.clock.nimg,
                 path=str(folder.relative_to(self.runtime.run_dir)),
                 **scored,
+                precision=self.config.train.precision,
                 **self.averaged.adversary.status(),
             )
             best = self.scorer.best(self.runtime.run_dir)

@@ -18,7 +18,7 @@ from gan_train.errors import UserError
 from gan_train.files.atomic import read_json, write_json
 from gan_train.inference import Generator
 from gan_train.runs import run_folder
-from gan_train.runs.checkpoint import SCORES, find_damage, list_checkpoints
+from gan_train.runs.checkpoint import SCORES, find_damage, list_checkpoints, precision_in
 from gan_train.runs.events import EventLog
 
 log = logging.getLogger(__name__)
@@ -76,6 +76,7 @@ def record(run_dir: Path, checkpoint: Path, scored: dict[str, Any]) -> None:
         int(checkpoint.name),
         path=str(checkpoint.relative_to(run_dir)),
         **scored,
+        precision=precision_in(checkpoint),
         **Generator.load(checkpoint).adversary.status(),
     )
 

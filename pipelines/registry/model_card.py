@@ -34,6 +34,7 @@ class CardFacts:
     task: str
     z_dim: int
     conditional: bool
+    precision: str
     run_id: str
     picture: str | None  # path among the run's artifacts
     commit: str | None  # of the code that trained
@@ -177,7 +178,7 @@ def _training(config: Config, facts: CardFacts) -> str:
     code += f", commit `{facts.commit[:12]}`" if facts.commit else ""
     return (
         f"### Training\n\n- {facts.nimg:,} real images seen, seed {config.seed}, precision "
-        f"{config.train.precision}\n- recipe `{config.name}`, configuration "
+        f"{facts.precision}\n- recipe `{config.name}`, configuration "
         f"`{facts.config_hash[:16]}`{code}"
     )
 

@@ -37,6 +37,9 @@ log = logging.getLogger(__name__)
 KEY_TAG = "gan_train.key"
 ABANDONED_TAG = "gan_train.abandoned"
 """The tag of a run that was closed because its events were abandoned: from how many images on."""
+PRECISION_TAG = "precision"
+"""The tag of a run that says in which format of numbers it is trained, where the recipe says
+`auto`."""
 FOLLOWED_TAG = "gan_train.followed_by"
 FOLLOWS_TAG = "gan_train.follows"
 _METRICS_PER_BATCH = 1000  # MLflow's limits
@@ -231,6 +234,8 @@ class Tracking:
         kind = events[0]["kind"]
         if kind == "metrics":
             self._metrics([m for event in events for m in self._values(event, event["values"])])
+        elif kind == "start":
+            self.client.set_tag(self.run_id, PRECISION_TAG, events[-1]["precision"])
         elif kind == "image":
             for event in events:
                 self._image(event)

@@ -258,6 +258,8 @@ def _version_of(
         task=about.get("task", "generate"),
         z_dim=int(about["z_dim"]),
         conditional=about["conditional"] == "True",
+        # events of earlier versions of the program do not tell it, and the recipe did not say auto
+        precision=event.get("precision", config.train.precision),
         run_id=run_id,
         picture=_picture(client, run_id, run_dir, event["nimg"]),
         commit=commit,
@@ -270,6 +272,7 @@ def _version_of(
         "recipe": config.name,
         "resolution": index.resolution,
         "images_seen": event["nimg"],
+        "precision": card.precision,
         "metric": standing.metric,
         "score": repr(standing.value),
         "n": event["protocol"].get("images", ""),

@@ -121,7 +121,8 @@ class Run:
         }
         write_json(folder / "scores.json", scored)
         path = str(folder.relative_to(self.folder))
-        self.append("checkpoint", nimg, path=path, **scored, resolution=8.0, alpha=1.0)
+        level = {"precision": "bf16", "resolution": 8.0, "alpha": 1.0}
+        self.append("checkpoint", nimg, path=path, **scored, **level)
         return folder
 
     def end(self, nimg: int, status: str = "finished") -> None:

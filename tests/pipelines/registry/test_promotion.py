@@ -120,6 +120,7 @@ def facts(**changes: Any) -> CardFacts:
             "task": "generate",
             "z_dim": 8,
             "conditional": True,
+            "precision": "bf16",
             "run_id": "run7",
             "picture": "model_card/a b.png",
             "commit": "0123456789abcdef",

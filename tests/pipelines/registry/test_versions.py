@@ -57,6 +57,7 @@ def register(run: Run) -> versions.Registration:
 def test_a_run_stands_in_mlflow_as_the_log_has_it(workspace: Path) -> None:
     settings = config(workspace, model="whole-run")
     run = Run(settings, index(), "whole")
+    run.append("start", 0, precision="bf16")
     for nimg, score in ((1000, 60.0), (2000, 40.0), (3000, math.nan)):
         run.metrics(nimg)
         run.image(nimg)
@@ -76,6 +77,7 @@ def test_a_run_stands_in_mlflow_as_the_log_has_it(workspace: Path) -> None:
     assert found.info.start_time == run.events()[0]["time_ms"]
     assert found.data.params["family.z_dim"] == "8"
     assert found.data.params["data.source"] == "pictures/letters.zip"
+    assert (found.data.params["train.precision"], found.data.tags["precision"]) == ("auto", "bf16")
     assert found.data.tags["data_hash"] == run.index.content_hash
     assert IDS.items() <= found.data.tags.items()
     assert source_tags().items() <= found.data.tags.items()
@@ -116,6 +118,7 @@ def test_a_run_stands_in_mlflow_as_the_log_has_it(workspace: Path) -> None:
     # the best, not the newest, became the version; its card shows its picture
     version = client.get_model_version("whole-run", str(done.version))
     assert version.tags["images_seen"] == "2000"
+    assert version.tags["precision"] == "bf16" and "precision bf16" in version.description
     assert version.tags["git_commit"] == source_tags()[COMMIT_TAG]
     assert version.tags[VERSION_TAG] == source_tags()[VERSION_TAG]
     picture = client.list_artifacts(done.run_id, "model_card")
