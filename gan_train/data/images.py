@@ -92,6 +92,10 @@ def load_image(data: bytes, transform: Transform) -> tuple[bytes, str]:
     than `max_pixels` (before it is decoded), truncated or damaged, and for pixels without a defined
     white (floats, and integers beyond 16 bits).
     """
+    side = transform.resolution
+    plain = side * side <= transform.max_pixels and len(data) <= transform.max_bytes
+    if plain and decode_plain(data, len(transform.mode), side) is not None:
+        return data, "png"
     with _damage_named():
         image = _opened(data, transform)
         kept = _kept_as_it_is(image, transform)
@@ -180,7 +184,8 @@ def _opened(data: bytes, transform: Transform) -> Image.Image:
 
 def _flat(image: Image.Image, transform: Transform) -> Image.Image:
     """The image upright, opaque and with 8 bits, in the colours asked for."""
-    upright = ImageOps.exif_transpose(image)
+    turned = image.getexif().get(_ORIENTATION, _UPRIGHT) != _UPRIGHT
+    upright = ImageOps.exif_transpose(image) if turned else image
     if upright.mode.startswith(("I", "F")):
         grey = _eight_bits(upright, transform)
         return grey.convert(transform.mode)
@@ -189,8 +194,12 @@ def _flat(image: Image.Image, transform: Transform) -> Image.Image:
         canvas = Image.new("RGBA", colour.size, transform.background)
         return Image.alpha_composite(canvas, colour).convert("RGB").convert(transform.mode)
     # palette, CMYK and YCbCr images become RGB first, so that their grey is made of true colours
-    opaque = upright if upright.mode in ("1", "L") else upright.convert("RGB")
-    return opaque.convert(transform.mode)
+    opaque = upright if upright.mode in ("1", "L") else _in_mode(upright, "RGB")
+    return _in_mode(opaque, transform.mode)
+
+
+def _in_mode(image: Image.Image, mode: str) -> Image.Image:
+    return image if image.mode == mode else image.convert(mode)
 
 
 def _eight_bits(image: Image.Image, transform: Transform) -> Image.Image:
@@ -216,6 +225,8 @@ def _square(image: Image.Image, transform: Transform) -> Image.Image:
         return _resized(image, (side, side), method)
     if transform.crop == "centre":
         edge = min(width, height)
+        if width == height:
+            return _resized(image, (side, side), method)
         left, top = (width - edge) // 2, (height - edge) // 2
         middle = image.crop((left, top, left + edge, top + edge))
         return _resized(middle, (side, side), method)

@@ -61,10 +61,11 @@ def choose(
         return [Chosen(file, None) for file in images], rejected
 
     # A folder that holds all others (the top folder of most archives) is no class.
-    parents = {file.path: PurePosixPath(file.path).parent for file in images}
-    folders = set(parents.values())
-    common = _common(folders) if len(folders) > 1 else PurePosixPath(".")
-    names = {path: parent.name for path, parent in parents.items() if parent != common}
+    parents = {file.path: file.path.rpartition("/")[0] for file in images}
+    folders = {parent: PurePosixPath(parent) for parent in set(parents.values())}
+    common = _common(folders.values()) if len(folders) > 1 else PurePosixPath(".")
+    classes_of = {parent: path.name for parent, path in folders.items() if path != common}
+    names = {path: classes_of[parent] for path, parent in parents.items() if parent in classes_of}
     if not names:
         raise UserError(
             f"data.classes is 'folder', but {source} has no class folders; use 'none', or "

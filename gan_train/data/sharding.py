@@ -186,7 +186,7 @@ def plan_shards(
     fingerprint = hashlib.sha256(json.dumps(recipe, sort_keys=True).encode())
     for files in listed:
         for file in files:  # its content counts, not its place: a zip and its tar are the same data
-            fingerprint.update(json.dumps([file.path, file.size, file.crc]).encode())
+            fingerprint.update(f"[{json.dumps(file.path)}, {file.size}, {file.crc}]".encode())
     name = fingerprint.hexdigest()[:16]
     if directory is None:
         directory = workspace / "shards" / name
@@ -315,7 +315,7 @@ def finish_shards(plan: ShardPlan, receipts: Iterable[ShardReceipt]) -> Index:
             raise UserError(f"{path} ({reason}) has a partner: mend it, or remove both of the pair")
 
     manifest = [
-        json.dumps({"key": sample_key(receipt.number, place), "path": path}) + "\n"
+        f'{{"key": "{sample_key(receipt.number, place)}", "path": {json.dumps(path)}}}\n'
         for receipt in receipts
         for place, path in enumerate(receipt.paths)
     ]

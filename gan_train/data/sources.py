@@ -150,41 +150,74 @@ def plain_source(path: Path, workspace: Path, since: float = 0.0) -> Path:
 class _Folder:
     def __init__(self, root: Path) -> None:
         self._root = root.resolve()
+        # the folders that files were read from, with links resolved, and their inodes
+        self._folders: dict[str, tuple[str, int]] = {}
 
     def files(self, known: VerifiedFiles | None = None) -> list[SourceFile]:
-        found, known = [], known or VerifiedFiles()
-        for folder, folders, names in os.walk(self._root, onerror=_raise):
-            folders[:] = [name for name in folders if not _passed_over(name)]
-            for name in folders:
-                if (Path(folder) / name).is_symlink():
-                    raise _refused(self._root, f"{Path(folder) / name}: a link to a folder")
-            for name in names:
-                if not _passed_over(name):
-                    path = (Path(folder) / name).relative_to(self._root).as_posix()
-                    found.append(self._listed(path, known))
+        found, known, folders = [], known or VerifiedFiles(), [""]
+        while folders:
+            folder = folders.pop()  # within the source; with a slash behind it, if it is not ""
+            for entry in self._entries(folder):
+                path = folder + entry.name
+                if _passed_over(entry.name):
+                    continue
+                if entry.is_dir(follow_symlinks=False):
+                    folders.append(f"{path}/")
+                elif entry.is_dir():
+                    raise _refused(self._root, f"{entry.path}: a link to a folder")
+                else:
+                    # a file in a folder of the source lies within it; only a link can leave it
+                    plain = entry.is_file(follow_symlinks=False)
+                    found.append(self._listed(path, entry.path if plain else None, known))
         return sorted(found)
 
-    def _listed(self, path: str, known: VerifiedFiles) -> SourceFile:
-        place = self._inside(path)
+    def _entries(self, folder: str) -> list[os.DirEntry[str]]:
+        try:
+            with os.scandir(self._root / folder) as entries:
+                return list(entries)
+        except OSError as error:
+            raise UserError(
+                f"data.source: cannot read {error.filename}: {error.strerror}"
+            ) from error
+
+    def _listed(self, path: str, plain: str | None, known: VerifiedFiles) -> SourceFile:
+        place = plain or self._inside(path)
         try:
             return SourceFile(path, *known.value(path, place, _whole))
         except PermissionError as error:
             raise UserError(f"data.source: cannot read {place}: {error.strerror}") from error
 
-    def _inside(self, path: str) -> Path:
-        """The path with links resolved. Raises UserError unless it is a file within the source."""
+    def _within(self, path: str) -> Path:
+        """The path with links resolved. Raises UserError unless it lies within the source."""
         try:
             place = (self._root / path).resolve(strict=True)
         except FileNotFoundError as error:
             raise _refused(self._root, f"{path}: a broken link, or gone") from error
         if not place.is_relative_to(self._root):
             raise _refused(self._root, f"{path}: a link that leaves the source")
+        return place
+
+    def _inside(self, path: str) -> Path:
+        """The path with links resolved. Raises UserError unless it is a file within the source."""
+        place = self._within(path)
         if not place.is_file():  # to open a pipe would block for ever
             raise _refused(self._root, f"{path}: not a file")
         return place
 
     def read(self, file: SourceFile) -> bytes:
-        return _as_listed(self._inside(file.path).read_bytes(), file)
+        folder, _, name = file.path.rpartition("/")
+        place, inode = self._folders.get(folder, ("", 0))
+        try:
+            # the same inode as before: no folder on the way has become a link
+            if not place or os.stat(place).st_ino != inode:  # noqa: PTH116 - fast, see digests.py
+                place = str(self._within(folder))
+                self._folders[folder] = place, Path(place).stat().st_ino
+            handle = os.open(f"{place}/{name}", os.O_RDONLY | os.O_NOFOLLOW | os.O_NONBLOCK)
+        except OSError:  # a link, or gone
+            return _as_listed(self._inside(file.path).read_bytes(), file)
+        with os.fdopen(handle, "rb", buffering=0) as opened:
+            # a byte more than is listed, to notice that a file has grown
+            return _as_listed(opened.read(file.size + 1), file)
 
 
 class _Zip:
@@ -325,7 +358,3 @@ def _refused(source: Path, what: str) -> UserError:
 
 def _changed(file: SourceFile) -> UserError:
     return UserError(f"data.source changed while it was read ({file.path}); run again")
-
-
-def _raise(error: OSError) -> None:
-    raise UserError(f"data.source: cannot read {error.filename}: {error.strerror}") from error

@@ -43,9 +43,7 @@ def header(name: bytes, size: int) -> bytes:
 
 def write_member(file: BinaryIO, name: str, data: bytes) -> None:
     """Write a member at the end of a tar."""
-    file.write(header(name.encode("ascii"), len(data)))
-    file.write(data)
-    file.write(bytes(-len(data) % _BLOCK))
+    file.write(header(name.encode("ascii"), len(data)) + data + bytes(-len(data) % _BLOCK))
 
 
 def write_end(file: BinaryIO) -> None:

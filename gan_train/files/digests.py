@@ -74,22 +74,22 @@ class VerifiedFiles:
         self._records = _loaded(memory) if memory is not None else {}
         self._used: dict[str, list[Any]] = {}
 
-    def value(self, name: str, path: Path, read: Callable[[BufferedReader], Value]) -> Value:
+    def value(self, name: str, path: Path | str, read: Callable[[BufferedReader], Value]) -> Value:
         """The result of `read` for the file at `path`. It comes from the memory if the file is
         known by this name and has not changed. The value must survive being written as JSON.
 
         A file that changed so recently that another change might leave its times as they are is not
         remembered. With `ours`, the method waits until it can be, mostly some milliseconds.
         """
-        if (known := self._known(name, Stamp.of(path.stat()))) is not None:
+        if (known := self._known(name, Stamp.of(_status(path)))) is not None:
             self._used[name] = known
             value: Value = known[-1]
             return value
-        with path.open("rb") as file:
+        with Path(path).open("rb") as file:
             before = Stamp.of(os.fstat(file.fileno()))
             newest = max(before.modified, before.changed)
             settled = newest < time.time_ns() - RESOLUTION_NS or (
-                self._ours and _clock_passes(newest, path.parent)
+                self._ours and _clock_passes(newest, Path(path).parent)
             )
             now, value = time.time(), read(file)
             after = Stamp.of(os.fstat(file.fileno()))
@@ -119,6 +119,11 @@ class VerifiedFiles:
         if record is None or tuple(record[:-2]) != stamp:
             return None
         return record if self._since <= record[-2] <= time.time() else None
+
+
+def _status(path: Path | str) -> os.stat_result:
+    # a source has a path for each of its files, and to make it a Path takes longer than to ask
+    return os.stat(path)  # noqa: PTH116
 
 
 def _head(text: bytes) -> bytes:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import hashlib
 import io
 import json
 import multiprocessing
@@ -98,6 +99,23 @@ def test_what_a_shard_holds(tmp_path: Path) -> None:
                 text = tar.extractfile(label)
                 assert text is not None
                 assert index.classes[int(text.read())] == original.split("/")[1]
+
+
+def test_the_folder_s_name_and_the_manifest_are_those_of_json(tmp_path: Path) -> None:
+    """A shard folder is found again by its name, whatever the version that wrote it."""
+    names = ["top/a/1.png", 'top/a/"q"\\.png', "top/b/ä ö \u2028.png", "top/b/\x7f\t.png"]
+    source = config(write_folder(tmp_path / "f", {n: encoded(noise(1)) for n in names}))
+    plan = plan_shards(source, None, tmp_path)
+    pixels = {"resolution", "colour", "resize", "crop", "background", "classes", "only_classes"}
+    identity = source.model_dump(mode="json", include=pixels)
+    recipe = [1, identity, source.shard_images, source.max_pixels]
+    digest = hashlib.sha256(json.dumps(recipe, sort_keys=True).encode())
+    for entry in sorted(entry.file for entry in plan.parts["A"]):
+        digest.update(json.dumps([entry.path, entry.size, entry.crc]).encode())
+    assert plan.directory.name == digest.hexdigest()[:16]
+    lines = (shard(source, tmp_path) / "manifest.jsonl").read_text().splitlines()
+    assert lines == [json.dumps(json.loads(line)) for line in lines]
+    assert sorted(json.loads(line)["path"] for line in lines) == sorted(names)
 
 
 def test_unlabelled_data_has_no_class_members(tmp_path: Path) -> None:

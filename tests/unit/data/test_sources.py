@@ -8,6 +8,7 @@ import io
 import lzma
 import multiprocessing
 import os
+import shutil
 import stat
 import tarfile
 import zipfile
@@ -117,6 +118,31 @@ def test_links_and_devices_in_a_zip_are_refused(tmp_path: Path, mode: int) -> No
         archive.writestr(info, "/etc/passwd")
     with pytest.raises(UserError, match=r"a/link\.png: a link or a device"):
         open_source(tmp_path / "evil.zip").files()
+
+
+def test_what_took_a_file_s_place_after_listing_is_not_read(tmp_path: Path) -> None:
+    root = write_folder(tmp_path / "root", FILES)
+    outside = write_folder(tmp_path / "outside", FILES)
+    source = open_source(root)
+    (listed,) = (file for file in source.files() if file.path == "a/1.png")
+    assert source.read(listed) == b"one"
+    place = root / "a" / "1.png"
+
+    place.write_bytes(b"one and more")  # begins as it was listed
+    with pytest.raises(UserError, match="changed"):
+        source.read(listed)
+    place.unlink()
+    os.mkfifo(place)  # nobody writes to it: to wait for it would be to wait for ever
+    with pytest.raises(UserError, match="changed"):
+        source.read(listed)
+    place.unlink()
+    with pytest.raises(UserError, match="gone"):
+        source.read(listed)
+
+    shutil.rmtree(root / "a")
+    (root / "a").symlink_to(outside / "a")  # the very same bytes, elsewhere
+    with pytest.raises(UserError, match="leaves"):
+        source.read(listed)
 
 
 def test_links_of_a_folder(tmp_path: Path) -> None:
