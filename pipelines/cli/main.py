@@ -14,7 +14,7 @@ from collections.abc import Callable
 from contextlib import nullcontext
 from typing import TYPE_CHECKING, Any
 
-from gan_train.bench import options
+from gan_train.bench import data_options, options
 from pipelines.cli import compare, importing, pictures, sampling
 from pipelines.cli.arguments import add_command, add_overrides
 
@@ -158,6 +158,11 @@ def _parser() -> argparse.ArgumentParser:
     _recipe(bench_step)
     options.add_arguments(bench_step)
 
+    bench_data = add_command(
+        commands, "bench-data", _bench_data, data_options.SUMMARY, data_options.EPILOG
+    )
+    data_options.add_arguments(bench_data)
+
     config = add_command(commands, "config", _config, "show the resolved configuration")
     config.add_argument("recipe", nargs="?", help=_RECIPE)
     config.add_argument("--schema", action="store_true", help="print the JSON Schema of recipes")
@@ -288,6 +293,15 @@ def _bench(given: argparse.Namespace) -> int:
 
 def _bench_step(given: argparse.Namespace) -> int:
     from gan_train.bench.step import measure
+
+    options = {key: value for key, value in vars(given).items() if key != "command"}
+    for line in measure(**options):
+        print(line, flush=True)
+    return 0
+
+
+def _bench_data(given: argparse.Namespace) -> int:
+    from gan_train.bench.data import measure
 
     options = {key: value for key, value in vars(given).items() if key != "command"}
     for line in measure(**options):
