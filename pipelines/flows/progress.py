@@ -67,7 +67,9 @@ class Display:
         if event["kind"] == "metrics":
             self._bar.set_postfix_str(self._now(event), refresh=False)
         self._bar.update(forward)
-        if event["kind"] == "checkpoint":
+        if event["kind"] == "start":
+            self.say(f"training in {event['precision']}")
+        elif event["kind"] == "checkpoint":
             self.say(f"{event['nimg'] / 1000:8.1f} kimg  {score_line(event)}")
         elif self._bar.disable and event["kind"] == "metrics" and time.monotonic() > self._line_due:
             self._line_due = time.monotonic() + _LINE_S

@@ -47,12 +47,14 @@ def test_without_a_terminal_there_are_lines(tmp_path: Path) -> None:
     forecast.nimg = 1000
     display = Display(forecast, stream)
     values = {"resolution": 8.0, "alpha": 0.25, "images_per_second": 512.0, "loss/D": 1.25}
+    display.show(event("start", 0, precision="bf16"))
     display.show(event("metrics", 2000, values=values))
     scores = {"fid": 84.0, "fid_null": 5.0, "recall_x": 0.5}
     display.show(event("checkpoint", 2000, scores=scores, resolution=8.0))
     display.show(event("metrics", 1500, values=values))  # seen again after a restart
     display.close()
     lines = stream.getvalue().splitlines()
+    assert lines.pop(0) == "training in bf16"
     assert lines[0].split() == [
         *("2.0", "of", "200.0", "kimg,", "7", "min", "left"),
         *("8px", "alpha", "0.25", "512", "img/s", "D", "1.25"),
