@@ -38,7 +38,7 @@ import torch
 
 from gan_train.data.index import Index
 from gan_train.errors import UserError
-from gan_train.metrics import real_cache
+from gan_train.metrics import real_cache, shipped
 from gan_train.metrics.collect import FeatureSet, Generate, PixelPairs
 from gan_train.metrics.diversity import class_entropy, classify
 from gan_train.metrics.extractors import Extractor, ExtractorIdentity
@@ -64,8 +64,9 @@ class Evaluator:
     """Measures a generator whose images have the shape and classes of the data set `index`.
 
     `extractor` is the feature network that `identity` names; it may be None where no metric needs
-    it. `images` is N. `directory` holds the shards, `cache` the statistics of real images. Raises
-    UserError for a data set that is too small.
+    it. `images` is N. `directory` holds the shards, `cache` the statistics of real images, and
+    `shipped_statistics` those that come with the project. Raises UserError for a data set that is
+    too small.
     """
 
     def __init__(
@@ -78,6 +79,7 @@ class Evaluator:
         directory: Path,
         cache: Path,
         share: RankShare,
+        shipped_statistics: Path | None = None,
     ) -> None:
         assert extractor is not None or not needs_features(metrics)
         self.images = min(images, index.samples)
@@ -98,6 +100,7 @@ class Evaluator:
         self.metric = identity.frechet_name
         """Name of the Fréchet distance, which decides which checkpoint is best."""
         kind = "pixels" if extractor is None else f"{identity.name}-{identity.resize}"
+        self._shipped = shipped_statistics
         self._folder = cache / index.content_hash[:16] / f"{kind}-n{self.images}"
         self._real: RealStatistics | None = None
 
@@ -115,19 +118,24 @@ class Evaluator:
 
     @torch.inference_mode()
     def prepare(self) -> RealStatistics:
-        """The statistics of the real images, from the cache or computed and cached. Collective."""
+        """The statistics of the real images: from the cache, or else shipped or measured, and then
+        cached. Collective."""
         if self._real is not None:
             return self._real
-        keeper = self._share.rank == 0
-        cached = real_cache.load(self._folder, self.protocol()) if keeper else None
-        self._real = real_cache.share(cached, self._share.device)
+        keeper, known, stored = self._share.rank == 0, None, False
+        if keeper:
+            known = real_cache.load(self._folder, self.protocol())
+            stored = known is not None
+            if known is None and self._shipped is not None:
+                known = shipped.load(self._shipped, self.protocol())
+        self._real = real_cache.share(known, self._share.device)
         if self._real is None:
             spans = (self.images, self.null_images)
             self._real = measure_real(
                 self._index, self._directory, *spans, self._extractor, self._share
             )
-            if keeper:
-                real_cache.store(self._folder, self.protocol(), self._real)
+        if keeper and not stored:
+            real_cache.store(self._folder, self.protocol(), self._real)
         return self._real
 
     @torch.inference_mode()

@@ -11,6 +11,7 @@ from typing import Any, Protocol
 
 from torch import Tensor
 
+from gan_train import recipes
 from gan_train.adversary import Adversary
 from gan_train.config import Config
 from gan_train.data.index import Index
@@ -19,6 +20,9 @@ from gan_train.metrics.extractors import Extractor, build_extractor, identify
 from gan_train.metrics.perceptual import Perceptual, build_perceptual
 from gan_train.metrics.real import RankShare
 from gan_train.runs.runtime import Runtime
+
+SHIPPED_STATISTICS = recipes.SHIPPED.parent / "sample_data" / "statistics"
+"""The folder with the sample data's statistics."""
 
 
 @dataclass(frozen=True)
@@ -75,6 +79,7 @@ def evaluator_of(
         setting.shards,
         setting.cache,
         setting.share,
+        SHIPPED_STATISTICS,
     )
 
 
