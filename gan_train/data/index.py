@@ -9,11 +9,20 @@ from __future__ import annotations
 
 import hashlib
 import json
+from array import array
 from collections.abc import Sequence
 from pathlib import Path
-from typing import Any, Literal
+from typing import TYPE_CHECKING, Annotated, Any, Literal
 
-from pydantic import BaseModel, ConfigDict, Field, ValidationError, model_validator
+from pydantic import (
+    BaseModel,
+    ConfigDict,
+    Field,
+    PlainSerializer,
+    PlainValidator,
+    ValidationError,
+    model_validator,
+)
 
 from gan_train.adversary import ImageShape
 from gan_train.errors import UserError
@@ -49,6 +58,29 @@ Part = Literal["A", "B", "A_held_out", "B_held_out"]
 """Part A always exists; B exists with a second source, and the others with held-out images."""
 
 
+def _packed(value: Any) -> Any:
+    if isinstance(value, array) and value.typecode == "Q":
+        return value
+    if not isinstance(value, list | tuple):
+        raise ValueError("offsets must be a list")
+    try:
+        return array("Q", value)
+    except (TypeError, OverflowError) as error:
+        raise ValueError("offsets must be whole numbers from 0 on") from error
+
+
+if TYPE_CHECKING:
+    _Array = array[int]
+else:
+    _Array = array  # before Python 3.12 it takes no type arguments
+
+Offsets = Annotated[
+    _Array, PlainValidator(_packed), PlainSerializer(lambda packed: packed.tolist(), list[int])
+]
+"""Whole numbers of 8 bytes each in memory, and a list in JSON. As objects of Python they would take
+five times the memory, in every process that reads images."""
+
+
 class ShardInfo(BaseModel):
     """What is known of one shard. The tar header of sample i begins at byte `offsets[i]`."""
 
@@ -58,7 +90,7 @@ class ShardInfo(BaseModel):
     samples: int = Field(ge=1)
     bytes: int = Field(ge=1024)
     sha256: str = Field(pattern="^[0-9a-f]{64}$")
-    offsets: tuple[int, ...]
+    offsets: Offsets
     part: Part = "A"
 
     @property

@@ -1,10 +1,11 @@
 """Turns image files into shards: plan, write the shards in any number of processes, then index.
 
-The plan decides which image goes into which shard, and a shard depends on the plan alone. So
-`write_shard` may be called in any order, from a loop, a process pool, or tasks on a cluster.
+The plan decides which image goes into which shard, and a shard depends on its task in the plan
+alone. So `write_shard` may be called in any order, from a loop, a process pool, or tasks on a
+cluster.
 
     plan = plan_shards(config, None, workspace)
-    receipts = map(partial(write_shard, plan), range(plan.shards))
+    receipts = map(write_shard, plan.tasks())
     index = finish_shards(plan, list(receipts))
 
 A shard is written under another name and renamed when it is whole; then its receipt is written the
@@ -20,10 +21,9 @@ import json
 import logging
 import time
 from collections import Counter
-from collections.abc import Callable, Iterable
+from collections.abc import Callable, Iterable, Iterator
 from contextlib import suppress
 from dataclasses import dataclass, replace
-from functools import partial
 from pathlib import Path
 from typing import Any, Literal, NamedTuple
 
@@ -106,25 +106,44 @@ class ShardPlan:
 
     @property
     def shards(self) -> int:
-        """The number of shards: `write_shard` must be called for 0 to `shards - 1`."""
-        return len(self._places())
+        """The number of shards, which is that of `tasks`."""
+        return sum(-(-len(images) // self.shard_images) for images in self.parts.values())
 
-    def _places(self) -> list[tuple[Part, int]]:
-        """For every shard its part, and the place in that part at which the shard begins."""
-        return [
-            (part, begin)
-            for part, images in self.parts.items()
-            for begin in range(0, len(images), self.shard_images)
-        ]
+    def tasks(self) -> Iterator[ShardTask]:
+        """The tasks of all shards, by ascending number."""
+        number = 0
+        for part, images in self.parts.items():
+            for begin in range(0, len(images), self.shard_images):
+                yield ShardTask(
+                    number=number,
+                    part=part,
+                    entries=images[begin : begin + self.shard_images],
+                    sources=self.sources,
+                    labelled=bool(self.classes),
+                    transform=self.transform,
+                    directory=self.directory,
+                    fingerprint=self.fingerprint,
+                    memory=self.memory,
+                    since=self.since,
+                )
+                number += 1
 
-    def part_of(self, number: int) -> Part:
-        """The part that the shard belongs to."""
-        return self._places()[number][0]
 
-    def entries_of(self, number: int) -> tuple[PlannedImage, ...]:
-        """The images of the shard with that number."""
-        part, begin = self._places()[number]
-        return self.parts[part][begin : begin + self.shard_images]
+@dataclass(frozen=True)
+class ShardTask:
+    """What `write_shard` must know of one shard: some fields of the plan, and the images. Other
+    processes are sent this and not the plan, which lists every image of the data set."""
+
+    number: int
+    part: Part
+    entries: tuple[PlannedImage, ...]
+    sources: tuple[Path, ...]
+    labelled: bool
+    transform: Transform
+    directory: Path
+    fingerprint: str
+    memory: Path
+    since: float
 
 
 class ShardReceipt(BaseModel):
@@ -236,51 +255,57 @@ def expected_bytes(plan: ShardPlan) -> int:
     return total
 
 
-def write_shard(plan: ShardPlan, number: int) -> ShardReceipt:
-    """Write the shard with that number and its receipt, unless both exist already and are whole.
+def write_shard(task: ShardTask) -> ShardReceipt:
+    """Write a shard and its receipt, unless both exist already and are whole.
 
     Many processes may call this at once, and call it again after one was killed. Raises UserError
     when a file of the source changed after the plan was made.
     """
-    if (receipt := _valid_receipt(plan, number)) is not None:
+    if (receipt := _valid_receipt(task)) is not None:
         return receipt
     paths: list[str] = []
     bad: list[BadFile] = []
     offsets: list[int] = []
-    tar = plan.directory / shard_name(number)
-    sources = [open_source(path) for path in plan.sources]
+    tar = task.directory / shard_name(task.number)
+    sources = [open_source(path) for path in task.sources]
     with aside(tar) as file:
-        for entry in plan.entries_of(number):
+        for entry in task.entries:
             try:
-                image, extension = _stored_image(sources[entry.second], entry.file, plan.transform)
+                image, extension = _stored_image(sources[entry.second], entry.file, task.transform)
             except (BadImage, UnreadableFile) as error:
                 bad.append(BadFile(entry.file.path, str(error)))
                 continue
-            key = sample_key(number, len(paths))
+            key = sample_key(task.number, len(paths))
             paths.append(entry.file.path)
             offsets.append(file.tell())
-            if plan.classes:
+            if task.labelled:
                 write_member(file, f"{key}.cls", str(entry.label).encode())
             write_member(file, f"{key}.{extension}", image)
         write_end(file)
     if paths:
-        known = _verified(plan, number)
+        known = _verified(task)
         info = ShardInfo(
             name=tar.name,
             samples=len(paths),
             bytes=tar.stat().st_size,
             sha256=known.sha256(tar),
             offsets=tuple(offsets),
-            part=plan.part_of(number),
+            part=task.part,
         )
         known.save()
     else:  # all files were bad
         tar.unlink()
         info = None
     receipt = ShardReceipt(
-        fingerprint=plan.fingerprint, number=number, info=info, paths=tuple(paths), bad=tuple(bad)
+        fingerprint=task.fingerprint,
+        number=task.number,
+        info=info,
+        paths=tuple(paths),
+        bad=tuple(bad),
     )
-    write_aside(_receipt_path(plan.directory, number), receipt.model_dump_json().encode() + b"\n")
+    write_aside(
+        _receipt_path(task.directory, task.number), receipt.model_dump_json().encode() + b"\n"
+    )
     return receipt
 
 
@@ -309,8 +334,8 @@ def finish_shards(plan: ShardPlan, receipts: Iterable[ShardReceipt]) -> Index:
     report_path = plan.directory / QUARANTINE_NAME
     write_aside(report_path, json.dumps(report, indent=1).encode() + b"\n")
     _check_quarantine(plan, len(bad), samples)
-    for receipt in receipts:
-        if receipt.bad and plan.part_of(receipt.number) in plan.matched:
+    for receipt, task in zip(receipts, plan.tasks(), strict=True):
+        if receipt.bad and task.part in plan.matched:
             path, reason = receipt.bad[0]
             raise UserError(f"{path} ({reason}) has a partner: mend it, or remove both of the pair")
 
@@ -352,7 +377,7 @@ def verified_index(plan: ShardPlan) -> Index | None:
     except UserError as error:
         log.warning("shards are checked and indexed anew: %s", error)
         return None
-    receipts = [_valid_receipt(plan, number) for number in range(plan.shards)]
+    receipts = [_valid_receipt(task) for task in plan.tasks()]
     if index.shards != tuple(done.info for done in receipts if done and done.info):
         return None
     _check_quarantine(plan, index.quarantined, index.samples)
@@ -376,7 +401,7 @@ def shard(
     plan = plan_shards(config, None, workspace, verify=verify)
     if verified_index(plan) is None:
         receipts = []
-        for receipt in map(partial(write_shard, plan), range(plan.shards)):
+        for receipt in map(write_shard, plan.tasks()):
             receipts.append(receipt)
             if progress is not None:
                 progress(receipt)
@@ -388,27 +413,28 @@ def _receipt_path(directory: Path, number: int) -> Path:
     return (directory / shard_name(number)).with_suffix(".json")
 
 
-def _verified(plan: ShardPlan, number: int) -> VerifiedFiles:
+def _verified(task: ShardTask) -> VerifiedFiles:
     """The record of when one shard was verified. Each shard has a file of its own for it, because
     many processes verify shards at once."""
-    return VerifiedFiles(plan.memory / f"{shard_name(number)}.jsonl", plan.since, ours=True)
+    memory = task.memory / f"{shard_name(task.number)}.jsonl"
+    return VerifiedFiles(memory, task.since, ours=True)
 
 
-def _valid_receipt(plan: ShardPlan, number: int) -> ShardReceipt | None:
+def _valid_receipt(task: ShardTask) -> ShardReceipt | None:
     """The receipt of a finished shard; None unless it belongs to this plan and its tar is whole."""
-    path = _receipt_path(plan.directory, number)
+    path = _receipt_path(task.directory, task.number)
     try:
         receipt = ShardReceipt.model_validate_json(path.read_bytes())
         if receipt.info is not None:
-            known = _verified(plan, number)
-            receipt.info.verify(plan.directory, known)
+            known = _verified(task)
+            receipt.info.verify(task.directory, known)
             known.save()
     except FileNotFoundError:
         return None
     except (ValidationError, DamagedShard) as error:
-        log.warning("shard %d is written anew: %s", number, error)
+        log.warning("shard %d is written anew: %s", task.number, error)
         return None
-    same = (receipt.fingerprint, receipt.number) == (plan.fingerprint, number)
+    same = (receipt.fingerprint, receipt.number) == (task.fingerprint, task.number)
     return receipt if same else None
 
 

@@ -102,8 +102,7 @@ def _spread(plan: ShardPlan, on_progress: Callable[[float], None]) -> list[Shard
     import ray
 
     task = ray.remote(num_cpus=1, max_retries=3)(write_shard)
-    shared = ray.put(plan)
-    waiting = [task.remote(shared, number) for number in range(plan.shards)]
+    waiting = [task.remote(one) for one in plan.tasks()]
     receipts: list[ShardReceipt] = []
     hidden = not sys.stderr.isatty()
     with tqdm(total=plan.shards, unit="shard", desc="sharding", disable=hidden) as bar:
