@@ -173,6 +173,11 @@ class TrainConfig(Strict):
         "`auto` takes bf16 where all workers compute faster in it, else float32; a resumed run "
         "keeps what it began with. `float64` is for verification.",
     )
+    reduce_precision: Literal["full", "bf16"] = Field(
+        "full",
+        description="The format in which gradients travel between workers: their own, or rounded "
+        "to bfloat16, which halves the messages. Sums are taken in float32 or better.",
+    )
     channels_last: bool = Field(
         False, description="Whether images and filters lie in memory with their channels last."
     )

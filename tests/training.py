@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import os
 from collections.abc import Callable
+from functools import partial
 from pathlib import Path
 from typing import Any
 
@@ -18,6 +19,8 @@ from gan_train.data.sharding import shard
 from gan_train.families.stylegan.config import OF_ONE_GENERATION
 from gan_train.nn.collectives import end
 from gan_train.runs.runtime import PlainRuntime
+from gan_train.training import trainer
+from gan_train.training.averaging import GradientAverage
 from gan_train.training.trainer import train
 
 _STYLEGAN: dict[str, Any] = {
@@ -121,6 +124,8 @@ def _worker(rank: int, world: int, meeting: str, function: Callable[..., None], 
     torch.set_num_threads(1)
     os.environ |= {"RANK": str(rank), "WORLD_SIZE": str(world)}
     torch.distributed.init_process_group("gloo", f"file://{meeting}", rank=rank, world_size=world)
+    # gradients of small networks, too, shall travel in several buckets
+    trainer.GradientAverage = partial(GradientAverage, bucket_bytes=1024)
     function(*args)
     end()
 

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Sequence
+from collections.abc import Iterable
 
 import torch
 import torch.distributed as dist
@@ -17,41 +17,6 @@ from torch import Tensor
 def active() -> bool:
     """True when several workers train together."""
     return dist.is_available() and dist.is_initialized() and dist.get_world_size() > 1
-
-
-def average_gradients(parameters: Iterable[Tensor]) -> None:
-    """Replace every gradient by its mean over the workers, in one message per dtype.
-
-    It is called once per phase, after the whole backward pass. So some parameters may have no
-    gradient, as with lazy regularisers and levels that have not grown yet, where a wrapper with
-    hooks (DistributedDataParallel) raises. Workers hold equal shares of the global batch, so the
-    mean over the workers is the mean over the global batch.
-    """
-    if not active():
-        return
-    by_type: dict[torch.dtype, list[Tensor]] = {}
-    for p in parameters:
-        if p.grad is not None:
-            by_type.setdefault(p.grad.dtype, []).append(p.grad)
-    for gradients in by_type.values():
-        flat = torch.cat([g.flatten() for g in gradients])
-        dist.all_reduce(flat)
-        flat /= dist.get_world_size()
-        parts = flat.split([g.numel() for g in gradients])
-        torch._foreach_copy_(
-            gradients, [p.view_as(g) for p, g in zip(parts, gradients, strict=True)]
-        )
-
-
-def average_buffers(buffers: Sequence[Tensor]) -> None:
-    """Replace floating buffers (running statistics) by their mean over the workers, in place."""
-    if not active() or not buffers:
-        return
-    flat = torch.cat([b.flatten() for b in buffers])
-    dist.all_reduce(flat)
-    flat /= dist.get_world_size()
-    for buffer, mean in zip(buffers, flat.split([b.numel() for b in buffers]), strict=True):
-        buffer.copy_(mean.view_as(buffer))
 
 
 def all_sum(values: Tensor) -> Tensor:

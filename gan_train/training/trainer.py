@@ -16,19 +16,14 @@ from gan_train.data.feed import Feed
 from gan_train.data.index import Index
 from gan_train.data.loader import LoadedBatch
 from gan_train.images.pixels import to_float
-from gan_train.nn.collectives import (
-    any_worker,
-    assert_identical,
-    average_buffers,
-    average_gradients,
-    barrier,
-)
+from gan_train.nn.collectives import any_worker, assert_identical, barrier
 from gan_train.rng import BatchRandom, derive
 from gan_train.runs import checkpoint
 from gan_train.runs.events import EventLog
 from gan_train.runs.runtime import Runtime
 from gan_train.runs.warm_start import start_from
 from gan_train.training import precision
+from gan_train.training.averaging import GradientAverage
 from gan_train.training.curves import Curves, peak_memory_gib
 from gan_train.training.memory import keep_freed_memory, to_device
 from gan_train.training.micro_batch import MicroBatch
@@ -87,6 +82,7 @@ class Trainer:
         self.optimizers = {
             name: build_optimizer(self.adversary, spec) for name, spec in self.specs.items()
         }
+        self.average = GradientAverage(config.train.reduce_precision)
         self.stages = self.adversary.stages()
         self.end = schedule_end(config, self.stages)
         self.clock = self.trained = Clock()  # the clock of the next step, and that of the last one
@@ -132,9 +128,8 @@ class Trainer:
         torch.manual_seed(derive(self.config.seed, "torch", self.clock.nimg, self.runtime.rank))
         micro_batches = list(self.micro_batches(loaded))
 
-        for phase in stage.phases:
-            if self.clock.step % phase.every:
-                continue
+        due = [phase for phase in stage.phases if self.clock.step % phase.every == 0]
+        for phase in due:
             # Only the phase's networks get gradients
             parameters = parameters_of(self.adversary, self.specs[phase.optimizer])
             self.adversary.requires_grad_(False)
@@ -142,21 +137,26 @@ class Trainer:
                 p.requires_grad_(True)
 
             # Losses and gradients, a micro-batch at a time. The losses of a phase that is due every
-            # n steps count n times
+            # n steps count n times. During the last backward pass the workers average gradients,
+            # and in the last phase running statistics, which the losses have measured by then
+            statistics = self.adversary.running_buffers() if phase is due[-1] else []
+            key = f"{stage.name}/{phase.name}"
+            averaging = self.average.of_backward(key, parameters, statistics)
             for micro in micro_batches:
                 rng = BatchRandom(self.config.seed, phase.name, micro.positions)
                 with self.autocast():
                     losses = phase.loss(micro.seen_by(phase), rng, self.clock)
                 micro.keep(phase, losses.leaves)
                 terms = {name: phase.every * term for name, term in losses.terms.items()}
-                torch.stack(list(terms.values())).sum().div(len(micro_batches)).backward()
+                loss = torch.stack(list(terms.values())).sum().div(len(micro_batches))
+                with averaging if micro is micro_batches[-1] else contextlib.nullcontext():
+                    loss.backward()
                 for name, value in terms.items():
                     self.curves.add(f"loss/{name}", value)
                 for name, value in losses.metrics.items():
                     self.curves.add(name, value)
 
             # The same mean gradient on every worker, clipped, then one update
-            average_gradients(parameters)
             norm = gradient_norm(parameters)
             self.curves.add(f"gradient_norm/{phase.name}", norm)
             settings = self.settings(phase.optimizer, stage)
@@ -166,8 +166,7 @@ class Trainer:
             optimizer.step()
             optimizer.zero_grad(set_to_none=True)
 
-        # Running statistics, clock, moving average
-        average_buffers(self.adversary.running_buffers())
+        # Clock, moving average
         self.trained = self.clock
         self.clock = Clock(self.clock.step + 1, self.clock.nimg + stage.batch)
         t = self.config.train

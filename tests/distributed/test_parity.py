@@ -8,7 +8,7 @@ import pytest
 import torch
 
 from gan_train.config import Config
-from gan_train.nn.collectives import assert_identical, average_gradients
+from gan_train.nn.collectives import assert_identical
 from gan_train.runs.runtime import PlainRuntime
 from tests.training import run, run_workers, tiny_config, weights
 
@@ -39,18 +39,6 @@ def test_accumulation_is_the_same_training(tiny_source: Path, tmp_path: Path) ->
     config = tiny_config(tiny_source, tmp_path, train__precision="float64", train__accumulate=4)
     for name, value in weights(run(config, tmp_path / "parts")).items():
         torch.testing.assert_close(value, whole[name], rtol=0, atol=1e-10, msg=name)
-
-
-def _average() -> None:
-    rank = torch.distributed.get_rank()
-    a, b = torch.zeros(3, requires_grad=True), torch.zeros(2, requires_grad=True)
-    a.grad = torch.full((3,), float(rank))
-    average_gradients([a, b])  # b took no part in this phase
-    assert torch.equal(a.grad, torch.full((3,), 0.5)) and b.grad is None
-
-
-def test_gradients_are_averaged(tmp_path: Path) -> None:
-    run_workers(2, tmp_path, _average)
 
 
 def _differ() -> None:

@@ -9,7 +9,7 @@ import torch
 from torch import Tensor
 
 from gan_train.nn.batchnorm import BatchNorm, Statistics
-from gan_train.nn.collectives import average_gradients
+from gan_train.training.averaging import GradientAverage
 from tests.training import run_workers
 
 
@@ -44,8 +44,8 @@ def _trained(statistics: Statistics, dtype: torch.dtype, share: slice) -> dict[s
     layer.zero_grad()
     x.grad = None
     y = layer(x)
-    _loss(y).backward()
-    average_gradients(layer.parameters())
+    with GradientAverage().of_backward("", list(layer.parameters())):
+        _loss(y).backward()
     return {
         "y": y.detach(),
         "x": x.grad,
