@@ -36,12 +36,29 @@ LOOPBACK = {
     "RAY_TRAIN_ENABLE_PREEMPTION_WATCHER": "0",
     # Ray notices the start and the end of a training after 0.5 s, not after the default of 2 s
     "RAY_TRAIN_HEALTH_CHECK_INTERVAL_S": "0.5",
+    # Ray's log monitor sends what workers print to the driver, which does not ask for it
+    # (`log_to_driver`). It lists the logs ten times a second, unless there are many: then it waits.
+    "RAY_LOG_MONITOR_MANY_FILES_THRESHOLD": "0",
+    "LOG_NAME_UPDATE_INTERVAL_S": "3600",
+}
+TRAINING = {
+    # Ray gives its workers the niceness 15 (`nice`), so that all its own processes, and all other
+    # programs, come before them. Those that train come before Ray's own actors, which keep it.
+    "RAY_worker_niceness": "0",
 }
 
 
 def environment(local: bool) -> dict[str, str]:
     """The environment variables that Ray needs here; those that the user has set stay."""
-    wanted = QUIET | (LOOPBACK if local else {})
+    return _unless_set(QUIET | (LOOPBACK if local else {}))
+
+
+def environment_of_workers(local: bool) -> dict[str, str]:
+    """The environment variables of the workers that train; those that the user has set stay."""
+    return environment(local) | _unless_set(TRAINING if local else {})
+
+
+def _unless_set(wanted: dict[str, str]) -> dict[str, str]:
     return {name: os.environ.get(name, value) for name, value in wanted.items()}
 
 

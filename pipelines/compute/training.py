@@ -23,7 +23,7 @@ from gan_train.config import Config
 from gan_train.data.index import Index
 from gan_train.errors import UserError
 from gan_train.files.atomic import write_aside
-from pipelines.compute.cluster import address_of, connected, environment, gpus_wanted
+from pipelines.compute.cluster import address_of, connected, environment_of_workers, gpus_wanted
 
 if TYPE_CHECKING:
     from ray.train import UserCallback
@@ -215,7 +215,7 @@ def _launch(loop: Loop, config: Config, settings: dict[str, str], run_dir: Path)
                     max_failures=config.cluster.max_failures, controller_failure_limit=10
                 ),
                 worker_runtime_env={
-                    "env_vars": environment(local) | {"OMP_NUM_THREADS": str(threads)}
+                    "env_vars": environment_of_workers(local) | {"OMP_NUM_THREADS": str(threads)}
                 },
                 callbacks=[_give_up_when_refused(run_dir)],
                 logging_config=v2.LoggingConfig(log_level="ERROR"),

@@ -169,6 +169,7 @@ def test_training_survives_the_kill_of_a_worker_bit_for_bit(
     # The same with a worker killed once it has a checkpoint
     disturbed = run_folder.new(config, shards)
     killed: list[int] = []
+    niceness: list[int] = []
 
     def kill() -> None:
         while not list_checkpoints(disturbed):
@@ -177,6 +178,7 @@ def test_training_survives_the_kill_of_a_worker_bit_for_bit(
             pid for pid, command in descendants(os.getpid()).items() if "RayTrainWorker" in command
         ]
         killed.append(max(workers))
+        niceness.append(os.getpriority(os.PRIO_PROCESS, killed[0]))
         os.kill(killed[0], signal.SIGKILL)
 
     killer = threading.Thread(target=kill)
@@ -184,6 +186,7 @@ def test_training_survives_the_kill_of_a_worker_bit_for_bit(
     again = training.fit(config, shards, disturbed)
     killer.join()
     assert killed
+    assert niceness == [os.getpriority(os.PRIO_PROCESS, 0)], "Ray's default is 15 more"
     log = (disturbed / training.WORKER_LOG).read_text(encoding="utf-8")
     assert "resumed from" in log, "the kill came too late to disturb"
     assert_same_bits(weights(quiet), weights(disturbed))
@@ -205,7 +208,10 @@ def test_a_changed_configuration_is_refused_at_once(tiny_source: Path, tmp_path:
     assert (run_dir / training.WORKER_LOG).read_text(encoding="utf-8") == before
 
 
-def test_a_stopped_run_saves_and_goes_on_to_the_same_end(tiny_source: Path, tmp_path: Path) -> None:
+def test_a_stopped_run_saves_and_goes_on_to_the_same_end(
+    tiny_source: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(driver, "LOOK_S", 0.1)  # the whole schedule takes seconds
     config, shards, quiet = prepared(tiny_source, tmp_path / "w", train__total_kimg=1.2)
     training.fit(config, shards, quiet)
     stopped = run_folder.new(config, shards)
