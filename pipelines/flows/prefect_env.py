@@ -19,6 +19,11 @@ from gan_train.errors import UserError
 
 STARTUP_S = 120.0
 """The longest wait for the server, in seconds: a first start makes the database."""
+SERVER_ALONE = {
+    # nobody has written automations for a server that lives as long as one command
+    "PREFECT_SERVER_SERVICES_TRIGGERS_ENABLED": "false",
+}
+"""Settings of the embedded server alone, where the user's environment does not set them."""
 
 
 def prepare(config: Config) -> None:
@@ -62,6 +67,7 @@ def _start_server(home: Path) -> None:
             stderr=output,
             pass_fds=[listening.fileno()],
             start_new_session=True,
+            env=SERVER_ALONE | os.environ,
         )
     atexit.register(_stop, server)
     os.environ["PREFECT_API_URL"] = f"http://127.0.0.1:{port}/api"

@@ -12,17 +12,39 @@ import signal
 import socket
 import sys
 import threading
+from collections.abc import Callable
+from datetime import timedelta
+from functools import partial
+from typing import TYPE_CHECKING
+
+if TYPE_CHECKING:
+    from docket import Worker
+
+CHECK_EVERY = timedelta(seconds=5)
+"""How often the server looks for background tasks; Prefect's server looks every 0.25 s."""
 
 
 def main(descriptor: int) -> None:
     """Serve on the listening socket `descriptor` until standard input ends, as it does when the
     parent closes it or dies."""
     import uvicorn
+    from docket import Worker
+    from prefect.server.api import background_workers
     from prefect.server.api.server import create_app
 
+    background_workers.Worker = patient(Worker)  # type: ignore[attr-defined, assignment]
     threading.Thread(target=_end_with_parent, daemon=True).start()
     server = uvicorn.Server(uvicorn.Config(create_app(ephemeral=True), log_level="error"))
     server.run(sockets=[socket.socket(fileno=descriptor)])
+
+
+def patient(worker: type[Worker]) -> Callable[..., Worker]:
+    """A class that looks for background tasks, made to look every `CHECK_EVERY`.
+
+    Background tasks tidy up after deployments and deleted runs. Looking for them takes most of the
+    time of a server that has nothing else to do, and Prefect has no setting for it.
+    """
+    return partial(worker, minimum_check_interval=CHECK_EVERY, scheduling_resolution=CHECK_EVERY)
 
 
 def _end_with_parent() -> None:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import asyncio
 import os
 import socket
 import subprocess
@@ -11,6 +12,11 @@ from pathlib import Path
 from urllib.parse import urlparse
 
 import pytest
+from docket import Docket, Worker
+from prefect.server.api import background_workers
+from prefect.server.api.background_workers import background_worker
+
+from pipelines.flows import prefect_server
 
 PREPARE = """
 import os, sys, time
@@ -19,6 +25,40 @@ from pipelines.flows import prefect_env
 prefect_env.prepare(recipes.load("demo", [f"workspace={sys.argv[1]}"]))
 print(os.environ["PREFECT_API_URL"], flush=True)
 time.sleep(600)
+"""
+
+SHOWS = """
+import sys
+from gan_train import recipes
+from pipelines.flows import prefect_env
+prefect_env.prepare(recipes.load("demo", [f"workspace={sys.argv[1]}"]))
+import time
+from prefect import flow, get_run_logger, task
+from prefect.artifacts import create_progress_artifact
+from prefect.client.orchestration import get_client
+
+@task
+def part():
+    get_run_logger().info("said by the task")
+    create_progress_artifact(progress=50.0, key="half")
+
+@flow
+def whole():
+    part()
+
+whole()
+end = time.monotonic() + 60
+with get_client(sync_client=True) as client:
+    # Prefect sends task runs and logs in the background
+    while time.monotonic() < end:
+        (ran,) = client.read_flow_runs()
+        tasks = [(t.name.split("-")[0], t.state_name) for t in client.read_task_runs()]
+        logs = [log.message for log in client.read_logs()]
+        if tasks == [("part", "Completed")] and "said by the task" in logs:
+            break
+        time.sleep(0.2)
+    print(ran.state_name, tasks, [(a.key, a.data) for a in client.read_artifacts()])
+    print("said by the task" in logs)
 """
 
 pytestmark = [pytest.mark.slow, pytest.mark.timeout(300)]
@@ -44,6 +84,37 @@ def test_the_server_ends_with_a_command_that_is_killed(tmp_path: Path) -> None:
             return
         time.sleep(0.2)
     pytest.fail("the server still listens")
+
+
+def test_flows_tasks_logs_and_artifacts_are_recorded(tmp_path: Path) -> None:
+    """With the services that are switched off for a server of one command."""
+    shown = subprocess.run(
+        [sys.executable, "-c", SHOWS, str(tmp_path)], capture_output=True, text=True, timeout=250
+    )
+    assert shown.stdout.splitlines() == [
+        "Completed [('part', 'Completed')] [('half', 50)]",
+        "True",
+    ], shown.stderr
+
+
+def test_the_server_looks_for_background_tasks_with_patience(
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    """Prefect has no setting for it: the class is replaced where Prefect takes it from."""
+    made = []
+
+    class Recorded(Worker):
+        async def __aenter__(self) -> Worker:
+            made.append((self.minimum_check_interval, self.scheduling_resolution))
+            return await super().__aenter__()
+
+    async def serve() -> None:
+        async with Docket("test", "memory://") as docket, background_worker(docket, ephemeral=True):
+            pass
+
+    monkeypatch.setattr(background_workers, "Worker", prefect_server.patient(Recorded))
+    asyncio.run(serve())
+    assert made == [(prefect_server.CHECK_EVERY, prefect_server.CHECK_EVERY)]
 
 
 def test_a_server_that_does_not_start_is_told_with_its_log(tmp_path: Path) -> None:
