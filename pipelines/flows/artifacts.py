@@ -24,6 +24,13 @@ from prefect.artifacts import (
     update_progress_artifact,
 )
 from prefect.client.orchestration import get_client
+from prefect.client.schemas.filters import (
+    FlowRunFilter,
+    FlowRunFilterId,
+    FlowRunFilterState,
+    FlowRunFilterStateType,
+)
+from prefect.client.schemas.objects import StateType
 from prefect.exceptions import PrefectException
 from prefect.runtime import flow_run
 
@@ -96,11 +103,16 @@ def note(key: str, text: str) -> None:
 
 def cancelled() -> bool:
     """Whether someone asked to cancel this flow run, or one that it is part of."""
-    ids = {UUID(i) for i in (flow_run.get_id(), flow_run.get_root_flow_run_id()) if i}
+    ids = [UUID(i) for i in (flow_run.get_id(), flow_run.get_root_flow_run_id()) if i]
+    cancelled = FlowRunFilter(
+        id=FlowRunFilterId(any_=ids),
+        state=FlowRunFilterState(
+            type=FlowRunFilterStateType(any_=[StateType.CANCELLING, StateType.CANCELLED])
+        ),
+    )
 
     def ask() -> bool:
         with get_client(sync_client=True) as client:
-            states = [client.read_flow_run(i).state for i in ids]
-        return any(s is not None and (s.is_cancelling() or s.is_cancelled()) for s in states)
+            return bool(client.read_flow_runs(flow_run_filter=cancelled, limit=1))
 
     return bool(_shown("cancellation", ask))

@@ -15,8 +15,11 @@ from gan_train.runs import run_folder
 from gan_train.runs.events import Event
 from pipelines.compute.training import Outcome
 from pipelines.flows.progress import Display
-from pipelines.flows.running import POLL_S, RunningTraining, save_and_end
+from pipelines.flows.running import RunningTraining, save_and_end
 from pipelines.flows.time_left import Forecast
+
+LOOK_S = 1.0
+"""Seconds between two looks at what the workers have written; the end is noticed at once."""
 
 
 @dataclass
@@ -79,7 +82,7 @@ def attend(
     try:
         while not running.done:
             look()
-            time.sleep(POLL_S)
+            running.wait(LOOK_S)
         look()
         outcome = running.result()
     finally:

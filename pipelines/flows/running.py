@@ -11,7 +11,7 @@ import contextvars
 import threading
 import time
 from collections.abc import Callable, Collection
-from concurrent.futures import Future
+from concurrent.futures import Future, wait
 from pathlib import Path
 from typing import Generic, TypeVar
 
@@ -72,6 +72,10 @@ class RunningTraining(Generic[T]):
     def done(self) -> bool:
         """Whether the work has returned or failed."""
         return self._future.done()
+
+    def wait(self, seconds: float) -> None:
+        """Return when the work has returned or failed, or after `seconds`. An interrupt ends it."""
+        wait([self._future], seconds)
 
     def result(self) -> T:
         """What the work returned; raises what it raised. Waits for its end."""

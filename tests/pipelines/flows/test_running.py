@@ -81,6 +81,17 @@ def test_one_that_neither_ends_nor_trains_is_given_up(tmp_path: Path) -> None:
     assert running.result()
 
 
+def test_waiting_ends_with_the_work(tmp_path: Path) -> None:
+    over = threading.Event()
+    running: RunningTraining[bool] = RunningTraining(tmp_path)
+    running.start(over.wait)
+    running.wait(0.01)
+    assert not running.done
+    over.set()
+    running.wait(600)
+    assert running.done
+
+
 def test_a_failure_is_handed_over_and_the_context_goes_along(tmp_path: Path) -> None:
     flow: contextvars.ContextVar[str] = contextvars.ContextVar("flow")
     flow.set("mine")
