@@ -24,6 +24,10 @@ from gan_train.files.atomic import write_json
 from gan_train.runs import checkpoint, run_folder
 from gan_train.runs.runtime import PlainRuntime
 from gan_train.training.trainer import Trainer
+from pipelines.flows import cpu_time
+
+Shares = dict[str, float]
+"""Shares of one core by the role of processes."""
 
 
 def measure(config: Config, seconds: float, rounds: int) -> Iterator[str]:
@@ -61,11 +65,14 @@ def _steps(
     share = {"train.batch": config.train.batch // workers, "train.threads": 1}
     alone = recipes.change(config, share | {"cluster.workers": 1})
     rounds_of = []
+    shares: tuple[list[Shares], list[Shares]] = ([], [])
     for _ in range(rounds):
         one = parts.time_workers(alone, shards, 1, seconds)
-        one_whole = _pipeline(alone, shards, index, 4 * one * seconds)
+        one_whole, taken = _pipeline(alone, shards, index, 4 * one * seconds)
+        shares[0].append(taken)
         bare = parts.time_workers(config, shards, workers, seconds)
-        whole = _pipeline(config, shards, index, 4 * bare * seconds)
+        whole, taken = _pipeline(config, shards, index, 4 * bare * seconds)
+        shares[1].append(taken)
         rounds_of.append((one, one_whole, bare, whole))
     one, one_whole, bare, whole = (median(column) for column in zip(*rounds_of, strict=True))
     scaling = median(r[2] / r[0] for r in rounds_of)
@@ -76,6 +83,20 @@ def _steps(
     for name, rate, overhead in zip(names, (one_whole, whole), overheads, strict=True):
         row = f"whole pipeline, {name}"
         yield f"{row:32}{rate:10.0f} images/s   overhead {100 * overhead:+.1f}%"
+    for name, taken_by in zip(names, shares, strict=True):
+        yield from used_by_engines(name, taken_by)
+
+
+def used_by_engines(name: str, rounds: list[Shares]) -> Iterator[str]:
+    """A line on the shares of a core that all but the workers used, the medians over the rounds.
+    There is none where the shares are not known: off Linux, or where the rounds were too short."""
+    known = [taken for taken in rounds if taken]
+    roles = sorted({role for taken in known for role in taken} - {cpu_time.WORKERS})
+    if known:
+        shares = {role: median(taken.get(role, 0.0) for taken in known) for role in roles}
+        each = ", ".join(f"{role} {100 * share:.1f}%" for role, share in shares.items())
+        row = f"{f'engines, {name}':32}{100 * sum(shares.values()):9.1f}% of a core"
+        yield f"{row}   {each}"
 
 
 def _row(name: str, timing: parts.Timing) -> str:
@@ -85,8 +106,9 @@ def _row(name: str, timing: parts.Timing) -> str:
     )
 
 
-def _pipeline(config: Config, shards: Path, index: Index, images: float) -> float:
-    """Images/s of a training flow over `images` images in the last stage, by its event log.
+def _pipeline(config: Config, shards: Path, index: Index, images: float) -> tuple[float, Shares]:
+    """Images/s of a training flow over `images` images in the last stage, by its event log, and the
+    shares of a core that its processes used by their role.
 
     The second half is measured, after one epoch at least. The first half pays for the imports of
     MLflow, for a database, and for decoding images that then stay in memory (`data.cache_mb`).
@@ -102,10 +124,12 @@ def _pipeline(config: Config, shards: Path, index: Index, images: float) -> floa
     # scoring is timed elsewhere, so here it is as short as can be
     least = {"evaluate.metrics": ["diversity"], "evaluate.images": 8}
     config = recipes.change(config, least | {"train.total_kimg": (start + images) / 1000})
-    pipeline.train_flow(config, run_dir.name)
+    with cpu_time.sampling() as samples:
+        pipeline.train_flow(config, run_dir.name)
     ticks = [e for e in run_folder.read_events(run_dir) if e["kind"] == "metrics"]
     first, last = ticks[len(ticks) // 2 - 1], ticks[-1]
-    return 1000 * (last["nimg"] - first["nimg"]) / (last["time_ms"] - first["time_ms"])
+    rate = 1000 * (last["nimg"] - first["nimg"]) / (last["time_ms"] - first["time_ms"])
+    return rate, samples.shares(first["time_ms"], last["time_ms"])
 
 
 def _begin_in_last_stage(config: Config, shards: Path, index: Index, run_dir: Path) -> int:
