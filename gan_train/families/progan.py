@@ -64,6 +64,9 @@ class ProGANConfig(BaseModel):
     mbstd_group: int = Field(4, ge=1, description="Samples whose standard deviation D sees.")
     fade_kimg: growth.Kimg = Field(600.0, description="Images of a fade, in kimg.")
     stable_kimg: growth.Kimg = Field(600.0, description="Images after a fade, in kimg.")
+    milestones_from: int = Field(
+        4, ge=4, description="The lowest resolution whose level ends with a checkpoint and a score."
+    )
     batch: dict[int, int] = Field({}, description="Global batch by resolution; else train.batch.")
     lr: float = Field(0.001, gt=0)
     lr_by_resolution: dict[int, float] = Field({}, description="Overrides lr at a resolution.")
@@ -224,6 +227,7 @@ class ProGAN(Adversary):
             self.default_batch,
             c.lr_by_resolution,
             tuple(phases),
+            c.milestones_from,
         )
 
     def optimizers(self) -> Mapping[str, OptimizerSpec]:

@@ -57,10 +57,12 @@ def growth_stages(
     default_batch: int,
     rates: Mapping[int, float],
     phases: tuple[Phase, ...],
+    milestones_from: int = 0,
 ) -> tuple[Stage, ...]:
     """A stage for each level and, before all but the first, a stage in which the level fades in.
 
     `batch` and `rates` hold the global batches and learning rates of levels that have their own.
+    Levels from the resolution `milestones_from` on end with a milestone.
     """
     stages = []
     for level in levels:
@@ -74,7 +76,8 @@ def growth_stages(
         if level > levels[0]:
             images = images_of(fade, level)
             stages.append(alike(f"{level}-fade", images, fade=True, fresh_optimizers=True))
-        stages.append(alike(f"{level}", images_of(stable, level), milestone=True))
+        milestone = level >= milestones_from
+        stages.append(alike(f"{level}", images_of(stable, level), milestone=milestone))
     return tuple(stages)
 
 

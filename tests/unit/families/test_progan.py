@@ -33,6 +33,8 @@ def test_stages_alternate_and_alpha_rises_through_the_fade() -> None:
     family = small()
     assert [s.name for s in family.stages()] == ["4", "8-fade", "8", "16-fade", "16"]
     assert [s.milestone for s in family.stages()] == [True, False, True, False, True]
+    later = small(milestones_from=8)
+    assert [s.milestone for s in later.stages()] == [False, False, True, False, True]
     assert [s.fresh_optimizers for s in family.stages()] == [False, True, False, True, False]
     seen = []
     for nimg in (0, 1999, 2000, 2250, 3000, 4999, 5500, 6000, 99999):
