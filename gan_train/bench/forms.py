@@ -16,7 +16,7 @@ from typing import Any, NamedTuple
 import torch
 
 from gan_train.bench.options import OTHER_WAYS
-from gan_train.families.stylegan import plain, resampling, synthesis
+from gan_train.families.stylegan import family, plain, resampling, synthesis
 from gan_train.nn import convolution
 from gan_train.training import trainer
 from gan_train.training.optimizers import build_optimizer
@@ -45,11 +45,14 @@ RESAMPLING = (
 )
 
 
+OWN_FAKES = (Replaced(family, "shares_fakes", lambda config: False),)
+
+
 def _all_literal(convolve: plain.Convolve) -> tuple[Replaced, ...]:
-    """Replacements for the modulated convolution, by the literal one on `convolve`, and for all
-    resampling."""
+    """Replacements for the modulated convolution, by the literal one on `convolve`, for all
+    resampling, and for fakes that D shares."""
     by = partial(plain.literal_modulated_conv, convolve)
-    return (Replaced(synthesis, "modulated_conv", by), *RESAMPLING)
+    return (Replaced(synthesis, "modulated_conv", by), *RESAMPLING, *OWN_FAKES)
 
 
 INSTEAD: dict[str, tuple[Replaced, ...]] = {
@@ -60,6 +63,7 @@ INSTEAD: dict[str, tuple[Replaced, ...]] = {
     ),
     "sums": (Replaced(synthesis, "add_bias_and_noise_", plain.add_bias_and_noise),),
     "resampling": RESAMPLING,
+    "own_fakes": OWN_FAKES,
     "derivatives": (Replaced(convolution, "uses_own_derivatives", _own_elsewhere),),
     "optimizer": (Replaced(trainer, "build_optimizer", partial(build_optimizer, fused=False)),),
 }

@@ -17,6 +17,7 @@ OTHER_WAYS = {
     "demodulation": "ours, but demodulation from a tensor of weights for every image",
     "sums": "ours, but bias and noise are added one by one, not as a matrix product",
     "resampling": "ours, but with zeros between the pixels and PyTorch's derivatives",
+    "own_fakes": "with family.shared_fakes: ours, but D draws fakes of its own",
     "derivatives": "ours, but PyTorch's derivatives of convolutions where ours are used\n"
     "(bf16 on a CPU), and ours elsewhere",
     "optimizer": "ours, but Adam in many kernels instead of one",

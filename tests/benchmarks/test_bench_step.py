@@ -213,7 +213,7 @@ def test_what_is_replaced_is_put_back(way: str) -> None:
         assert getattr(module, name) is before
 
 
-@pytest.mark.parametrize("way", [name for name in INSTEAD if name != "optimizer"])
+@pytest.mark.parametrize("way", [n for n in INSTEAD if n not in ("optimizer", "own_fakes")])
 def test_every_way_is_the_same_function(way: str) -> None:
     """A whole regulariser: path lengths go through the generator twice, R1 through D."""
     config = StyleGANConfig.model_validate(STYLEGAN2)
@@ -240,6 +240,15 @@ def test_every_way_is_the_same_function(way: str) -> None:
     for a, b in zip(ours, other, strict=True):
         torch.testing.assert_close(a, b, rtol=1e-9, atol=1e-11)
     assert any(not torch.equal(a, b) for a, b in zip(ours, other, strict=True)), "it did not run"
+
+
+@pytest.mark.parametrize("way", [None, "own_fakes", "scaled"])
+def test_fakes_are_shared_in_no_other_way(way: str | None) -> None:
+    config = StyleGANConfig.model_validate(STYLEGAN2 | {"shared_fakes": True})
+    with Form("float64", False, way).active():
+        (stage,) = config.build(ImageShape(3, 16), 8).stages()
+    taken = [phase.takes for phase in stage.phases if phase.name == "D"]
+    assert taken == [("fake",) if way is None else ()]
 
 
 def test_both_optimizers_take_the_same_step() -> None:

@@ -85,6 +85,11 @@ class StyleGANSettings(BaseModel):
     mixing: float = Field(
         0.9, ge=0, le=1, description="Share of training images with styles of two latents."
     )
+    shared_fakes: bool = Field(
+        False,
+        description="D's loss takes the fakes that G's loss made in the same step, which saves a "
+        "pass through G. The papers draw new ones, made after G's update.",
+    )
     w_mean_decay: float = Field(
         0.998, ge=0, lt=1, description="Share that the tracked mean w keeps at each step."
     )

@@ -37,6 +37,11 @@ CLASS_MEAN_LATENTS = 1000
 """The number of latents over which the mean w of a class is taken."""
 
 
+def shares_fakes(config: StyleGANSettings) -> bool:
+    """Whether D's loss takes the fakes of G's loss. (A benchmark replaces this function.)"""
+    return config.shared_fakes
+
+
 class Pending(nn.Module):
     """A mean that the losses of one step measure, kept until a running value is updated by it.
 
@@ -103,6 +108,7 @@ class StyleGAN(Adversary):
         lengths = config.generation == 2 and config.path_length_weight > 0
         self.path_every = config.path_length_every if lengths else 0
         self.r1_every = config.r1_every if config.r1_gamma else 0
+        self.shared_fakes = shares_fakes(config)
         shrink = config.path_length_shrink if lengths else 1
         self.grain = math.lcm(config.mbstd_group, shrink)
         self.build_networks()
@@ -149,11 +155,11 @@ class StyleGAN(Adversary):
         """The phases of a step: each network's loss, and its regulariser every few steps. A
         regulariser that is due at every step is a term of the loss instead, as R1 is in the first
         paper."""
-        c = self.config
-        phases = [Phase("G", "G", self.loss_g)]
+        c, shared = self.config, ("fake",) if self.shared_fakes else ()
+        phases = [Phase("G", "G", self.loss_g, leaves=shared)]
         if self.path_every > 1:
             phases.append(Phase("G_path", "G", self.loss_path, every=c.path_length_every))
-        phases.append(Phase("D", "D", self.loss_d))
+        phases.append(Phase("D", "D", self.loss_d, takes=shared))
         if self.r1_every > 1:
             phases.append(Phase("D_r1", "D", self.loss_r1, every=c.r1_every))
         return tuple(phases)
@@ -282,8 +288,10 @@ class StyleGAN(Adversary):
         label = batch.get("label")
         ws = self.mix_styles(label, rng)
         self.pending_w.add(ws[:, 0].mean(dim=0))
-        logit = self.logits(self.synthesise(ws, rng), label, rng)
-        found = Losses({"G": losses.nonsaturating_g(logit)})
+        image = self.synthesise(ws, rng)
+        logit = self.logits(image, label, rng)
+        leaves = {"fake": image.detach()} if self.shared_fakes else {}
+        found = Losses({"G": losses.nonsaturating_g(logit)}, leaves=leaves)
         return found | self.loss_path(batch, rng, clock) if self.path_every == 1 else found
 
     def loss_path(self, batch: Batch, rng: BatchRandom, clock: Clock) -> Losses:
@@ -304,8 +312,12 @@ class StyleGAN(Adversary):
         """D tells reals from fakes of the same classes."""
         label = batch.get("label")
         real = self.prepare_reals(batch["image"])
-        with torch.no_grad():
-            fake = self.synthesise(self.mix_styles(label, rng), rng).to(real.dtype)
+        if self.shared_fakes:
+            fake = batch["fake"]
+        else:
+            with torch.no_grad():
+                fake = self.synthesise(self.mix_styles(label, rng), rng)
+        fake = fake.to(real.dtype)
         both = None if label is None else torch.cat([label, label])
         logits = self.logits(torch.cat([real, fake]), both, rng.repeat(2))
         real_logit, fake_logit = logits.chunk(2)

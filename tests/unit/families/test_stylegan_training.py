@@ -124,6 +124,32 @@ def test_loss_of_the_discriminator(changes: dict[str, object]) -> None:
     assert all(p.grad is not None for p in family.discriminator.parameters())
 
 
+@pytest.mark.parametrize(
+    "changes", [{}, {"generation": 1}, {"r1_every": 1, "path_length_every": 1}]
+)
+def test_shared_fakes(changes: dict[str, object]) -> None:
+    """D's loss, with the very images that G's loss was taken of; G gets no gradient from it."""
+    if changes.get("generation") == 1:
+        changes = changes | {"start_resolution": 16}
+    family, own = small(shared_fakes=True, **changes), small(**changes)
+    batch = batch_of(family)
+    g, d = (p for p in family.stages()[-1].phases if p.name in "GD")
+    assert g.leaves == d.takes == ("fake",)
+    found = g.loss(batch, draws(), Clock())
+    close(found.terms, own.loss_g(batch, draws(), Clock()).terms)
+    rng = draws()
+    fake = own.synthesise(own.mix_styles(batch["label"], rng), rng)
+    close(found.leaves, {"fake": fake.detach()})
+    assert not found.leaves["fake"].requires_grad
+
+    losses = d.loss(batch | found.leaves, draws(stream="D"), Clock())
+    real_logit, fake_logit = (own.discriminate(x, batch["label"]) for x in (batch["image"], fake))
+    close(losses.terms["D"], F.softplus(-real_logit).mean() + F.softplus(fake_logit).mean())
+    losses.terms["D"].backward()
+    assert all(p.grad is None for p in family.generator.parameters())
+    assert not any(p.leaves or p.takes for p in own.stages()[-1].phases)
+
+
 @pytest.mark.parametrize("changes", [{}, STRONG])
 def test_r1(changes: dict[str, object]) -> None:
     """gamma / 2 |grad D(augmented real)|^2, by the image before augmentation."""
