@@ -44,7 +44,7 @@ def measure(
     if images < shards:
         raise UserError(f"--images={images}: allowed are at least as many as --shards={shards}")
     torch.set_num_threads(1)
-    progress = Progress(1 + rounds * (2 * len(data_forms.LOADERS) + 5))
+    progress = Progress(1 + rounds * (2 * len(data_forms.LOADERS) + 4))
     with tempfile.TemporaryDirectory(dir=folder, prefix="gan-train-bench-") as place:
         root = Path(place)
         with progress.part(f"make {images:,} pictures"):

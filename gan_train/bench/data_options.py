@@ -12,7 +12,7 @@ from pathlib import Path
 SUMMARY = "time the data set's way: first batch, memory, images per second, sharding, at any size"
 EPILOG = """\
 A data set of small pictures is made in a temporary folder, which is removed at the end: a million
-pictures take some 3.5 GB and a minute or two. Nothing of it is kept. Each figure is compared, in
+pictures take some 4.5 GB and a minute or two. Nothing of it is kept. Each figure is compared, in
 the same call, with a plain folder of the same pictures (PIL and PyTorch's DataLoader), with
 WebDataset's own loader on the same shards, and with a straightforward converter (PIL, resize,
 TarWriter). The forms take turns; times are CPU seconds of one process, its threads included.

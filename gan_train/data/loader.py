@@ -31,6 +31,9 @@ Pixels: TypeAlias = NDArray[np.uint8]
 
 _CHUNK_IMAGES, _CHUNK_BYTES = 256, 16 << 20
 """Loader processes hand over chunks of whole batches, which stay below both limits."""
+_PLANNED_IMAGES = 4096
+"""The order of so many images is computed at once where they come from memory: for a batch alone it
+takes as long as the copy of its pixels."""
 
 
 @dataclass(frozen=True)
@@ -112,11 +115,15 @@ class Loader:
                 start += batch
                 yield loaded
         assert self._cache is not None and self._cache.full
+        share, ahead = batch // self._world, max(1, _PLANNED_IMAGES // batch)
         while True:
-            positions = self._share(start, batch)
-            pixels, labels = self._cache.gather(self._order.stored(positions))
-            yield self._finish(pixels, labels, positions, resolution)
-            start += batch
+            positions = self._share(start, batch * ahead)
+            stored = self._order.stored(positions)
+            for cut in range(0, len(positions), share):
+                these = slice(cut, cut + share)
+                pixels, labels = self._cache.gather(stored[these])
+                yield self._finish(pixels, labels, positions[these], resolution)
+            start += batch * ahead
 
     def _share(self, start: int, count: int) -> Ints:
         return self._order.share(start, count, self._rank, self._world)

@@ -120,6 +120,7 @@ def test_the_command_reports_every_figure(
         assert re.search(r"gan-train [\d.,]+.*; folder, PIL [\d.,]+.*; WebDataset [\d.,]+", line)
     assert all(float(line[34:].split()[0]) > 0 for line in lines if "times" in line), lines
     assert "loading, round 1 of 1: WebDataset" in told.err
+    assert told.err.splitlines()[-1].startswith("11 of 11: sharding 16 to 8 px")
     assert list(tmp_path.iterdir()) == []  # nothing is kept
 
 
