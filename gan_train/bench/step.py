@@ -168,7 +168,7 @@ def measure(
         precisions = (faster(_runtime(given, Path()).device) if own == "auto" else own,)
     for resolution in resolutions or (given.data.resolution,):
         with tempfile.TemporaryDirectory() as folder:
-            _random_pictures(Path(folder) / "pictures", resolution, count=4 * (batch or 16))
+            random_pictures(Path(folder) / "pictures", resolution, count=4 * (batch or 16))
             compared = forms(precisions, layouts, instead)
             with closing(Progress(len(compared) * (1 + rounds))) as progress:
                 subjects = []
@@ -185,15 +185,23 @@ def _changes(
     given: Config, form: Form, resolution: int, batch: int | None, folder: Path
 ) -> dict[str, Any]:
     """The changes to the recipe: the form, the size, and settings that do not concern a step."""
-    changes = {
-        "data.source": str(folder / "pictures"),
+    changes = on_random_pictures(given, folder) | {
         "data.resolution": resolution,
+        "train.precision": form.precision,
+        "train.channels_last": form.channels_last,
+    }
+    return changes if batch is None else changes | {"train.batch": batch}
+
+
+def on_random_pictures(given: Config, folder: Path) -> dict[str, Any]:
+    """The changes to a recipe that lets it train on the random pictures in `folder`, without
+    settings that do not concern a step."""
+    changes: dict[str, Any] = {
+        "data.source": str(folder / "pictures"),
         "data.only_classes": [],
         "data.lanes": 1,
         "data.loader_workers": 0,
         "workspace": str(folder),
-        "train.precision": form.precision,
-        "train.channels_last": form.channels_last,
         "train.threads": 1,
         "train.start_from": None,
         "train.total_kimg": None,
@@ -204,10 +212,10 @@ def _changes(
         changes |= {"evaluate.pictures": None, "data.held_out": 0.1}
     if given.data.second is not None:  # the random pictures serve as both domains
         changes["data.second"] = {"source": None, "only_classes": [], "pairs": "none"}
-    return changes if batch is None else changes | {"train.batch": batch}
+    return changes
 
 
-def _random_pictures(folder: Path, resolution: int, count: int) -> None:
+def random_pictures(folder: Path, resolution: int, count: int) -> None:
     """Write PNG files of noise into two class folders."""
     random = np.random.default_rng(0)
     for number in range(count):
