@@ -153,6 +153,12 @@ class TrainConfig(Strict):
         "schedule.",
         gt=0,
     )
+    fitted_minutes: float | None = harmless(
+        None,
+        "The minutes to which `--minutes` has fitted the schedule. It tells `--resume` that the "
+        "run's own schedule holds, and not that of the recipe.",
+        gt=0,
+    )
     start_from: Path | None = Field(
         None,
         description="The folder of a checkpoint or of an import, with whose networks a new run "

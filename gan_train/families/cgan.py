@@ -25,7 +25,7 @@ from gan_train.adversary import (
 )
 from gan_train.errors import UserError
 from gan_train.nn.layers import Maxout, dropout, he_start
-from gan_train.nn.schedules import Momentum, linear
+from gan_train.nn.schedules import Momentum, following, linear
 from gan_train.nn.two_player import TwoPlayer, TwoPlayerConfig
 from gan_train.rng import BatchRandom
 
@@ -47,7 +47,9 @@ class CGANConfig(TwoPlayerConfig):
     dropout: float = Field(0.5, ge=0, lt=1, description="Share of D's hidden units left out.")
     optimizer: Literal["sgd", "adam"] = "sgd"
     lr: float | None = Field(None, gt=0, description="Empty: 0.1 with sgd, 0.0002 with adam.")
-    lr_decay: float = Field(1.00004, ge=1, description="SGD: every update divides the rate by it.")
+    lr_decay: float = following(
+        "factor per step", 1.00004, "SGD: every update divides the rate by it.", ge=1
+    )
     lr_floor: float = Field(1e-6, gt=0, description="SGD: the rate falls no lower than this.")
     momentum: tuple[Momentum, Momentum] = Field(
         (0.5, 0.7),
@@ -57,14 +59,18 @@ class CGANConfig(TwoPlayerConfig):
 
     @model_validator(mode="after")
     def _settings_fit_the_optimizer(self) -> CGANConfig:
-        unused = {"sgd": ("betas",), "adam": ("momentum", "lr_decay", "lr_floor")}
-        for name in unused[self.optimizer]:
+        for name in self.unused:
             if getattr(self, name) != type(self).model_fields[name].default:
                 raise ValueError(
                     f"family.{name} does not belong to family.optimizer={self.optimizer}: "
                     "leave it out"
                 )
         return self
+
+    @property
+    def unused(self) -> tuple[str, ...]:
+        """The names of the settings that belong to another optimizer."""
+        return ("betas",) if self.optimizer == "sgd" else ("momentum", "lr_decay", "lr_floor")
 
     def build(self, shape: ImageShape, batch: int) -> CGAN:
         """The networks for images of this shape, trained with this global batch."""

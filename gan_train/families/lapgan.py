@@ -38,7 +38,7 @@ from gan_train.nn import growth, losses
 from gan_train.nn.convolution import compute_dtype, conv2d
 from gan_train.nn.layers import dropout, he_start
 from gan_train.nn.pyramid import downsample, upsample
-from gan_train.nn.schedules import Momentum, linear
+from gan_train.nn.schedules import Momentum, following, linear
 from gan_train.rng import BatchRandom
 
 
@@ -70,14 +70,16 @@ class LAPGANConfig(BaseModel):
     r1_every: int = Field(4, ge=1, description="Steps between R1 updates (lazy regularisation).")
     optimizer: Literal["sgd", "adam"] = Field("sgd", description="sgd: the paper's. adam: faster.")
     lr: float = Field(0.02, gt=0, description="Learning rate of the first update.")
-    lr_decay: float = Field(4e-5, ge=0, description="Every update divides the rate by 1 + this.")
+    lr_decay: float = following(
+        "increment per step", 4e-5, "Every update divides the rate by 1 + this.", ge=0
+    )
     momentum: tuple[Momentum, Momentum] = Field(
         (0.5, 0.8),
         description="The momentum of SGD, at the start and at the end of the schedule; linear "
         "between them.",
     )
     betas: tuple[float, float] = Field((0.5, 0.99), description="The betas of Adam.")
-    kimg: float = Field(10000.0, gt=0, description="Length of training, in kimg.")
+    kimg: float = following("length", 10000.0, "Length of training, in kimg.", gt=0)
 
     def build(self, shape: ImageShape, batch: int) -> LAPGAN:
         """The networks for images of this shape, trained with this global batch."""

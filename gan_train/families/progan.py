@@ -38,6 +38,7 @@ from gan_train.nn.layers import (
     pixel_norm,
     upsample,
 )
+from gan_train.nn.schedules import following
 from gan_train.rng import BatchRandom
 
 
@@ -62,8 +63,8 @@ class ProGANConfig(BaseModel):
     r1_gamma: float = Field(10.0, ge=0, description="Gamma of R1, used with logistic-r1.")
     r1_every: int = Field(16, ge=1, description="Steps between R1 updates (lazy regularisation).")
     mbstd_group: int = Field(4, ge=1, description="Samples whose standard deviation D sees.")
-    fade_kimg: growth.Kimg = Field(600.0, description="Images of a fade, in kimg.")
-    stable_kimg: growth.Kimg = Field(600.0, description="Images after a fade, in kimg.")
+    fade_kimg: growth.Kimg = following("length", 600.0, "Images of a fade, in kimg.")
+    stable_kimg: growth.Kimg = following("length", 600.0, "Images after a fade, in kimg.")
     milestones_from: int = Field(
         4, ge=4, description="The lowest resolution whose level ends with a checkpoint and a score."
     )

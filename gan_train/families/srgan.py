@@ -32,6 +32,7 @@ from gan_train.errors import UserError
 from gan_train.images.resize import bicubic_upsample_float
 from gan_train.nn import losses
 from gan_train.nn.batchnorm import BatchNorm
+from gan_train.nn.schedules import following
 from gan_train.pretrained.content import ContentDistance, ContentName
 from gan_train.rng import BatchRandom
 
@@ -75,11 +76,13 @@ class SRGANConfig(BaseModel):
     pixel_weight: float = Field(0.0, ge=0, description="Weight of the pixel loss beside D.")
     content_weight: float = Field(1.0, ge=0, description="Weight of the content loss.")
     adversarial_weight: float = Field(1e-3, gt=0, description="Weight of G's adversarial loss.")
-    pretrain_kimg: float = Field(16_000.0, ge=0, description="Images of G alone, in kimg.")
+    pretrain_kimg: float = following("length", 16_000.0, "Images of G alone, in kimg.", ge=0)
     pretrain_lr: float = Field(1e-4, gt=0)
-    adversarial_kimg: float = Field(1600.0, ge=0, description="Images of G against D, in kimg.")
+    adversarial_kimg: float = following("length", 1600.0, "Images of G against D, in kimg.", ge=0)
     lr: float = Field(1e-4, gt=0, description="Learning rate of G and D against each other.")
-    fine_kimg: float = Field(1600.0, ge=0, description="Images at `fine_lr`, at the end, in kimg.")
+    fine_kimg: float = following(
+        "length", 1600.0, "Images at `fine_lr`, at the end, in kimg.", ge=0
+    )
     fine_lr: float = Field(1e-5, gt=0)
     betas: tuple[float, float] = (0.9, 0.999)
 

@@ -21,6 +21,7 @@ from gan_train.adversary import (
     single_stage,
 )
 from gan_train.nn import losses
+from gan_train.nn.schedules import following
 from gan_train.rng import BatchRandom
 
 
@@ -32,7 +33,7 @@ class TwoPlayerConfig(BaseModel):
     name: str
     z_dim: int = Field(100, ge=1)
     betas: tuple[float, float] = Field((0.5, 0.999), description="The betas of Adam.")
-    kimg: float = Field(1000.0, gt=0, description="Length of training, in kimg.")
+    kimg: float = following("length", 1000.0, "Length of training, in kimg.", gt=0)
 
 
 class TwoPlayer(Adversary):

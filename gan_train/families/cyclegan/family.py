@@ -33,6 +33,7 @@ from gan_train.errors import UserError
 from gan_train.families.cyclegan.networks import Discriminator, Generator
 from gan_train.families.cyclegan.pool import ImagePool
 from gan_train.nn import losses
+from gan_train.nn.schedules import following
 from gan_train.rng import BatchRandom
 
 GENERATORS = ("generator_ab", "generator_ba")
@@ -82,9 +83,9 @@ class CycleGANConfig(BaseModel):
     )
     lr: float = Field(0.0002, gt=0)
     betas: tuple[float, float] = (0.5, 0.999)
-    kimg: float = Field(200.0, gt=0, description="Images of domain A to train on, in kimg.")
-    decay_kimg: float = Field(
-        100.0, ge=0, description="Images at the end, over which the rate falls to 0, in kimg."
+    kimg: float = following("length", 200.0, "Images of domain A to train on, in kimg.", gt=0)
+    decay_kimg: float = following(
+        "length", 100.0, "Images at the end, over which the rate falls to 0, in kimg.", ge=0
     )
 
     @model_validator(mode="after")

@@ -6,6 +6,9 @@ from typing import Literal
 
 from pydantic import BaseModel, ConfigDict, Field, model_validator
 
+from gan_train.nn.growth import Kimg
+from gan_train.nn.schedules import following
+
 OF_ONE_GENERATION: dict[int, tuple[str, ...]] = {
     1: ("start_resolution", "fade_kimg", "stable_kimg"),
     2: (
@@ -100,11 +103,11 @@ class StyleGANSettings(BaseModel):
         {}, description="Learning rates at single resolutions, in place of lr."
     )
     betas: tuple[float, float] = Field((0.0, 0.99), description="Adam's betas.")
-    kimg: float = Field(25000.0, gt=0, description="Generation 2: length of training in kimg.")
+    kimg: float = following("length", 25000.0, "Generation 2: length of training in kimg.", gt=0)
     start_resolution: int = Field(8, ge=4, description="Generation 1: the first resolution.")
-    fade_kimg: float | dict[int, float] = Field(600.0, description="Length of a fade in kimg.")
-    stable_kimg: float | dict[int, float] = Field(
-        600.0, description="Length of training at each resolution after its fade, in kimg."
+    fade_kimg: Kimg = following("length", 600.0, "Length of a fade in kimg.")
+    stable_kimg: Kimg = following(
+        "length", 600.0, "Length of training at each resolution after its fade, in kimg."
     )
     batch: dict[int, int] = Field(
         {}, description="Global batch at single resolutions, in place of train.batch."
@@ -130,13 +133,18 @@ class StyleGANSettings(BaseModel):
 
     @model_validator(mode="after")
     def _of_this_generation(self) -> StyleGANSettings:
-        for name in OF_ONE_GENERATION[3 - self.generation]:
+        for name in self.unused:
             if getattr(self, name) != type(self).model_fields[name].default:
                 raise ValueError(
                     f"family.{name} belongs to generation {3 - self.generation}; "
                     f"family.generation is {self.generation}: leave it out"
                 )
         return self
+
+    @property
+    def unused(self) -> tuple[str, ...]:
+        """The names of the settings that belong to the other generation."""
+        return OF_ONE_GENERATION[3 - self.generation]
 
     def width(self, resolution: int) -> int:
         """The number of feature maps at a resolution."""
