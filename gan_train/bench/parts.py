@@ -8,7 +8,6 @@ from __future__ import annotations
 
 import itertools
 import json
-import os
 import tempfile
 import time
 from collections.abc import Callable
@@ -21,6 +20,7 @@ from torch.multiprocessing.spawn import spawn
 
 from gan_train import recipes
 from gan_train.adversary import Clock, Stage
+from gan_train.bench.workers import joined
 from gan_train.config import Config
 from gan_train.data.feed import Feed
 from gan_train.data.index import Index
@@ -120,17 +120,8 @@ def time_scoring(config: Config, index: Index, shards: Path) -> Timing:
 def _worker(
     rank: int, world: int, folder: str, config: Config, shards: str, seconds: float
 ) -> None:
-    torch.set_num_threads(1)
-    os.environ |= {"RANK": str(rank), "WORLD_SIZE": str(world), "LOCAL_RANK": str(rank)}
-    gpu: str = config.cluster.gpu
-    if gpu == "auto" and torch.cuda.device_count() < world:
-        gpu = "no"  # as with Ray, all workers have a GPU or none has
-    if world > 1:
-        meeting = f"file://{folder}/rendezvous"
-        backend = "nccl" if gpu != "no" else "gloo"
-        torch.distributed.init_process_group(backend, meeting, rank=rank, world_size=world)
+    runtime = joined(rank, world, 1, folder, config)
     index = Index.load(Path(shards))
-    runtime = PlainRuntime(Path(folder), gpu)
     timing = time_steps(config, index, Path(shards), runtime, seconds)
     if rank == 0:
         (Path(folder) / "rate").write_text(json.dumps(timing.images_per_second))

@@ -56,7 +56,7 @@ from gan_train.files.atomic import aside, remove_leftovers, write_aside
 from gan_train.files.digests import VerifiedFiles
 
 MANIFEST_NAME, QUARANTINE_NAME = "manifest.jsonl", "quarantine.json"
-_PROBES = 8
+PROBES = 8  # images of each part that `expected_bytes` reads
 _PIXELS = {"resolution", "colour", "resize", "crop", "background", "classes", "only_classes"}
 
 log = logging.getLogger(__name__)
@@ -246,7 +246,7 @@ def expected_bytes(plan: ShardPlan) -> int:
     total = 0
     for entries in plan.parts.values():
         sizes = []
-        for entry in entries[:_PROBES]:
+        for entry in entries[:PROBES]:
             with suppress(BadImage, UnreadableFile):
                 source = open_source(plan.sources[entry.second])
                 sizes.append(in_tar(len(_stored_image(source, entry.file, plan.transform)[0])))

@@ -30,8 +30,9 @@ class Generation:
         assert isinstance(setting.adversary, Generates)
         self.config, self.adversary, self.device = config, setting.adversary, runtime.device
         self.class_counts = torch.tensor(setting.index.class_counts, device=runtime.device)
+        self.extractor = extractor_of(setting)
         self.evaluator = evaluator_of(
-            setting, extractor_of(setting), setting.index, config.evaluate.images
+            setting, self.extractor, setting.index, config.evaluate.images
         )
         self.metric = self.evaluator.metric
         self.path_lengths: PathLengths | None = None
@@ -82,3 +83,8 @@ class Generation:
             scores |= self.path_lengths.measure()
             protocol |= self.path_lengths.protocol()
         return {"scores": scores, "protocol": protocol}
+
+    def rehearse(self, count: int) -> None:
+        images, _ = self.generate(torch.arange(count))
+        if self.extractor is not None:
+            self.extractor.features_and_layout(images)

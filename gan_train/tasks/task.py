@@ -107,3 +107,6 @@ class ImageTask(Protocol):
 
     def measure(self) -> dict[str, Any]:
         """Score the current weights: `{"scores": ..., "protocol": ...}`. Collective."""
+
+    def rehearse(self, count: int) -> None:
+        """Do what scoring does for each image, for so many of them, without the data set."""

@@ -62,9 +62,9 @@ class Translation:
         )
         images = min(config.evaluate.images, *(part.samples for part in self.shown.values()))
         self.share = setting.share
-        extractor = extractor_of(setting)
+        self.extractor = extractor_of(setting)
         self.evaluators = {
-            to: evaluator_of(setting, extractor, self.shown[to], images) for to in DOMAINS
+            to: evaluator_of(setting, self.extractor, self.shown[to], images) for to in DOMAINS
         }
         self.metric = self.evaluators["B"].metric
         self.data = setting.index.content_hash
@@ -116,6 +116,16 @@ class Translation:
             scores = {self.metric: sum(scores[name] for name in directions) / 2, **scores}
         protocol = {**self.evaluators["B"].protocol(), "data": self.data}
         return {"scores": scores, "protocol": protocol}
+
+    @torch.inference_mode()
+    def rehearse(self, count: int) -> None:
+        shape = self.adversary.shape
+        noise = torch.randint(
+            256, (count, shape.channels, shape.resolution, shape.resolution), dtype=torch.uint8
+        )
+        images = self._translated(noise.to(self.share.device), "B")
+        if self.extractor is not None:
+            self.extractor.features_and_layout(images)
 
     def _of_translated(self, to: Domain) -> Generate:
         source = self.shown[other_than(to)]

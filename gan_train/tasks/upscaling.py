@@ -116,6 +116,15 @@ class Upscaling:
                 scores |= {f"{column}_{name}": v for column, v in zip(columns, means, strict=True)}
         return {"scores": scores, "protocol": self._protocol()}
 
+    @torch.inference_mode()
+    def rehearse(self, count: int) -> None:
+        shape = self.adversary.shape
+        for place in range(count):
+            size = (shape.channels, shape.resolution, shape.resolution)
+            high = torch.randint(256, size, dtype=torch.uint8)
+            low = bicubic_downsample(high, self.scale)
+            self._measures(TestPicture("", str(place), high, low))
+
     def _sets(self) -> list[str]:
         return self.pictures.sets if self.pictures is not None else [""]
 
