@@ -36,6 +36,20 @@ def crossed(before: int, now: int, every_kimg: float) -> bool:
     return int(now / every) > int(before / every)
 
 
+def checkpoints(config: Config, stages: Sequence[Stage], end: int) -> list[int]:
+    """The numbers of images seen at which a whole run writes checkpoints. The trainer writes them
+    after the batch that reaches such a number, which may be a few images later."""
+    every = config.train.checkpoint_kimg
+    places, start = set(), 0
+    while start < end:
+        stage, until = stage_at(stages, start, end)
+        if stage.milestone or until >= end or crossed(until - 1, until, every):
+            places.add(until)
+        start = until
+    regular = int(every * 1000)
+    return sorted(places | set(range(regular, end, regular)))
+
+
 def check(config: Config, shape: ImageShape, world_size: int) -> tuple[Stage, ...]:
     """The stages of training with this configuration on images of this shape.
 

@@ -21,6 +21,7 @@ from pipelines.cli.arguments import add_command, add_overrides
 if TYPE_CHECKING:
     from gan_train.config import Config
     from gan_train.data.sharding import ShardPlan
+    from pipelines.flows.price import Prices
 
 STOPPED = 130  # the status by which a shell reports an interrupt
 
@@ -28,7 +29,8 @@ _DESCRIPTION = """\
 Train GANs from a folder of images to a registered, scored generator.
 
   gan-train run demo                          shard, train, score, register: all of it
-  gan-train run demo --dry-run                what that would do, without doing it
+  gan-train run demo --dry-run                what that would do and cost, without doing it
+  gan-train run demo --minutes 10             as good as it gets in ten minutes
   gan-train run cifar10-32 --set train.batch=64 --set cluster.workers=4
   gan-train run demo --resume demo-20260131-120000
   gan-train generate demo --seeds 0-63 --class A --out a.png
@@ -38,6 +40,16 @@ Train GANs from a folder of images to a registered, scored generator.
   gan-train config demo                       every setting, with its value
 """
 _RECIPE = "a YAML file, or the name of one in configs/"
+_COSTS = """\
+What does it cost?   gan-train run demo --dry-run
+I have ten minutes:  gan-train run demo --minutes 10
+
+Both take some steps of each stage on this machine first, which lasts some seconds. --dry-run
+shows the images per second and the minutes of every stage, and the memory of a worker.
+--minutes multiplies every length of the schedule by one factor: stages, fades, the decay of
+rates, samples, checkpoints. The run's config.yaml has the new numbers, so `--resume RUN` and a
+repetition of that file do not depend on a clock. While it trains, the time left is shown; a
+machine that turns out slower takes longer."""
 
 
 def main(arguments: list[str] | None = None) -> int:
@@ -78,9 +90,14 @@ def _parser() -> argparse.ArgumentParser:
     )
     commands = parser.add_subparsers(title="commands", required=True, metavar="COMMAND")
 
-    run = add_command(commands, "run", _run, "shard, train, score and register")
+    run = add_command(commands, "run", _run, "shard, train, score and register", _COSTS)
     _recipe(run)
-    run.add_argument("--dry-run", action="store_true", help="show the plan and start nothing")
+    run.add_argument(
+        "--dry-run",
+        action="store_true",
+        help="show the plan, and what it costs in time and memory, and start nothing",
+    )
+    _minutes(run)
     run.add_argument("--resume", metavar="RUN", help="go on with this run")
 
     shard = add_command(commands, "shard", _shard, "turn images into verified WebDataset shards")
@@ -101,6 +118,7 @@ def _parser() -> argparse.ArgumentParser:
         "With torchrun: torchrun --nproc-per-node 2 -m gan_train demo",
     )
     _recipe(train)
+    _minutes(train)
     train.add_argument("--resume", metavar="RUN", help="go on with this run")
     train.add_argument(
         "--plain", action="store_true", help="in this process, without Ray, Prefect and MLflow"
@@ -175,6 +193,15 @@ def _recipe(parser: argparse.ArgumentParser) -> None:
     add_overrides(parser)
 
 
+def _minutes(parser: argparse.ArgumentParser) -> None:
+    parser.add_argument(
+        "--minutes",
+        type=float,
+        metavar="M",
+        help="make the schedule shorter or longer, so that the whole command takes so long",
+    )
+
+
 # ---- commands ----------------------------------------------------------------------------------
 
 
@@ -201,14 +228,61 @@ def _flow(config: Config, name: str, *arguments: Any, plan: ShardPlan | None = N
     return state.result()
 
 
+def _prices(config: Config, data: ShardPlan, *, plain: bool = False) -> Prices:
+    """What the run costs on this machine: takes some seconds."""
+    from pipelines.flows import plan, price
+
+    print("gan-train: trying some steps to see what they cost ...", file=sys.stderr, flush=True)
+    return price.Prices(config, data, plan.image_shape(config, data), plain=plain)
+
+
+def _fitted(given: argparse.Namespace, config: Config, data: ShardPlan, prices: Prices) -> Config:
+    """The configuration with its schedule fitted to --minutes."""
+    from pipelines.flows import plan, price
+
+    found = price.fitted(
+        config, given.minutes, prices, plan.image_shape(config, data), _chosen(given)
+    )
+    print(f"gan-train: {price.change_in_words(config, found)}", file=sys.stderr, flush=True)
+    return found
+
+
+def _chosen(given: argparse.Namespace) -> list[str]:
+    """The keys that --set has set."""
+    return [override.partition("=")[0].strip() for override in given.overrides]
+
+
+def _to_train(given: argparse.Namespace) -> Config:
+    """The configuration of a run, new or resumed: a resumed run keeps the schedule to which
+    --minutes once fitted it."""
+    from gan_train.errors import UserError
+    from gan_train.runs import run_folder
+    from gan_train.training import fitting
+
+    config = _load(given)
+    if given.resume is None:
+        return config
+    if given.minutes is not None:
+        raise UserError(
+            f"--minutes {given.minutes:g}: a run that goes on keeps its schedule; leave --minutes "
+            "out, or start a new run"
+        )
+    started = run_folder.configuration(run_folder.find(config, given.resume))
+    return fitting.schedule_of_run(config, started, _chosen(given))
+
+
 def _run(given: argparse.Namespace) -> int:
     from pipelines.flows import plan
 
-    config = _load(given)
-    if given.dry_run:
-        print(plan.describe(config))
-        return 0
+    config = _to_train(given)
     data = plan.precheck(config)
+    if given.dry_run or given.minutes is not None:
+        prices = _prices(config, data)
+        if given.minutes is not None:
+            config = _fitted(given, config, data, prices)
+        if given.dry_run:
+            print(plan.describe(config, data, prices))
+            return 0
     from pipelines.cli import summary
 
     done = _flow(config, "run_flow", given.resume, plan=data)
@@ -232,7 +306,12 @@ def _shard(given: argparse.Namespace) -> int:
 
 
 def _train(given: argparse.Namespace) -> int:
-    config = _load(given)
+    config = _to_train(given)
+    if given.minutes is not None:
+        from pipelines.flows import plan
+
+        data = plan.precheck(config)
+        config = _fitted(given, config, data, _prices(config, data, plain=given.plain))
     if given.plain:
         from gan_train.__main__ import train_plain
 

@@ -27,11 +27,11 @@ from gan_train.data.index import Index
 from gan_train.files.atomic import read_json, write_json
 from gan_train.runs import run_folder
 from gan_train.runs.checkpoint import list_checkpoints
-from gan_train.training.schedule import check, schedule_end
+from gan_train.training.schedule import check, checkpoints, schedule_end
 from pipelines.comparison.training_time import Stopwatch
 from pipelines.compute import training
 from pipelines.compute.cluster import identifiers
-from pipelines.flows import artifacts, plan
+from pipelines.flows import artifacts
 from pipelines.flows.progress import score_line
 from pipelines.flows.running import POLL_S, RunningTraining, save_and_end
 from pipelines.flows.time_left import Forecast, in_words
@@ -69,7 +69,7 @@ class Contestant:
         self.run_dir = run_folder.folder(config) / self.record.run
         stages = check(config, self.index.image_shape, config.cluster.workers)
         self.end = schedule_end(config, stages)
-        places = plan.checkpoints(config, stages, self.end)
+        places = checkpoints(config, stages, self.end)
         self.watch = Stopwatch(places)
         self.forecast = Forecast(stages, self.end, places)
         for event in run_folder.read_events(self.run_dir):

@@ -24,10 +24,10 @@ from gan_train.data.sharding import plan_shards
 from gan_train.errors import UserError
 from gan_train.runs import run_folder
 from gan_train.runs.events import read_events
-from gan_train.training.schedule import check, schedule_end
+from gan_train.training.schedule import check, checkpoints, schedule_end
 from pipelines.comparison.training_time import training_seconds
 from pipelines.compute.cluster import address_of
-from pipelines.flows.plan import checkpoints, image_shape
+from pipelines.flows.plan import image_shape
 
 _DECIDED = {
     "train.total_kimg": "the budget says how long training is: --kimg or --minutes",

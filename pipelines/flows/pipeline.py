@@ -31,12 +31,13 @@ from gan_train.data.index import Index
 from gan_train.errors import UserError
 from gan_train.runs import run_folder
 from gan_train.runs.events import Event
-from gan_train.training.schedule import check, schedule_end
+from gan_train.training.fitting import schedule_of_run
+from gan_train.training.schedule import check, checkpoints, schedule_end
 from pipelines.compute import jobs, sharding, training
 from pipelines.compute.cluster import connected, identifiers
-from pipelines.flows import artifacts, evaluation
+from pipelines.flows import artifacts, evaluation, price
 from pipelines.flows.driver import Attention, Ended, attend
-from pipelines.flows.plan import checkpoints
+from pipelines.flows.plan import image_shape
 from pipelines.flows.time_left import Forecast
 from pipelines.registry import versions
 
@@ -153,8 +154,12 @@ def train_flow(config: Config, resume: str | None = None) -> Any:
     `resume` names a run to go on with. The flow run ends as Cancelled when the training was
     stopped; its last checkpoint then holds all that was trained.
     """
-    shards = None if resume else sharding.finished(config)
-    run_dir = run_folder.new(config, shards) if shards else run_folder.find(config, str(resume))
+    if resume is None:
+        run_dir = run_folder.new(config, sharding.finished(config))
+    else:
+        run_dir = run_folder.find(config, resume)
+        if config.train.fitted_minutes is None:
+            config = schedule_of_run(config, run_folder.configuration(run_dir))
     ended = train_workers(config, run_folder.shards_of(run_dir), run_dir)
     if not ended.finished:
         return Cancelled(
@@ -252,16 +257,22 @@ def _registration_note(registration: versions.Registration) -> str:
     on_cancellation=[stop_job],
     on_crashed=[stop_job],
 )
-def run_flow(config: Config, resume: str | None = None) -> Any:
+def run_flow(config: Config, resume: str | None = None, minutes: float | None = None) -> Any:
     """Shard, train, score and register; returns the run's folder and its registration.
+
+    With `minutes` the schedule of a new run is first made shorter or longer, so that the whole flow
+    takes so long on this machine (`pipelines/flows/price.py`).
 
     Training scores every checkpoint that it goes on from, so nothing is left to score. This flow
     is what a deployment runs: paths in `config` may be relative to where the process stands.
     """
     config = recipes.with_absolute_paths(config)
+    data = sharding.plan_of(config)
+    if minutes is not None and resume is None:
+        config = price.fitted_here(config, minutes, data, image_shape(config, data))
     # The data are planned once, and Ray is started once, unless another cluster trains.
     with (
-        sharding.planned(config, sharding.plan_of(config)),
+        sharding.planned(config, data),
         nullcontext() if config.cluster.jobs else connected(config.cluster),
     ):
         shard_flow(config)

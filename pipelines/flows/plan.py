@@ -1,19 +1,23 @@
 """Describes what a run would do, for `--dry-run`, and checks what can be checked before it starts.
 
-Nothing is started here. Nothing is written either, but what `plan_shards` remembers of the source.
+No engine is started here. Nothing is written either, but what `plan_shards` remembers of the
+source.
 """
 
 from __future__ import annotations
 
 import shutil
-from collections.abc import Sequence
 from pathlib import Path
+from typing import TYPE_CHECKING
 
-from gan_train.adversary import Adversary, ImageShape, Stage
+from gan_train.adversary import Adversary, ImageShape
 from gan_train.config import Config
 from gan_train.data.sharding import ShardPlan, expected_bytes, plan_shards
 from gan_train.runs import run_folder
-from gan_train.training.schedule import check, crossed, schedule_end, stage_at
+from gan_train.training.schedule import check, checkpoints, schedule_end
+
+if TYPE_CHECKING:
+    from pipelines.flows.price import Price, Prices
 
 
 def image_shape(config: Config, plan: ShardPlan) -> ImageShape:
@@ -33,9 +37,8 @@ def precheck(config: Config, *, verify: bool = False) -> ShardPlan:
     return plan
 
 
-def describe(config: Config) -> str:
-    """What `run` would do, in some lines of text. Raises UserError as `precheck` does."""
-    plan = plan_shards(config.data, None, config.workspace)
+def describe(config: Config, plan: ShardPlan, prices: Prices) -> str:
+    """What `run` would do, and what that costs by `prices`, in some lines of text."""
     shape = image_shape(config, plan)
     stages = check(config, shape, config.cluster.workers)
     end = schedule_end(config, stages)
@@ -66,8 +69,9 @@ def describe(config: Config) -> str:
         f"disk        {_size(disk)} expected: shards {_size(shards)}, {kept} checkpoints of "
         f"{_size(checkpoint)}; {_size(shutil.disk_usage(_existing(config.workspace)).free)} free",
         f"runs        {len(older)} of this recipe" + (f", newest {older[-1]}" if older else ""),
+        *_costs(config, prices),
         "",
-        *_stage_table(stages, end),
+        *_stage_table(prices.of(config)),
     ]
     return "\n".join(lines)
 
@@ -87,31 +91,68 @@ def _state(plan: ShardPlan, finished: bool) -> str:
     return "not written yet"
 
 
-def _stage_table(stages: Sequence[Stage], end: int) -> list[str]:
-    lines = [f"{'stage':<16}{'resolution':>10}{'batch':>8}{'kimg':>10}{'until':>10}"]
-    start = 0
-    while start < end:
-        stage, until = stage_at(stages, start, end)
-        lines.append(
-            f"{stage.name:<16}{stage.resolution:>10}{stage.batch:>8}"
-            f"{(until - start) / 1000:>10.1f}{until / 1000:>10.1f}"
+def _costs(config: Config, prices: Prices) -> list[str]:
+    """Lines on the time and the memory of the run, and on how they were found."""
+    price, cluster, last = prices.of(config), config.cluster, list[str]()
+    if prices.lacks_gpus:
+        last = [
+            f"time        not predicted: cluster.gpu is `yes`, and this machine has fewer than "
+            f"{cluster.workers} GPUs"
+        ]
+    elif price.training is None:
+        last = ["time        not predicted: a stage is too large to be tried on this machine"]
+    else:
+        about = "about " if not all(stage.measured for stage in price.stages) else ""
+        parts = [f"training {_duration(price.training)}"]
+        if price.scoring is not None:
+            parts.append(f"{price.scorings} scorings {_duration(price.scoring)}")
+        if price.sharding >= 1:
+            parts.append(f"sharding {_duration(price.sharding)}")
+        parts.append(f"start and end {_duration(price.ends)}")
+        last = [
+            f"time        {about}{_duration(price.training + price.beside)} expected: "
+            + ", ".join(parts),
+            f"            by some steps of {'one worker' if prices.elsewhere else 'all workers'} "
+            f"on this machine, {prices.threads} thread{'s' * (prices.threads > 1)} each"
+            + ("; the cluster's may be faster or slower" if prices.elsewhere else ""),
+        ]
+        if price.scoring is None:
+            last.append("            scoring not included: it was not tried on this machine")
+    counted = [stage.stage.name for stage in price.stages if not stage.measured]
+    if counted and price.training is not None:
+        last.append(
+            f"            ~ {', '.join(counted)}: by counted operations, no step was tried; may be "
+            "wrong by a factor of two"
         )
-        start = until
+    if prices.memory_gib is not None:
+        kind = "of a GPU, estimated" if prices.lacks_gpus else "at the peak"
+        last.append(f"memory      {prices.memory_gib:.2g} GiB a worker, {kind}")
+    return last
+
+
+def _stage_table(price: Price) -> list[str]:
+    lines = [
+        f"{'stage':<16}{'resolution':>10}{'batch':>8}{'kimg':>10}{'until':>10}"
+        f"{'images/s':>10}{'minutes':>9}"
+    ]
+    for part in price.stages:
+        speed, minutes = "-", "-"
+        if part.seconds_per_image is not None:
+            speed = f"{'' if part.measured else '~'}{1 / part.seconds_per_image:.3g}"
+            minutes = f"{part.images * part.seconds_per_image / 60:.1f}"
+        lines.append(
+            f"{part.stage.name:<16}{part.stage.resolution:>10}{part.stage.batch:>8}"
+            f"{part.images / 1000:>10.1f}{part.until / 1000:>10.1f}{speed:>10}{minutes:>9}"
+        )
     return lines
 
 
-def checkpoints(config: Config, stages: Sequence[Stage], end: int) -> list[int]:
-    """The numbers of images seen at which a whole run writes checkpoints. The trainer writes them
-    after the batch that reaches such a number, which may be a few images later."""
-    every = config.train.checkpoint_kimg
-    places, start = set(), 0
-    while start < end:
-        stage, until = stage_at(stages, start, end)
-        if stage.milestone or until >= end or crossed(until - 1, until, every):
-            places.add(until)
-        start = until
-    regular = int(every * 1000)
-    return sorted(places | set(range(regular, end, regular)))
+def _duration(seconds: float) -> str:
+    """A time in words: `40 s`, `5.3 min`, `7.1 h`, `12 days`."""
+    for most, unit, name in ((90, 1, "s"), (90 * 60, 60, "min"), (72 * 3600, 3600, "h")):
+        if seconds < most:
+            return f"{seconds / unit:.{0 if unit == 1 else 1}f} {name}"
+    return f"{seconds / 86400:.0f} days"
 
 
 def checkpoint_bytes(adversary: Adversary) -> int:

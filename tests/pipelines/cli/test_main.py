@@ -12,6 +12,7 @@ import pytest
 import yaml
 
 from gan_train import recipes
+from gan_train.bench.rehearsal import Rehearsed
 from gan_train.config import Config
 from gan_train.data.sharding import ShardPlan, shard
 from gan_train.runs import run_folder
@@ -106,7 +107,10 @@ def test_dry_run_shows_the_plan_and_writes_no_more_than_what_it_read(
     assert "workers     1 x 1 CPU" in done.stdout
     stages = [line.split() for line in done.stdout.splitlines() if line.startswith(("4 ", "8"))]
     assert [stage[0] for stage in stages] == ["4", "8-fade", "8"]
-    assert [stage[-1] for stage in stages] == ["0.1", "0.1", "0.2"]
+    assert [stage[4] for stage in stages] == ["0.1", "0.1", "0.2"]
+    assert all(float(stage[5]) > 0 for stage in stages), "images per second"
+    assert "time        " in done.stdout and " expected: training " in done.stdout
+    assert "GiB a worker, at the peak" in done.stdout
 
 
 def test_a_full_verification_is_planned_and_asked_of_the_flow(
@@ -125,8 +129,13 @@ def test_a_full_verification_is_planned_and_asked_of_the_flow(
 
 
 def test_dry_run_knows_what_is_there(
-    tiny_source: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+    tiny_source: Path,
+    tmp_path: Path,
+    capsys: pytest.CaptureFixture[str],
+    monkeypatch: pytest.MonkeyPatch,
 ) -> None:
+    measured = Rehearsed(dict.fromkeys(("4", "8-fade", "8"), 1.0))
+    monkeypatch.setattr("pipelines.flows.price.rehearse", lambda *_: measured)
     config = tiny_config(tiny_source, tmp_path / "workspace")
     earlier = run_folder.new(config, shard(config.data, config.workspace))
     assert main(["run", recipe(config, tmp_path), "--dry-run"]) == 0
@@ -139,8 +148,7 @@ def test_the_planned_checkpoints_are_those_that_are_written(
     tiny_source: Path, tmp_path: Path
 ) -> None:
     from gan_train.data.index import Index
-    from gan_train.training.schedule import check, schedule_end
-    from pipelines.flows.plan import checkpoints
+    from gan_train.training.schedule import check, checkpoints, schedule_end
 
     config = tiny_config(
         tiny_source, tmp_path, train__checkpoint_kimg=0.048, train__keep_checkpoints=99

@@ -11,8 +11,7 @@ import pytest
 from gan_train import recipes
 from gan_train.adversary import ImageShape, Losses, Phase, Stage
 from gan_train.runs.events import Event
-from gan_train.training.schedule import schedule_end
-from pipelines.flows.plan import checkpoints
+from gan_train.training.schedule import checkpoints, schedule_end
 from pipelines.flows.time_left import Forecast, in_words, relative_cost
 
 DEMO_LOG = Path(__file__).with_name("demo_log.txt")
