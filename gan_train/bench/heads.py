@@ -51,7 +51,7 @@ def line(found: tuple[float, bool] | None, processor: str) -> str:
         return f"# Costs per kimg: not measured on a CPU; {gpu}.\n"
     seconds, measured = found
     about = "" if measured else "about "
-    how = "" if measured else " (by counted operations)"
+    how = "" if measured else " (partly by counted operations)"
     return f"# Costs {about}{_rounded(seconds)} s per kimg on {processor}{how}; {gpu}.\n"
 
 
