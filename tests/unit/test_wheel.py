@@ -67,7 +67,7 @@ def test_it_holds_the_code_the_recipes_and_the_sample_data(wheel: Path) -> None:
     kept = {name.removeprefix(shared) for name in names if ".dist-info/" not in name}
     expected = {
         path.relative_to(ROOT).as_posix()
-        for room in ("gan_train", "pipelines", "configs")
+        for room in ("gan_train", "pipelines", "configs", "sample_data/statistics")
         for path in (ROOT / room).rglob("*")
         if path.is_file() and "__pycache__" not in path.parts
     }
