@@ -38,7 +38,7 @@ PLAIN_S = 6.0
 """Seconds that a training without engines takes to start."""
 LOST_ON_ALL_CORES, LOST_WITH_A_CORE_TO_SPARE = 0.12, 0.04
 """The share of the workers' speed that the engines, the log and the grids take."""
-MORE_GIB = 0.25
+MORE_GIB = 0.5
 """What Ray, the loader and the features of a scoring add to a worker's memory."""
 MEASURES_S = 2.0
 """Seconds that the measures of one scoring take once all features are known."""

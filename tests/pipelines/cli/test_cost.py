@@ -61,7 +61,7 @@ def test_dry_run_tells_time_and_memory(recipe: str, capsys: pytest.CaptureFixtur
     text = capsys.readouterr().out
     assert "2 scorings 5 s" in text, "(16 + 16 + 24) images and the measures themselves"
     assert f"start and end {price.START_S + price.END_S:.0f} s" in text
-    assert "memory      0.75 GiB a worker, at the peak" in text
+    assert "memory      1 GiB a worker, at the peak" in text
     rows = [line.split() for line in text.splitlines() if line.startswith(("4 ", "8"))]
     kept = 1 - price.LOST_WITH_A_CORE_TO_SPARE, 1 - price.LOST_ON_ALL_CORES
     assert {float(row[5]) for row in rows} <= {float(f"{k / SECONDS:.3g}") for k in kept}
