@@ -1,13 +1,13 @@
 # Set-up, demo, tests, checks and the API reference. Each makes .venv on first use and reuses it.
 # Another interpreter than python3: make test PYTHON=python3.12 (after `make clean`).
-# Another number of processes for the tests than two: make test PROCESSES=auto
+# Another number of processes for the tests than two or three: make test PROCESSES=auto
 
 PYTHON ?= python3
-PROCESSES ?= 2
+PROCESSES = 2
 VENV := .venv
 BIN := $(VENV)/bin
 INSTALLED := $(VENV)/.installed
-PYTEST := $(BIN)/pytest --numprocesses $(PROCESSES) --no-loadscope-reorder --durations 20
+PYTEST = $(BIN)/pytest --numprocesses $(PROCESSES) --no-loadscope-reorder --durations 20
 # Every warning is an error but two: pdoc does not find the types that a NamedTuple names in its
 # module, which mypy checks; MLflow says about the served models that one of their types is open.
 WARNINGS := -W error::UserWarning -W 'ignore:Error parsing type annotation ForwardRef' \
@@ -26,6 +26,7 @@ demo: $(INSTALLED) ## From the sample images to a registered, scored generator
 test: $(INSTALLED) ## Run the tests that start no engine and train for seconds at most
 	$(PYTEST) -m "not slow"
 
+test-all: PROCESSES = 3  # one more than cores, because the tests of engines mostly wait
 test-all: $(INSTALLED) ## Run every test and measure which lines and branches they reach
 	$(PYTEST) --cov
 
