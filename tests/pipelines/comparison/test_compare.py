@@ -344,7 +344,7 @@ def test_cancelled_in_prefect_the_same_comparison_goes_on(styles: str, tmp_path:
     endless = recipe_like(styles, tmp_path, "endless", family__kimg=500)
     brief = recipe_like(styles, tmp_path, "brief", family__kimg=0.096)
     quick = ["train.tick_kimg=0.016", "train.checkpoint_kimg=0.16"]
-    comparison = planned([endless, brief], quick, minutes=0.25, at_once=1)
+    comparison = planned([endless, brief], quick, minutes=0.5, at_once=1)
     workspace, over = comparison.configs[0].workspace, threading.Event()
 
     def cancel() -> None:
@@ -372,7 +372,7 @@ def test_cancelled_in_prefect_the_same_comparison_goes_on(styles: str, tmp_path:
     assert found.entries[0].kimg > stopped["nimg"] / 1000, "it went on"
     assert [entry.error for entry in found.entries] == [None, None]
     # its time was used up, and ended it; how soon that is seen depends on the machine
-    assert found.entries[0].minutes > 0.2
+    assert found.entries[0].minutes > 0.4
     assert found.entries[0].kimg < 500
 
 
