@@ -1,6 +1,6 @@
 # Set-up, demo, tests, checks and the API reference. Each makes .venv on first use and reuses it.
 # Another interpreter than python3: make test PYTHON=python3.12 (after `make clean`).
-# Another number of processes for the tests than two or three: make test PROCESSES=auto
+# Another number of processes for the tests than two: make test PROCESSES=auto
 
 PYTHON ?= python3
 PROCESSES = 2
@@ -26,7 +26,6 @@ demo: $(INSTALLED) ## From the sample images to a registered, scored generator
 test: $(INSTALLED) ## Run the tests that start no engine and train for seconds at most
 	$(PYTEST) -m "not slow"
 
-test-all: PROCESSES = 3  # one more than cores, because the tests of engines mostly wait
 test-all: $(INSTALLED) ## Run every test and measure which lines and branches they reach
 	$(PYTEST) --cov
 
