@@ -3,11 +3,11 @@
 # Another number of processes for the tests than two: make test PROCESSES=auto
 
 PYTHON ?= python3
-PROCESSES = 2
+PROCESSES ?= 2
 VENV := .venv
 BIN := $(VENV)/bin
 INSTALLED := $(VENV)/.installed
-PYTEST = $(BIN)/pytest --numprocesses $(PROCESSES) --no-loadscope-reorder --durations 20
+PYTEST := $(BIN)/pytest --numprocesses $(PROCESSES) --no-loadscope-reorder --durations 20
 # Every warning is an error but two: pdoc does not find the types that a NamedTuple names in its
 # module, which mypy checks; MLflow says about the served models that one of their types is open.
 WARNINGS := -W error::UserWarning -W 'ignore:Error parsing type annotation ForwardRef' \
