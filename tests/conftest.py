@@ -28,12 +28,9 @@ from tests.training import tiny_images
 ROOT = Path(__file__).parents[1]
 ENGINES = (
     "tests/benchmarks/test_bench.py",
-    *(f"tests/pipelines/{room}/" for room in ("compute", "flows")),
+    *(f"tests/pipelines/{room}/" for room in ("compute", "flows", "comparison")),
 )
 """Where Ray and Prefect are started, which take all cores: one such test at a time."""
-COMPARISONS = "tests/pipelines/comparison/"
-"""Where the engines are started as well. These tests take half as long as those of `ENGINES`, and
-wait for most of it, so they may run beside one of those."""
 SINGLE = ("tests/distributed/", "tests/faults/")
 """Where no test shares a fixture with the others of its file."""
 
@@ -64,8 +61,6 @@ class Scheduling(LoadScopeScheduling):
     def _split_scope(self, nodeid: str) -> str:
         if nodeid.startswith(ENGINES):
             return "engines"
-        if nodeid.startswith(COMPARISONS):
-            return "comparisons"
         return nodeid if nodeid.startswith(SINGLE) else nodeid.partition("::")[0]
 
 

@@ -298,7 +298,7 @@ def test_the_same_time_for_all_side_by_side_and_a_failure_loses_nothing(
     growing: str, styles: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     monkeypatch.chdir(tmp_path)
-    minutes = 0.03  # longer than the schedule of `growing`, shorter than that of the others
+    minutes = 0.1  # longer than the schedule of `growing`, shorter than that of the others
     long = ["train.tick_kimg=0.016", "train.checkpoint_kimg=50"]
     endless = recipe_like(styles, tmp_path, "endless", family__kimg=500)
     diverging = recipe_like(styles, tmp_path, "diverging", family__kimg=500, family__lr=1e30)
