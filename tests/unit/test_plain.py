@@ -3,11 +3,9 @@
 from __future__ import annotations
 
 import os
-import signal
 import subprocess
 import sys
 import time
-from collections.abc import Iterator
 from pathlib import Path
 
 import pytest
@@ -53,15 +51,6 @@ def test_plain_and_torchrun_without_the_other_packages(tiny_source: Path, tmp_pa
 
 
 # ---- which run, and whose ------------------------------------------------------------------------
-
-
-@pytest.fixture
-def signals() -> Iterator[None]:
-    """Training in this process takes the signals; they are given back."""
-    before = {number: signal.getsignal(number) for number in (signal.SIGINT, signal.SIGTERM)}
-    yield
-    for number, handler in before.items():
-        signal.signal(number, handler)
 
 
 @pytest.fixture

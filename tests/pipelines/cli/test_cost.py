@@ -2,8 +2,6 @@
 
 from __future__ import annotations
 
-import signal
-from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
 
@@ -28,15 +26,6 @@ def known_speed(monkeypatch: pytest.MonkeyPatch) -> None:
         return Rehearsed(seconds, scoring=0.01, memory_gib=0.5)
 
     monkeypatch.setattr(price, "rehearse", rehearse)
-
-
-@pytest.fixture
-def signals() -> Iterator[None]:
-    """Training in this process takes the signals; they are given back."""
-    kept = {number: signal.getsignal(number) for number in (signal.SIGINT, signal.SIGTERM)}
-    yield
-    for number, handler in kept.items():
-        signal.signal(number, handler)
 
 
 @pytest.fixture
