@@ -79,6 +79,16 @@ def environment_of_its_own() -> Iterator[None]:
         os.environ.update(before)
 
 
+@pytest.fixture(scope="module", autouse=True)
+def engines_are_not_measured(request: pytest.FixtureRequest) -> Iterator[None]:
+    """Ray and Prefect start dozens of Python processes, which take half as long again where
+    coverage traces them. What they run of this project, other tests run in a measured process."""
+    with pytest.MonkeyPatch.context() as patch:
+        if request.node.nodeid.startswith(ENGINES):
+            patch.delenv("COVERAGE_PROCESS_CONFIG", raising=False)
+        yield
+
+
 @pytest.fixture
 def signals() -> Iterator[None]:
     """Training in this process takes the signals; they are given back."""

@@ -92,7 +92,6 @@ def test_both_converters_store_the_same_pixels(root: Path, tmp_path: Path) -> No
 
 
 @pytest.mark.slow
-@pytest.mark.timeout(600)
 def test_the_command_reports_every_figure(
     tmp_path: Path, capsys: pytest.CaptureFixture[str]
 ) -> None:

@@ -9,14 +9,13 @@ import subprocess
 import sys
 import threading
 import time
-from collections.abc import Callable, Iterator
+from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
 import pytest
 from prefect.client.orchestration import get_client
 from prefect.states import Cancelling
-from prefect.testing.utilities import prefect_test_harness
 
 from gan_train import recipes
 from gan_train.config import Config
@@ -214,13 +213,6 @@ def test_a_run_that_ends_where_it_was_stopped_says_so(tmp_path: Path) -> None:
 # ---- whole comparisons -------------------------------------------------------------------------
 
 
-@pytest.fixture(scope="module")
-def prefect_server() -> Iterator[None]:
-    """A real server with a database of its own."""
-    with prefect_test_harness(server_startup_timeout=120):
-        yield
-
-
 def engines(function: Any) -> Any:
     """Marks of a test that starts Ray, Prefect and MLflow."""
     for mark in (
@@ -228,8 +220,7 @@ def engines(function: Any) -> Any:
         # the code of Ray, MLflow and Prefect uses what they have deprecated
         pytest.mark.filterwarnings(r"ignore::DeprecationWarning"),
         pytest.mark.filterwarnings(r"ignore::FutureWarning"),
-        pytest.mark.timeout(600),
-        pytest.mark.usefixtures("prefect_server"),
+        pytest.mark.usefixtures("prefect_server", "local_ray"),
     ):
         function = mark(function)
     return function
@@ -344,7 +335,7 @@ def test_cancelled_in_prefect_the_same_comparison_goes_on(styles: str, tmp_path:
     endless = recipe_like(styles, tmp_path, "endless", family__kimg=500)
     brief = recipe_like(styles, tmp_path, "brief", family__kimg=0.096)
     quick = ["train.tick_kimg=0.016", "train.checkpoint_kimg=0.16"]
-    comparison = planned([endless, brief], quick, minutes=0.5, at_once=1)
+    comparison = planned([endless, brief], quick, minutes=0.2, at_once=1)
     workspace, over = comparison.configs[0].workspace, threading.Event()
 
     def cancel() -> None:
@@ -372,7 +363,7 @@ def test_cancelled_in_prefect_the_same_comparison_goes_on(styles: str, tmp_path:
     assert found.entries[0].kimg > stopped["nimg"] / 1000, "it went on"
     assert [entry.error for entry in found.entries] == [None, None]
     # its time was used up, and ended it; how soon that is seen depends on the machine
-    assert found.entries[0].minutes > 0.4
+    assert found.entries[0].minutes > 0.16
     assert found.entries[0].kimg < 500
 
 

@@ -10,7 +10,6 @@ import subprocess
 import sys
 import threading
 import time
-from collections.abc import Iterator
 from pathlib import Path
 
 import pytest
@@ -27,28 +26,14 @@ from gan_train.training.schedule import check
 from pipelines.compute import cluster, jobs, sharding, training
 from pipelines.flows import driver
 from pipelines.flows.time_left import Forecast
-from tests.training import assert_same_bits, tiny_config, weights
+from tests.training import assert_same_bits, tiny_config, tiny_images, weights
 
 pytestmark = [
     pytest.mark.slow,
+    pytest.mark.usefixtures("local_ray"),
     # Ray's own code uses what Ray has deprecated
     pytest.mark.filterwarnings(r"ignore::DeprecationWarning:ray\..*"),
 ]
-
-
-@pytest.fixture(scope="module", autouse=True)
-def local_ray() -> Iterator[None]:
-    """One local Ray for all tests here, as one flow run has; the tests enter it again."""
-    config = Config.model_validate(
-        {
-            "name": "x",
-            "data": {"source": "x", "resolution": 8},
-            "family": {"name": "progan"},
-            "cluster": {"workers": 2},
-        }
-    )
-    with cluster.connected(config.cluster):
-        yield
 
 
 def prepared(source: Path, workspace: Path, **changes: object) -> tuple[Config, Path, Path]:
@@ -56,6 +41,19 @@ def prepared(source: Path, workspace: Path, **changes: object) -> tuple[Config, 
     config = tiny_config(source, workspace, cluster__workers=2, **changes)
     shards = shard_here(config.data, config.workspace)
     return config, shards, run_folder.new(config, shards)
+
+
+Quiet = tuple[Config, Path, Path, training.Outcome]
+
+
+@pytest.fixture(scope="module")
+def quiet(tmp_path_factory: pytest.TempPathFactory) -> Quiet:
+    """A run that two workers trained to its end, undisturbed: its configuration, its shards, its
+    folder, and what Ray says of it."""
+    folder = tmp_path_factory.mktemp("quiet")
+    source = tiny_images(folder / "source")
+    config, shards, run_dir = prepared(source, folder / "w", train__checkpoint_kimg=0.05)
+    return config, shards, run_dir, training.fit(config, shards, run_dir)
 
 
 def descendants(ancestor: int) -> dict[int, str]:
@@ -157,13 +155,10 @@ def test_a_users_mistake_in_a_task_is_told_as_such(tiny_source: Path, tmp_path: 
         sharding.shard(config)
 
 
-def test_training_survives_the_kill_of_a_worker_bit_for_bit(
-    tiny_source: Path, tmp_path: Path
-) -> None:
-    config, shards, quiet = prepared(tiny_source, tmp_path / "w", train__checkpoint_kimg=0.05)
-    outcome = training.fit(config, shards, quiet)
-    assert run_folder.finished(run_folder.read_events(quiet))
-    assert outcome.checkpoint == list_checkpoints(quiet)[0]
+def test_training_survives_the_kill_of_a_worker_bit_for_bit(quiet: Quiet) -> None:
+    config, shards, quiet_dir, outcome = quiet
+    assert run_folder.finished(run_folder.read_events(quiet_dir))
+    assert outcome.checkpoint == list_checkpoints(quiet_dir)[0]
     assert outcome.metrics["nimg"] == 192
 
     # The same with a worker killed once it has a checkpoint
@@ -189,17 +184,18 @@ def test_training_survives_the_kill_of_a_worker_bit_for_bit(
     assert niceness == [os.getpriority(os.PRIO_PROCESS, 0)], "Ray's default is 15 more"
     log = (disturbed / training.WORKER_LOG).read_text(encoding="utf-8")
     assert "resumed from" in log, "the kill came too late to disturb"
-    assert_same_bits(weights(quiet), weights(disturbed))
+    assert_same_bits(weights(quiet_dir), weights(disturbed))
     assert again.checkpoint == list_checkpoints(disturbed)[0]
     # every image count stands once in the log, although some were seen twice
     points = [e["nimg"] for e in run_folder.read_events(disturbed) if e["kind"] == "metrics"]
-    assert points == [e["nimg"] for e in run_folder.read_events(quiet) if e["kind"] == "metrics"]
+    assert points == [
+        e["nimg"] for e in run_folder.read_events(quiet_dir) if e["kind"] == "metrics"
+    ]
 
 
-def test_a_changed_configuration_is_refused_at_once(tiny_source: Path, tmp_path: Path) -> None:
+def test_a_changed_configuration_is_refused_at_once(quiet: Quiet) -> None:
     """A restart would only meet it again: the workers are not restarted, the message is ours."""
-    config, shards, run_dir = prepared(tiny_source, tmp_path / "w")
-    training.fit(config, shards, run_dir)
+    config, shards, run_dir, _ = quiet
     before = (run_dir / training.WORKER_LOG).read_text(encoding="utf-8")
     changed = recipes.change(config, {"seed": 7})
     with pytest.raises(UserError, match="seed: 0 -> 7"):
@@ -236,11 +232,8 @@ def test_a_stopped_run_saves_and_goes_on_to_the_same_end(
     assert_same_bits(weights(quiet), weights(stopped))
 
 
-def test_a_checkpoint_is_scored_alike_by_training_and_by_evaluate(
-    tiny_source: Path, tmp_path: Path
-) -> None:
-    config, shards, run_dir = prepared(tiny_source, tmp_path / "w")
-    training.fit(config, shards, run_dir)
+def test_a_checkpoint_is_scored_alike_by_training_and_by_evaluate(quiet: Quiet) -> None:
+    config, shards, run_dir, _ = quiet
     newest = list_checkpoints(run_dir)[0]
     assert training.evaluate(config, shards, newest) == read_json(newest / "scores.json")
     assert not list((config.workspace / "evaluate").iterdir())

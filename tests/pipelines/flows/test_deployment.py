@@ -137,7 +137,6 @@ def training(workspace: Path) -> list[int]:
 
 
 @pytest.mark.slow
-@pytest.mark.timeout(600)
 def test_deployed_run_by_a_worker_and_cancelled(
     server: Server, tiny_source: Path, tmp_path: Path
 ) -> None:

@@ -13,7 +13,6 @@ from prefect.client.orchestration import SyncPrefectClient, get_client
 from prefect.client.schemas.filters import FlowRunFilter, FlowRunFilterId
 from prefect.exceptions import ParameterTypeError
 from prefect.states import Cancelling
-from prefect.testing.utilities import prefect_test_harness
 
 from gan_train import recipes
 from gan_train.config import Config
@@ -30,15 +29,8 @@ pytestmark = [
     # the code of Ray, MLflow and Prefect uses what they have deprecated
     pytest.mark.filterwarnings(r"ignore::DeprecationWarning"),
     pytest.mark.filterwarnings(r"ignore::FutureWarning"),
-    pytest.mark.timeout(600),
+    pytest.mark.usefixtures("prefect_server", "local_ray"),
 ]
-
-
-@pytest.fixture(scope="module", autouse=True)
-def prefect_server() -> Iterator[None]:
-    """A real server with a database of its own."""
-    with prefect_test_harness(server_startup_timeout=120):
-        yield
 
 
 @pytest.fixture
