@@ -12,6 +12,7 @@ import re
 from collections.abc import Iterator, Mapping, Sequence
 from functools import cache
 from importlib.metadata import PackageNotFoundError, files
+from itertools import takewhile
 from pathlib import Path
 from typing import Any
 
@@ -88,15 +89,29 @@ def find(recipe: str) -> Path:
         if given.is_file():
             return given
         raise UserError(f"{recipe}: no such recipe file")
-    folders = [Path("configs"), SHIPPED]
-    for folder in folders:
-        if (folder / f"{recipe}.yaml").is_file():
-            return folder / f"{recipe}.yaml"
-    known = sorted({path.stem for folder in folders for path in folder.glob("*.yaml")})
+    files = {path.stem: path for path in known()}
+    if recipe in files:
+        return files[recipe]
     raise UserError(
-        f"{recipe}: no such recipe{_nearest(recipe, known)}"
-        f" Allowed: a path ending in .yaml, or one of {', '.join(known)}"
+        f"{recipe}: no such recipe{_nearest(recipe, list(files))}"
+        f" Allowed: a path ending in .yaml, or one of {', '.join(files)}"
     )
+
+
+def known() -> list[Path]:
+    """The files of all recipes that have a bare name, sorted by it: those in `./configs` come
+    before those of the project of the same name."""
+    files = {
+        path.stem: path for place in (SHIPPED, Path("configs")) for path in place.glob("*.yaml")
+    }
+    return [files[name] for name in sorted(files)]
+
+
+def about(path: Path) -> str:
+    """What a recipe's file says of itself: the comment at its head, as one paragraph."""
+    lines = path.read_text(encoding="utf-8").splitlines()
+    head = takewhile(lambda line: line.startswith("#"), lines)
+    return " ".join(line.removeprefix("#").strip() for line in head)
 
 
 def dump(config: Config) -> str:

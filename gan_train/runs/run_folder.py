@@ -18,7 +18,7 @@ from gan_train import recipes
 from gan_train.config import Config
 from gan_train.errors import UserError
 from gan_train.files.atomic import write_aside
-from gan_train.files.locks import locked_now
+from gan_train.files.locks import is_locked, locked_now
 from gan_train.runs.events import Event as Event
 from gan_train.runs.events import read_events as read_events
 
@@ -65,6 +65,12 @@ def runs_of(config: Config) -> list[Path]:
         if match := stamped.fullmatch(path.parent.name):
             found.append((match[1], int(match[2] or 0), path.parent))
     return [run_dir for _, _, run_dir in sorted(found)]
+
+
+def all_runs(workspace: Path) -> list[Path]:
+    """The folders of all runs in a workspace, newest first."""
+    found = [path.parent for path in (workspace / "train").glob(f"*/{CONFIG}")]
+    return sorted(found, key=lambda run_dir: (run_dir / CONFIG).stat().st_mtime, reverse=True)
 
 
 def find(config: Config, run: str) -> Path:
@@ -120,6 +126,11 @@ def exclusive(run_dir: Path) -> Iterator[None]:
         except BlockingIOError:
             raise UserError(f"{run_dir.name} is being trained by another process") from None
         yield
+
+
+def is_trained_now(run_dir: Path) -> bool:
+    """Whether a process holds the lock of the run, to train or to score it."""
+    return is_locked(run_dir / ".lock")
 
 
 def reached(events: Iterable[Event]) -> int:

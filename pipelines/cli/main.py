@@ -15,7 +15,7 @@ from contextlib import nullcontext
 from typing import TYPE_CHECKING, Any
 
 from gan_train.bench import data_options, options
-from pipelines.cli import compare, importing, pictures, sampling
+from pipelines.cli import compare, importing, listing, pictures, sampling
 from pipelines.cli.arguments import add_command, add_overrides
 
 if TYPE_CHECKING:
@@ -37,6 +37,7 @@ Train GANs from a folder of images to a registered, scored generator.
   gan-train upscale holiday/*.jpg --model srgan-photos-x4
   gan-train interpolate demo --seeds 0-3 --class A --loop --out walk.gif
   gan-train compare demo stylegan2-glyphs --minutes 4 --out compare.html
+  gan-train recipes                           what there is to train; also: runs, versions
   gan-train config demo                       every setting, with its value
 """
 _RECIPE = "a YAML file, or the name of one in configs/"
@@ -146,6 +147,7 @@ def _parser() -> argparse.ArgumentParser:
     pictures.add(commands)
     importing.add(commands)
     compare.add(commands)
+    listing.add(commands)
 
     promote = add_command(
         commands, "promote", _promote, "register the best of a run, or choose the champion by hand"
