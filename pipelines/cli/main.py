@@ -9,6 +9,7 @@ from __future__ import annotations
 import argparse
 import json
 import logging
+import os
 import sys
 from collections.abc import Callable
 from contextlib import nullcontext
@@ -61,7 +62,12 @@ def main(arguments: list[str] | None = None) -> int:
     from gan_train.errors import UserError
 
     try:
-        return command(given)
+        status = command(given)
+        sys.stdout.flush()
+        return status
+    except BrokenPipeError:  # the reader, such as `head`, has seen enough
+        os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())  # for the flush at the end
+        return 1
     except UserError as error:
         print(f"gan-train: {error}", file=sys.stderr)
         return 2

@@ -168,6 +168,15 @@ def test_config_shows_every_setting_and_reads_back(capsys: pytest.CaptureFixture
     assert schema["properties"].keys() == Config.model_fields.keys()
 
 
+def test_a_reader_that_has_seen_enough_is_no_error() -> None:
+    command = [sys.executable, "-m", "pipelines.cli.main", "config", "--schema"]
+    with subprocess.Popen(command, stdout=subprocess.PIPE, stderr=subprocess.PIPE) as process:
+        assert process.stdout is not None and process.stderr is not None
+        process.stdout.close()  # as `| head` does
+        assert process.stderr.read() == b""
+    assert process.returncode == 1
+
+
 @pytest.mark.slow
 def test_plain_training_imports_neither_ray_nor_prefect_nor_mlflow(
     tiny_source: Path, tmp_path: Path
