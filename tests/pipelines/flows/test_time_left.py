@@ -19,6 +19,12 @@ DEMO_LOG = Path(__file__).with_name("demo_log.txt")
 From 69 kimg on, other programs took half of the machine, which nothing before tells: in the last
 third that is much of the time that was left, so the first two thirds are compared."""
 COMPARED = 52_000
+GROWTH = [
+    "family.fade_kimg=5",
+    "family.stable_kimg={4: 8, 8: 8, 16: 10, 32: 36}",
+    "family.milestones_from=4",
+]
+"""The demo's schedule when that log was written."""
 
 
 def demo_events() -> Iterator[Event]:
@@ -29,7 +35,7 @@ def demo_events() -> Iterator[Event]:
 
 
 def demo_forecast() -> Forecast:
-    config = recipes.load("demo", ["family.milestones_from=4"])  # as when the log was written
+    config = recipes.load("demo", GROWTH)
     shape = ImageShape(1, config.data.resolution, tuple("ABCDEFGHIJ"))
     stages = config.family.build(shape, config.train.batch).stages()
     end = schedule_end(config, stages)

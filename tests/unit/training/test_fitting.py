@@ -22,6 +22,8 @@ from tests.training import stylegan, tiny_config
 LETTERS = ImageShape(1, 32, ("a", "b", "c"))
 ABSOLUTE = {"augment_kimg"}
 """Settings in kimg that are no part of a schedule: the speed of ADA's feedback."""
+GROWTH = ["family.fade_kimg=5", "family.stable_kimg={4: 8, 8: 8, 16: 10, 32: 36}"]
+"""A schedule of 77 kimg for the demo."""
 
 
 def adversary_of(config: Config, shape: ImageShape = LETTERS) -> Adversary:
@@ -105,7 +107,7 @@ def test_a_length_that_the_recipe_sets_is_stretched_too(tmp_path: Path) -> None:
 
 
 def test_half_life_intervals_and_what_the_user_chose() -> None:
-    config = recipes.load("demo")  # 77 kimg, half-life 2, tick 1, samples 10, checkpoints 200
+    config = recipes.load("demo", GROWTH)  # half-life 2, tick 1, samples 10, checkpoints 200
     longer = fit(config, 10).train
     assert (longer.ema_kimg, longer.tick_kimg) == (2, 1)
     assert (longer.sample_kimg, longer.checkpoint_kimg) == (100, 2000)
@@ -134,7 +136,7 @@ def test_the_number_of_checkpoints_stays() -> None:
 
 
 def test_the_least_factor_leaves_some_steps_in_every_stage(tmp_path: Path) -> None:
-    config = recipes.load("demo")
+    config = recipes.load("demo", GROWTH)
     stages = adversary_of(config).stages()
     end = schedule_end(config, stages)
     least = least_factor(stages, end)
@@ -147,7 +149,7 @@ def test_the_least_factor_leaves_some_steps_in_every_stage(tmp_path: Path) -> No
 
 
 def test_a_resumed_run_keeps_the_schedule_it_was_fitted_to() -> None:
-    recipe = recipes.load("demo")
+    recipe = recipes.load("demo", GROWTH)
     started = recipes.change(fit(recipe, 0.5), {"train.fitted_minutes": 3})
     with pytest.raises(UserError, match="stable_kimg"):
         refuse_changes(started.model_dump(mode="json"), recipe)
@@ -156,7 +158,8 @@ def test_a_resumed_run_keeps_the_schedule_it_was_fitted_to() -> None:
     refuse_changes(started.model_dump(mode="json"), resumed)
 
     # other differences are not hidden, and what the user has set for this resumption holds
-    other = recipes.load("demo", ["family.lr=0.1", "train.total_kimg=90", "train.threads=2"])
+    changed = ["family.lr=0.1", "train.total_kimg=90", "train.threads=2"]
+    other = recipes.load("demo", [*GROWTH, *changed])
     resumed = schedule_of_run(other, started, ["family.lr", "train.total_kimg", "train.threads"])
     assert resumed.train.total_kimg == 90 and resumed.train.threads == 2
     with pytest.raises(UserError, match=r"family.lr: 0.004 -> 0.1\."):
