@@ -32,7 +32,11 @@ def locked_now(path: Path) -> Iterator[None]:
 
 
 def is_locked(path: Path) -> bool:
-    """Whether another process or thread holds the lock on the file `path`; changes nothing."""
+    """Whether another process or thread holds the lock on the file `path`.
+
+    The file stays as it is. To find out, a free lock is held for an instant, in which nobody else
+    can take it.
+    """
     try:
         with path.open("r") as file:
             fcntl.flock(file, fcntl.LOCK_SH | fcntl.LOCK_NB)

@@ -78,7 +78,7 @@ def find(config: Config, run: str) -> Path:
     for run_dir in (folder(config) / run, Path(run).absolute()):
         if (run_dir / CONFIG).is_file():
             return run_dir
-    known = sorted(path.parent.name for path in folder(config).glob(f"*/{CONFIG}"))
+    known = sorted(path.name for path in all_runs(config.workspace))
     raise UserError(
         f"{run}: no such run in {folder(config)}; allowed: "
         + (", ".join(known[-10:]) if known else "none yet, start one with `gan-train run`")

@@ -6,14 +6,16 @@ This file reads arguments and lays out tables; what stands in them is asked of o
 from __future__ import annotations
 
 import argparse
+import logging
 import re
 import shutil
 import textwrap
-from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
 
 from pipelines.cli.arguments import add_command, add_overrides
+
+log = logging.getLogger(__name__)
 
 _WORKSPACE = Path("runs")
 
@@ -84,11 +86,16 @@ def _recipes(given: argparse.Namespace) -> int:
 def _runs(given: argparse.Namespace) -> int:
     from gan_train.errors import UserError
     from gan_train.runs import run_folder
+    from pipelines.flows.progress import aligned
     from pipelines.registry.promotion import best_checkpoint, event_standing
 
     rows = []
     for run_dir in run_folder.all_runs(given.workspace):
-        config = run_folder.configuration(run_dir)
+        try:
+            config = run_folder.configuration(run_dir)
+        except UserError as error:  # of an earlier version, say; the other runs are listed
+            log.warning("%s is left out: %s", run_dir.name, error)
+            continue
         if given.recipe not in (None, config.name):
             continue
         events = run_folder.read_events(run_dir)
@@ -111,7 +118,8 @@ def _runs(given: argparse.Namespace) -> int:
             f"no run{of} in {given.workspace}; start one with `gan-train run`, or name another "
             "folder with --workspace"
         )
-    print(_table(["run", "family", "state", "kimg", "best score", "at kimg", "measure"], rows))
+    head = ["run", "family", "state", "kimg", "best score", "at kimg", "measure"]
+    print(aligned([head, *rows]))
     return 0
 
 
@@ -131,6 +139,7 @@ def _state(run_dir: Path) -> str:
 def _versions(given: argparse.Namespace) -> int:
     from gan_train import recipes
     from gan_train.errors import UserError
+    from pipelines.flows.progress import aligned
     from pipelines.registry import listed
 
     config = recipes.with_absolute_paths(recipes.load(given.recipe, given.overrides))
@@ -152,23 +161,6 @@ def _versions(given: argparse.Namespace) -> int:
         ]
         for version in found
     ]
-    print(_table(["version", "alias", "score", "measure", "kimg", "run", "registered"], rows))
+    head = ["version", "alias", "score", "measure", "kimg", "run", "registered"]
+    print(aligned([head, *rows]))
     return 0
-
-
-def _table(head: Sequence[str], rows: Sequence[Sequence[str]]) -> str:
-    """Columns as wide as what stands in them: numbers at the right, words at the left."""
-    lines = [head, *rows]
-    widths = [max(len(line[i]) for line in lines) for i in range(len(head))]
-    numbers = [all(_is_number(row[i]) for row in rows) for i in range(len(head))]
-    return "\n".join(
-        "  ".join(
-            cell.rjust(width) if number else cell.ljust(width)
-            for cell, width, number in zip(line, widths, numbers, strict=True)
-        ).rstrip()
-        for line in lines
-    )
-
-
-def _is_number(cell: str) -> bool:
-    return cell == "-" or cell.replace(".", "", 1).replace("e+", "", 1).isdecimal()

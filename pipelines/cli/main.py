@@ -10,6 +10,7 @@ import argparse
 import json
 import logging
 import os
+import select
 import sys
 from collections.abc import Callable
 from contextlib import nullcontext
@@ -65,8 +66,9 @@ def main(arguments: list[str] | None = None) -> int:
         status = command(given)
         sys.stdout.flush()
         return status
-    except BrokenPipeError:  # the reader, such as `head`, has seen enough
-        os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())  # for the flush at the end
+    except BrokenPipeError:
+        if _reader_is_there():
+            raise
         return 1
     except UserError as error:
         print(f"gan-train: {error}", file=sys.stderr)
@@ -74,6 +76,17 @@ def main(arguments: list[str] | None = None) -> int:
     except KeyboardInterrupt:
         print("gan-train: stopped", file=sys.stderr)
         return STOPPED
+
+
+def _reader_is_there() -> bool:
+    """Whether someone still reads the output: `head`, say, ends when it has seen enough. If nobody
+    does, what is left is dropped, or the interpreter would complain of it at its end."""
+    output = select.poll()
+    output.register(sys.stdout.fileno(), 0)
+    if not output.poll(0):  # of a pipe without a reader it tells POLLERR
+        return True
+    os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
+    return False
 
 
 def _log_to_terminal() -> None:

@@ -10,6 +10,7 @@ from gan_train.adversary import ImageShape, task_of
 from gan_train.config import Config
 from gan_train.metrics.scores import scores_of
 from gan_train.runs import run_folder
+from pipelines.flows.progress import aligned
 
 if TYPE_CHECKING:
     from pipelines.registry.versions import Registration
@@ -32,11 +33,7 @@ def table(rows: Sequence[Row]) -> str:
         values = [_cell(row[name].value) if name in row else "-" for row in scores]
         newest = [row[name] for row in scores if name in row][-1]
         lines.append([name, *values, _cell(newest.reference)])
-    widths = [max(len(line[i]) for line in lines) for i in range(len(lines[0]))]
-    return "\n".join(
-        "  ".join([line[0].ljust(widths[0]), *map(str.rjust, line[1:], widths[1:])])
-        for line in lines
-    )
+    return aligned(lines)
 
 
 _PLACE = ("kimg", "resolution", "alpha", "checkpoint")

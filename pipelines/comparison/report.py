@@ -26,6 +26,7 @@ from pipelines.comparison.facts import (
     quality,
     sections,
 )
+from pipelines.flows.progress import aligned
 
 _OVER: dict[Over, str] = {
     "minutes of training": "time",
@@ -93,10 +94,7 @@ def text(facts: Facts) -> str:
         table = cost(section)
         rows = [["", *(head for head, _ in table.heads)]]
         rows += [[e.recipe, *(cell.text for cell in cells)] for e, cells in table.rows]
-        widths = [max(len(row[i]) for row in rows) for i in range(len(rows[0]))]
-        for row in rows:
-            rest = map(str.rjust, row[1:], widths[1:])
-            lines.append("  ".join([row[0].ljust(widths[0]), *rest]))
+        lines.append(aligned(rows))
         lines += [f"{e.recipe}: {note}" for e in section.entries for note in e.notes]
     return "\n".join(lines)
 

@@ -1,10 +1,11 @@
-"""Shows a person at the terminal how a run goes on: by a bar or lines, and warnings."""
+"""Shows a person at the terminal how a run goes on, by a bar or lines, and warnings; and tables."""
 
 from __future__ import annotations
 
 import re
 import sys
 import time
+from collections.abc import Sequence
 from pathlib import Path
 from typing import TextIO
 
@@ -16,6 +17,14 @@ from pipelines.flows.time_left import Forecast, in_words
 
 _SHOWN = 4  # scores in a line
 _LINE_S = 15.0  # between two lines where there is no terminal
+
+
+def aligned(rows: Sequence[Sequence[str]]) -> str:
+    """A table as text: the first column stands at the left, the others at the right."""
+    widths = [max(map(len, column)) for column in zip(*rows, strict=True)]
+    return "\n".join(
+        "  ".join([row[0].ljust(widths[0]), *map(str.rjust, row[1:], widths[1:])]) for row in rows
+    )
 
 
 class LineReader:

@@ -177,6 +177,15 @@ def test_a_reader_that_has_seen_enough_is_no_error() -> None:
     assert process.returncode == 1
 
 
+def test_a_connection_that_breaks_is_an_error(monkeypatch: pytest.MonkeyPatch) -> None:
+    def broken(*_: object) -> Config:
+        raise BrokenPipeError
+
+    monkeypatch.setattr(recipes, "load", broken)
+    with pytest.raises(BrokenPipeError):
+        main(["config", "demo"])
+
+
 @pytest.mark.slow
 def test_plain_training_imports_neither_ray_nor_prefect_nor_mlflow(
     tiny_source: Path, tmp_path: Path

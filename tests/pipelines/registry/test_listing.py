@@ -81,7 +81,18 @@ def test_runs_are_listed_with_their_state_and_best_score(
     assert f"no run of other in {tmp_path}" in capsys.readouterr().err
 
 
-def test_to_look_at_a_lock_neither_takes_it_nor_changes_its_file(tmp_path: Path) -> None:
+def test_a_run_that_cannot_be_read_hides_no_other(
+    tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    old, new = started(tmp_path, "tiny-20260101-000000"), started(tmp_path, "tiny-20260102-000000")
+    (old.folder / run_folder.CONFIG).write_text("name: tiny\nno_longer: a key\n")
+    assert main(["runs", "--workspace", str(tmp_path)]) == 0
+    said = capsys.readouterr()
+    assert [line[0] for line in words(said.out)[1:]] == [new.folder.name]
+    assert f"{old.folder.name} is left out" in said.err and "no_longer" in said.err
+
+
+def test_to_look_at_a_lock_changes_no_file(tmp_path: Path) -> None:
     run_dir = tmp_path / "run"
     run_dir.mkdir()
     assert not run_folder.is_trained_now(run_dir)
