@@ -100,6 +100,12 @@ class DataConfig(Strict):
         le=1,
         description="Sharding fails when more than this share of the files had to be left out.",
     )
+    grow: bool = harmless(
+        False,
+        "Whether the stored set grows: images that are new in the source get shards of their own, "
+        "and the shards that are there stay. Where images are gone or have changed, all are "
+        "sharded anew.",
+    )
     verify_days: float = harmless(
         30.0,
         "For this many days, files of the source and shards are not read again just to see whether "
@@ -129,12 +135,14 @@ class DataConfig(Strict):
     )
 
     @model_validator(mode="after")
-    def _parts_have_no_classes(self) -> DataConfig:
+    def _parts_are_simple(self) -> DataConfig:
         if self.classes == "folder" and (self.second is not None or self.held_out):
             raise ValueError(
                 "data.classes is `folder`: with data.second or data.held_out, allowed: none "
                 "(data.only_classes still chooses folders)"
             )
+        if self.grow and self.second is not None:
+            raise ValueError("data.grow is true: with data.second, allowed: false")
         return self
 
 

@@ -10,7 +10,8 @@ from __future__ import annotations
 import hashlib
 import json
 from array import array
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
+from itertools import islice
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated, Any, Literal
 
@@ -110,6 +111,24 @@ class ShardInfo(BaseModel):
             raise DamagedShard(f"{path} is damaged: its SHA-256 is not the recorded one")
 
 
+class IndexedAddition(BaseModel):
+    """The shards that a set which grows got at one time; they follow those of the addition before.
+    `content_hash` is that of these shards alone."""
+
+    model_config = ConfigDict(extra="forbid", frozen=True)
+
+    shards: int = Field(ge=1)
+    samples: int = Field(ge=1)
+    content_hash: str = Field(pattern="^[0-9a-f]{64}$")
+
+    @staticmethod
+    def of(shards: Sequence[ShardInfo], transform: dict[str, Any]) -> IndexedAddition:
+        """The addition of these shards."""
+        samples = sum(shard.samples for shard in shards)
+        digest = content_hash(shards, transform)
+        return IndexedAddition(shards=len(shards), samples=samples, content_hash=digest)
+
+
 class Index(BaseModel):
     """What is known of a whole stored data set.
 
@@ -117,6 +136,7 @@ class Index(BaseModel):
     pixels were made. `classes` has the sorted names of the classes, and is empty for unlabelled
     data; a label is a position in it. `class_counts` has the number of samples of each class:
     a conditional generator is scored on images of every class, as often as the data have it.
+    `additions` tells of a set that has grown (`data.grow`) what came when, oldest first.
     """
 
     model_config = ConfigDict(extra="forbid", frozen=True)
@@ -131,6 +151,7 @@ class Index(BaseModel):
     transform: dict[str, Any]
     quarantined: int = Field(ge=0)
     shards: tuple[ShardInfo, ...]
+    additions: tuple[IndexedAddition, ...] = ()
 
     @model_validator(mode="after")
     def _consistent(self) -> Index:
@@ -144,7 +165,18 @@ class Index(BaseModel):
             raise ValueError("a shard has not one offset per sample")
         if self.content_hash != content_hash(self.shards, self.transform):
             raise ValueError("`content_hash` does not belong to the shards and the transform")
+        if self.additions:
+            added = [IndexedAddition.of(shards, self.transform) for shards in self._added()]
+            count = sum(addition.shards for addition in self.additions)
+            if count != len(self.shards) or added != list(self.additions):
+                raise ValueError("`additions` does not belong to the shards")
         return self
+
+    def _added(self) -> Iterator[tuple[ShardInfo, ...]]:
+        """The shards of each addition."""
+        shards = iter(self.shards)
+        for addition in self.additions:
+            yield tuple(islice(shards, addition.shards))
 
     @property
     def image_shape(self) -> ImageShape:
@@ -162,6 +194,11 @@ class Index(BaseModel):
             "shards": shards,
             "samples": sum(shard.samples for shard in shards),
             "content_hash": content_hash(shards, self.transform),
+            "additions": tuple(
+                IndexedAddition.of(own, self.transform)
+                for added in self._added()
+                if (own := [shard for shard in added if shard.part == name])
+            ),
         }
         return self.model_copy(update=changes)
 
@@ -180,7 +217,8 @@ class Index(BaseModel):
 
     def save(self, directory: Path) -> None:
         """Replace `index.json` in one step. The same index gives the same bytes."""
-        write_aside(Path(directory) / INDEX_NAME, self.model_dump_json().encode() + b"\n")
+        text = self.model_dump_json(exclude=None if self.additions else {"additions"})
+        write_aside(Path(directory) / INDEX_NAME, text.encode() + b"\n")
 
     def verify(self, directory: Path) -> None:
         """Read every shard and compare its SHA-256. Raises `DamagedShard` for the first bad one."""

@@ -16,39 +16,36 @@ is not read again only to verify it.
 
 from __future__ import annotations
 
-import hashlib
 import json
 import logging
-import time
 from collections import Counter
-from collections.abc import Callable, Iterable, Iterator
+from collections.abc import Callable, Iterable
 from contextlib import suppress
-from dataclasses import dataclass, replace
 from pathlib import Path
-from typing import Any, Literal, NamedTuple
+from typing import Literal
 
 from pydantic import BaseModel, ConfigDict, ValidationError
 
 from gan_train.config import DataConfig
+from gan_train.data import growth
 from gan_train.data.images import BadImage, Transform, load_image
 from gan_train.data.index import (
     INDEX_NAME,
     DamagedShard,
     Index,
-    Part,
+    IndexedAddition,
     ShardInfo,
     content_hash,
     sample_key,
     shard_name,
 )
-from gan_train.data.selection import FORMAT, BadFile, arrange, choose
+from gan_train.data.planning import ShardPlan, ShardTask, plan_shards, receipt_path
+from gan_train.data.selection import BadFile
 from gan_train.data.sources import (
     Source,
     SourceFile,
     UnreadableFile,
-    list_source,
     open_source,
-    trusted_since,
 )
 from gan_train.data.tars import in_tar, write_end, write_member
 from gan_train.errors import UserError
@@ -57,93 +54,8 @@ from gan_train.files.digests import VerifiedFiles
 
 MANIFEST_NAME, QUARANTINE_NAME = "manifest.jsonl", "quarantine.json"
 PROBES = 8  # images of each part that `expected_bytes` reads
-_PIXELS = {"resolution", "colour", "resize", "crop", "background", "classes", "only_classes"}
 
 log = logging.getLogger(__name__)
-
-
-class PlannedImage(NamedTuple):
-    """A file to store, and its label, which is 0 for unlabelled data."""
-
-    file: SourceFile
-    label: int
-    second: bool = False  # whether the file lies in the second source
-
-
-@dataclass(frozen=True)
-class ShardPlan:
-    """The plan of `plan_shards`: which image goes into which shard. It holds no open files, so it
-    can be sent to other processes.
-
-    `parts` has the images of each part in their stored order, which is cut into shards of
-    `shard_images`. Each image of a part in `matched` has a partner, at the same place of another
-    part. `rejected` lists the files that are no images by their names, or lie in no class folder.
-    `done` has the numbers of shards that have a receipt; the plan has not verified them. The folder
-    `memory` records when shards were verified. A record from before `since`, in seconds since 1970,
-    does not count; with `verify`, `since` is the time at which the plan was made.
-    """
-
-    sources: tuple[Path, ...]
-    directory: Path
-    fingerprint: str
-    parts: dict[Part, tuple[PlannedImage, ...]]
-    matched: tuple[Part, ...]
-    rejected: tuple[BadFile, ...]
-    classes: tuple[str, ...]
-    transform: Transform
-    identity: dict[str, Any]
-    shard_images: int
-    max_bad_fraction: float
-    done: tuple[int, ...]
-    memory: Path
-    since: float
-    verify: bool
-
-    @property
-    def images(self) -> int:
-        """The number of images in the plan. Files that turn out to be bad will not be stored."""
-        return sum(map(len, self.parts.values()))
-
-    @property
-    def shards(self) -> int:
-        """The number of shards, which is that of `tasks`."""
-        return sum(-(-len(images) // self.shard_images) for images in self.parts.values())
-
-    def tasks(self) -> Iterator[ShardTask]:
-        """The tasks of all shards, by ascending number."""
-        number = 0
-        for part, images in self.parts.items():
-            for begin in range(0, len(images), self.shard_images):
-                yield ShardTask(
-                    number=number,
-                    part=part,
-                    entries=images[begin : begin + self.shard_images],
-                    sources=self.sources,
-                    labelled=bool(self.classes),
-                    transform=self.transform,
-                    directory=self.directory,
-                    fingerprint=self.fingerprint,
-                    memory=self.memory,
-                    since=self.since,
-                )
-                number += 1
-
-
-@dataclass(frozen=True)
-class ShardTask:
-    """What `write_shard` must know of one shard: some fields of the plan, and the images. Other
-    processes are sent this and not the plan, which lists every image of the data set."""
-
-    number: int
-    part: Part
-    entries: tuple[PlannedImage, ...]
-    sources: tuple[Path, ...]
-    labelled: bool
-    transform: Transform
-    directory: Path
-    fingerprint: str
-    memory: Path
-    since: float
 
 
 class ShardReceipt(BaseModel):
@@ -160,89 +72,9 @@ class ShardReceipt(BaseModel):
     bad: tuple[BadFile, ...]
 
 
-def plan_shards(
-    config: DataConfig, directory: Path | None, workspace: Path, *, verify: bool = False
-) -> ShardPlan:
-    """List the sources and decide which image goes into which shard.
-
-    This writes no shard, but to `workspace/sources` the checksums of a folder's or tar's files, and
-    a compressed tar in plain form. Files that were read in the last `data.verify_days` and have not
-    changed are not read again, neither here nor by the functions that take the plan; with `verify`
-    all are read.
-
-    The shards go to `directory`, or to `workspace/shards/<fingerprint>`. With `classes: folder`
-    the class of an image is the name of its folder, and an image outside of the class folders is
-    rejected. Raises UserError for a source that is missing, unsafe or holds no such images.
-    """
-    origins = [(config.source, config.only_classes)]
-    if config.second is not None:
-        origins.append((config.second.source or config.source, config.second.only_classes))
-    since = time.time() if verify else trusted_since(config.verify_days)
-    lists = {place: list_source(Path(place), workspace, since) for place, _ in origins}
-    sources, listed = zip(*(lists[place] for place, _ in origins), strict=True)
-    chosen, rejected = [], list[BadFile]()
-    for place, only_classes in origins:
-        images, bad = choose(lists[place][1], place, config.classes, only_classes)
-        chosen.append(images)
-        rejected += [file for file in bad if file not in rejected]
-    classes = tuple(sorted({name for _, name in chosen[0] if name is not None}))
-    labels = {name: label for label, name in enumerate(classes)}
-    parts: dict[Part, tuple[PlannedImage, ...]] = {
-        part: tuple(
-            PlannedImage(file, labels.get(name or "", 0), part.startswith("B"))
-            for file, name in images
-        )
-        for part, images in arrange(config, chosen[0], chosen[1] if config.second else None).items()
-    }
-
-    transform = Transform.of(config)
-    identity = config.model_dump(mode="json", include=_PIXELS)
-    if len(sources) > 1 or config.held_out:
-        identity |= config.model_dump(
-            mode="json", include={"held_out": True, "second": {"only_classes", "pairs"}}
-        )
-    recipe = [FORMAT, identity, config.shard_images, config.max_pixels]
-    fingerprint = hashlib.sha256(json.dumps(recipe, sort_keys=True).encode())
-    for files in listed:
-        for file in files:  # its content counts, not its place: a zip and its tar are the same data
-            fingerprint.update(f"[{json.dumps(file.path)}, {file.size}, {file.crc}]".encode())
-    name = fingerprint.hexdigest()[:16]
-    if directory is None:
-        directory = workspace / "shards" / name
-    plan = ShardPlan(
-        sources=sources,
-        directory=directory.resolve(),
-        fingerprint=name,
-        parts=parts,
-        matched=_matched(config, parts),
-        rejected=tuple(rejected),
-        classes=classes,
-        transform=transform,
-        identity=identity,
-        shard_images=config.shard_images,
-        max_bad_fraction=config.max_bad_fraction,
-        done=(),
-        memory=workspace.resolve() / "verified" / name,
-        since=since,
-        verify=verify,
-    )
-    done = (n for n in range(plan.shards) if _receipt_path(plan.directory, n).exists())
-    return replace(plan, done=tuple(done))
-
-
-def _matched(config: DataConfig, parts: Iterable[Part]) -> tuple[Part, ...]:
-    """The parts whose images have partners at the same places of another part."""
-    pairs = config.second.pairs if config.second is not None else "none"
-    return tuple(
-        part
-        for part in parts
-        if pairs == "training" or (pairs == "names" and part.endswith("held_out"))
-    )
-
-
 def expected_bytes(plan: ShardPlan) -> int:
-    """The expected size of all shards in bytes. The first images of each part are read to estimate
-    it, which are random ones."""
+    """The expected size in bytes of the shards that the plan adds to those of earlier sets. The
+    first images of each part are read to estimate it, which are random ones."""
     total = 0
     for entries in plan.parts.values():
         sizes = []
@@ -304,7 +136,7 @@ def write_shard(task: ShardTask) -> ShardReceipt:
         bad=tuple(bad),
     )
     write_aside(
-        _receipt_path(task.directory, task.number), receipt.model_dump_json().encode() + b"\n"
+        receipt_path(task.directory, task.number), receipt.model_dump_json().encode() + b"\n"
     )
     return receipt
 
@@ -334,7 +166,8 @@ def finish_shards(plan: ShardPlan, receipts: Iterable[ShardReceipt]) -> Index:
     report_path = plan.directory / QUARANTINE_NAME
     write_aside(report_path, json.dumps(report, indent=1).encode() + b"\n")
     _check_quarantine(plan, len(bad), samples)
-    for receipt, task in zip(receipts, plan.tasks(), strict=True):
+    tasks = list(plan.tasks())
+    for receipt, task in zip(receipts, tasks, strict=True):
         if receipt.bad and task.part in plan.matched:
             path, reason = receipt.bad[0]
             raise UserError(f"{path} ({reason}) has a partner: mend it, or remove both of the pair")
@@ -346,8 +179,14 @@ def finish_shards(plan: ShardPlan, receipts: Iterable[ShardReceipt]) -> Index:
     ]
     write_aside(plan.directory / MANIFEST_NAME, "".join(manifest).encode())
     shards = tuple(receipt.info for receipt in receipts if receipt.info is not None)
-    label_of = {entry.file.path: entry.label for part in plan.parts.values() for entry in part}
+    label_of = {entry.file.path: entry.label for task in tasks for entry in task.entries}
     labels = Counter(label_of[path] for receipt in receipts for path in receipt.paths)
+    of_set: dict[Path, list[ShardInfo]] = {}
+    for info in shards:
+        directory = tasks[info.number].directory
+        of_set.setdefault(directory, []).append(info)
+        if directory != plan.directory:
+            growth.link(directory / info.name, plan.directory)
     index = Index(
         content_hash=content_hash(shards, plan.identity),
         samples=samples,
@@ -358,8 +197,13 @@ def finish_shards(plan: ShardPlan, receipts: Iterable[ShardReceipt]) -> Index:
         transform=plan.identity,
         quarantined=len(bad),
         shards=shards,
+        additions=tuple(IndexedAddition.of(added, plan.identity) for added in of_set.values())
+        if plan.before
+        else (),
     )
     index.save(plan.directory)
+    if plan.lineage:
+        growth.record(plan)
     remove_leftovers(plan.directory)
     return index
 
@@ -377,7 +221,11 @@ def verified_index(plan: ShardPlan) -> Index | None:
     except UserError as error:
         log.warning("shards are checked and indexed anew: %s", error)
         return None
+    if plan.lineage and not growth.is_recorded(plan.directory, plan.lineage):
+        return None
     receipts = [_valid_receipt(task) for task in plan.tasks()]
+    if not all((plan.directory / info.name).exists() for info in index.shards):
+        return None  # the link to an earlier set's shard is gone
     if index.shards != tuple(done.info for done in receipts if done and done.info):
         return None
     _check_quarantine(plan, index.quarantined, index.samples)
@@ -409,10 +257,6 @@ def shard(
     return plan.directory
 
 
-def _receipt_path(directory: Path, number: int) -> Path:
-    return (directory / shard_name(number)).with_suffix(".json")
-
-
 def _verified(task: ShardTask) -> VerifiedFiles:
     """The record of when one shard was verified. Each shard has a file of its own for it, because
     many processes verify shards at once."""
@@ -422,7 +266,7 @@ def _verified(task: ShardTask) -> VerifiedFiles:
 
 def _valid_receipt(task: ShardTask) -> ShardReceipt | None:
     """The receipt of a finished shard; None unless it belongs to this plan and its tar is whole."""
-    path = _receipt_path(task.directory, task.number)
+    path = receipt_path(task.directory, task.number)
     try:
         receipt = ShardReceipt.model_validate_json(path.read_bytes())
         if receipt.info is not None:

@@ -43,7 +43,13 @@ from gan_train.metrics.collect import FeatureSet, Generate, PixelPairs
 from gan_train.metrics.diversity import class_entropy, classify
 from gan_train.metrics.extractors import Extractor, ExtractorIdentity
 from gan_train.metrics.protocol import Protocol
-from gan_train.metrics.real import RankShare, feature_jobs, measure_real, pair_distances
+from gan_train.metrics.real import (
+    RankShare,
+    feature_jobs,
+    measure_real,
+    order_in_words,
+    pair_distances,
+)
 from gan_train.metrics.real_cache import RealStatistics
 from gan_train.metrics.scores import OF_REAL_IMAGES, reference_name
 from gan_train.nn.collectives import all_sum
@@ -112,7 +118,7 @@ class Evaluator:
             "weights": self._identity.weights_sha256,
             "resize": self._identity.resize,
             "images": self.images,
-            "reference": f"real images 0 to {self.images - 1} in stored order",
+            "reference": f"real images 0 to {self.images - 1} in {order_in_words(self._index)}",
             "null_images": self.null_images,
         }
 

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Collection
 from dataclasses import dataclass
+from functools import lru_cache
 from pathlib import Path
 
 import torch
@@ -11,6 +12,7 @@ from torch import Tensor
 
 from gan_train.data.index import Index
 from gan_train.data.loader import read_images
+from gan_train.data.order import permutation
 from gan_train.metrics.collect import (
     FeatureSet,
     Job,
@@ -219,7 +221,32 @@ def _named(reference: Reference, values: dict[str, float]) -> dict[str, float]:
 
 def read_places(index: Index, directory: Path, positions: Tensor) -> tuple[Tensor, Tensor | None]:
     """Images uint8 [n, C, R, R] and labels int64 [n], or None, at ascending places int64 [n] of the
-    stored order. Neighbours are read at once."""
+    order in which real images are compared: `order_in_words`."""
+    if not index.additions:
+        return _read_ascending(index, directory, positions)
+    stored = _mixed(index.samples)[positions]
+    ascending = stored.argsort()
+    back = ascending.argsort()
+    images, labels = _read_ascending(index, directory, stored[ascending])
+    return images[back], None if labels is None else labels[back]
+
+
+def order_in_words(index: Index) -> str:
+    """The order in which a data set's real images are compared. It is the stored order, which is a
+    random one, unless the set has grown: then the images that came first are stored first."""
+    return "a random order" if index.additions else "stored order"
+
+
+@lru_cache(maxsize=4)
+def _mixed(samples: int) -> Tensor:
+    """Stored places int64 [samples] in the random order of a set that has grown."""
+    return torch.from_numpy(permutation(samples, "real images"))
+
+
+def _read_ascending(
+    index: Index, directory: Path, positions: Tensor
+) -> tuple[Tensor, Tensor | None]:
+    """The images and labels at ascending stored places. Neighbours are read at once."""
     breaks = (positions.diff() != 1).nonzero()[:, 0] + 1
     runs = torch.tensor_split(positions, breaks.tolist())
     parts = [read_images(index, directory, int(run[0]), len(run)) for run in runs]

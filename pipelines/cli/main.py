@@ -22,7 +22,7 @@ from pipelines.cli.arguments import add_command, add_overrides
 
 if TYPE_CHECKING:
     from gan_train.config import Config
-    from gan_train.data.sharding import ShardPlan
+    from gan_train.data.planning import ShardPlan
     from pipelines.flows.price import Prices
 
 STOPPED = 130  # the status by which a shell reports an interrupt

@@ -20,7 +20,7 @@ from pydantic import BaseModel, ConfigDict, Field
 
 from gan_train import recipes
 from gan_train.config import ClusterConfig, Config
-from gan_train.data.sharding import plan_shards
+from gan_train.data.planning import plan_shards
 from gan_train.errors import UserError
 from gan_train.runs import run_folder
 from gan_train.runs.events import read_events

@@ -17,14 +17,8 @@ from tqdm import tqdm
 
 from gan_train.config import Config
 from gan_train.data.index import Index
-from gan_train.data.sharding import (
-    ShardPlan,
-    ShardReceipt,
-    finish_shards,
-    plan_shards,
-    verified_index,
-    write_shard,
-)
+from gan_train.data.planning import ShardPlan, plan_shards
+from gan_train.data.sharding import ShardReceipt, finish_shards, verified_index, write_shard
 from gan_train.errors import UserError
 from pipelines.compute.cluster import connected
 

@@ -12,7 +12,8 @@ from typing import TYPE_CHECKING
 
 from gan_train.adversary import Adversary, ImageShape
 from gan_train.config import Config
-from gan_train.data.sharding import ShardPlan, expected_bytes, plan_shards
+from gan_train.data.planning import ShardPlan, plan_shards
+from gan_train.data.sharding import expected_bytes
 from gan_train.runs import run_folder
 from gan_train.training.schedule import check, checkpoints, schedule_end
 
@@ -78,14 +79,17 @@ def describe(config: Config, plan: ShardPlan, prices: Prices) -> str:
 
 def _parts(plan: ShardPlan) -> list[str]:
     """A line on the images of each part, where the data have more than one."""
-    if len(plan.parts) == 1:
+    if len(plan.sizes) == 1:
         return []
-    return ["            " + ", ".join(f"{len(i)} in {part}" for part, i in plan.parts.items())]
+    return ["            " + ", ".join(f"{n} in {part}" for part, n in plan.sizes.items())]
 
 
 def _state(plan: ShardPlan, finished: bool) -> str:
     if finished:
         return "written before: hashes are verified, nothing is written"
+    if plan.before:
+        new = sum(map(len, plan.parts.values()))
+        return f"the set grows: {new} images are new, {plan.images - new} are in shards that stay"
     if plan.done:
         return f"{len(plan.done)} written before by a run that did not finish; the rest follows"
     return "not written yet"

@@ -22,7 +22,8 @@ from gan_train.bench.counting import count, estimate
 from gan_train.bench.rehearsal import Rehearsed, rehearse
 from gan_train.config import Config
 from gan_train.data.index import INDEX_NAME, Index
-from gan_train.data.sharding import PROBES, ShardPlan, expected_bytes
+from gan_train.data.planning import ShardPlan
+from gan_train.data.sharding import PROBES, expected_bytes
 from gan_train.errors import UserError
 from gan_train.files.atomic import read_json
 from gan_train.metrics.real_cache import RECORD
@@ -154,7 +155,7 @@ class Prices:
 
     def _passes(self, config: Config) -> tuple[int, int]:
         """How many images are scored the first time, with the real ones, and every later time."""
-        e, sizes = config.evaluate, {name: len(part) for name, part in self._plan.parts.items()}
+        e, sizes = config.evaluate, self._plan.sizes
         adversary = config.family.build(self._shape, config.train.batch)
         task = task_of(adversary)
         if task == "upscale":
@@ -257,8 +258,9 @@ def _sharding_seconds(plan: ShardPlan) -> float:
     expected_bytes(plan)  # opens the source
     start = time.process_time()
     expected_bytes(plan)
-    tried = sum(min(PROBES, len(images)) for images in plan.parts.values())
-    return (time.process_time() - start) * plan.images / tried
+    counts = [len(images) for images in plan.parts.values()]
+    tried = sum(min(PROBES, count) for count in counts)
+    return (time.process_time() - start) * sum(counts) / tried
 
 
 def _of_real(count: int, available: int) -> int:

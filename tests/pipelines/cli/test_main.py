@@ -14,7 +14,8 @@ import yaml
 from gan_train import recipes
 from gan_train.bench.rehearsal import Rehearsed
 from gan_train.config import Config
-from gan_train.data.sharding import ShardPlan, shard
+from gan_train.data.planning import ShardPlan
+from gan_train.data.sharding import shard
 from gan_train.runs import run_folder
 from pipelines.cli.main import main
 from tests.training import run, tiny_config

@@ -13,7 +13,8 @@ from gan_train.bench.counting import Counted
 from gan_train.bench.rehearsal import Rehearsed
 from gan_train.config import Config
 from gan_train.data.index import Index
-from gan_train.data.sharding import ShardPlan, shard
+from gan_train.data.planning import ShardPlan
+from gan_train.data.sharding import shard
 from gan_train.errors import UserError
 from gan_train.training.fitting import FEWEST_STEPS
 from pipelines.flows import plan, price

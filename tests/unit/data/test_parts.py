@@ -18,7 +18,8 @@ from gan_train.config import DataConfig
 from gan_train.data.feed import Feed, check_data
 from gan_train.data.index import Index
 from gan_train.data.loader import read_images
-from gan_train.data.sharding import plan_shards, shard
+from gan_train.data.planning import plan_shards
+from gan_train.data.sharding import shard
 from gan_train.errors import UserError
 from gan_train.images.resize import bicubic_downsample
 

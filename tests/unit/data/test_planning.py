@@ -15,7 +15,8 @@ import pytest
 from gan_train import recipes
 from gan_train.config import DataConfig
 from gan_train.data import sources
-from gan_train.data.sharding import expected_bytes, plan_shards, shard, verified_index
+from gan_train.data.planning import plan_shards
+from gan_train.data.sharding import expected_bytes, shard, verified_index
 from gan_train.files import digests
 from tests.unit.data.pictures import class_files, config, encoded, noise, write_folder
 from tests.unit.data.test_sources import write_tar

@@ -21,12 +21,11 @@ from pathlib import Path
 import pytest
 
 from gan_train.data.index import Index
+from gan_train.data.planning import ShardTask, plan_shards
 from gan_train.data.sharding import (
     ShardReceipt,
-    ShardTask,
     expected_bytes,
     finish_shards,
-    plan_shards,
     shard,
     verified_index,
     write_shard,
