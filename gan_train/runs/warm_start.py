@@ -47,6 +47,18 @@ def start_from(folder: Path, adversary: Adversary, averaged: Mapping[str, Tensor
         take(own, found)
 
 
+def misfit(folder: Path, adversary: Adversary) -> str | None:
+    """Why a run of this adversary cannot begin with the networks in `folder`; None if it can. The
+    adversary's tensors are overwritten."""
+    own = networks(adversary)
+    averaged = {k: v.clone() for k, v in own.items() if k.split(".")[0] in adversary.averaged}
+    try:
+        start_from(folder, adversary, averaged)
+    except UserError as error:
+        return str(error)
+    return None
+
+
 def check_folder(folder: Path) -> None:
     """Raise UserError unless `folder` holds networks to start from."""
     if not (folder / NETWORKS).is_file():

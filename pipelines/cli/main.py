@@ -17,7 +17,7 @@ from contextlib import nullcontext
 from typing import TYPE_CHECKING, Any
 
 from gan_train.bench import data_options, options
-from pipelines.cli import compare, importing, listing, pictures, sampling
+from pipelines.cli import compare, importing, listing, nightly, pictures, sampling
 from pipelines.cli.arguments import add_command, add_overrides
 
 if TYPE_CHECKING:
@@ -167,6 +167,7 @@ def _parser() -> argparse.ArgumentParser:
     importing.add(commands)
     compare.add(commands)
     listing.add(commands)
+    nightly.add(commands)
 
     promote = add_command(
         commands, "promote", _promote, "register the best of a run, or choose the champion by hand"

@@ -31,6 +31,7 @@ from prefect.client.schemas.filters import (
     FlowRunFilterStateType,
 )
 from prefect.client.schemas.objects import StateType
+from prefect.events import emit_event
 from prefect.exceptions import PrefectException
 from prefect.runtime import flow_run
 
@@ -99,6 +100,18 @@ def image(key: str, url: str, description: str) -> None:
 def note(key: str, text: str) -> None:
     """Show some lines of Markdown, such as where things are and links to them."""
     _shown(key, lambda: create_markdown_artifact(markdown=text, key=key))
+
+
+def event(name: str, about: str, **facts: Any) -> None:
+    """Send an event to the server, which may start an automation (infra/prefect): what happened to
+    which thing, such as `gan-train.champion` to the model `progan-demo`, and facts about it."""
+    resource = {"prefect.resource.id": about, "prefect.resource.name": about.rpartition("/")[2]}
+    _shown(name, lambda: emit_event(name, resource, payload=facts))
+
+
+def alarm(run: str, message: str) -> None:
+    """Tell the server that something about a run needs a look, though it goes on."""
+    event("gan-train.alarm", f"gan-train.run/{run}", message=message)
 
 
 def cancelled() -> bool:

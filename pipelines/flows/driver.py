@@ -27,6 +27,8 @@ class Attention:
     """Functions that are called while the training runs, in the caller's own thread."""
 
     on_event: Callable[[Event], None] = lambda event: None
+    on_warning: Callable[[str], None] = lambda message: None
+    """Is called with each warning of the workers."""
     cancelled: Callable[[], bool] = lambda: False
     every_s: float = 10.0
     """Seconds between two calls of `cancelled` and `on_progress`."""
@@ -74,6 +76,7 @@ def attend(
             attention.on_event(event)
         for message in running.warnings():
             display.say(message)
+            attention.on_warning(message)
         if attention.due():
             attention.on_progress(display.done / display.total)
             if attention.cancelled():

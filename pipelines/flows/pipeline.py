@@ -115,6 +115,7 @@ def train_workers(config: Config, shards: Path, run_dir: Path) -> Ended:
 
     attention = Attention(
         on_event=on_event,
+        on_warning=lambda message: artifacts.alarm(run_dir.name, message),
         on_progress=artifacts.Progress("training", "Images shown, of the whole schedule"),
         cancelled=artifacts.cancelled,
     )
@@ -229,23 +230,35 @@ def promote_flow(
         raise UserError("promote takes either a run or a version")
     if version is not None:
         registration = versions.promote(config, version, force)
-        artifacts.note("registered", _registration_note(registration))
+        _show_registration(registration)
         return registration
     run_dir = run_folder.find(config, str(run))
     registration = register(config, run_folder.shards_of(run_dir), run_dir)
-    artifacts.note("registered", _registration_note(registration))
+    _show_registration(registration)
     if grid := run_folder.newest_grid(run_dir):
         artifacts.sample_grid(grid, f"Samples of {run_dir.name}")
     return registration
 
 
-def _registration_note(registration: versions.Registration) -> str:
+def _show_registration(registration: versions.Registration) -> None:
+    """Show the new version, and tell the server when it has become champion."""
     page = registration.ui
     link = f"[page in MLflow]({page})" if page.startswith("http") else f"```\n{page}\n```"
-    return (
+    artifacts.note(
+        "registered",
         f"**{registration.model} version {registration.version}** is `{registration.alias}`: "
-        f"{registration.reason}.\n\n{link}"
+        f"{registration.reason}.\n\n{link}",
     )
+    if registration.appointed:
+        artifacts.event(
+            "gan-train.champion",
+            f"gan-train.model/{registration.model}",
+            version=registration.version,
+            metric=registration.metric,
+            score=registration.score,
+            reason=registration.reason,
+            page=page,
+        )
 
 
 # ---- all of it ---------------------------------------------------------------------------------

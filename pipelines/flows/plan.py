@@ -10,6 +10,7 @@ import shutil
 from pathlib import Path
 from typing import TYPE_CHECKING
 
+from gan_train import recipes
 from gan_train.adversary import Adversary, ImageShape
 from gan_train.config import Config
 from gan_train.data.planning import ShardPlan, plan_shards
@@ -36,6 +37,12 @@ def precheck(config: Config, *, verify: bool = False) -> ShardPlan:
     plan = plan_shards(config.data, None, config.workspace, verify=verify)
     check(config, image_shape(config, plan), config.cluster.workers)
     return plan
+
+
+def growing(config: Config) -> Config:
+    """The configuration of a set that grows. With two domains it stays as it is: then any new image
+    means that all are sharded anew."""
+    return recipes.change(config, {"data.grow": config.data.second is None})
 
 
 def describe(config: Config, plan: ShardPlan, prices: Prices) -> str:

@@ -7,6 +7,7 @@ says when that holds.
 
 from __future__ import annotations
 
+import json
 import math
 from collections.abc import Iterable, Mapping
 from dataclasses import dataclass
@@ -18,6 +19,9 @@ from gan_train.metrics.scores import headline, scores_of
 Alias = Literal["champion", "challenger"]
 CHAMPION: Alias = "champion"
 CHALLENGER: Alias = "challenger"
+RESCORED_TAG = "rescored"
+"""The tag of a version with the scores that it got later, on other data than those it was trained
+on: JSON with `scores` and `protocol`."""
 
 
 @dataclass(frozen=True)
@@ -104,3 +108,25 @@ def event_standing(event: Mapping[str, Any]) -> Standing | None:
         return None
     name = f"the checkpoint at {event['nimg']:,} images"
     return Standing(name, score.name, float(score.value), protocol)
+
+
+def version_standing(
+    version: str | int, tags: Mapping[str, str], like: Mapping[str, Any] | None = None
+) -> Standing:
+    """The deciding score that a version with these tags was registered with; not a number if it has
+    none. If that is not comparable with scores under the protocol `like`, but the version was
+    scored anew under such a protocol, the new score counts."""
+    name = f"version {version}"
+    registered = Standing(
+        name=name,
+        metric=tags.get("metric", "none"),
+        value=float(tags.get("score", "nan")),
+        protocol=json.loads(tags.get("protocol", "{}")),
+    )
+    if like is None or comparable(registered.protocol, like) is None or RESCORED_TAG not in tags:
+        return registered
+    later = json.loads(tags[RESCORED_TAG])
+    score = headline(scores_of(later["scores"], later["protocol"]))
+    if score is None or comparable(later["protocol"], like) is not None:
+        return registered
+    return Standing(name, score.name, float(score.value), later["protocol"])

@@ -10,7 +10,7 @@ from __future__ import annotations
 import hashlib
 import json
 from collections.abc import Mapping
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 from urllib.parse import quote
@@ -28,11 +28,11 @@ from pipelines.registry.promotion import (
     CHALLENGER,
     CHAMPION,
     Decision,
-    Standing,
     best_checkpoint,
     decide,
     event_standing,
     refusal,
+    version_standing,
 )
 from pipelines.registry.provenance import COMMIT_TAG, VERSION_TAG
 from pipelines.registry.shipping import Delivery, Shipper, ship
@@ -77,6 +77,7 @@ class Registration:
     scores: dict[str, Any]
     run_id: str
     ui: str  # a URL, or the command that opens the page
+    appointed: bool = False  # whether it became champion just now
 
 
 def model_name(config: Config) -> str:
@@ -174,8 +175,9 @@ def promote(config: Config, version: int, force: bool = False) -> Registration:
             new, now = _version(client, config, str(version)), _champion(client, config)
             if now is not None and int(now.version) == int(new.version):
                 return _registration(config, new, CHAMPION, "it was champion already")
-            before = _standing(now) if now is not None else None
-            why = refusal(_standing(new), before)
+            standing = version_standing(new.version, new.tags)
+            before = now and version_standing(now.version, now.tags, standing.protocol)
+            why = refusal(standing, before)
             if why and not force:
                 raise UserError(f"version {version} is not made champion: {why}; --force overrides")
             reason = "promoted by hand" + (f" over version {now.version}" if now else "")
@@ -379,17 +381,6 @@ def _champion(client: MlflowClient, config: Config) -> ModelVersion | None:
         return None
 
 
-def _standing(version: ModelVersion) -> Standing:
-    """The score that a version was registered with; not a number if it has none."""
-    tags = version.tags
-    return Standing(
-        name=f"version {version.version}",
-        metric=tags.get("metric", "none"),
-        value=float(tags.get("score", "nan")),
-        protocol=json.loads(tags.get("protocol", "{}")),
-    )
-
-
 # ---- aliases -----------------------------------------------------------------------------------
 
 
@@ -398,7 +389,9 @@ def _appoint(client: MlflowClient, config: Config, version: ModelVersion) -> Reg
     now = _champion(client, config)
     if now is not None and int(now.version) == int(version.version):
         return _registration(config, version, CHAMPION, version.tags.get("reason", ""))
-    decision = decide(_standing(version), _standing(now) if now is not None else None)
+    standing = version_standing(version.version, version.tags)
+    before = now and version_standing(now.version, now.tags, standing.protocol)
+    decision = decide(standing, before)
     return _give(client, config, version, decision)
 
 
@@ -410,11 +403,12 @@ def _give(
     if decision.alias == CHAMPION and CHALLENGER in version.aliases:
         client.delete_registered_model_alias(version.name, CHALLENGER)
     client.set_model_version_tag(version.name, str(version.version), "reason", decision.reason)
-    return _registration(config, version, decision.alias, decision.reason)
+    given = _registration(config, version, decision.alias, decision.reason)
+    return replace(given, appointed=decision.alias == CHAMPION)
 
 
 def _registration(config: Config, version: ModelVersion, alias: str, reason: str) -> Registration:
-    standing = _standing(version)
+    standing = version_standing(version.version, version.tags)
     return Registration(
         model=version.name,
         version=int(version.version),

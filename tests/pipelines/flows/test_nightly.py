@@ -1,0 +1,152 @@
+"""Three nights on real Prefect, Ray and MLflow: without a champion, without news, and with both."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+from pathlib import Path
+from typing import Any
+
+import httpx
+import pytest
+from PIL import Image
+from prefect.client.orchestration import SyncPrefectClient, get_client
+from prefect.client.schemas.filters import FlowRunFilter, FlowRunFilterId
+
+from gan_train.config import Config
+from gan_train.data.index import Index
+from gan_train.errors import UserError
+from gan_train.runs import run_folder
+from pipelines.compute import training
+from pipelines.flows import nightly
+from pipelines.registry import champions, promotion, tracking, versions
+from tests.training import tiny_config
+
+pytestmark = [
+    pytest.mark.slow,
+    # the code of Ray, MLflow and Prefect uses what they have deprecated
+    pytest.mark.filterwarnings(r"ignore::DeprecationWarning"),
+    pytest.mark.filterwarnings(r"ignore::FutureWarning"),
+    pytest.mark.usefixtures("prefect_server", "local_ray"),
+]
+
+
+@pytest.fixture
+def client() -> Iterator[SyncPrefectClient]:
+    with get_client(sync_client=True) as connected:
+        yield connected
+
+
+def tonight(source: Path, workspace: Path) -> Config:
+    """One checkpoint, at the end, with a score that decides."""
+    return tiny_config(
+        source,
+        workspace,
+        evaluate__metrics=["frechet"],
+        evaluate__batch=8,
+        family__milestones_from=8,
+        train__ema_ramp=None,
+    )
+
+
+def note(client: SyncPrefectClient) -> str:
+    """What the newest night has shown."""
+    runs = [run for run in client.read_flow_runs(limit=200) if run.name.startswith("nightly-")]
+    newest = max(runs, key=lambda run: str(run.expected_start_time))
+    found = client.read_artifacts(
+        flow_run_filter=FlowRunFilter(id=FlowRunFilterId(any_=[newest.id])), limit=200
+    )
+    (shown,) = (str(artifact.data) for artifact in found if artifact.key == "night")
+    return shown
+
+
+def come(source: Path) -> None:
+    """New pictures: four reds and a blue, unlike those before."""
+    for number, name in enumerate(["red", "red", "red", "red", "blue"]):
+        grey = (30 * number, 200 - 20 * number, 90)
+        Image.new("RGB", (16, 16), grey).save(source / name / f"new{number}.png")
+
+
+def tags(config: Config, version: int) -> dict[str, str]:
+    name = versions.model_name(config)
+    return dict(tracking.connect(config).get_model_version(name, str(version)).tags)
+
+
+def test_three_nights(
+    client: SyncPrefectClient, tiny_source: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    config = tonight(tiny_source, tmp_path / "workspace")
+
+    # The first night: no champion to begin with
+    first_dir, first = nightly.nightly_flow(config)
+    index = Index.load(run_folder.shards_of(first_dir))
+    assert (first.version, first.alias, first.appointed) == (1, "champion", True)
+    trained = run_folder.configuration(first_dir)
+    assert trained.seed == nightly.seed_of(config, index.content_hash) != config.seed
+    assert trained.data.grow and trained.train.start_from is None
+    assert "there is no champion yet" in note(client)
+
+    # The second: nothing is new, and nothing is done
+    with monkeypatch.context() as patch:
+        patch.setattr(nightly, "train_flow", None)
+        state: Any = nightly.nightly_flow(config, return_state=True)
+    assert state.is_completed() and state.name == "Nothing new"
+    assert "version 1 was trained on these 24 images" in str(state.message)
+    assert "version 1 was trained on these 24 images" in note(client)
+    assert [path.name for path in run_folder.runs_of(config)] == [first_dir.name]
+
+    # The third: new images; the night is cut off before its version is registered, and goes on
+    come(tiny_source)
+    with monkeypatch.context() as patch:
+        patch.setattr(nightly, "promote_flow", _cut_off)
+        with pytest.raises(UserError, match="the power is gone"):
+            nightly.nightly_flow(config)
+    with monkeypatch.context() as patch:
+        patch.setattr(training, "fit", _not_again(training.fit))
+        second_dir, second = nightly.nightly_flow(config)
+    assert run_folder.runs_of(config) == [first_dir, second_dir]
+    grown = Index.load(run_folder.shards_of(second_dir))
+    assert [added.samples for added in grown.additions] == [24, 5]
+    assert grown.shards[:2] == index.shards
+    trained = run_folder.configuration(second_dir)
+    assert trained.seed == nightly.seed_of(config, grown.content_hash)
+    assert trained.seed != nightly.seed_of(config, index.content_hash)
+    assert trained.train.start_from == champions.checkpoint_of(config, 1)
+
+    # Scores are compared under one protocol: the champion's was measured anew
+    assert second.version == 2 and "not comparable" not in second.reason
+    (protocol,) = (
+        event["protocol"]
+        for event in run_folder.read_events(second_dir)
+        if event["kind"] == "checkpoint"
+    )
+    assert protocol["data"] == grown.content_hash
+    before = promotion.version_standing(1, tags(config, 1), protocol)
+    assert before.protocol["data"] == grown.content_hash
+    assert before.value != first.score == float(tags(config, 1)["score"])
+    better = second.score < before.value
+    assert (second.alias == "champion") == better == second.appointed
+    assert f"{before.value:.4g}" in second.reason
+
+    shown = note(client)
+    assert "**5 images are new**, in 1 new shards; 29 are stored" in shown
+    assert "| red | 8 | 12 |" in shown and "| blue | 8 | 9 |" in shown and "green" not in shown
+    assert "with the networks of version 1" in shown and str(trained.seed) in shown
+    assert f"| version 1, champion before | {before.value:.4g} |" in shown
+    assert f"| version 2, of tonight | {second.score:.4g} |" in shown
+    wanted = {"filter": {"event": {"name": ["gan-train.champion"]}}, "limit": 50}
+    api = str(client.api_url).rstrip("/")
+    told = httpx.post(f"{api}/events/filter", json=wanted).raise_for_status().json()["events"]
+    assert {e["payload"]["version"] for e in told} == ({1, 2} if better else {1})
+    assert {e["resource"]["prefect.resource.id"] for e in told} == {"gan-train.model/progan-tiny"}
+
+
+def _cut_off(*_: Any) -> None:
+    raise UserError("the power is gone")
+
+
+def _not_again(fit: Any) -> Any:
+    def resumed(config: Config, shards: Path, run_dir: Path) -> Any:
+        assert run_folder.finished(run_folder.read_events(run_dir)), "it goes on with its run"
+        return fit(config, shards, run_dir)
+
+    return resumed
