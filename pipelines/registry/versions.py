@@ -28,6 +28,7 @@ from pipelines.registry.promotion import (
     CHALLENGER,
     CHAMPION,
     Decision,
+    Standing,
     best_checkpoint,
     decide,
     event_standing,
@@ -176,7 +177,7 @@ def promote(config: Config, version: int, force: bool = False) -> Registration:
             if now is not None and int(now.version) == int(new.version):
                 return _registration(config, new, CHAMPION, "it was champion already")
             standing = version_standing(new.version, new.tags)
-            before = now and version_standing(now.version, now.tags, standing.protocol)
+            before = _compared(now, standing)
             why = refusal(standing, before)
             if why and not force:
                 raise UserError(f"version {version} is not made champion: {why}; --force overrides")
@@ -390,9 +391,14 @@ def _appoint(client: MlflowClient, config: Config, version: ModelVersion) -> Reg
     if now is not None and int(now.version) == int(version.version):
         return _registration(config, version, CHAMPION, version.tags.get("reason", ""))
     standing = version_standing(version.version, version.tags)
-    before = now and version_standing(now.version, now.tags, standing.protocol)
+    before = _compared(now, standing)
     decision = decide(standing, before)
     return _give(client, config, version, decision)
+
+
+def _compared(now: ModelVersion | None, new: Standing) -> Standing | None:
+    """The champion's score with which a new version is compared; None if there is no champion."""
+    return None if now is None else version_standing(now.version, now.tags, new.protocol)
 
 
 def _give(

@@ -1,4 +1,5 @@
-"""The deployment of infra/prefect on a real Prefect server, run and cancelled by a real worker."""
+"""The deployments of infra/prefect on a real Prefect server: run, one after another, and cancelled
+by a real worker."""
 
 from __future__ import annotations
 
@@ -10,35 +11,21 @@ import sys
 import time
 import urllib.request
 from collections.abc import Callable, Iterator
+from datetime import datetime
 from pathlib import Path
 from typing import Any
 from uuid import UUID
 
 import httpx
 import pytest
-import yaml
 
-from gan_train import recipes
 from gan_train.config import Config
 from gan_train.runs import run_folder
-from pipelines.flows import pipeline
 from tests.training import tiny_config
 
 ROOT = Path(__file__).parents[3]
-DEPLOYMENTS = ROOT / "infra" / "prefect" / "prefect.yaml"
+INFRA = ROOT / "infra" / "prefect"
 PREFECT = str(Path(sys.executable).with_name("prefect"))
-
-
-def test_the_scheduled_recipe_is_the_demo() -> None:
-    (deployment,) = yaml.safe_load(DEPLOYMENTS.read_text(encoding="utf-8"))["deployments"]
-    assert recipes.check(deployment["parameters"]["config"]) == recipes.load("demo")
-
-
-def test_the_deployment_runs_the_whole_job() -> None:
-    (deployment,) = yaml.safe_load(DEPLOYMENTS.read_text(encoding="utf-8"))["deployments"]
-    file, _, name = deployment["entrypoint"].partition(":")
-    assert ROOT / file == Path(pipeline.__file__)
-    assert getattr(pipeline, name) is pipeline.run_flow
 
 
 class Server:
@@ -143,8 +130,10 @@ def test_deployed_run_by_a_worker_and_cancelled(
     workspace = tmp_path / "workspace"
     server.environment["GAN_TRAIN_TEST"] = str(workspace)
     server.call("work-pool", "create", "gan-train", "--type", "process")
-    server.call("--no-prompt", "deploy", "--prefect-file", str(DEPLOYMENTS), "--all")
-    deployment = server.get("deployments/name/gan-train/demo-nightly")
+    server.call("work-pool", "set-concurrency-limit", "gan-train", "1")
+    server.call("--no-prompt", "deploy", "--prefect-file", str(INFRA / "prefect.yaml"), "--all")
+    server.call("automation", "create", "--from-file", str(INFRA / "automations.yaml"))
+    deployment = server.get("deployments/name/nightly/nightly")
     (schedule,) = deployment["schedules"]
     assert schedule["schedule"]["cron"] == "0 2 * * *" and schedule["active"]
     properties = deployment["parameter_openapi_schema"]["definitions"]["Config"]["properties"]
@@ -165,21 +154,32 @@ def test_deployed_run_by_a_worker_and_cancelled(
     answer = httpx.post(f"{server.url}/deployments/{deployment['id']}/create_flow_run", json=wrong)
     assert answer.status_code in (409, 422) and "nmae" in answer.text
 
-    # A whole run
-    first = run(config)
-    server.wait(lambda: state(first) in ("COMPLETED", "FAILED", "CRASHED"), 240)
-    assert state(first) == "COMPLETED", server.get(f"flow_runs/{first}")["state"]
-    (run_dir,) = run_folder.folder(config).iterdir()
-    assert run_folder.finished(run_folder.read_events(run_dir))
+    # So is a form with a mistake that a schema can tell
+    form = server.get("deployments/name/on-demand/on-demand")["id"]
+    wrong = {"parameters": {"training": {"recipe": "demmo"}}}
+    answer = httpx.post(f"{server.url}/deployments/{form}/create_flow_run", json=wrong)
+    assert answer.status_code == 409 and "'demmo' is not one of" in answer.text
 
-    # One that is cancelled while it trains
+    # A whole run, and one behind it, which waits for the pool's limit
+    first = run(config)
     long = tiny_config(
         tiny_source, workspace, name="long", train__total_kimg=1000, cluster__workers=2
     )
     second = run(long)
+    server.wait(lambda: state(first) in ("COMPLETED", "FAILED", "CRASHED"), 240)
+    assert state(first) == "COMPLETED", server.get(f"flow_runs/{first}")["state"]
+    (run_dir,) = run_folder.runs_of(config)
+    assert run_folder.finished(run_folder.read_events(run_dir))
+
+    # The other is cancelled while it trains
     server.wait(
         lambda: bool(list(run_folder.folder(long).glob("long-*/checkpoints/*/scores.json"))), 240
     )
+    ended, begun = (
+        server.get(f"flow_runs/{first}")["end_time"],
+        server.get(f"flow_runs/{second}")["start_time"],
+    )
+    assert datetime.fromisoformat(begun) >= datetime.fromisoformat(ended)
     assert training(workspace)
     server.post(f"flow_runs/{second}/set_state", {"state": {"type": "CANCELLING"}})
     server.wait(lambda: state(second) == "CANCELLED", 120)

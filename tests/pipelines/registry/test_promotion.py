@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import json
 import math
 from pathlib import Path
 from typing import Any
@@ -12,11 +13,13 @@ from gan_train import recipes
 from gan_train.config import Config
 from pipelines.registry.model_card import LIMIT, CardFacts, model_card, number, score_rows
 from pipelines.registry.promotion import (
+    RESCORED_TAG,
     Standing,
     best_checkpoint,
     decide,
     event_standing,
     refusal,
+    version_standing,
 )
 from tests.pipelines.registry_runs import METRIC, config, index, protocol
 
@@ -236,3 +239,21 @@ def test_card_of_a_family_that_takes_pictures(tmp_path: Path, task: str, told: l
     for words in [*told, "| 0.2 &nbsp;&nbsp; | 0.4 |"]:
         assert words in text
     assert "latents" not in text and "null value" not in text
+
+
+def test_a_champion_is_compared_by_its_score_on_the_new_data() -> None:
+    """A set that grows has another content hash every night."""
+    new = protocol(OTHER_DATA)
+    tags = {"metric": METRIC, "score": "40.0", "protocol": json.dumps(FD)}
+    assert version_standing(2, tags) == Standing("version 2", METRIC, 40.0, FD)
+    assert version_standing(2, tags, new).protocol == FD, "it has no other score"
+    later = {"scores": {METRIC: 45.5, "kid": 0.1}, "protocol": new}
+    tags |= {RESCORED_TAG: json.dumps(later)}
+    assert version_standing(2, tags).value == 40.0
+    assert version_standing(2, tags, FD).value == 40.0
+    assert version_standing("2", tags, new) == Standing("version 2", METRIC, 45.5, new)
+    assert version_standing(2, tags, protocol(OTHER_DATA, images=500)).value == 40.0
+    worse = Standing("version 3", METRIC, 42.0, new)
+    assert decide(worse, version_standing(2, tags)).alias == "challenger"
+    assert decide(worse, version_standing(2, tags, new)).alias == "champion"
+    assert version_standing(1, {}, new).metric == "none", "an import, which has no score"

@@ -94,6 +94,18 @@ def test_other_networks_are_refused_with_the_first_difference(
     with pytest.raises(UserError, match=what) as refusal:
         trainer(config, tmp_path / "second")
     assert "train.start_from" in str(refusal.value) and str(trained) in str(refusal.value)
+    shape = Index.load(shard(config.data, config.workspace)).image_shape
+    other = config.family.build(shape, config.train.batch)
+    assert warm_start.misfit(trained, other) == str(refusal.value), "known before a run begins"
+
+
+def test_networks_that_fit_are_known_before_a_run_begins(
+    trained: Path, tiny_source: Path, tmp_path: Path
+) -> None:
+    config = tiny_config(tiny_source, tmp_path)
+    shape = Index.load(shard(config.data, config.workspace)).image_shape
+    adversary = config.family.build(shape, config.train.batch)
+    assert warm_start.misfit(trained, adversary) is None
 
 
 def test_folders_without_whole_networks_are_refused(

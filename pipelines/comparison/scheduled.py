@@ -1,0 +1,70 @@
+"""The flow `compare-again`: a comparison from a short form, for a schedule.
+
+A comparison that is done is not done again (see `flow.py`). So every recipe gets a seed that
+depends on its own and on the data: new images mean a new comparison, and no new images the report
+of the last one.
+"""
+
+from __future__ import annotations
+
+from typing import Any
+
+from prefect import flow
+from pydantic import BaseModel, ConfigDict, Field, model_validator
+
+from gan_train import recipes
+from gan_train.rng import derive
+from pipelines.comparison.flow import compare_flow
+from pipelines.comparison.plan import Comparison, planned
+from pipelines.flows.on_demand import offer_recipes
+from pipelines.flows.plan import growing, precheck
+
+
+class Contest(BaseModel):
+    """Which recipes to compare, and for how long to train each."""
+
+    model_config = ConfigDict(extra="forbid", frozen=True)
+
+    recipes: list[str] = Field(
+        min_length=2,
+        description="The names of recipes, as `gan-train recipes` lists them. All get the data and "
+        "the protocol of scoring of the first.",
+        json_schema_extra=offer_recipes,
+    )
+    minutes: float = Field(30, gt=0, description="Minutes of training for each recipe.")
+    workers: int | None = Field(
+        None, ge=1, description="The number of workers for each recipe. Empty means its own."
+    )
+    settings: list[str] = Field(
+        [],
+        title="Other settings",
+        description="Settings for every recipe, each as `--set` takes it: `evaluate.images=1000`.",
+    )
+
+    @model_validator(mode="after")
+    def _can_be_configurations(self) -> Contest:
+        for recipe in self.recipes:
+            recipes.load(recipe, self.settings)
+        return self
+
+    def comparison(self) -> Comparison:
+        """The comparison on the data of now. Raises UserError, as `gan-train compare` does."""
+        comparison = planned(
+            self.recipes, self.settings, minutes=self.minutes, workers=self.workers
+        )
+        configs = [growing(config) for config in comparison.configs]
+        data = precheck(configs[0])
+        configs = [
+            recipes.change(
+                config, {"seed": derive(config.seed, "comparison", data.fingerprint) % 2**31}
+            )
+            for config in configs
+        ]
+        return comparison.model_copy(update={"configs": tuple(configs)})
+
+
+@flow(name="compare-again", flow_run_name="compare-again")
+def compare_again_flow(contest: Contest) -> Any:
+    """Train every recipe of the contest on the data of now, and write the report; returns its
+    facts. Raises UserError, before anything is written, where a recipe cannot be trained so."""
+    return compare_flow.fn(contest.comparison())
