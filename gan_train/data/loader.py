@@ -232,7 +232,8 @@ def read_images(
     index: Index, directory: Path, start: int, count: int
 ) -> tuple[Tensor, Tensor | None]:
     """Images uint8 [n, C, R, R] and labels int64 [n] (None for unlabelled data) of the samples from
-    `start` to `start + count - 1` in stored order, which is a random permutation of the source.
+    `start` to `start + count - 1` in stored order, which is a random permutation of the source, or
+    of each of its additions (`data.grow`).
 
     Raises UserError when the data set ends before, `DamagedShard` when a shard is damaged.
     """

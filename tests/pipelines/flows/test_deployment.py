@@ -21,6 +21,7 @@ import pytest
 
 from gan_train.config import Config
 from gan_train.runs import run_folder
+from pipelines.flows.on_demand import Training
 from tests.training import tiny_config
 
 ROOT = Path(__file__).parents[3]
@@ -123,7 +124,20 @@ def training(workspace: Path) -> list[int]:
     return found
 
 
+def long_settings(source: Path, workspace: Path) -> list[str]:
+    """Settings that make the demo tiny, with a checkpoint soon, and long."""
+    return [
+        *("name=long", f"workspace={workspace}", f"data.source={source}", "data.resolution=8"),
+        *("data.shard_images=16", "data.lanes=4", "data.block=4"),
+        *("family.channels={4: 8, 8: 8}", "family.z_dim=8", "family.milestones_from=4"),
+        *("family.fade_kimg=0.064", "family.stable_kimg=0.064"),
+        *("train.batch=16", "train.total_kimg=1000", "train.checkpoint_kimg=10"),
+        *("evaluate.metrics=[diversity]", "evaluate.images=16"),
+    ]
+
+
 @pytest.mark.slow
+@pytest.mark.timeout(1200)  # two runs, one after the other, and the commands of a server's set-up
 def test_deployed_run_by_a_worker_and_cancelled(
     server: Server, tiny_source: Path, tmp_path: Path
 ) -> None:
@@ -139,11 +153,13 @@ def test_deployed_run_by_a_worker_and_cancelled(
     properties = deployment["parameter_openapi_schema"]["definitions"]["Config"]["properties"]
     assert properties.keys() == Config.model_fields.keys(), "the form shows the whole tree"
     server.start("worker", "start", "--pool", "gan-train")
+    server.wait(
+        lambda: any(run["auto_scheduled"] for run in server.post("flow_runs/filter", {})), 60
+    )
 
-    def run(config: Config) -> UUID:
-        wanted = {"parameters": {"config": config.model_dump(mode="json")}}
-        created = server.post(f"deployments/{deployment['id']}/create_flow_run", wanted)
-        return UUID(created["id"])
+    def run(deployment: str, **parameters: Any) -> UUID:
+        wanted = {"parameters": parameters}
+        return UUID(server.post(f"deployments/{deployment}/create_flow_run", wanted)["id"])
 
     def state(flow_run: UUID) -> str:
         return str(server.get(f"flow_runs/{flow_run}")["state"]["type"])
@@ -161,19 +177,18 @@ def test_deployed_run_by_a_worker_and_cancelled(
     assert answer.status_code == 409 and "'demmo' is not one of" in answer.text
 
     # A whole run, and one behind it, which waits for the pool's limit
-    first = run(config)
-    long = tiny_config(
-        tiny_source, workspace, name="long", train__total_kimg=1000, cluster__workers=2
-    )
-    second = run(long)
-    server.wait(lambda: state(first) in ("COMPLETED", "FAILED", "CRASHED"), 240)
+    first = run(deployment["id"], config=config.model_dump(mode="json"))
+    asked = {"recipe": "demo", "workers": 2, "settings": long_settings(tiny_source, workspace)}
+    long = Training.model_validate(asked).config()
+    second = run(form, training=asked)
+    server.wait(lambda: state(first) in ("COMPLETED", "FAILED", "CRASHED"), 400)
     assert state(first) == "COMPLETED", server.get(f"flow_runs/{first}")["state"]
     (run_dir,) = run_folder.runs_of(config)
     assert run_folder.finished(run_folder.read_events(run_dir))
 
     # The other is cancelled while it trains
     server.wait(
-        lambda: bool(list(run_folder.folder(long).glob("long-*/checkpoints/*/scores.json"))), 240
+        lambda: bool(list(run_folder.folder(long).glob("long-*/checkpoints/*/scores.json"))), 400
     )
     ended, begun = (
         server.get(f"flow_runs/{first}")["end_time"],

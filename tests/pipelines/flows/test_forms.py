@@ -11,6 +11,7 @@ import pytest
 import yaml
 from prefect.events.schemas.automations import AutomationCore, EventTrigger, Posture
 from prefect.exceptions import ParameterTypeError
+from prefect.settings import get_current_settings
 from prefect.utilities.schema_tools import ValidationError, validate
 
 from gan_train import recipes
@@ -155,8 +156,8 @@ def test_a_run_that_ends_is_not_taken_for_dead() -> None:
     )
     assert dead.expect == {"prefect.flow-run.*"}
     assert f"prefect.flow-run.{NOTHING_NEW}".startswith("prefect.flow-run.")
-    beat = deployments()["nightly"]["work_pool"]["job_variables"]["env"]
-    assert dead.within.total_seconds() >= 3 * int(beat["PREFECT_FLOWS_HEARTBEAT_FREQUENCY"])
+    beat = get_current_settings().flows.heartbeat_frequency
+    assert beat is not None and dead.within.total_seconds() >= 3 * beat
 
 
 def test_the_kubernetes_pool_differs_from_prefects_own_by_what_it_must() -> None:
