@@ -43,9 +43,7 @@ def schema(flow: Any) -> dict[str, Any]:
 @pytest.mark.parametrize("name", FLOWS)
 def test_a_deployment_names_its_flow_and_its_parameters_are_valid(name: str) -> None:
     deployment, flow = deployments()[name], FLOWS[name]
-    file, _, function = deployment["entrypoint"].partition(":")
-    assert flow.fn.__name__ == function
-    assert flow.fn.__module__ == file.removesuffix(".py").replace("/", ".")
+    assert deployment["entrypoint"] == f"{flow.fn.__module__}.{flow.fn.__name__}"
     validate(deployment["parameters"], schema(flow), raise_on_error=True)
     flow.validate_parameters(deployment["parameters"])
 
