@@ -58,6 +58,11 @@ def train_plain(config: Config, resume: str | None = None) -> Path:
     Raises UserError as the trainer does, and when another process is training the run.
     """
     config = recipes.with_absolute_paths(config)
+    if config.store is not None:
+        raise UserError(
+            f"workspace={config.store}: without Ray, training writes to a folder; name one with "
+            "--set workspace=FOLDER, or train with Ray"
+        )
     runtime = SignalledRuntime(config.workspace, config.cluster.gpu)  # joins the other workers
     shards, run_dir = Path(), Path()
     with contextlib.ExitStack() as held:

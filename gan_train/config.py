@@ -10,9 +10,12 @@ from __future__ import annotations
 from pathlib import Path
 from typing import Any, Literal
 
-from pydantic import BaseModel, ConfigDict, Field, model_validator
+from pydantic import BaseModel, ConfigDict, Field, field_serializer, model_validator
+from pydantic.json_schema import SkipJsonSchema
 
+from gan_train.errors import UserError
 from gan_train.families.catalogue import FamilyConfig
+from gan_train.files.store import is_url, local_copy, path_of
 
 Resize = Literal["box", "bilinear", "bicubic", "lanczos"]
 Metric = Literal["frechet", "kid", "precision_recall", "conditional", "diversity", "path_length"]
@@ -53,7 +56,11 @@ class SecondSource(Strict):
 class DataConfig(Strict):
     """Where the images come from, how they are stored, and in which order they are read."""
 
-    source: str = harmless(..., "A folder, zip or tar of images.")
+    source: str = harmless(
+        ...,
+        "A folder, zip or tar of images: a path, or an address in a bucket such as "
+        "`s3://bucket/photos`.",
+    )
     resolution: int = Field(
         ge=4, le=1024, description="The side of the stored square images, in pixels."
     )
@@ -127,6 +134,12 @@ class DataConfig(Strict):
     )
     loader_workers: int = harmless(
         0, "The number of processes that decode images for each training worker.", ge=0
+    )
+    node_cache_gb: float = harmless(
+        50.0,
+        "With a workspace in a bucket, each machine keeps no more shards of a data set than this, "
+        "in GB. With less than some shards for each lane, shards are fetched again and again.",
+        gt=0,
     )
     cache_mb: int = harmless(
         512,
@@ -342,7 +355,13 @@ class Config(Strict):
         0, ge=0, description="Everything that is random in a run is a function of this number."
     )
     workspace: Path = harmless(
-        Path("runs"), "The folder for shards, runs, statistics and databases."
+        Path("runs"),
+        "The folder for shards, runs, statistics and databases. An address in a bucket, such as "
+        "`s3://bucket/team`, `gs://...` or `az://...`, keeps shards and runs there, and each "
+        "machine has a copy of what it needs below GAN_TRAIN_CACHE. Then nodes share no folder.",
+    )
+    store: SkipJsonSchema[str | None] = Field(
+        None, exclude=True, description="The workspace's address in a bucket; it follows from it."
     )
     data: DataConfig
     family: FamilyConfig
@@ -351,6 +370,38 @@ class Config(Strict):
     registry: RegistryConfig = RegistryConfig()
     cluster: ClusterConfig = ClusterConfig()
     flow: FlowConfig = FlowConfig()
+
+    @model_validator(mode="before")
+    @classmethod
+    def _workspace_in_a_bucket(cls, given: Any) -> Any:
+        """A workspace in a bucket becomes `store`, and `workspace` this machine's copy of it."""
+        if not isinstance(given, dict):
+            return given
+        if given.get("store") is not None:
+            raise ValueError("store is not set by itself; give its address as workspace")
+        place = given.get("workspace")
+        if not isinstance(place, str) or not is_url(place):
+            return given
+        try:
+            path = path_of(place)
+        except UserError as error:
+            raise ValueError(f"workspace: {error}") from error
+        if path is not None:
+            return given | {"workspace": path}
+        return given | {"workspace": local_copy(place), "store": place.rstrip("/")}
+
+    @field_serializer("workspace")
+    def _place(self, workspace: Path) -> str:
+        """The address where there is one: each machine finds its own copy."""
+        return self.store or str(workspace)
+
+    @model_validator(mode="after")
+    def _grows_in_a_folder(self) -> Config:
+        if self.data.grow and self.store is not None:
+            raise ValueError(
+                "data.grow is true: the workspace must be a folder (data.source may be in a bucket)"
+            )
+        return self
 
     @model_validator(mode="after")
     def _power_of_two(self) -> Config:

@@ -154,6 +154,8 @@ def _absolute(path: str, shipped: bool) -> str:
 
 def _value(config: Config, key: str) -> str:
     """The value at a dotted key as text; empty where it is not set."""
+    if key == "workspace" and config.store is not None:
+        return config.store
     value: Any = config
     for part in key.split("."):
         value = getattr(value, part) if value is not None else None

@@ -24,6 +24,7 @@ import pytest
 import torch
 from xdist.scheduler import LoadScopeScheduling
 
+from tests import bucket
 from tests.training import tiny_images
 
 ROOT = Path(__file__).parents[1]
@@ -87,6 +88,25 @@ def engines_are_not_measured(request: pytest.FixtureRequest) -> Iterator[None]:
         if request.node.nodeid.startswith(ENGINES):
             patch.delenv("COVERAGE_PROCESS_CONFIG", raising=False)
         yield
+
+
+@pytest.fixture(scope="session")
+def s3_port() -> Iterator[int]:
+    """The port of an S3 server on loopback."""
+    with bucket.s3_server() as port:
+        yield port
+
+
+@pytest.fixture
+def in_bucket(s3_port: int, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> str:
+    """The address of an empty folder in a bucket; this process finds server and credentials in its
+    environment, and keeps its copies in a folder of the test."""
+    name = f"test-{os.urandom(6).hex()}"
+    bucket.make_bucket(s3_port, name)
+    for key, value in bucket.environment(s3_port).items():
+        monkeypatch.setenv(key, value)
+    monkeypatch.setenv("GAN_TRAIN_CACHE", str(tmp_path / "copies"))
+    return f"s3://{name}/team"
 
 
 @pytest.fixture

@@ -25,6 +25,7 @@ from pydantic import BaseModel, ConfigDict, ValidationError
 
 from gan_train.data.selection import Chosen
 from gan_train.files.atomic import write_aside
+from gan_train.files.store import path_of
 
 if TYPE_CHECKING:
     from gan_train.data.planning import ShardPlan
@@ -67,7 +68,8 @@ class _Head(BaseModel):
 def lineage_of(settings: object, source: str) -> str:
     """What the sets share that may grow from one another: a digest of all settings that decide
     what is stored, and of the place of the source."""
-    place = str(Path(source).expanduser().resolve())
+    path = path_of(source)
+    place = source if path is None else str(path.expanduser().resolve())
     return hashlib.sha256(json.dumps([settings, place], sort_keys=True).encode()).hexdigest()
 
 

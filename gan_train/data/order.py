@@ -128,10 +128,20 @@ class Epoch:
         turn = np.where(later < 0, within, later % order.block)
         return lane, np.maximum(later // order.block, -1) + 1, turn
 
+    def later(self, lane: int, number: int, samples: int) -> int | None:
+        """The stored number of the sample that lies so many samples behind a block in its lane;
+        None where the lane ends before."""
+        place = self._end(lane, number) - 1 + samples
+        return int(self.stream(place, place + 1)[0]) if place < self.starts[lane + 1] else None
+
+    def _end(self, lane: int, number: int) -> int:
+        """The place in the stream behind a block, if the lane is long enough."""
+        return int(self.starts[lane] + self._first[lane]) + number * self._order.block
+
     def block(self, lane: int, number: int) -> Block:
         """The block with that number of a lane."""
         start, after = int(self.starts[lane]), int(self.starts[lane + 1])
-        end = start + int(self._first[lane]) + number * self._order.block
+        end = self._end(lane, number)
         begin = start if number == 0 else end - self._order.block
         end = min(end, after)
         path = (self._order.seed, "blocks", self._number)

@@ -10,13 +10,20 @@ bicubically here:
 from __future__ import annotations
 
 from dataclasses import dataclass
-from pathlib import Path, PurePosixPath
+from pathlib import PurePosixPath
 
 from torch import Tensor
 
 from gan_train.config import Config, EvaluateConfig
 from gan_train.data.images import BadImage, open_picture
-from gan_train.data.sources import Source, SourceFile, list_source, open_source, trusted_since
+from gan_train.data.sources import (
+    Source,
+    SourceFile,
+    list_source,
+    local_place,
+    open_source,
+    trusted_since,
+)
 from gan_train.errors import UserError
 from gan_train.images.resize import bicubic_downsample
 
@@ -46,7 +53,9 @@ class TestPictures:
         evaluate = config.evaluate
         assert evaluate.pictures is not None
         since = trusted_since(config.data.verify_days)
-        self._path, listed_files = list_source(Path(evaluate.pictures), config.workspace, since)
+        self._path, listed_files = list_source(
+            local_place(evaluate.pictures), config.workspace, since
+        )
         self._channels, self._scale = 1 if config.data.colour == "grey" else 3, scale
         files = {file.path: file for file in listed_files if file.path.lower().endswith(_ENDINGS)}
         folder = f"LRx{scale}"

@@ -20,7 +20,7 @@ from gan_train.data import growth
 from gan_train.data.images import Transform
 from gan_train.data.index import Part, shard_name
 from gan_train.data.selection import FORMAT, BadFile, Chosen, arrange, choose
-from gan_train.data.sources import SourceFile, list_source, trusted_since
+from gan_train.data.sources import SourceFile, list_source, local_place, trusted_since
 
 _PIXELS = {"resolution", "colour", "resize", "crop", "background", "classes", "only_classes"}
 
@@ -154,7 +154,7 @@ def plan_shards(
     if config.second is not None:
         origins.append((config.second.source or config.source, config.second.only_classes))
     since = time.time() if verify else trusted_since(config.verify_days)
-    lists = {place: list_source(Path(place), workspace, since) for place, _ in origins}
+    lists = {place: list_source(local_place(place), workspace, since) for place, _ in origins}
     sources, listed = zip(*(lists[place] for place, _ in origins), strict=True)
     chosen, rejected = [], list[BadFile]()
     for place, only_classes in origins:

@@ -1,4 +1,4 @@
-"""Reads samples from stored shards. A new store, such as a bucket, is added to `open_shard`.
+"""Reads samples from shards on this machine. Those of a bucket come there by `shard_cache.py`.
 
 A byte range of a tar whose headers are as sharding writes them is cut up at once (see `tars.py`);
 any other is read as a WebDataset stream, which also tells what is damaged. The content of a tar is
@@ -23,20 +23,22 @@ from webdataset.tariterators import group_by_keys, tar_file_expander
 
 from gan_train.data.images import BadImage, decode
 from gan_train.data.index import IMAGE_EXTENSIONS, DamagedShard, Index, ShardInfo, sample_key
-from gan_train.data.order import Ints, Order
+from gan_train.data.order import Epoch, Ints, Order
+from gan_train.data.shard_cache import Ahead, fetch
 from gan_train.data.tars import member_at
 from gan_train.errors import UserError
 
 _MEMBERS = (*IMAGE_EXTENSIONS, "cls")
 _IMAGES = tuple(extension.encode() for extension in IMAGE_EXTENSIONS)
 _LONGEST = max(map(len, _IMAGES))
+_OPENINGS = 5
 LARGE_BLOCK = 4 << 20
 """The most bytes of a block that is read at once. Every lane holds a block, half of it on average:
 with 48 lanes, at most some 100 MB. An image of a larger block is large enough to be read alone."""
 
 
 def open_shard(url: str) -> BinaryIO:
-    """Open a shard at a plain path or a `file://` address. This is the one place to add a scheme.
+    """Open a shard at a plain path or a `file://` address.
 
     Raises UserError for any other scheme; in particular, `pipe:` never runs a command.
     """
@@ -79,12 +81,7 @@ def read_range(
     info = index.shards[shard]
     url = f"{directory}/{info.name}"
     begin, end = byte_range(info, first, count)
-    try:
-        with open_shard(url) as file:
-            file.seek(begin)
-            data = file.read(end - begin)
-    except FileNotFoundError as error:
-        raise DamagedShard(f"{url} is missing") from error
+    data = _bytes(directory, info, begin, end)
     expected = [sample_key(info.number, number) for number in range(first, first + count)]
     usual = _cut(url, data, expected, len(index.classes))
     if usual is not None:
@@ -101,6 +98,21 @@ def read_range(
             f"found are {len(samples)} samples"
         )
     return [_encoded(sample, len(index.classes)) for sample in samples]
+
+
+def _bytes(directory: Path | str, info: ShardInfo, begin: int, end: int) -> bytes:
+    """The bytes of a shard from `begin` to `end`. In a cache, the shard is fetched if need be, and
+    again if another process removes it before it is open."""
+    url = f"{directory}/{info.name}"
+    for _ in range(_OPENINGS):
+        try:
+            with open_shard(url) as file:
+                file.seek(begin)
+                return file.read(end - begin)
+        except FileNotFoundError as error:
+            if not fetch(Path(directory), info):
+                raise DamagedShard(f"{url} is missing") from error
+    raise DamagedShard(f"{url} is removed before it can be read: enlarge data.node_cache_gb")
 
 
 def _cut(url: str, data: bytes, keys: list[str], classes: int) -> list[Encoded] | None:
@@ -163,6 +175,8 @@ class BlockReader:
 
     def __init__(self, index: Index, directory: Path | str, order: Order) -> None:
         self._index, self._directory, self._order = index, directory, order
+        self._ahead = Ahead(index, Path(directory))
+        self._longest = max(shard.samples for shard in index.shards)
         self._shard_begins = np.cumsum([0] + [shard.samples for shard in index.shards])
         # for each lane: the epoch and number of its block, the samples of the block that were not
         # used yet, by stored number, and the stored numbers in the order of training
@@ -177,6 +191,7 @@ class BlockReader:
         for number in np.unique(epochs).tolist():
             epoch = order.epoch(number)
             located = epoch.locate(positions[epochs == number])
+            self._look_ahead(epoch, *located[:2])
             for lane, block, turn in zip(*(each.tolist() for each in located), strict=True):
                 if lane not in self._held or self._held[lane][0] != (number, block):
                     reading, turns = epoch.block(lane, block)
@@ -185,6 +200,20 @@ class BlockReader:
                 number_of = shuffled[turn]
                 samples.append(found.pop(number_of) if found else self._one(number_of))
         return decode_all(self._index, samples)
+
+    def _look_ahead(self, epoch: Epoch, lanes: Ints, blocks: Ints) -> None:
+        """Have the shards fetched that these blocks of these lanes are in, all at once, and those
+        that the lanes come to within the length of a shard."""
+        if not self._ahead.fetches:
+            return
+        for distance in (0, 1, self._longest):
+            for lane, block in set(zip(lanes.tolist(), blocks.tolist(), strict=True)):
+                stored = epoch.later(lane, block, distance)
+                if stored is not None:
+                    self._ahead.want(self._shard_of(stored))
+
+    def _shard_of(self, stored: int) -> int:
+        return int(np.searchsorted(self._shard_begins, stored, side="right")) - 1
 
     def _load(self, stored: Ints) -> dict[int, Encoded]:
         """The samples with these stored numbers, by number; none if they take more than
@@ -210,7 +239,7 @@ class BlockReader:
 
     def _one(self, stored: int) -> Encoded:
         """The sample with that stored number."""
-        shard = int(np.searchsorted(self._shard_begins, stored, side="right")) - 1
+        shard = self._shard_of(stored)
         first = stored - int(self._shard_begins[shard])
         (sample,) = read_range(self._index, self._directory, shard, first, 1)
         return sample

@@ -1,4 +1,5 @@
-"""Lists and reads the files of a source, which is a folder, a zip or a tar, before sharding.
+"""Lists and reads the files of a source before sharding: a folder, a zip or a tar, here or in a
+bucket.
 
 A source is not trusted: nothing outside it is read, and no file is unpacked under a name that an
 archive gives. Every file is listed with its size and CRC-32. So the list identifies the content,
@@ -21,15 +22,19 @@ import time
 import zipfile
 import zlib
 from collections.abc import Callable, Iterable
+from concurrent.futures import ThreadPoolExecutor
 from functools import lru_cache
 from pathlib import Path, PurePosixPath
 from typing import Any, BinaryIO, NamedTuple, Protocol
 
 from gan_train.errors import UserError
-from gan_train.files.atomic import aside
+from gan_train.files.atomic import aside, read_json, write_json
 from gan_train.files.digests import VerifiedFiles
+from gan_train.files.locks import locked
+from gan_train.files.store import Store, attach, is_url, local_copy, origin_of, path_of
 
 _READ, _BLOCK = 1 << 20, 512
+_READERS = 16  # files of a bucket that are read at once
 _DAMAGED_ARCHIVE = (zipfile.BadZipFile, zlib.error, lzma.LZMAError, EOFError, gzip.BadGzipFile)
 _ZIP_METHODS = (
     *(zipfile.ZIP_STORED, zipfile.ZIP_DEFLATED),
@@ -55,6 +60,26 @@ class SourceFile(NamedTuple):
 
 class UnreadableFile(Exception):
     """One file of an archive is damaged. The text is the reason, for the quarantine report."""
+
+
+def local_place(place: str) -> Path:
+    """The path by which this machine opens a source. An archive in a bucket is fetched when it has
+    changed; a folder in a bucket becomes a folder without files, attached to it."""
+    path = path_of(place)
+    if path is not None:
+        return path
+    folder = local_copy(place)
+    bucket, _, name = place.rstrip("/").rpartition("/")
+    entry = Store(bucket).look(name) if is_url(bucket) else None
+    if entry is None:
+        attach(folder, Store(place))
+        return folder
+    archive = folder / f"{hashlib.sha256(entry.tag.encode()).hexdigest()[:16]}-{name}"
+    folder.mkdir(parents=True, exist_ok=True)
+    with locked(folder / ".lock"):
+        if not archive.exists():
+            Store(bucket).fetch(name, archive)
+    return archive
 
 
 class Source(Protocol):
@@ -89,7 +114,8 @@ def open_source(path: Path) -> Source:
 @lru_cache(maxsize=3)  # the two sources of a translation, and the test pictures
 def _open(path: Path, mtime_ns: int, size: int, process: int) -> Source:
     if path.is_dir():
-        return _Folder(path)
+        store = origin_of(path)
+        return _Folder(path) if store is None else _Bucket(path, store)
     return _Zip(path) if zipfile.is_zipfile(path) else _Tar(path)
 
 
@@ -218,6 +244,34 @@ class _Folder:
         with os.fdopen(handle, "rb", buffering=0) as opened:
             # a byte more than is listed, to notice that a file has grown
             return _as_listed(opened.read(file.size + 1), file)
+
+
+class _Bucket:
+    """A folder in a bucket. What was read of its files is remembered in `folder`, by their tags."""
+
+    def __init__(self, folder: Path, store: Store) -> None:
+        self._memory, self._store = folder / "listing.json", store
+
+    def files(self, known: VerifiedFiles | None = None) -> list[SourceFile]:
+        entries = {}
+        for entry in self._store.entries():
+            name = _safe(self._memory.parent, entry.key)
+            if name is not None:
+                entries[name] = entry
+        remembered = read_json(self._memory) if self._memory.exists() else {}
+        new = [name for name, each in entries.items() if remembered.get(name, [""])[0] != each.tag]
+        with ThreadPoolExecutor(_READERS, "bucket") as threads:
+            whole = threads.map(lambda name: self._store.read(entries[name].key), new)
+            for name, data in zip(new, whole, strict=True):
+                remembered[name] = [entries[name].tag, len(data), zlib.crc32(data)]
+        write_json(self._memory, {name: remembered[name] for name in entries})
+        return sorted(SourceFile(name, *remembered[name][1:]) for name in entries)
+
+    def read(self, file: SourceFile) -> bytes:
+        try:
+            return _as_listed(self._store.read(file.path), file)
+        except FileNotFoundError as error:
+            raise _changed(file) from error
 
 
 class _Zip:

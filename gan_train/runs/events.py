@@ -107,7 +107,7 @@ class EventReader:
 
         An incomplete last line counts as not written yet: a resumed run overwrites it.
         """
-        return cls(run_dir, _end_of_lines(run_dir / LOG_NAME))
+        return cls(run_dir, end_of_lines(run_dir / LOG_NAME))
 
     def new(self) -> list[Event]:
         """The complete events since the last call, oldest first."""
@@ -118,7 +118,7 @@ class EventReader:
         return found
 
 
-def _end_of_lines(path: Path) -> int:
+def end_of_lines(path: Path) -> int:
     """The byte position behind the last newline of a file; 0 where there is none."""
     if not path.exists():
         return 0
@@ -146,7 +146,7 @@ class EventLog:
     def __init__(self, run_dir: Path) -> None:
         self.path = run_dir / LOG_NAME
         if self.path.exists():
-            os.truncate(self.path, _end_of_lines(self.path))
+            os.truncate(self.path, end_of_lines(self.path))
         self._reached = -1  # the largest nimg of all present events
         self._held: dict[tuple[str, int], list[Event]] = {}  # the present events by kind and nimg
         self._told: list[Event] = []  # the events that this object was given at the newest nimg

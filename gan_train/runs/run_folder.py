@@ -1,7 +1,8 @@
 """Run folders, `<workspace>/train/<run>/`: how they are made, named, found and locked.
 
 A run folder holds its configuration, a link to its shards, the event log, samples, checkpoints and
-profiles. Other modules ask here for what they need to know of a run.
+profiles. Other modules ask here for what they need to know of a run. With a workspace in a bucket,
+a run folder is this machine's copy (see `shared.py`).
 """
 
 from __future__ import annotations
@@ -16,9 +17,13 @@ from typing import Any
 
 from gan_train import recipes
 from gan_train.config import Config
+from gan_train.data import shard_cache
 from gan_train.errors import UserError
 from gan_train.files.atomic import write_aside
+from gan_train.files.lease import Held, holder_of, leased
 from gan_train.files.locks import is_locked, locked_now
+from gan_train.files.store import Store, attach, local_copy, origin_of, path_of
+from gan_train.runs import shared
 from gan_train.runs.events import Event as Event
 from gan_train.runs.events import read_events as read_events
 
@@ -47,10 +52,48 @@ def new(config: Config, shards: Path) -> Path:
             run_dir.mkdir(parents=True)
         except FileExistsError:  # another run of the same second
             continue
-        write_aside(run_dir / CONFIG, recipes.dump(config).encode())
+        written = recipes.dump(config).encode()
+        if config.store is not None:
+            store = store_of(config, run_dir)
+            if not store.create(CONFIG, written):  # another machine's run of the same second
+                run_dir.rmdir()
+                continue
+            store.write(SHARDS, shards.relative_to(config.workspace).as_posix().encode())
+            attach(run_dir, store)
+        write_aside(run_dir / CONFIG, written)
         (run_dir / SHARDS).symlink_to(os.path.relpath(shards, run_dir.resolve()))
         return run_dir
     raise AssertionError("a hundred runs in one second")
+
+
+def store_of(config: Config, folder: Path) -> Store:
+    """Where a folder of the workspace lies in the bucket."""
+    assert config.store is not None
+    return Store(config.store) / folder.relative_to(config.workspace).as_posix()
+
+
+def bring_names(store: str, workspace: Path) -> None:
+    """Make folders, with the configuration alone, for the runs in the bucket that this machine does
+    not know."""
+    for name in Store(store).folders("train"):
+        run_dir = workspace / "train" / name
+        run = Store(store) / f"train/{name}"
+        if not (run_dir / CONFIG).exists() and run.look(CONFIG) is not None:
+            attach(run_dir, run)
+            run.fetch(CONFIG, run_dir / CONFIG)
+
+
+def _bring(config: Config, run_dir: Path) -> None:
+    """Bring a run, and the index of its shards, from the bucket, if it is there."""
+    store = store_of(config, run_dir)
+    if store.look(CONFIG) is None:
+        return
+    attach(run_dir, store)
+    shared.bring(run_dir)
+    shards = config.workspace / store.read(SHARDS).decode()
+    shard_cache.open_folder(shards, store_of(config, shards), config.data.node_cache_gb)
+    if not (run_dir / SHARDS).is_symlink():
+        (run_dir / SHARDS).symlink_to(os.path.relpath(shards, run_dir.resolve()))
 
 
 def runs_of(config: Config) -> list[Path]:
@@ -59,6 +102,8 @@ def runs_of(config: Config) -> list[Path]:
     Runs of a recipe whose name begins with this one's (`photos-x4-gpu` and `photos-x4`) are left
     out, and so is a folder without a configuration, whose run was killed too early.
     """
+    if config.store is not None:
+        bring_names(config.store, config.workspace)
     stamped = re.compile(rf"{re.escape(config.name)}-(\d{{8}}-\d{{6}})(?:-(\d+))?")
     found = []
     for path in folder(config).glob(f"*/{CONFIG}"):
@@ -67,14 +112,24 @@ def runs_of(config: Config) -> list[Path]:
     return [run_dir for _, _, run_dir in sorted(found)]
 
 
-def all_runs(workspace: Path) -> list[Path]:
-    """The folders of all runs in a workspace, newest first."""
+def all_runs(place: Path | str) -> list[Path]:
+    """The folders of all runs in a workspace, newest first. Of runs in a bucket, configuration and
+    log are brought to this machine."""
+    workspace = path_of(str(place))
+    if workspace is None:
+        workspace = local_copy(str(place))
+        bring_names(str(place), workspace)
+        for path in (workspace / "train").glob(f"*/{CONFIG}"):
+            shared.bring_log(path.parent)
     found = [path.parent for path in (workspace / "train").glob(f"*/{CONFIG}")]
     return sorted(found, key=lambda run_dir: (run_dir / CONFIG).stat().st_mtime, reverse=True)
 
 
 def find(config: Config, run: str) -> Path:
-    """The folder of the run with this name or path. Raises UserError when there is none."""
+    """The folder of the run with this name or path. A run in a bucket is brought to this machine.
+    Raises UserError when there is none."""
+    if config.store is not None:
+        _bring(config, folder(config) / run)
     for run_dir in (folder(config) / run, Path(run).absolute()):
         if (run_dir / CONFIG).is_file():
             return run_dir
@@ -118,9 +173,16 @@ def shards_of(run_dir: Path) -> Path:
 def exclusive(run_dir: Path) -> Iterator[None]:
     """Hold the lock of a run while it is trained, because only one process may write its log.
 
-    Raises UserError when another process holds it.
+    In a bucket the lock is a lease, which other machines heed. Raises UserError when another
+    process holds it.
     """
     with ExitStack() as held:
+        store = origin_of(run_dir)
+        if store is not None:
+            try:
+                held.enter_context(leased(store, shared.LEASE, wait=False))
+            except Held as holder:
+                raise UserError(f"{run_dir.name} is being trained by {holder}") from None
         try:
             held.enter_context(locked_now(run_dir / ".lock"))
         except BlockingIOError:
@@ -130,7 +192,10 @@ def exclusive(run_dir: Path) -> Iterator[None]:
 
 def is_trained_now(run_dir: Path) -> bool:
     """Whether a process holds the lock of the run, to train or to score it."""
-    return is_locked(run_dir / ".lock")
+    store = origin_of(run_dir)
+    return is_locked(run_dir / ".lock") or (
+        store is not None and holder_of(store, shared.LEASE) is not None
+    )
 
 
 def reached(events: Iterable[Event]) -> int:

@@ -45,7 +45,10 @@ def add(commands: Any) -> None:
     )
     runs.add_argument("recipe", nargs="?", help="only runs of the recipe with this name")
     runs.add_argument(
-        "--workspace", type=Path, default=_WORKSPACE, metavar="FOLDER", help="default: %(default)s"
+        "--workspace",
+        default=str(_WORKSPACE),
+        metavar="PLACE",
+        help="a folder, or an address in a bucket (s3://bucket/team); default: %(default)s",
     )
 
     versions = add_command(

@@ -6,21 +6,34 @@ same on any number of workers.
 
 from __future__ import annotations
 
+import logging
 import sys
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from contextvars import ContextVar
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 
 from tqdm import tqdm
 
 from gan_train.config import Config
-from gan_train.data.index import Index
-from gan_train.data.planning import ShardPlan, plan_shards
-from gan_train.data.sharding import ShardReceipt, finish_shards, verified_index, write_shard
+from gan_train.data import shard_cache
+from gan_train.data.index import INDEX_NAME, Index, shard_name
+from gan_train.data.planning import ShardPlan, ShardTask, plan_shards
+from gan_train.data.sharding import (
+    MANIFEST_NAME,
+    QUARANTINE_NAME,
+    ShardReceipt,
+    finish_shards,
+    verified_index,
+    write_shard,
+)
+from gan_train.data.sources import local_place, plain_source
 from gan_train.errors import UserError
+from gan_train.files.store import Store, is_url, local_copy
 from pipelines.compute.cluster import connected
+
+log = logging.getLogger(__name__)
 
 
 @dataclass(frozen=True)
@@ -73,12 +86,16 @@ def shard(
     files.
     """
     plan = plan_of(config, verify=verify)
-    index = verified_index(plan)
+    stored = StoredShards.of(config, plan.directory)
+    index = stored.index(plan) if stored else verified_index(plan)
     if index is not None:
         return Sharded(plan.directory, index, skipped=True)
     with connected(config.cluster):
-        receipts = _spread(plan, on_progress)
-    return Sharded(plan.directory, finish_shards(plan, receipts), skipped=False)
+        receipts = _spread(plan, stored, on_progress)
+    index = finish_shards(plan, receipts)
+    if stored:
+        stored.finish(plan.directory)
+    return Sharded(plan.directory, index, skipped=False)
 
 
 def finished(config: Config) -> Path:
@@ -87,16 +104,94 @@ def finished(config: Config) -> Path:
     Raises UserError when the images have not been sharded yet.
     """
     directory = plan_of(config).directory
+    stored = StoredShards.of(config, directory)
+    if stored:
+        stored.open()
     Index.load(directory)
     return directory
 
 
-def _spread(plan: ShardPlan, on_progress: Callable[[float], None]) -> list[ShardReceipt]:
+@dataclass(frozen=True)
+class StoredShards:
+    """A data set in a bucket: `url` is the workspace's, `folder` the data set's place in it, and
+    `sources` are the places of its images as the configuration has them."""
+
+    url: str
+    folder: str
+    most_gb: float
+    sources: tuple[str, ...]
+
+    @staticmethod
+    def of(config: Config, directory: Path) -> StoredShards | None:
+        """The data set that belongs to a folder of the workspace; None without a bucket."""
+        if config.store is None:
+            return None
+        folder = directory.relative_to(config.workspace.resolve()).as_posix()
+        second = config.data.second
+        places = [config.data.source, *([second.source or config.data.source] if second else [])]
+        return StoredShards(config.store, folder, config.data.node_cache_gb, tuple(places))
+
+    @property
+    def store(self) -> Store:
+        """Its folder in the bucket."""
+        return Store(self.url) / self.folder
+
+    def open(self) -> Path:
+        """This machine's folder for it, where shards are fetched when they are read."""
+        folder = local_copy(self.url).resolve() / self.folder
+        return shard_cache.open_folder(folder, self.store, self.most_gb)
+
+    def index(self, plan: ShardPlan) -> Index | None:
+        """The index of the finished data set, if all shards are in the bucket with the sizes that
+        it names; their digests are verified where they arrive. None otherwise."""
+        if self.store.look(INDEX_NAME) is None:
+            return None
+        index = Index.load(self.open())
+        sizes = {entry.key: entry.size for entry in self.store.entries()}
+        if all(sizes.get(shard.name) == shard.bytes for shard in index.shards):
+            return index
+        log.warning("shards are missing in %s, and are written anew", self.store.url)
+        return None
+
+    def write(self, task: ShardTask) -> ShardReceipt:
+        """Write a shard, unless it is in the bucket, and send it there: first its tar, and then its
+        receipt. This runs on any node."""
+        name = Path(shard_name(task.number)).with_suffix(".json").name
+        folder = self.open()
+        known = self.store.look(name)
+        if known is not None:
+            receipt = ShardReceipt.model_validate_json(self.store.read(name))
+            if receipt.info is None or self.store.look(receipt.info.name) is not None:
+                return receipt
+        sources = tuple(
+            plain_source(local_place(place), local_copy(self.url)) if is_url(place) else path
+            for place, path in zip(self.sources, task.sources, strict=True)
+        )
+        here = replace(task, directory=folder, memory=folder / "verified", sources=sources)
+        receipt = write_shard(here)
+        if receipt.info is not None:
+            self.store.send(folder / receipt.info.name, receipt.info.name)
+        self.store.send(folder / name, name)
+        return receipt
+
+    def finish(self, directory: Path) -> None:
+        """Send what `finish_shards` has written, the index last."""
+        for name in (QUARANTINE_NAME, MANIFEST_NAME, INDEX_NAME):
+            self.store.send(directory / name, name)
+
+
+def _write(stored: StoredShards | None, task: ShardTask) -> ShardReceipt:
+    return stored.write(task) if stored else write_shard(task)
+
+
+def _spread(
+    plan: ShardPlan, stored: StoredShards | None, on_progress: Callable[[float], None]
+) -> list[ShardReceipt]:
     """Write every shard in a Ray task of its own. A task whose process dies is tried again."""
     import ray
 
-    task = ray.remote(num_cpus=1, max_retries=3)(write_shard)
-    waiting = [task.remote(one) for one in plan.tasks()]
+    task = ray.remote(num_cpus=1, max_retries=3)(_write)
+    waiting = [task.remote(stored, one) for one in plan.tasks()]
     receipts: list[ShardReceipt] = []
     hidden = not sys.stderr.isatty()
     with tqdm(total=plan.shards, unit="shard", desc="sharding", disable=hidden) as bar:

@@ -3,6 +3,9 @@
 This is the only file that imports `ray.train`. The trainer writes its own checkpoints into the
 run's folder, which all workers see, and goes on from the newest valid one, so restarted workers
 only have to call the trainer again. Ray gets references to checkpoints, and copies nothing.
+
+With a workspace in a bucket, the workers see no folder of the driver's. Each machine has a folder
+of its own for the run, and `gan_train/runs/shared.py` carries its files to the bucket and back.
 """
 
 from __future__ import annotations
@@ -10,9 +13,10 @@ from __future__ import annotations
 import logging
 import os
 import shutil
+import tempfile
 import uuid
 from collections.abc import Callable, Iterator
-from contextlib import contextmanager
+from contextlib import AbstractContextManager, contextmanager, nullcontext
 from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
@@ -20,20 +24,21 @@ from typing import TYPE_CHECKING, Any
 import torch
 
 from gan_train.config import Config
+from gan_train.data import shard_cache
 from gan_train.data.index import Index
 from gan_train.errors import UserError
 from gan_train.files.atomic import write_aside
+from gan_train.files.store import Store, attach, origin_of
+from gan_train.nn.collectives import broadcast_text
+from gan_train.runs import shared
+from gan_train.runs.shared import REFUSED as REFUSED
+from gan_train.runs.shared import STOP as STOP
+from gan_train.runs.shared import WORKER_LOG as WORKER_LOG
 from pipelines.compute.cluster import address_of, connected, environment_of_workers, gpus_wanted
 
 if TYPE_CHECKING:
     from ray.train import UserCallback
 
-STOP = "STOP"
-"""A file of this name in the run's folder asks the training to save a checkpoint and end."""
-REFUSED = "REFUSED"
-"""A file of this name in the run's folder holds the message of an error that a restart would only
-repeat: a user's mistake, or numbers that are not finite."""
-WORKER_LOG = "workers.log"
 Loop = Callable[[dict[str, Any]], Any]
 _SNAPSHOT = "checkpoint_manager_snapshot.json"
 
@@ -57,6 +62,8 @@ class RayRuntime:
 
         context = ray.train.get_context()
         self.run_dir = run_dir
+        self.in_bucket = origin_of(run_dir) is not None
+        self.outbox: shared.Outbox | None = None
         self.rank = context.get_world_rank()
         self.world_size = context.get_world_size()
         self.device: torch.device = ray.train.torch.get_device()
@@ -65,9 +72,10 @@ class RayRuntime:
         """Hand rank 0's metrics, and a reference to its checkpoint, to Ray. All workers wait here.
 
         Without a checkpoint this does nothing: Ray would not keep the report, the event log has
-        the curves, and each report makes the workers wait for Ray's controller.
+        the curves, and each report makes the workers wait for Ray's controller. Nor does it with a
+        workspace in a bucket, because Ray takes only references to what lies in its own storage.
         """
-        if checkpoint is None:
+        if checkpoint is None or self.in_bucket:
             return
         import ray.train
 
@@ -79,30 +87,56 @@ class RayRuntime:
         )
 
     def should_stop(self) -> bool:
-        """True once the file STOP stands in the run's folder."""
+        """True once the file STOP stands in the run's folder. Raises `shared.Superseded` when
+        another process has taken the run over."""
+        if self.outbox is not None:
+            self.outbox.check()
         return (self.run_dir / STOP).exists()
 
 
 @contextmanager
-def _worker(settings: dict[str, Any]) -> Iterator[tuple[Config, RayRuntime]]:
-    """Prepare a worker, also a restarted one, and yield its configuration and runtime."""
-    run_dir = Path(settings["run_dir"])
+def _worker(settings: dict[str, Any]) -> Iterator[tuple[Config, RayRuntime, Path]]:
+    """Prepare a worker, also a restarted one, and yield its configuration, its runtime and the
+    folder of the shards."""
+    import ray.train
+
+    config = Config.model_validate(settings["config"])
+    run_dir, shards = (Path(settings[name]) for name in ("run_dir", "shards"))
+    if config.store is not None:
+        store, workspace = Store(config.store), config.workspace
+        # rank 0 writes the run, and the others only read the checkpoint that it goes on from
+        role = "first" if ray.train.get_context().get_world_rank() == 0 else "others"
+        run_dir = workspace / "workers" / run_dir.name / role
+        shards = shard_cache.open_folder(
+            workspace / "shards" / shards.name,
+            store / f"shards/{shards.name}",
+            config.data.node_cache_gb,
+        )
+        attach(run_dir, store / settings["run"])
     runtime = RayRuntime(run_dir)
+    sending: AbstractContextManager[Any] = nullcontext()
+    if config.store is not None:
+        chosen = shared.bring_to_train(run_dir) if runtime.rank == 0 else ""
+        chosen = broadcast_text(chosen, runtime.device)
+        if runtime.rank == 0:
+            sending = runtime.outbox = shared.Outbox(run_dir)
+        else:
+            shared.bring_one(run_dir, chosen)
     _log_to(run_dir / WORKER_LOG, runtime.rank)
     torch.set_num_threads(int(os.environ["OMP_NUM_THREADS"]))
-    try:
-        yield Config.model_validate(settings["config"]), runtime
-    except (UserError, FloatingPointError) as error:  # a restart would only repeat it
-        write_aside(run_dir / REFUSED, str(error).encode())
-        raise
+    with sending:
+        try:
+            yield config, runtime, shards
+        except (UserError, FloatingPointError) as error:  # a restart would only repeat it
+            write_aside(run_dir / REFUSED, str(error).encode())
+            raise
 
 
 def _train(settings: dict[str, Any]) -> None:
     """The training function of Ray Train."""
     from gan_train.training.trainer import train
 
-    shards = Path(settings["shards"])
-    with _worker(settings) as (config, runtime):
+    with _worker(settings) as (config, runtime, shards):
         train(config, Index.load(shards), shards, runtime)
 
 
@@ -110,8 +144,11 @@ def _evaluate(settings: dict[str, Any]) -> dict[str, Any]:
     """The scores and the protocol of a checkpoint; Ray hands back what rank 0 returns."""
     from gan_train.training.scoring import evaluate_checkpoint
 
-    shards, checkpoint = Path(settings["shards"]), Path(settings["checkpoint"])
-    with _worker(settings) as (config, runtime):
+    with _worker(settings) as (config, runtime, shards):
+        checkpoint = Path(settings["checkpoint"])
+        if config.store is not None:
+            checkpoint = runtime.run_dir / checkpoint.name
+            shared.bring_folder(runtime.run_dir, checkpoint.name)
         return evaluate_checkpoint(config, Index.load(shards), shards, checkpoint, runtime)
 
 
@@ -131,11 +168,13 @@ def _give_up_when_refused(run_dir: Path) -> UserCallback:
     Train's controller does not retry after an error in a callback."""
     import ray.train
 
+    store = origin_of(run_dir)
+
     class GiveUp(ray.train.UserCallback):
         def after_exception(
             self, run_context: Any, worker_exceptions: dict[int, Exception]
         ) -> None:
-            if (run_dir / REFUSED).exists():
+            if store.look(REFUSED) is not None if store else (run_dir / REFUSED).exists():
                 raise next(iter(worker_exceptions.values()))
 
     return GiveUp()
@@ -151,8 +190,11 @@ def threads_per_worker(config: Config, cores: int) -> int:
 
 def clear(run_dir: Path) -> None:
     """Remove the files STOP and REFUSED of an earlier attempt, which would end a new one."""
+    store = origin_of(run_dir)
     for name in (STOP, REFUSED):
         (run_dir / name).unlink(missing_ok=True)
+        if store is not None:
+            store.delete(name)
 
 
 def fit(config: Config, shards: Path, run_dir: Path) -> Outcome:
@@ -178,15 +220,29 @@ def evaluate(config: Config, shards: Path, checkpoint: Path) -> dict[str, Any]:
     storage = config.workspace / "evaluate" / f"{checkpoint.name}-{uuid.uuid4().hex[:8]}"
     storage.mkdir(parents=True)
     try:
+        if config.store is not None:
+            attach(storage, Store(config.store) / f"evaluate/{storage.name}")
+            shared.send_folder(storage, checkpoint)
         scored = _launch(_evaluate, config, settings | {"run_dir": str(storage)}, storage)
     finally:
+        if config.store is not None:
+            shared.remove(storage)
         shutil.rmtree(storage)
     assert isinstance(scored.value, dict)
     return scored.value
 
 
 def _launch(loop: Loop, config: Config, settings: dict[str, str], run_dir: Path) -> Outcome:
-    """Run `loop` on all workers by Ray Train, whose storage is the run's folder."""
+    """Run `loop` on all workers by Ray Train. Its storage is the run's folder, or with a workspace
+    in a bucket a folder of the controller's machine: there is nothing to store, but some records of
+    a run that only this attempt needs."""
+    storage, name = run_dir.parent, run_dir.name
+    following: AbstractContextManager[Any] = nullcontext()
+    if config.store is not None:
+        settings = settings | {"run": run_dir.relative_to(config.workspace).as_posix()}
+        storage = Path(tempfile.gettempdir()) / "ray" / f"gan-train-{os.getuid()}"
+        name = f"{run_dir.name}-{uuid.uuid4().hex[:8]}"
+        following = shared.Inbox(run_dir)
     with connected(config.cluster):
         import ray.train
         import ray.train.torch
@@ -209,8 +265,8 @@ def _launch(loop: Loop, config: Config, settings: dict[str, str], run_dir: Path)
                 backend="nccl" if use_gpu else "gloo", timeout_s=int(config.cluster.timeout_s)
             ),
             run_config=v2.RunConfig(
-                name=run_dir.name,
-                storage_path=str(run_dir.parent),
+                name=name,
+                storage_path=str(storage),
                 failure_config=v2.FailureConfig(
                     max_failures=config.cluster.max_failures, controller_failure_limit=10
                 ),
@@ -222,7 +278,8 @@ def _launch(loop: Loop, config: Config, settings: dict[str, str], run_dir: Path)
             ),
         )
         try:
-            result: Any = trainer.fit()
+            with following:
+                result: Any = trainer.fit()
         except ray.train.TrainingFailedError as error:
             refused = run_dir / REFUSED
             if refused.exists():

@@ -17,7 +17,7 @@ from gan_train.config import Config, EvaluateConfig
 from gan_train.errors import UserError
 from gan_train.files.atomic import read_json, write_json
 from gan_train.inference import Generator
-from gan_train.runs import run_folder
+from gan_train.runs import run_folder, shared
 from gan_train.runs.checkpoint import SCORES, find_damage, list_checkpoints, precision_in
 from gan_train.runs.events import EventLog
 
@@ -51,7 +51,7 @@ def evaluate_run(config: Config, run_dir: Path, score: Score) -> list[Row]:
         own = own.model_validate(own.model_dump() | {"batch": config.evaluate.batch})
         config = recipes.change(config, {"evaluate": own})
         if waiting(run_dir):
-            with run_folder.exclusive(run_dir):
+            with run_folder.exclusive(run_dir), shared.sending(run_dir):
                 for path in waiting(run_dir):
                     record(run_dir, path, _scored(config, run_dir, path, score))
         rows = run_folder.score_table(run_dir)

@@ -20,6 +20,7 @@ from gan_train.config import Config
 from gan_train.data.index import Index
 from gan_train.files.locks import locked
 from gan_train.runs.events import LOG_NAME, Event, last_event, read_with_offsets
+from gan_train.runs.shared import workspace_lock
 from pipelines.registry.spool import Cursor, Placed, load_cursor, look, save_cursor
 from pipelines.registry.tracking import Tracking, failures, tracking_uri
 
@@ -120,7 +121,7 @@ class Delivery:
         """The MLflow run that the cursor belongs to, found or made."""
         if self.tracking is None:
             # runs that begin together would make the same data set in MLflow twice
-            with locked(self.config.workspace / "tracking.lock"):
+            with workspace_lock(self.config, "tracking"):
                 self.tracking = Tracking(self.config, self.run_dir, self.index, self.ids, cursor)
         return self.tracking
 

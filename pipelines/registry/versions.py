@@ -22,6 +22,7 @@ from gan_train.files.digests import sha256_of
 from gan_train.files.locks import locked
 from gan_train.runs.checkpoint import harmless_keys
 from gan_train.runs.events import read_events
+from gan_train.runs.shared import workspace_lock
 from pipelines.registry import logged_model
 from pipelines.registry.model_card import CardFacts, model_card
 from pipelines.registry.promotion import (
@@ -116,7 +117,7 @@ def register_best(
     try:
         run_id = delivery.once()
         client = connect(config)
-        with locked(config.workspace / "registry.lock"):
+        with workspace_lock(config, "registry"):
             version = _version_of(client, config, run_dir, index, ids, run_id, event)
             return _appoint(client, config, version)
     except failures() as error:
@@ -133,7 +134,7 @@ def register_import(config: Config, folder: Path, origin: str, digest: str) -> t
     name = model_name(config)
     try:
         client = connect(config)
-        with locked(config.workspace / "registry.lock"):
+        with workspace_lock(config, "registry"):
             _ensure_model(client, config, name)
             label = f"import-{digest[:12]}"
             run_id = client.create_run(experiment_of(client, config), run_name=label).info.run_id
@@ -172,7 +173,7 @@ def promote(config: Config, version: int, force: bool = False) -> Registration:
     """
     try:
         client = connect(config)
-        with locked(config.workspace / "registry.lock"):
+        with workspace_lock(config, "registry"):
             new, now = _version(client, config, str(version)), _champion(client, config)
             if now is not None and int(now.version) == int(new.version):
                 return _registration(config, new, CHAMPION, "it was champion already")

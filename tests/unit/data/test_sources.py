@@ -18,9 +18,17 @@ from pathlib import Path
 
 import pytest
 
-from gan_train.data.sources import SourceFile, UnreadableFile, open_source, plain_source
+from gan_train.data.sharding import shard
+from gan_train.data.sources import (
+    SourceFile,
+    UnreadableFile,
+    local_place,
+    open_source,
+    plain_source,
+)
 from gan_train.errors import UserError
-from tests.unit.data.pictures import write_folder, write_zip
+from gan_train.files.store import Store
+from tests.unit.data.pictures import config, write_folder, write_zip
 
 FILES = {"b/2.png": b"two", "a/1.png": b"one", "a/10.png": b"", "c.txt": b"text" * 1000}
 JUNK = {".DS_Store": b"x", "__MACOSX/a/._1.png": b"x", "a/.hidden.png": b"x", "a/Thumbs.db": b"x"}
@@ -242,3 +250,49 @@ def test_an_open_archive_is_not_shared_with_a_forked_process(tmp_path: Path) -> 
 def test_missing_source(tmp_path: Path) -> None:
     with pytest.raises(UserError, match="does not exist"):
         plain_source(tmp_path / "nothing", tmp_path)
+
+
+# ---- sources in a bucket -------------------------------------------------------------------------
+
+
+def test_a_folder_in_a_bucket_lists_the_same(
+    in_bucket: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    folder = write_folder(tmp_path / "folder", {**FILES, **JUNK})
+    store = Store(in_bucket)
+    for path in folder.rglob("*"):
+        if path.is_file():
+            store.send(path, path.relative_to(folder).as_posix())
+    place = local_place(in_bucket)
+    assert listing(place) == listing(folder)
+    assert open_source(place).files() == open_source(folder).files()
+
+    reads: list[str] = []
+    read = Store.read
+    monkeypatch.setattr(Store, "read", lambda self, key: (reads.append(key), read(self, key))[1])
+    store.write("a/1.png", b"another")
+    (changed,) = set(open_source(place).files()) - set(open_source(folder).files())
+    assert changed.path == "a/1.png" and reads == ["a/1.png"], "only what is new is read"
+    store.write("a/1.png", b"once more")
+    with pytest.raises(UserError, match="changed while it was read"):
+        open_source(place).read(changed)
+
+
+@pytest.mark.parametrize("ending", ["zip", "tar", "tar.gz"])
+def test_an_archive_in_a_bucket(in_bucket: str, tmp_path: Path, ending: str) -> None:
+    path = tmp_path / f"images.{ending}"
+    write = write_zip if ending == "zip" else write_tar
+    write(tmp_path / "plain", FILES)
+    data = (tmp_path / "plain").read_bytes()
+    path.write_bytes(gzip.compress(data) if ending == "tar.gz" else data)
+    store = Store(in_bucket)
+    store.send(path, path.name)
+    expected = listing(plain_source(path, tmp_path / "w"))
+    assert (
+        listing(plain_source(local_place(f"{in_bucket}/{path.name}"), tmp_path / "w")) == expected
+    )
+
+
+def test_a_bucket_without_images(in_bucket: str, tmp_path: Path) -> None:
+    with pytest.raises(UserError, match="holds no images"):
+        shard(config(Path("x")).model_copy(update={"source": f"{in_bucket}/none"}), tmp_path)

@@ -1,0 +1,98 @@
+"""The whole job on nodes without a shared folder: images, shards and runs lie in a bucket."""
+
+from __future__ import annotations
+
+import sys
+import time
+from collections.abc import Iterator
+from pathlib import Path
+
+import pytest
+
+from gan_train import recipes
+from gan_train.config import Config
+from gan_train.data.sharding import shard
+from gan_train.files.store import Store
+from gan_train.runs import run_folder
+from gan_train.runs.events import read_events
+from tests import bucket
+from tests.nodes import Nodes
+from tests.training import (
+    assert_same_bits,
+    run,
+    run_workers,
+    tiny_config,
+    tiny_images,
+    weights,
+)
+
+pytestmark = pytest.mark.slow
+
+WORKSPACE, IMAGES = "s3://cluster/team", "s3://cluster/images"
+
+
+@pytest.fixture
+def nodes(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Iterator[Nodes]:
+    """A head, two nodes, and an S3 server that all of them and this process reach."""
+    with Nodes(tmp_path) as nodes, bucket.s3_server(nodes.outside) as port:
+        bucket.make_bucket(port, "cluster", nodes.outside)
+        nodes.environment |= bucket.environment(port, nodes.outside)
+        for name, value in bucket.environment(port, nodes.outside).items():
+            monkeypatch.setenv(name, value)
+        monkeypatch.setenv("GAN_TRAIN_CACHE", str(nodes.copies("here")))
+        yield nodes
+
+
+def long(source: str, workspace: Path) -> Config:
+    """A configuration whose training leaves time to end a node."""
+    return tiny_config(
+        Path(source),
+        workspace,
+        cluster__workers=2,
+        train__checkpoint_kimg=0.5,
+        train__keep_checkpoints=2,
+        family__stable_kimg=6,
+    )
+
+
+def test_shard_train_lose_a_node_score_and_register(nodes: Nodes, tmp_path: Path) -> None:
+    images = tiny_images(tmp_path / "images")
+    for path in images.rglob("*.png"):
+        Store(IMAGES).send(path, path.relative_to(images).as_posix())
+    config = long("x", tmp_path / "w")
+    config = recipes.change(config, {"workspace": WORKSPACE, "data.source": IMAGES})
+    nodes.start("head")
+    config = recipes.change(config, {"cluster.address": nodes.address})
+    doomed = nodes.start("doomed")
+    nodes.start("stays")
+    recipe = tmp_path / "tiny.yaml"
+    recipe.write_text(recipes.dump(config), encoding="utf-8")
+    command = nodes.command(sys.executable, "-m", "pipelines.cli.main", "run", str(recipe))
+
+    store = Store(WORKSPACE)
+    deadline = time.monotonic() + 300
+    while not [entry for entry in store.entries("train") if entry.key.endswith("MANIFEST.json")]:
+        assert command.poll() is None, command.communicate()[0]
+        assert time.monotonic() < deadline
+        time.sleep(0.2)
+    nodes.kill(doomed)
+    nodes.start("spare")
+    output, _ = command.communicate(timeout=500)
+    assert command.returncode == 0, output
+    assert "champion" in output
+
+    # nobody has a folder of another's, and this process, which took no part, finds the run
+    (run_dir,) = run_folder.runs_of(config)
+    found = run_folder.find(config, run_dir.name)
+    events = read_events(found)
+    assert run_folder.finished(events)
+    assert (nodes.copies("spare")).exists() and "worker" in (found / "workers.log").read_text()
+    for event in events:
+        if event["kind"] in ("image", "checkpoint"):
+            assert (found / event["path"]).exists(), event
+
+    # the lost node changed no bit
+    beside = long(str(images), tmp_path / "w")
+    shard(beside.data, beside.workspace)
+    run_workers(2, tmp_path, run, beside, tmp_path / "beside")
+    assert_same_bits(weights(found), weights(tmp_path / "beside"))
