@@ -180,10 +180,11 @@ class TrainConfig(Strict):
         "run's own schedule holds, and not that of the recipe.",
         gt=0,
     )
-    start_from: Path | None = Field(
+    start_from: str | None = Field(
         None,
         description="The folder of a checkpoint or of an import, with whose networks a new run "
-        "begins. Its average weights are kept only where `ema_ramp` is empty.",
+        "begins: a path, or an address in a bucket. Its average weights are kept only where "
+        "`ema_ramp` is empty.",
     )
     ema_kimg: float = Field(
         10.0, ge=0, description="The half-life of the average weights, in thousands of images."

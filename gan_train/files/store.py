@@ -25,6 +25,7 @@ from urllib.parse import unquote, urlsplit
 
 from gan_train.errors import UserError
 from gan_train.files.atomic import aside, write_aside
+from gan_train.files.locks import locked
 
 if TYPE_CHECKING:
     from obstore.store import ObjectStore
@@ -75,6 +76,19 @@ def local_copy(url: str) -> Path:
     root = Path(os.environ.get("GAN_TRAIN_CACHE") or f"{caches}/gan-train").expanduser()
     digest = hashlib.sha256(url.rstrip("/").encode()).hexdigest()[:12]
     return root.resolve() / f"{urlsplit(url).netloc}-{digest}"
+
+
+def brought(place: str) -> Path:
+    """The path of a folder; one in a bucket is copied to this machine, as it is now."""
+    path = path_of(place)
+    if path is not None:
+        return path
+    folder = local_copy(place)
+    folder.mkdir(parents=True, exist_ok=True)
+    with locked(folder / ".lock"):
+        for entry in Store(place).entries():
+            Store(place).fetch(entry.key, folder / entry.key)
+    return folder
 
 
 class Store:

@@ -1,8 +1,9 @@
 """Weights of feature networks: read from a path or URL, and checked against a SHA-256.
 
 A file's digest is checked before anything interprets its content. Downloads are limited in size;
-they are written aside, checked and renamed. The allowed schemes are `https:` and `file:`. Error
-messages call the settings `<setting>weights` and `<setting>sha256`.
+they are written aside, checked and renamed. The allowed schemes are `https:`, `file:` and those
+of buckets (`files/store.py`). Error messages call the settings `<setting>weights` and
+`<setting>sha256`.
 """
 
 from __future__ import annotations
@@ -19,9 +20,10 @@ from typing import Any
 import torch
 
 from gan_train.errors import UserError
+from gan_train.files import store
 from gan_train.files.atomic import aside
 
-_SCHEMES = ("https", "file")
+_SCHEMES = ("https", "file", *store.SCHEMES)
 _LIMIT = 2**30  # bytes; the published Inception-v3 has 95.6 million, VGG19 575 million
 _CHUNK = 2**20
 _TIMEOUT_S = 60.0
@@ -94,7 +96,33 @@ def load_script(data: bytes, device: torch.device) -> Any:
     return module
 
 
+def _other_digest(location: str, found: str, sha256: str, setting: str) -> UserError:
+    return UserError(
+        f"{setting}weights: {location} has the SHA-256 {found}, expected is {sha256}; it was not "
+        "kept"
+    )
+
+
+def _from_bucket(location: str, target: Path, setting: str) -> str:
+    """Fetch an object, and return its digest."""
+    folder, _, name = location.rpartition("/")
+    try:
+        bucket = store.Store(folder)
+        entry = bucket.look(name)
+        if entry is not None and entry.size > _LIMIT:
+            raise UserError(f"{setting}weights: {location} is larger than {_LIMIT} bytes")
+        return bucket.fetch(name, target)
+    except OSError as error:
+        raise UserError(f"{setting}weights: cannot fetch {location} ({error})") from error
+
+
 def _download(location: str, target: Path, sha256: str, setting: str) -> None:
+    if urllib.parse.urlsplit(location).scheme in store.SCHEMES:
+        found = _from_bucket(location, target, setting)
+        if found != sha256:
+            target.unlink()
+            raise _other_digest(location, found, sha256, setting)
+        return
     opener = urllib.request.build_opener(_SameSchemes(setting))
     digest, size = hashlib.sha256(), 0
     try:
@@ -106,10 +134,7 @@ def _download(location: str, target: Path, sha256: str, setting: str) -> None:
                 digest.update(chunk)
                 file.write(chunk)
             if digest.hexdigest() != sha256:
-                raise UserError(
-                    f"{setting}weights: {location} has the SHA-256 {digest.hexdigest()}, "
-                    f"expected is {sha256}; it was not kept"
-                )
+                raise _other_digest(location, digest.hexdigest(), sha256, setting)
     except (urllib.error.URLError, TimeoutError) as error:
         raise UserError(
             f"{setting}weights: cannot fetch {location} ({error}); give the path of a local copy"

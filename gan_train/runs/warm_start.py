@@ -14,19 +14,22 @@ from torch import Tensor
 
 from gan_train.adversary import Adversary
 from gan_train.errors import UserError
+from gan_train.files.store import brought
 from gan_train.runs.checkpoint import find_damage
 
 NETWORKS = "networks.safetensors"
 AVERAGED = "generator.safetensors"
 
 
-def start_from(folder: Path, adversary: Adversary, averaged: Mapping[str, Tensor]) -> None:
-    """Load the networks in `folder`, and their moving averages, into those of a new run.
+def start_from(place: str, adversary: Adversary, averaged: Mapping[str, Tensor]) -> None:
+    """Load the networks in a folder, and their moving averages, into those of a new run. The folder
+    may lie in a bucket.
 
     `averaged` has the tensors of the run's averaged networks by name; they are overwritten.
 
     Raises UserError when the folder holds no networks, is damaged, or its networks differ in shape.
     """
+    folder = brought(place)
     check_folder(folder)
     fault = find_damage(folder)
     if fault is not None:

@@ -127,7 +127,7 @@ def test_classes_and_the_moving_average_are_kept(tmp_path: Path) -> None:
     assert torch.equal(average, load_file(out / "networks.safetensors")[name] * 0.5)
     config = recipes.load(str(out / importing.RECIPE))
     assert (config.name, config.data.classes, config.data.colour) == ("letters", "folder", "grey")
-    assert config.train.batch == 12 and config.train.start_from == out
+    assert config.train.batch == 12 and config.train.start_from == str(out)
     assert config.train.ema_ramp is None and config.train.ema_kimg == 10
     assert config.family.augment == "ada"  # type: ignore[union-attr]
     # published truncation draws every class to one mean

@@ -15,6 +15,7 @@ import torch
 from torch import Tensor, nn
 
 from gan_train.errors import UserError
+from gan_train.files.store import Store
 from gan_train.metrics import extractors
 from gan_train.metrics.extractors import InceptionExtractor, build_extractor, identify
 from gan_train.pretrained import weights
@@ -107,6 +108,19 @@ def test_a_url_is_downloaded_once_and_checked_again(script: Path, tmp_path: Path
     kept.write_bytes(b"damaged")
     with pytest.raises(UserError, match="was not opened"):
         fetch(source.as_uri(), digest, cache)
+
+
+def test_weights_in_a_bucket(script: Path, in_bucket: str, tmp_path: Path) -> None:
+    Store(in_bucket).send(script, "x.pt")
+    url, cache = f"{in_bucket}/x.pt", tmp_path / "cache"
+    with pytest.raises(UserError, match="it was not kept"):
+        fetch(url, "0" * 64, cache)
+    assert list(cache.iterdir()) == []
+    assert fetch(url, _digest(script), cache) == script.read_bytes()
+    Store(in_bucket).delete("x.pt")
+    assert fetch(url, _digest(script), cache) == script.read_bytes()
+    with pytest.raises(UserError, match=r"cannot fetch s3://.*/none\.pt"):
+        fetch(f"{in_bucket}/none.pt", "1" * 64, cache)
 
 
 @pytest.mark.parametrize("url", ["http://127.0.0.1:9/x.pt", "ftp://127.0.0.1/x.pt", "pipe://ls"])

@@ -43,7 +43,7 @@ def trained(tiny_source: Path, tmp_path: Path) -> Path:
 def test_networks_are_taken_and_progress_is_not(
     trained: Path, tiny_source: Path, tmp_path: Path
 ) -> None:
-    config = tiny_config(tiny_source, tmp_path, **SHORT, train__start_from=trained, seed=7)
+    config = tiny_config(tiny_source, tmp_path, **SHORT, train__start_from=str(trained), seed=7)
     made = trainer(config, tmp_path / "second")
     networks = load_file(trained / "networks.safetensors")
     averaged = load_file(trained / "generator.safetensors")
@@ -60,7 +60,7 @@ def test_networks_are_taken_and_progress_is_not(
 def test_a_resumed_run_goes_on_from_its_own_checkpoint(
     trained: Path, tiny_source: Path, tmp_path: Path
 ) -> None:
-    config = tiny_config(tiny_source, tmp_path, **SHORT, train__start_from=trained)
+    config = tiny_config(tiny_source, tmp_path, **SHORT, train__start_from=str(trained))
     second = run(config, tmp_path / "second")
     shutil.rmtree(trained)  # is not looked at again
     made = trainer(config, second)
@@ -90,7 +90,7 @@ def test_a_resumed_run_goes_on_from_its_own_checkpoint(
 def test_other_networks_are_refused_with_the_first_difference(
     trained: Path, tiny_source: Path, tmp_path: Path, change: dict[str, Any], what: str
 ) -> None:
-    config = tiny_config(tiny_source, tmp_path, train__start_from=trained, **change)
+    config = tiny_config(tiny_source, tmp_path, train__start_from=str(trained), **change)
     with pytest.raises(UserError, match=what) as refusal:
         trainer(config, tmp_path / "second")
     assert "train.start_from" in str(refusal.value) and str(trained) in str(refusal.value)
@@ -112,7 +112,9 @@ def test_folders_without_whole_networks_are_refused(
     trained: Path, tiny_source: Path, tmp_path: Path
 ) -> None:
     def begin(folder: Path) -> Trainer:
-        return trainer(tiny_config(tiny_source, tmp_path, train__start_from=folder), tmp_path / "n")
+        return trainer(
+            tiny_config(tiny_source, tmp_path, train__start_from=str(folder)), tmp_path / "n"
+        )
 
     with pytest.raises(UserError, match=r"holds no networks\.safetensors"):
         begin(tmp_path / "absent")
@@ -144,6 +146,6 @@ def test_nothing_is_copied_when_something_differs() -> None:
 
 def test_the_path_becomes_absolute(tiny_source: Path, tmp_path: Path) -> None:
     config = tiny_config(tiny_source, tmp_path, train__start_from="some/folder")
-    assert recipes.with_absolute_paths(config).train.start_from == Path.cwd() / "some/folder"
+    assert recipes.with_absolute_paths(config).train.start_from == str(Path.cwd() / "some/folder")
     assert recipes.with_absolute_paths(tiny_config(tiny_source, tmp_path)).train.start_from is None
     assert recipes.check(config.model_dump(mode="json")) == config
