@@ -56,7 +56,7 @@ def misfit(folder: Path, adversary: Adversary) -> str | None:
     own = networks(adversary)
     averaged = {k: v.clone() for k, v in own.items() if k.split(".")[0] in adversary.averaged}
     try:
-        start_from(folder, adversary, averaged)
+        start_from(str(folder), adversary, averaged)
     except UserError as error:
         return str(error)
     return None

@@ -176,6 +176,7 @@ class StoredShards:
 
     def finish(self, directory: Path) -> None:
         """Send what `finish_shards` has written, the index last."""
+        self.open()
         for name in (QUARANTINE_NAME, MANIFEST_NAME, INDEX_NAME):
             self.store.send(directory / name, name)
 

@@ -110,7 +110,7 @@ def test_three_nights(
     trained = run_folder.configuration(second_dir)
     assert trained.seed == nightly.seed_of(config, grown.content_hash)
     assert trained.seed != nightly.seed_of(config, index.content_hash)
-    assert trained.train.start_from == champions.checkpoint_of(config, 1)
+    assert trained.train.start_from == str(champions.checkpoint_of(config, 1))
 
     # Scores are compared under one protocol: the champion's was measured anew
     assert second.version == 2 and "not comparable" not in second.reason
