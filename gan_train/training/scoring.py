@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import json
 import math
 from collections.abc import Callable
 from pathlib import Path
@@ -15,6 +16,7 @@ from gan_train.files.atomic import read_json, write_json
 from gan_train.images.grid import save_grid
 from gan_train.inference import Generator, read_description
 from gan_train.metrics.protocol import comparable
+from gan_train.nn.collectives import broadcast_text
 from gan_train.runs import checkpoint
 from gan_train.runs.runtime import Runtime
 from gan_train.tasks.generation import Generation
@@ -47,16 +49,20 @@ class Scorer:
 
     def score(self, folder: Path) -> dict[str, Any]:
         """Score the current weights, which `folder` holds, unless its scores are stored already:
-        `{"scores": ..., "protocol": ...}`. Collective. Rank 0 stores the result in the folder."""
-        self.adversary.advance(Clock(**read_description(folder)["clock"]))
-        path = folder / checkpoint.SCORES
-        if path.exists():
-            scored: dict[str, Any] = read_json(path)
-            return scored
-        scored = self.measure()
+        `{"scores": ..., "protocol": ...}`. Collective. Rank 0 alone reads and writes the folder, so
+        the workers need not share a disk."""
+        path, known = folder / checkpoint.SCORES, ""
         if self.runtime.rank == 0:
-            write_json(path, scored)
-        return scored
+            stored = read_json(path) if path.exists() else None
+            known = json.dumps([read_description(folder)["clock"], stored])
+        clock, scored = json.loads(broadcast_text(known, self.runtime.device))
+        self.adversary.advance(Clock(**clock))
+        if scored is None:
+            scored = self.measure()
+            if self.runtime.rank == 0:
+                write_json(path, scored)
+        found: dict[str, Any] = scored
+        return found
 
     def measure(self) -> dict[str, Any]:
         """Score the current weights: `{"scores": ..., "protocol": ...}`. Collective."""

@@ -129,6 +129,8 @@ def _worker(settings: dict[str, Any]) -> Iterator[tuple[Config, RayRuntime, Path
             yield config, runtime, shards
         except (UserError, FloatingPointError) as error:  # a restart would only repeat it
             write_aside(run_dir / REFUSED, str(error).encode())
+            if (origin := origin_of(run_dir)) is not None:  # only rank 0 sends its folder
+                origin.write(REFUSED, str(error).encode())
             raise
 
 
