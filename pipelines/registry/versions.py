@@ -10,7 +10,7 @@ from __future__ import annotations
 import hashlib
 import json
 from collections.abc import Mapping
-from dataclasses import dataclass, replace
+from dataclasses import dataclass, field, replace
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 from urllib.parse import quote
@@ -79,7 +79,7 @@ class Registration:
     scores: dict[str, Any]
     run_id: str
     ui: str  # a URL, or the command that opens the page
-    appointed: bool = False  # whether it became champion just now
+    appointed: bool = field(default=False, compare=False)  # whether it became champion just now
 
 
 def model_name(config: Config) -> str:
