@@ -35,6 +35,7 @@ from gan_train.runs.shared import REFUSED as REFUSED
 from gan_train.runs.shared import STOP as STOP
 from gan_train.runs.shared import WORKER_LOG as WORKER_LOG
 from pipelines.compute.cluster import address_of, connected, environment_of_workers, gpus_wanted
+from pipelines.compute.metrics import Exporter, Origin, collected, count_failure
 
 if TYPE_CHECKING:
     from ray.train import UserCallback
@@ -67,15 +68,32 @@ class RayRuntime:
         self.rank = context.get_world_rank()
         self.world_size = context.get_world_size()
         self.device: torch.device = ray.train.torch.get_device()
+        self._exporter: Exporter | None = None
+
+    @contextmanager
+    def exporting(self, recipe: str) -> Iterator[None]:
+        """Export what is reported during the block as metrics, where Ray collects metrics."""
+        if not collected():
+            yield
+            return
+        self._exporter = Exporter(Origin(self.run_dir, recipe, self.rank, self.world_size))
+        with self._exporter.repeating():
+            yield
 
     def report(self, metrics: dict[str, float], checkpoint: Path | None) -> None:
         """Hand rank 0's metrics, and a reference to its checkpoint, to Ray. All workers wait here.
 
-        Without a checkpoint this does nothing: Ray would not keep the report, the event log has
-        the curves, and each report makes the workers wait for Ray's controller. Nor does it with a
-        workspace in a bucket, because Ray takes only references to what lies in its own storage.
+        Without a checkpoint Ray Train is not told: it would not keep the report, the event log has
+        the curves, and each report makes the workers wait for Ray's controller. Nor is it with a
+        workspace in a bucket, because it takes only references to what lies in its own storage.
         """
-        if checkpoint is None or self.in_bucket:
+        if checkpoint is None:
+            if self._exporter:
+                self._exporter.tick(metrics)
+            return
+        if self._exporter:
+            self._exporter.checkpoint(metrics)
+        if self.in_bucket:
             return
         import ray.train
 
@@ -138,7 +156,7 @@ def _train(settings: dict[str, Any]) -> None:
     """The training function of Ray Train."""
     from gan_train.training.trainer import train
 
-    with _worker(settings) as (config, runtime, shards):
+    with _worker(settings) as (config, runtime, shards), runtime.exporting(config.name):
         train(config, Index.load(shards), shards, runtime)
 
 
@@ -165,21 +183,27 @@ def _log_to(path: Path, rank: int) -> None:
     logger.propagate = False
 
 
-def _give_up_when_refused(run_dir: Path) -> UserCallback:
-    """A callback that ends the training, without restarts, once a worker has left REFUSED: Ray
-    Train's controller does not retry after an error in a callback."""
+def _after_failures(run_dir: Path, recipe: str) -> UserCallback:
+    """A callback that counts the failures of the workers, and ends the training, without restarts,
+    once a worker has left REFUSED: Ray Train's controller does not retry after an error in a
+    callback."""
     import ray.train
 
     store = origin_of(run_dir)
 
-    class GiveUp(ray.train.UserCallback):
+    class AfterFailures(ray.train.UserCallback):
         def after_exception(
             self, run_context: Any, worker_exceptions: dict[int, Exception]
         ) -> None:
-            if store.look(REFUSED) is not None if store else (run_dir / REFUSED).exists():
+            refused = store.look(REFUSED) is not None if store else (run_dir / REFUSED).exists()
+            if collected():
+                diverged = "FloatingPointError" in repr(worker_exceptions)
+                cause = ("diverged" if diverged else "refused") if refused else "lost"
+                count_failure(run_dir.name, recipe, cause)
+            if refused:
                 raise next(iter(worker_exceptions.values()))
 
-    return GiveUp()
+    return AfterFailures()
 
 
 def threads_per_worker(config: Config, cores: int) -> int:
@@ -275,7 +299,7 @@ def _launch(loop: Loop, config: Config, settings: dict[str, str], run_dir: Path)
                 worker_runtime_env={
                     "env_vars": environment_of_workers(local) | {"OMP_NUM_THREADS": str(threads)}
                 },
-                callbacks=[_give_up_when_refused(run_dir)],
+                callbacks=[_after_failures(run_dir, config.name)],
                 logging_config=v2.LoggingConfig(log_level="ERROR"),
             ),
         )
