@@ -14,7 +14,7 @@ WARNINGS := -W error::UserWarning -W 'ignore:Error parsing type annotation Forwa
     -W ignore::UserWarning:mlflow.types.type_hints
 
 .DEFAULT_GOAL := help
-.PHONY: help demo test test-all lint docs clean
+.PHONY: help demo test test-all lint lint-infra docs clean
 .DELETE_ON_ERROR:
 
 help: ## Show this help
@@ -29,10 +29,17 @@ test: $(INSTALLED) ## Run the tests that start no engine and train for seconds a
 test-all: $(INSTALLED) ## Run every test and measure which lines and branches they reach
 	$(PYTEST) --cov
 
-lint: $(INSTALLED) ## Check style, format and types
+lint: lint-infra ## Check style, format, types, and the files of infra/
 	$(BIN)/ruff check .
 	$(BIN)/ruff format --check .
 	$(BIN)/mypy
+
+lint-infra: $(INSTALLED)
+	$(BIN)/shellcheck .ci/run
+	$(BIN)/hadolint infra/docker/Dockerfile
+	$(BIN)/check-jsonschema --builtin-schema vendor.github-workflows .github/workflows/*.yml
+	$(BIN)/check-jsonschema --builtin-schema vendor.compose-spec infra/compose/*.yaml
+	$(BIN)/pytest --quiet tests/unit/test_infra.py tests/unit/test_kubernetes.py
 
 docs: $(INSTALLED) ## Build the API reference into build/docs; a warning is an error
 	PDOC_ALLOW_EXEC=1 $(BIN)/python $(WARNINGS) -m pdoc --docformat markdown \
