@@ -292,8 +292,8 @@ class RegistryConfig(Strict):
 
     tracking_uri: str | None = harmless(
         None,
-        "The address of MLflow's tracking server. Empty means a SQLite file in the workspace, "
-        "which needs no server.",
+        "The address of MLflow's tracking server. Empty means that of MLFLOW_TRACKING_URI, and "
+        "without it a SQLite file in the workspace, which needs no server.",
     )
     experiment: str = harmless("gan-train", "The experiment in MLflow that runs belong to.")
     model: str | None = harmless(

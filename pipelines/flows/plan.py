@@ -17,6 +17,7 @@ from gan_train.data.planning import ShardPlan, plan_shards
 from gan_train.data.sharding import expected_bytes
 from gan_train.runs import run_folder
 from gan_train.training.schedule import check, checkpoints, schedule_end
+from pipelines.registry.tracking import server
 
 if TYPE_CHECKING:
     from pipelines.flows.price import Price, Prices
@@ -73,7 +74,7 @@ def describe(config: Config, plan: ShardPlan, prices: Prices) -> str:
         + (cluster.jobs or cluster.address or "local Ray"),
         f"scores      {count} checkpoints, {config.evaluate.images} images each, "
         f"{config.evaluate.extractor}: {', '.join(config.evaluate.metrics)}",
-        f"registry    {config.registry.tracking_uri or config.workspace / 'mlflow.db'}",
+        f"registry    {server(config) or config.workspace / 'mlflow.db'}",
         f"disk        {_size(disk)} expected: shards {_size(shards)}, {kept} checkpoints of "
         f"{_size(checkpoint)}; {_size(shutil.disk_usage(_existing(config.workspace)).free)} free",
         f"runs        {len(older)} of this recipe" + (f", newest {older[-1]}" if older else ""),

@@ -60,9 +60,14 @@ _QUIET = {
 }
 
 
+def server(config: Config) -> str | None:
+    """The configured server, else that of MLflow's own variable; None if there is none."""
+    return config.registry.tracking_uri or os.environ.get("MLFLOW_TRACKING_URI") or None
+
+
 def tracking_uri(config: Config) -> str:
-    """The configured server, or the SQLite file in the workspace."""
-    return config.registry.tracking_uri or f"sqlite:///{config.workspace.absolute()}/mlflow.db"
+    """The server, or the SQLite file in the workspace."""
+    return server(config) or f"sqlite:///{config.workspace.absolute()}/mlflow.db"
 
 
 def connect(config: Config) -> MlflowClient:
@@ -70,7 +75,7 @@ def connect(config: Config) -> MlflowClient:
     for name, value in _QUIET.items():
         os.environ.setdefault(name, value)
     uri = tracking_uri(config)
-    if config.registry.tracking_uri is None:
+    if server(config) is None:
         config.workspace.mkdir(parents=True, exist_ok=True)
     # these packages warn about their own code, which nobody here can mend
     warnings.filterwarnings("ignore", module=r"(mlflow|sqlalchemy|alembic)\b")
@@ -123,7 +128,7 @@ def experiment_of(client: MlflowClient, config: Config) -> str:
         if found := client.get_experiment_by_name(name):
             return str(found.experiment_id)
         try:
-            location = local if config.registry.tracking_uri is None else None
+            location = local if server(config) is None else None
             return str(client.create_experiment(name, artifact_location=location))
         except MlflowException:  # another run has just made it
             if attempt:
