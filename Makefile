@@ -18,7 +18,7 @@ WARNINGS := -W error::UserWarning -W 'ignore:Error parsing type annotation Forwa
 .DELETE_ON_ERROR:
 
 help: ## Show this help
-	@awk -F ':.*## ' '/^[a-z-]+:.*## / { printf "make %-8s %s\n", $$1, $$2 }' Makefile
+	@awk -F ':.*## ' '/^[a-z-]+:.*## / { printf "make %-10s %s\n", $$1, $$2 }' Makefile
 
 demo: $(INSTALLED) ## From the sample images to a registered, scored generator
 	$(BIN)/gan-train run configs/demo.yaml
@@ -29,12 +29,13 @@ test: $(INSTALLED) ## Run the tests that start no engine and train for seconds a
 test-all: $(INSTALLED) ## Run every test and measure which lines and branches they reach
 	$(PYTEST) --cov
 
-lint: lint-infra ## Check style, format, types, and the files of infra/
+lint: $(INSTALLED) ## Check style, format, types, and the files of infra/
 	$(BIN)/ruff check .
 	$(BIN)/ruff format --check .
 	$(BIN)/mypy
+	$(MAKE) lint-infra
 
-lint-infra: $(INSTALLED)
+lint-infra: $(INSTALLED) ## Check the files of infra/, shell and GitHub's workflow alone
 	$(BIN)/shellcheck .ci/run
 	$(BIN)/hadolint infra/docker/Dockerfile
 	$(BIN)/check-jsonschema --builtin-schema vendor.github-workflows .github/workflows/*.yml
