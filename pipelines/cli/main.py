@@ -17,7 +17,16 @@ from contextlib import nullcontext
 from typing import TYPE_CHECKING, Any
 
 from gan_train.bench import data_options, options
-from pipelines.cli import compare, importing, listing, nightly, pictures, sampling
+from pipelines.cli import (
+    compare,
+    completion,
+    importing,
+    listing,
+    nightly,
+    pictures,
+    sampling,
+    stack,
+)
 from pipelines.cli.arguments import add_command, add_overrides
 
 if TYPE_CHECKING:
@@ -57,7 +66,9 @@ machine that turns out slower takes longer."""
 
 def main(arguments: list[str] | None = None) -> int:
     """Run a command; returns the exit status: 2 for a user's mistake, 130 when stopped."""
-    given = _parser().parse_args(arguments)
+    parser = _parser()
+    completion.answer(parser)
+    given = parser.parse_args(arguments)
     _log_to_terminal()
     command: Callable[[argparse.Namespace], int] = given.command
     from gan_train.errors import UserError
@@ -168,6 +179,8 @@ def _parser() -> argparse.ArgumentParser:
     compare.add(commands)
     listing.add(commands)
     nightly.add(commands)
+    stack.add(commands)
+    completion.add(commands)
 
     promote = add_command(
         commands, "promote", _promote, "register the best of a run, or choose the champion by hand"

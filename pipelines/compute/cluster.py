@@ -19,6 +19,9 @@ from gan_train.errors import UserError
 
 log = logging.getLogger(__name__)
 
+HERE = "GAN_TRAIN_RAY_HERE"
+"""The environment variable with the address of the cluster that `gan-train up` has started on this
+machine, where this process uses it."""
 QUIET = {
     "RAY_USAGE_STATS_ENABLED": "0",
     # set on every side: without it `ray job submit` sends no token
@@ -68,6 +71,12 @@ def address_of(cluster: ClusterConfig) -> str | None:
     return cluster.address or os.environ.get("RAY_ADDRESS") or None
 
 
+def on_this_machine(cluster: ClusterConfig) -> bool:
+    """Whether all workers are processes of this machine, which talk over loopback: Ray is started
+    here by this command, or was started here by `gan-train up`."""
+    return address_of(cluster) in (None, os.environ.get(HERE))
+
+
 @contextmanager
 def connected(cluster: ClusterConfig) -> Iterator[None]:
     """Connect to Ray for the time of the block. A local instance ends with the block, and nested
@@ -76,8 +85,8 @@ def connected(cluster: ClusterConfig) -> Iterator[None]:
     Raises UserError when the cluster does not answer or is too small for the workers asked for.
     """
     address = address_of(cluster)
-    local = address is None
-    os.environ.update(environment(local))
+    here = on_this_machine(cluster)
+    os.environ.update(environment(here))
     import ray
 
     if ray.is_initialized():
@@ -86,7 +95,7 @@ def connected(cluster: ClusterConfig) -> Iterator[None]:
     wanted = math.ceil(cluster.workers * cluster.cpus_per_worker)
     options: dict[str, Any] = {"log_to_driver": False, "logging_level": logging.ERROR}
     try:
-        if local:
+        if address is None:
             # these CPUs are logical: more workers than cores is slow, not wrong
             cpus = max(os.cpu_count() or 1, wanted)
             ray.init(address="local", num_cpus=cpus, include_dashboard=False, **options)
@@ -103,6 +112,7 @@ def connected(cluster: ClusterConfig) -> Iterator[None]:
             raise UserError(
                 f"cluster.workers={cluster.workers}: the cluster has {cpus} CPUs and {wanted} are "
                 f"needed (cluster.cpus_per_worker={cluster.cpus_per_worker:g})"
+                + (f"; `gan-train up --cpus {wanted}` makes room" if address and here else "")
             )
         yield
     finally:

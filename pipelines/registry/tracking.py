@@ -47,7 +47,7 @@ _PARAMS_PER_BATCH = 100
 _PARAM_CHARS = 6000
 _TAG_CHARS = 8000
 _DIGEST_CHARS = 36
-_QUIET = {
+QUIET = {
     "MLFLOW_DISABLE_TELEMETRY": "true",
     "DO_NOT_TRACK": "1",
     "GIT_PYTHON_REFRESH": "quiet",
@@ -72,7 +72,7 @@ def tracking_uri(config: Config) -> str:
 
 def connect(config: Config) -> MlflowClient:
     """A client of the configured server; sets MLflow's environment where the user has not."""
-    for name, value in _QUIET.items():
+    for name, value in QUIET.items():
         os.environ.setdefault(name, value)
     uri = tracking_uri(config)
     if server(config) is None:
