@@ -292,8 +292,9 @@ class RegistryConfig(Strict):
 
     tracking_uri: str | None = harmless(
         None,
-        "The address of MLflow's tracking server. Empty means that of MLFLOW_TRACKING_URI, and "
-        "without it a SQLite file in the workspace, which needs no server.",
+        "The address of MLflow's tracking server. Empty means the one that MLFLOW_TRACKING_URI "
+        "names, or that `gan-train up` has started; otherwise a SQLite file in the workspace, "
+        "which needs no server.",
     )
     experiment: str = harmless("gan-train", "The experiment in MLflow that runs belong to.")
     model: str | None = harmless(
@@ -310,7 +311,8 @@ class ClusterConfig(Strict):
     address: str | None = harmless(
         None,
         "The Ray cluster to join, such as `auto` or `host:6379`. Empty means the one that "
-        "RAY_ADDRESS names, if it is set; otherwise Ray is started on this machine.",
+        "RAY_ADDRESS names, or that `gan-train up` has started; otherwise the command starts Ray "
+        "on this machine and ends it.",
     )
     jobs: str | None = harmless(
         None,
@@ -341,8 +343,9 @@ class FlowConfig(Strict):
 
     server: str | None = harmless(
         None,
-        "The API address of a Prefect server. Empty means that the command starts a server "
-        "and ends it.",
+        "The API address of a Prefect server. Empty means the one that PREFECT_API_URL "
+        "names, or that `gan-train up` has started; otherwise the command starts a server and "
+        "ends it.",
     )
 
 

@@ -47,6 +47,7 @@ def add(commands: Any) -> None:
 def _compare(given: argparse.Namespace) -> int:
     from gan_train.errors import UserError
     from pipelines.comparison import plan
+    from pipelines.stack import discovery
 
     for name in ("kimg", "minutes", "workers", "at_once"):
         value = getattr(given, name)
@@ -64,6 +65,7 @@ def _compare(given: argparse.Namespace) -> int:
         at_once=given.at_once,
         target=given.target,
     )
+    discovery.use(wanted.configs[0])
     if given.dry_run:
         print(plan.describe(wanted))
         return 0

@@ -59,9 +59,10 @@ def _import(given: argparse.Namespace) -> int:
     name = given.name or default_name(given.file)
     config = _configuration(published, name, given.out, given.overrides)
     if given.register:
+        from pipelines.cli.loading import ready
         from pipelines.registry import versions
 
-        versions.champion(recipes.with_absolute_paths(config))  # fails early if the server is away
+        versions.champion(ready(config))  # fails early if the server is away
     write(published, shape, config, given.out)
     print(f"networks    {described(published)}")
     print(f"folder      {given.out}")

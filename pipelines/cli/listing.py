@@ -142,10 +142,11 @@ def _state(run_dir: Path) -> str:
 def _versions(given: argparse.Namespace) -> int:
     from gan_train import recipes
     from gan_train.errors import UserError
+    from pipelines.cli.loading import ready
     from pipelines.flows.progress import aligned
     from pipelines.registry import listed
 
-    config = recipes.with_absolute_paths(recipes.load(given.recipe, given.overrides))
+    config = ready(recipes.load(given.recipe, given.overrides))
     found = listed.versions(config)
     if not found:
         raise UserError(

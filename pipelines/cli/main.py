@@ -242,8 +242,9 @@ def _minutes(parser: argparse.ArgumentParser) -> None:
 
 def _load(given: argparse.Namespace) -> Config:
     from gan_train import recipes
+    from pipelines.cli.loading import ready
 
-    return recipes.with_absolute_paths(recipes.load(given.recipe, given.overrides))
+    return ready(recipes.load(given.recipe, given.overrides))
 
 
 def _flow(config: Config, name: str, *arguments: Any, plan: ShardPlan | None = None) -> Any:
@@ -364,16 +365,14 @@ def _train(given: argparse.Namespace) -> int:
 
 
 def _evaluate(given: argparse.Namespace) -> int:
-    from gan_train import recipes
     from gan_train.runs import run_folder
     from pipelines.cli import summary
+    from pipelines.cli.loading import ready
 
     if given.recipe is not None:
         config = _load(given)
     else:
-        config = recipes.with_absolute_paths(
-            run_folder.configuration_of(given.target, given.overrides)
-        )
+        config = ready(run_folder.configuration_of(given.target, given.overrides))
     rows = _flow(config, "evaluate_flow", given.target)
     if rows is None:
         return STOPPED

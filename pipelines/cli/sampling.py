@@ -194,10 +194,11 @@ def _configuration(given: argparse.Namespace) -> Config:
     """The configuration of a run or recipe whose registered model is meant."""
     from gan_train import recipes
     from gan_train.runs import run_folder
+    from pipelines.cli.loading import ready
 
     is_run = (Path(given.model) / run_folder.CONFIG).is_file()
     load = run_folder.configuration if is_run else recipes.load
-    return recipes.with_absolute_paths(load(given.model, given.overrides))
+    return ready(load(given.model, given.overrides))
 
 
 def _settings(given: argparse.Namespace) -> Config:
@@ -206,15 +207,14 @@ def _settings(given: argparse.Namespace) -> Config:
     from gan_train import recipes
     from gan_train.runs import run_folder
     from pipelines.cli.importing import RECIPE
+    from pipelines.cli.loading import ready
 
     if given.recipe is None and not _is_checkpoint(given.model):
         return _configuration(given)
     beside = Path(given.model) / RECIPE
     if given.recipe is None and not beside.is_file():
-        return recipes.with_absolute_paths(
-            run_folder.configuration_of(given.model, given.overrides)
-        )
-    return recipes.with_absolute_paths(recipes.load(given.recipe or str(beside), given.overrides))
+        return ready(run_folder.configuration_of(given.model, given.overrides))
+    return ready(recipes.load(given.recipe or str(beside), given.overrides))
 
 
 def _generator(given: argparse.Namespace, takes_settings: bool = False) -> Generator:

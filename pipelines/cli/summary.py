@@ -11,6 +11,7 @@ from gan_train.config import Config
 from gan_train.metrics.scores import scores_of
 from gan_train.runs import run_folder
 from pipelines.flows.progress import aligned
+from pipelines.stack import discovery
 
 if TYPE_CHECKING:
     from pipelines.registry.versions import Registration
@@ -92,5 +93,6 @@ def _near(path: Path) -> str:
 def uis(config: Config, mlflow_page: str) -> list[str]:
     """Lines that say how to open the UIs of MLflow and Prefect."""
     home = config.workspace / "prefect"
-    prefect = config.flow.server or f"PREFECT_HOME={home} prefect server start"
+    there = config.flow.server or discovery.prefect_page(config)
+    prefect = there or f"PREFECT_HOME={home} prefect server start"
     return [f"MLflow      {mlflow_page}", f"Prefect     {prefect}"]

@@ -31,7 +31,7 @@ from pipelines.comparison.gather import entries
 from pipelines.comparison.plan import Comparison
 from pipelines.comparison.report import markdown, page
 from pipelines.compute import sharding
-from pipelines.compute.cluster import address_of, connected
+from pipelines.compute.cluster import connected, on_this_machine
 from pipelines.flows import artifacts, pipeline
 from pipelines.registry import tracking
 
@@ -73,8 +73,8 @@ def _room(comparison: Comparison) -> tuple[int, str]:
 
     resources = ray.cluster_resources()
     cpus = resources.get("CPU", 0.0)
-    if address_of(comparison.cluster) is None:  # Ray counts more where more workers were asked for
-        cpus = os.cpu_count() or 1
+    if on_this_machine(comparison.cluster):  # Ray may count more than there are
+        cpus = min(cpus, os.cpu_count() or 1)
     gpus = resources.get("GPU", 0.0)
     kinds = [name.partition(":")[2] for name in resources if name.startswith("accelerator_type:")]
     hardware = f"{cpus:.0f} CPU cores"
@@ -85,7 +85,7 @@ def _room(comparison: Comparison) -> tuple[int, str]:
 
 def _shared(config: Config, slots: int) -> Config:
     """The recipe with its share of this machine's cores, if recipes train side by side on them."""
-    if slots == 1 or address_of(config.cluster) is not None or config.train.threads is not None:
+    if slots == 1 or not on_this_machine(config.cluster) or config.train.threads is not None:
         return config
     threads = max(1, (os.cpu_count() or 1) // (slots * config.cluster.workers))
     return recipes.change(config, {"train.threads": threads})

@@ -26,7 +26,7 @@ from gan_train.runs import run_folder
 from gan_train.runs.events import read_events
 from gan_train.training.schedule import check, checkpoints, schedule_end
 from pipelines.comparison.training_time import training_seconds
-from pipelines.compute.cluster import address_of
+from pipelines.compute.cluster import on_this_machine
 from pipelines.flows.plan import image_shape
 
 _DECIDED = {
@@ -224,7 +224,7 @@ def describe(comparison: Comparison) -> str:
 
 def _side_by_side(comparison: Comparison) -> str:
     most = f", at most {comparison.at_once}" if comparison.at_once else ""
-    if address_of(comparison.cluster) is not None:
+    if not on_this_machine(comparison.cluster):
         return f"as many as the cluster has room for{most}"
     slots = comparison.slots(os.cpu_count() or 1, torch.cuda.device_count())
     return "one after the other" if slots == 1 else f"{slots} side by side"

@@ -12,10 +12,12 @@ import math
 import os
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
-from gan_train.config import ClusterConfig
 from gan_train.errors import UserError
+
+if TYPE_CHECKING:
+    from gan_train.config import ClusterConfig
 
 log = logging.getLogger(__name__)
 

@@ -34,7 +34,12 @@ from gan_train.runs import shared
 from gan_train.runs.shared import REFUSED as REFUSED
 from gan_train.runs.shared import STOP as STOP
 from gan_train.runs.shared import WORKER_LOG as WORKER_LOG
-from pipelines.compute.cluster import address_of, connected, environment_of_workers, gpus_wanted
+from pipelines.compute.cluster import (
+    connected,
+    environment_of_workers,
+    gpus_wanted,
+    on_this_machine,
+)
 from pipelines.compute.metrics import Exporter, Origin, collected, count_failure
 
 if TYPE_CHECKING:
@@ -210,7 +215,7 @@ def threads_per_worker(config: Config, cores: int) -> int:
     """The number of CPU threads of one worker: `train.threads`, else its share of `cores`."""
     if config.train.threads is not None:
         return config.train.threads
-    share = cores // config.cluster.workers if address_of(config.cluster) is None else 0
+    share = cores // config.cluster.workers if on_this_machine(config.cluster) else 0
     return max(1, share, int(config.cluster.cpus_per_worker))
 
 
@@ -277,7 +282,7 @@ def _launch(loop: Loop, config: Config, settings: dict[str, str], run_dir: Path)
         v2: Any = ray.train
         use_gpu = gpus_wanted(config.cluster)
         threads = threads_per_worker(config, os.cpu_count() or 1)
-        local = address_of(config.cluster) is None
+        local = on_this_machine(config.cluster)
         trainer = ray.train.torch.TorchTrainer(
             loop,
             train_loop_config=settings | {"config": config.model_dump(mode="json")},

@@ -17,7 +17,8 @@ from gan_train.data.planning import ShardPlan, plan_shards
 from gan_train.data.sharding import expected_bytes
 from gan_train.runs import run_folder
 from gan_train.training.schedule import check, checkpoints, schedule_end
-from pipelines.registry.tracking import server
+from pipelines.compute.cluster import address_of
+from pipelines.registry.tracking import tracking_uri
 
 if TYPE_CHECKING:
     from pipelines.flows.price import Price, Prices
@@ -71,10 +72,10 @@ def describe(config: Config, plan: ShardPlan, prices: Prices) -> str:
         f"shards      {plan.shards} in {plan.directory}",
         f"            {_state(plan, finished)}",
         f"workers     {cluster.workers} x {cluster.cpus_per_worker:g} CPU, GPU: {cluster.gpu}, "
-        + (cluster.jobs or cluster.address or "local Ray"),
+        + (cluster.jobs or address_of(cluster) or "local Ray"),
         f"scores      {count} checkpoints, {config.evaluate.images} images each, "
         f"{config.evaluate.extractor}: {', '.join(config.evaluate.metrics)}",
-        f"registry    {server(config) or config.workspace / 'mlflow.db'}",
+        f"registry    {tracking_uri(config)}",
         f"disk        {_size(disk)} expected: shards {_size(shards)}, {kept} checkpoints of "
         f"{_size(checkpoint)}; {_size(shutil.disk_usage(_existing(config.workspace)).free)} free",
         f"runs        {len(older)} of this recipe" + (f", newest {older[-1]}" if older else ""),

@@ -30,7 +30,7 @@ from gan_train.metrics.real_cache import RECORD
 from gan_train.tasks.task import SHIPPED_STATISTICS
 from gan_train.training.fitting import least_factor, stretched
 from gan_train.training.schedule import check, checkpoints, schedule_end, stage_at
-from pipelines.compute.cluster import address_of
+from pipelines.compute.cluster import on_this_machine
 from pipelines.compute.training import threads_per_worker
 
 START_S, END_S = 25.0, 10.0
@@ -105,7 +105,7 @@ class Prices:
         self._plan, self._shape, self._plain = plan, shape, plain
         cluster, cores = config.cluster, os.cpu_count() or 1
         self.workers = 1 if plain else cluster.workers
-        self.elsewhere = cluster.jobs is not None or address_of(cluster) is not None
+        self.elsewhere = cluster.jobs is not None or not on_this_machine(cluster)
         world = 1 if self.elsewhere else self.workers  # workers elsewhere do not share this machine
         self.threads = threads_per_worker(config, cores)
         if plain and config.train.threads is None:

@@ -47,13 +47,14 @@ _PARAMS_PER_BATCH = 100
 _PARAM_CHARS = 6000
 _TAG_CHARS = 8000
 _DIGEST_CHARS = 36
-QUIET = {
+_QUIET = {
     "MLFLOW_DISABLE_TELEMETRY": "true",
     "DO_NOT_TRACK": "1",
     "GIT_PYTHON_REFRESH": "quiet",
     # weights are safetensors; nothing that MLflow loads here may be a pickle
     "MLFLOW_ALLOW_PICKLE_DESERIALIZATION": "false",
     "MLFLOW_ENABLE_ARTIFACTS_PROGRESS_BAR": "false",
+    "MLFLOW_SUPPRESS_PRINTING_URL_TO_STDOUT": "true",
     # an absent server is noticed in seconds, not after a minute: the spool is the better retry
     "MLFLOW_HTTP_REQUEST_MAX_RETRIES": "1",
     "MLFLOW_HTTP_REQUEST_TIMEOUT": "20",
@@ -72,7 +73,7 @@ def tracking_uri(config: Config) -> str:
 
 def connect(config: Config) -> MlflowClient:
     """A client of the configured server; sets MLflow's environment where the user has not."""
-    for name, value in QUIET.items():
+    for name, value in _QUIET.items():
         os.environ.setdefault(name, value)
     uri = tracking_uri(config)
     if server(config) is None:
@@ -82,7 +83,8 @@ def connect(config: Config) -> MlflowClient:
     import mlflow.pyfunc
     import mlflow.tracking
 
-    for noisy in ("alembic", "mlflow.store.db.utils"):  # a page for each new database
+    # a page for each new database, and a line for each version
+    for noisy in ("alembic", "mlflow.store.db.utils", "mlflow.store.model_registry"):
         logging.getLogger(noisy).setLevel(logging.WARNING)
     return mlflow.tracking.MlflowClient(tracking_uri=uri, registry_uri=uri)
 

@@ -4,9 +4,12 @@ from __future__ import annotations
 
 import logging
 import os
+from typing import TYPE_CHECKING
 
-from gan_train.config import Config
 from pipelines.stack.record import MLFLOW, PREFECT, RAY, Stack
+
+if TYPE_CHECKING:
+    from gan_train.config import Config
 
 log = logging.getLogger(__name__)
 
@@ -26,13 +29,13 @@ def use(config: Config) -> None:
         MLFLOW: config.registry.tracking_uri,
         RAY: config.cluster.address or config.cluster.jobs,
     }
-    for name, service in stack.services.items():
-        if name not in named:
+    for name, variable in _NAMES.items():
+        service = stack.services.get(name)
+        if service is None:
             continue
         found = stack.environment(name)
-        if (named[name] or os.environ.get(_NAMES[name]) or found[_NAMES[name]]) != found[
-            _NAMES[name]
-        ]:
+        other = named[name] or os.environ.get(variable)
+        if other not in (None, "", found[variable]):
             continue
         if service.alive:
             os.environ.update(found)
@@ -41,3 +44,13 @@ def use(config: Config) -> None:
                 "%s of %s has ended and is not used; `gan-train up` starts it again",
                 *(name, stack.folder),
             )
+
+
+def prefect_page(config: Config) -> str | None:
+    """The address of Prefect's UI, if this process uses the server of the workspace's stack."""
+    stack = Stack.of(config.workspace)
+    service = stack.services.get(PREFECT)
+    if service is None or not service.alive:
+        return None
+    ours = stack.environment(PREFECT)["PREFECT_API_URL"]
+    return service.address if os.environ.get("PREFECT_API_URL") == ours else None

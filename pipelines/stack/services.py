@@ -18,7 +18,6 @@ from datetime import datetime
 from typing import Any
 
 from pipelines.compute.cluster import LOOPBACK, QUIET
-from pipelines.registry import tracking
 from pipelines.stack.record import MLFLOW, PREFECT, RAY, USER, WORKER, Service, Stack
 
 HOST = "127.0.0.1"
@@ -26,6 +25,13 @@ POOL = "gan-train"
 """Prefect's work pool, whose flow runs the worker starts."""
 _TIMEOUT_S = 5.0
 _PREFECT_ENVIRONMENT = {"PREFECT_SERVER_ANALYTICS_ENABLED": "false", "DO_NOT_TRACK": "1"}
+_MLFLOW_ENVIRONMENT = {
+    "MLFLOW_DISABLE_TELEMETRY": "true",
+    "DO_NOT_TRACK": "1",
+    "MLFLOW_ALLOW_PICKLE_DESERIALIZATION": "false",
+    # nothing here gives the server jobs to do, and it would start processes for them
+    "MLFLOW_SERVER_ENABLE_JOB_EXECUTION": "false",
+}
 _AUTH_INI = """\
 [mlflow]
 default_permission = READ
@@ -114,17 +120,15 @@ def _mlflow(stack: Stack, cpus: int) -> Start:
     return Start(
         (
             *("-m", "mlflow", "server", "--host", HOST, "--port", str(port), "--workers", "1"),
-            *("--app-name", "basic-auth"),
+            *("--app-name", "basic-auth", "--uvicorn-opts", "--log-level warning"),
             *("--backend-store-uri", f"sqlite:///{workspace}/mlflow.db"),
             *("--default-artifact-root", (workspace / "mlartifacts").as_uri()),
         ),
-        tracking.QUIET
+        _MLFLOW_ENVIRONMENT
         | {
             "MLFLOW_AUTH_CONFIG_PATH": str(settings),
             "MLFLOW_AUTH_ADMIN_PASSWORD": stack.password,
             "MLFLOW_FLASK_SERVER_SECRET_KEY": stack.secret("mlflow_key"),
-            # nothing here gives the server jobs to do, and it would start processes for them
-            "MLFLOW_SERVER_ENABLE_JOB_EXECUTION": "false",
         },
         port,
         f"http://{HOST}:{port}",
