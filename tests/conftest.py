@@ -30,7 +30,7 @@ from tests.training import tiny_images
 ROOT = Path(__file__).parents[1]
 ENGINES = (
     "tests/benchmarks/test_bench.py",
-    *(f"tests/pipelines/{room}/" for room in ("compute", "flows", "comparison")),
+    *(f"tests/pipelines/{room}/" for room in ("compute", "stack", "flows", "comparison")),
 )
 """Where Ray and Prefect are started, which take all cores: one such test at a time."""
 SINGLE = ("tests/distributed/", "tests/faults/")

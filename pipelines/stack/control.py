@@ -22,7 +22,7 @@ from pipelines.stack.services import healthy, start_of
 
 READY_S = 240.0
 """The longest wait for the services, in seconds: a first start makes their databases."""
-PATIENCE_S = 20.0
+PATIENCE_S = 60.0
 """How long a service may take to end before it is killed, in seconds."""
 OTHER_SERVERS = {
     *("PREFECT_API_URL", "PREFECT_API_AUTH_STRING", "PREFECT_API_KEY", "PREFECT_PROFILE"),

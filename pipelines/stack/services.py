@@ -32,6 +32,10 @@ _MLFLOW_ENVIRONMENT = {
     # nothing here gives the server jobs to do, and it would start processes for them
     "MLFLOW_SERVER_ENABLE_JOB_EXECUTION": "false",
 }
+_RAY_ENVIRONMENT = {
+    # workers have no other node to move to
+    "RAY_GRACEFUL_SHUTDOWN_DRAIN_TIMEOUT_S": "0",
+}
 _AUTH_INI = """\
 [mlflow]
 default_permission = READ
@@ -149,7 +153,7 @@ def _ray(stack: Stack, cpus: int) -> Start:
             *("--ray-client-server-port", str(client)),
             *("--temp-dir", temporary, "--disable-usage-stats"),
         ),
-        QUIET | LOOPBACK | {"RAY_AUTH_TOKEN": stack.ray_token},
+        QUIET | LOOPBACK | _RAY_ENVIRONMENT | {"RAY_AUTH_TOKEN": stack.ray_token},
         port,
         f"http://{HOST}:{dashboard}",
         temporary,
