@@ -6,12 +6,10 @@ names each wrong key, its value, what is allowed, and the nearest valid key.
 
 from __future__ import annotations
 
-import contextlib
 import difflib
 import re
 from collections.abc import Iterator, Mapping, Sequence
 from functools import cache
-from importlib.metadata import PackageNotFoundError, files
 from itertools import takewhile
 from pathlib import Path
 from typing import Any
@@ -22,22 +20,8 @@ from pydantic_core import ErrorDetails
 
 from gan_train.config import Config
 from gan_train.errors import UserError
-
-
-def _shared() -> Path:
-    """The folder that holds `configs` and `sample_data`: the one of the sources, or the one where
-    the installation of a wheel put them."""
-    sources, name = Path(__file__).resolve().parent.parent, "configs/demo.yaml"
-    if not (sources / name).is_file():
-        with contextlib.suppress(PackageNotFoundError):
-            for file in files("gan-train") or ():
-                if file.match(f"share/gan-train/{name}"):
-                    return Path(str(file.locate())).resolve().parents[1]
-    return sources
-
-
-SHIPPED = _shared() / "configs"
-"""The recipes that come with the project."""
+from gan_train.files.shipped import SHIPPED as SHIPPED
+from gan_train.files.shipped import known as known
 
 
 def load(recipe: str, overrides: Sequence[str] = ()) -> Config:
@@ -96,15 +80,6 @@ def find(recipe: str) -> Path:
         f"{recipe}: no such recipe{_nearest(recipe, list(files))}"
         f" Allowed: a path ending in .yaml, or one of {', '.join(files)}"
     )
-
-
-def known() -> list[Path]:
-    """The files of all recipes that have a bare name, sorted by it: those in `./configs` come
-    before those of the project of the same name."""
-    files = {
-        path.stem: path for place in (SHIPPED, Path("configs")) for path in place.glob("*.yaml")
-    }
-    return [files[name] for name in sorted(files)]
 
 
 def about(path: Path) -> str:

@@ -8,12 +8,15 @@ from __future__ import annotations
 
 import argparse
 import os
+from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
+from gan_train.files import shipped
 from pipelines.cli.arguments import add_command
 
 SHELLS = ("bash", "zsh", "fish")
+Completer = Callable[..., list[str]]
 
 
 def add(commands: Any) -> None:
@@ -45,7 +48,7 @@ def answer(parser: argparse.ArgumentParser) -> None:
     from argcomplete.finders import CompletionFinder
 
     _add_names(parser)
-    CompletionFinder()(parser, default_completer=FilesCompleter())
+    CompletionFinder()(parser, always_complete_options=False, default_completer=FilesCompleter())
 
 
 def _add_names(parser: argparse.ArgumentParser) -> None:
@@ -54,19 +57,32 @@ def _add_names(parser: argparse.ArgumentParser) -> None:
         if isinstance(action, argparse._SubParsersAction):
             for command in action.choices.values():
                 _add_names(command)
-        elif action.dest in ("recipe", "recipes", "model"):
+        elif action.dest in ("recipe", "recipes"):
             action.completer = _recipes  # type: ignore[attr-defined]
-        elif action.dest in ("resume", "run", "target"):
+        elif action.dest in ("run", "resume"):
             action.completer = _runs  # type: ignore[attr-defined]
+        elif action.dest == "target":
+            action.completer = _with_folders(_runs)  # type: ignore[attr-defined]
+        elif action.dest == "model":
+            action.completer = _with_folders(_names)  # type: ignore[attr-defined]
 
 
-def _recipes(**_: Any) -> list[str]:
-    from gan_train.recipes import SHIPPED
-
-    return sorted(
-        {path.stem for place in (SHIPPED, Path("configs")) for path in place.glob("*.yaml")}
-    )
+def _names(**_: Any) -> list[str]:
+    return [path.stem for path in shipped.known()]
 
 
 def _runs(**_: Any) -> list[str]:
     return sorted(path.parent.name for path in Path("runs/train").glob("*/config.yaml"))
+
+
+def _recipes(prefix: str, **_: Any) -> list[str]:
+    from argcomplete.completers import FilesCompleter
+
+    return _names() + list(FilesCompleter((".yaml", ".yml"))(prefix))
+
+
+def _with_folders(names: Completer) -> Completer:
+    """Offers the folders beside what `names` offers."""
+    from argcomplete.completers import DirectoriesCompleter
+
+    return lambda prefix, **_: names() + list(DirectoriesCompleter()(prefix))

@@ -36,9 +36,8 @@ def add(commands: Any) -> None:
     up.add_argument(
         "--cpus",
         type=int,
-        default=os.cpu_count() or 1,
         metavar="N",
-        help="how many CPUs Ray gives to workers; default: those of this machine, %(default)s",
+        help="how many CPUs Ray gives to workers; default: those of this machine",
     )
     status = add_command(
         commands,
@@ -72,12 +71,17 @@ def _say(line: str) -> None:
 def _up(given: argparse.Namespace) -> int:
     from gan_train.errors import UserError
     from pipelines.stack.control import up
-    from pipelines.stack.record import Stack
+    from pipelines.stack.record import RAY, Stack
 
-    if given.cpus < 1:
-        raise UserError(f"--cpus {given.cpus}: allowed: 1 or more")
     stack = Stack.of(given.workspace)
-    if not up(stack, given.cpus, _say):
+    ray = stack.services.get(RAY)
+    if given.cpus is not None and given.cpus < 1:
+        raise UserError(f"--cpus {given.cpus}: allowed: 1 or more")
+    if given.cpus is not None and ray is not None and ray.alive:
+        raise UserError(
+            f"--cpus {given.cpus}: Ray is up and keeps the CPUs that it has; `gan-train down` first"
+        )
+    if not up(stack, given.cpus or os.cpu_count() or 1, _say):
         _say("all services are up already")
     print(_addresses(stack))
     return 0

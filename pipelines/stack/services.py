@@ -11,7 +11,7 @@ import http.client
 import json
 import socket
 import tempfile
-from collections.abc import Callable, Sequence
+from collections.abc import Sequence
 from contextlib import ExitStack
 from dataclasses import dataclass
 from datetime import datetime
@@ -74,17 +74,13 @@ def free_ports(*wanted: int) -> list[int]:
 
 
 def start_of(stack: Stack, name: str, cpus: int) -> Start:
-    """How to start the service `name` of this stack now."""
-    functions: dict[str, Callable[[Stack, int], Start]] = {
-        PREFECT: _prefect,
-        WORKER: _worker,
-        MLFLOW: _mlflow,
-        RAY: _ray,
-    }
-    return functions[name](stack, cpus)
+    """How to start the service `name` of this stack now; Ray gives `cpus` CPUs to workers."""
+    if name == RAY:
+        return _ray(stack, cpus)
+    return {PREFECT: _prefect, WORKER: _worker, MLFLOW: _mlflow}[name](stack)
 
 
-def _prefect(stack: Stack, cpus: int) -> Start:
+def _prefect(stack: Stack) -> Start:
     # the database of the server that a command starts for itself, where earlier flow runs are
     home = stack.folder.parent / "prefect"
     home.mkdir(mode=0o700, parents=True, exist_ok=True)
@@ -102,7 +98,7 @@ def _prefect(stack: Stack, cpus: int) -> Start:
     )
 
 
-def _worker(stack: Stack, cpus: int) -> Start:
+def _worker(stack: Stack) -> Start:
     environment = dict(_PREFECT_ENVIRONMENT)
     for name in (PREFECT, MLFLOW, RAY):  # its flows use them
         environment |= stack.environment(name)
@@ -116,7 +112,7 @@ def _worker(stack: Stack, cpus: int) -> Start:
     )
 
 
-def _mlflow(stack: Stack, cpus: int) -> Start:
+def _mlflow(stack: Stack) -> Start:
     # the files that commands use where no server runs: either shows what the other has written
     workspace = stack.folder.parent
     settings = stack.private("mlflow_auth.ini", _AUTH_INI.format(folder=stack.folder, user=USER))

@@ -1,0 +1,79 @@
+"""What the Tab key offers, asked as a shell asks it, and without torch, which takes seconds."""
+
+from __future__ import annotations
+
+import os
+import subprocess
+import sys
+from pathlib import Path
+
+import pytest
+
+from gan_train import recipes
+from pipelines.cli.completion import SHELLS
+from pipelines.cli.main import main
+
+PROGRAM = "import sys; sys.modules['torch'] = None; from pipelines.cli.main import main; main()"
+
+
+def offered(line: str, folder: Path) -> list[str]:
+    """The completions of the last word of a command line."""
+    out = folder / "offered.txt"
+    subprocess.run(
+        [sys.executable, "-c", PROGRAM],
+        cwd=folder,
+        env=os.environ
+        | {
+            "PYTHONPATH": str(Path(__file__).parents[3]),
+            "_ARGCOMPLETE": "1",
+            "_ARGCOMPLETE_IFS": "\n",
+            "_ARGCOMPLETE_STDOUT_FILENAME": str(out),
+            "COMP_LINE": line,
+            "COMP_POINT": str(len(line)),
+        },
+        check=True,
+    )
+    return [word.strip() for word in out.read_text().splitlines()]
+
+
+@pytest.fixture
+def folder(tmp_path: Path) -> Path:
+    """A folder with a run, a recipe of one's own, and a file that is neither."""
+    run = tmp_path / "runs" / "train" / "demo-20260131-120000"
+    run.mkdir(parents=True)
+    (run / "config.yaml").touch()
+    (tmp_path / "mine.yaml").touch()
+    (tmp_path / "mine.txt").touch()
+    return tmp_path
+
+
+@pytest.mark.parametrize(
+    ("line", "wanted"),
+    [
+        ("gan-train sta", ["status"]),
+        ("gan-train run demo --res", ["--resume"]),
+        ("gan-train run demo --resume ", ["demo-20260131-120000"]),
+        ("gan-train promote demo --run d", ["demo-20260131-120000"]),
+        ("gan-train run de", ["demo"]),
+        ("gan-train compare demo lsg", ["lsgan-glyphs"]),
+        ("gan-train run mi", ["mine.yaml"]),
+        ("gan-train evaluate ", ["demo-20260131-120000", "runs/"]),
+        ("gan-train generate de", ["demo"]),
+        ("gan-train generate ru", ["runs/"]),
+        ("gan-train completion ", list(SHELLS)),
+    ],
+)
+def test_the_tab_key_offers(line: str, wanted: list[str], folder: Path) -> None:
+    assert offered(line, folder) == wanted
+
+
+def test_all_recipes_are_offered(tmp_path: Path) -> None:
+    known = [path.stem for path in recipes.SHIPPED.glob("*.yaml")]
+    assert offered("gan-train run ", tmp_path) == sorted(known)
+
+
+@pytest.mark.parametrize("shell", SHELLS)
+def test_shells_get_their_code(shell: str, capsys: pytest.CaptureFixture[str]) -> None:
+    assert main(["completion", shell]) == 0
+    code = capsys.readouterr().out
+    assert "_ARGCOMPLETE" in code and "gan-train" in code
