@@ -114,7 +114,11 @@ def connected(cluster: ClusterConfig) -> Iterator[None]:
             raise UserError(
                 f"cluster.workers={cluster.workers}: the cluster has {cpus} CPUs and {wanted} are "
                 f"needed (cluster.cpus_per_worker={cluster.cpus_per_worker:g})"
-                + (f"; `gan-train up --cpus {wanted}` makes room" if address and here else "")
+                + (
+                    f"; for more CPUs, `gan-train down` and `gan-train up --cpus {wanted}`"
+                    if address and here
+                    else ""
+                )
             )
         yield
     finally:

@@ -9,7 +9,7 @@ import subprocess
 import sys
 import time
 from collections.abc import Callable, Iterator, Sequence
-from contextlib import contextmanager
+from contextlib import ExitStack, contextmanager
 from datetime import UTC, datetime
 from pathlib import Path
 
@@ -61,22 +61,19 @@ def up(stack: Stack, cpus: int, say: Say) -> bool:
                 _end(stack, name)
         if stack.services.keys() < set(SERVICES):  # the worker has to learn new addresses
             _end(stack, WORKER)
-        started: list[str] = []
-        try:
+        missing = [name for name in SERVICES if name not in stack.services]
+        with ExitStack() as undo:
             for group in ((PREFECT, MLFLOW, RAY), (WORKER,)):
                 for name in group:
-                    if name not in stack.services:
-                        started.append(name)
-                        _start(stack, name, cpus)
+                    if name in missing:
                         say(f"starting {name}")
-                _wait(stack, group, say if started else lambda line: None)
+                        undo.callback(_end, stack, name)
+                        undo.callback(say, f"ending {name}")
+                        _start(stack, name, cpus)
+                _wait(stack, group, say if missing else lambda line: None)
             stack.write_environment()
-        except BaseException:  # an interrupt, too
-            for name in reversed(started):
-                say(f"ending {name}")
-                _end(stack, name)
-            raise
-        return bool(started)
+            undo.pop_all()  # nothing has failed, and nobody has interrupted
+        return bool(missing)
 
 
 def down(stack: Stack, say: Say) -> bool:
@@ -95,12 +92,13 @@ def down(stack: Stack, say: Say) -> bool:
 
 def states(stack: Stack) -> dict[str, str]:
     """How each service of the record is: `healthy`, `not answering` or `ended`."""
-    return {
-        name: "healthy"
-        if healthy(stack, name, service)
-        else ("not answering" if service.alive else "ended")
-        for name, service in stack.services.items()
-    }
+    found = {}
+    for name, service in stack.services.items():
+        if healthy(stack, name, service):
+            found[name] = "healthy"
+        else:
+            found[name] = "not answering" if service.alive else "ended"
+    return found
 
 
 def _start(stack: Stack, name: str, cpus: int) -> None:

@@ -68,10 +68,11 @@ class Stack:
 
     @property
     def services(self) -> dict[str, Service]:
-        """The services that were started and not yet ended, dead or alive, by name."""
+        """The services that were started and not yet ended, dead or alive, by name; none where this
+        user may not enter the folder."""
         try:
             return {name: Service(**kept) for name, kept in read_json(self._record).items()}
-        except FileNotFoundError:
+        except (FileNotFoundError, PermissionError):
             return {}
 
     def keep(self, services: dict[str, Service]) -> None:
