@@ -47,14 +47,15 @@ def add(commands: Any) -> None:
         "The exit status is 0 if all services are healthy, 1 if one is not, 3 if none was started.",
     )
     _workspace(status)
-    _workspace(
-        add_command(
-            commands,
-            "down",
-            _down,
-            "end what `gan-train up` has started, and nothing else",
-            "A training that uses Ray is interrupted; go on with it later by --resume.",
-        )
+    down = add_command(
+        commands, "down", _down, "end what `gan-train up` has started, and nothing else"
+    )
+    _workspace(down)
+    down.add_argument(
+        "--force",
+        action="store_true",
+        help="also while a run of the workspace is trained; --resume then goes on from its last "
+        "checkpoint",
     )
 
 
@@ -132,9 +133,18 @@ def _status(given: argparse.Namespace) -> int:
 
 
 def _down(given: argparse.Namespace) -> int:
+    from gan_train.errors import UserError
+    from gan_train.files.locks import is_locked
     from pipelines.stack.control import down
     from pipelines.stack.record import Stack
 
+    locks = given.workspace.glob("train/*/.lock")
+    trained = sorted(lock.parent.name for lock in locks if is_locked(lock))
+    if trained and not given.force:
+        raise UserError(
+            f"{' and '.join(trained)}: trained or scored at present; stop that first, which saves "
+            "a checkpoint, or interrupt it by --force"
+        )
     if not down(Stack.of(given.workspace), _say):
         _say(f"nothing was started in {given.workspace}")
     return 0

@@ -15,6 +15,7 @@ import pytest
 
 from gan_train.errors import UserError
 from gan_train.files.locks import locked_now
+from pipelines.cli.main import main
 from pipelines.stack import control, services
 from pipelines.stack.control import down, states, up
 from pipelines.stack.processes import marked
@@ -160,3 +161,32 @@ def test_help_comes_without_torch() -> None:
         "sys.exit('torch' in sys.modules or 'ray' in sys.modules or 'mlflow' in sys.modules)"
     )
     assert subprocess.run([sys.executable, "-c", program], check=False).returncode == 0
+
+
+def test_down_waits_for_the_end_of_a_training(
+    tmp_path: Path, stack: Stack, programs: dict[str, tuple[str, ...]]
+) -> None:
+    run = tmp_path / "train" / "demo-20260131-120000"
+    run.mkdir(parents=True)
+    assert main(["up", "--workspace", str(tmp_path)]) == 0
+    with locked_now(run / ".lock"):
+        assert main(["down", "--workspace", str(tmp_path)]) == 2
+        assert states(stack) == dict.fromkeys(SERVICES, "healthy")
+        assert main(["down", "--workspace", str(tmp_path), "--force"]) == 0
+    assert main(["status", "--workspace", str(tmp_path)]) == 3
+
+
+def test_cpus_of_a_running_ray_are_not_changed_silently(
+    tmp_path: Path,
+    stack: Stack,
+    programs: dict[str, tuple[str, ...]],
+    capsys: pytest.CaptureFixture[str],
+) -> None:
+    assert main(["up", "--workspace", str(tmp_path), "--cpus", "1"]) == 0
+    assert main(["up", "--workspace", str(tmp_path)]) == 0
+    assert main(["up", "--workspace", str(tmp_path), "--cpus", "2"]) == 2
+    assert "--cpus 2: Ray is up" in capsys.readouterr().err
+    assert main(["status", "--workspace", str(tmp_path)]) == 0
+    programs[MLFLOW] = ("-c", "")
+    kill(stack.services[MLFLOW])
+    assert main(["status", "--workspace", str(tmp_path)]) == 1

@@ -70,7 +70,7 @@ def test_up_a_run_and_down(tiny_source: Path, tmp_path: Path) -> None:
         # where its server is away, the registry is read from the file that the server has used
         assert "champion" in gan_train(tmp_path, "versions", "tiny.yaml")
     finally:
-        gan_train(tmp_path, "down")
+        gan_train(tmp_path, "down", "--force")
         other_lives = is_marked(other.pid, "of another stack")
         other.kill()
         other.wait()
