@@ -23,6 +23,9 @@ from gan_train.errors import UserError
 from gan_train.files.shipped import SHIPPED as SHIPPED
 from gan_train.files.shipped import known as known
 
+SOURCES = ("data.source", "data.second.source")
+"""The keys of the sources of images."""
+
 
 def load(recipe: str, overrides: Sequence[str] = ()) -> Config:
     """The configuration of a recipe (a path, or the bare name of a file in `configs/`) after
@@ -100,9 +103,16 @@ def with_absolute_paths(config: Config) -> Config:
     Addresses such as `https://...` stay as they are. A source that is not in the present folder,
     such as `sample_data/glyphs.zip`, is looked for among the files that come with the project.
     """
-    sources = ("data.source", "data.second.source")
+    return change(
+        config,
+        {key: _absolute(path, shipped=key in SOURCES) for key, path in paths(config).items()},
+    )
+
+
+def paths(config: Config) -> dict[str, str]:
+    """The paths and addresses of files in a configuration, by dotted key, where they are set."""
     keys = [
-        *sources,
+        *SOURCES,
         *("workspace", "train.start_from"),
         *("evaluate.weights", "evaluate.perceptual_weights", "evaluate.pictures"),
         *(
@@ -111,11 +121,7 @@ def with_absolute_paths(config: Config) -> Config:
             if field.json_schema_extra == {"path": True}
         ),
     ]
-    given = {key: _value(config, key) for key in keys}
-    return change(
-        config,
-        {key: _absolute(path, shipped=key in sources) for key, path in given.items() if path},
-    )
+    return {key: path for key in keys if (path := _value(config, key))}
 
 
 def _absolute(path: str, shipped: bool) -> str:
@@ -131,10 +137,10 @@ def _value(config: Config, key: str) -> str:
     """The value at a dotted key as text; empty where it is not set."""
     if key == "workspace" and config.store is not None:
         return config.store
-    value: Any = config
+    found: Any = config
     for part in key.split("."):
-        value = getattr(value, part) if value is not None else None
-    return "" if value is None else str(value)
+        found = getattr(found, part) if found is not None else None
+    return "" if found is None else str(found)
 
 
 class _Loader(yaml.SafeLoader):

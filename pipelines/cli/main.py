@@ -24,6 +24,7 @@ from pipelines.cli import (
     listing,
     nightly,
     pictures,
+    remote,
     sampling,
     stack,
 )
@@ -48,6 +49,7 @@ Train GANs from a folder of images to a registered, scored generator.
   gan-train upscale holiday/*.jpg --model srgan-photos-x4
   gan-train interpolate demo --seeds 0-3 --class A --loop --out walk.gif
   gan-train compare demo stylegan2-glyphs --minutes 4 --out compare.html
+  gan-train submit demo --address http://head:8265 --set workspace=/shared/runs
   gan-train recipes                           what there is to train; also: runs, versions
   gan-train config demo                       every setting, with its value
 """
@@ -180,6 +182,7 @@ def _parser() -> argparse.ArgumentParser:
     listing.add(commands)
     nightly.add(commands)
     stack.add(commands)
+    remote.add(commands)
     completion.add(commands)
 
     promote = add_command(

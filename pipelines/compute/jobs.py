@@ -3,6 +3,7 @@
     ray job submit --submission-id RUN -- gan-train train RECIPE      # by hand
     gan-train run RECIPE --set cluster.jobs=http://head:8265          # from the flow
 
+The flow itself stays in this process; `submission.py` submits a whole flow.
 The workspace is a folder that the cluster and this process both see, and the run is followed
 through its event log. A cluster takes each submission id only once, so submitting a training twice
 never trains twice.
@@ -11,6 +12,7 @@ never trains twice.
 from __future__ import annotations
 
 import argparse
+import logging
 import os
 import shlex
 import sys
@@ -32,12 +34,22 @@ if TYPE_CHECKING:
 
 POLL_S = 1.0
 _LOG_TAIL = 3000  # characters
+MARK = "gan_train"
+"""The key in the metadata of every job that this project submits. Its value says what the job is:
+`train`, a training whose flow runs elsewhere, or `run`, a whole flow."""
 
 
-def connect(address: str) -> JobSubmissionClient:
-    """A client of a cluster's dashboard. Raises UserError when nobody answers."""
+def connect(address: str, key: str = "cluster.jobs") -> JobSubmissionClient:
+    """A client of a cluster's dashboard. Raises UserError, in which `key` names the setting that
+    has the address, when nobody answers or the token is not right."""
     os.environ.update(environment(local="RAY_ADDRESS" not in os.environ))
+    from ray.dashboard.modules import dashboard_sdk
+    from ray.dashboard.modules.job import sdk
+    from ray.exceptions import AuthenticationError
     from ray.job_submission import JobSubmissionClient
+
+    for module in (dashboard_sdk, sdk):  # they tell a terminal about each upload
+        module.logger.setLevel(logging.WARNING)
 
     # the client would take the address in these variables instead of `address`
     aside = {name: os.environ.pop(name, None) for name in ("RAY_ADDRESS", "RAY_API_SERVER_ADDRESS")}
@@ -45,8 +57,13 @@ def connect(address: str) -> JobSubmissionClient:
         return JobSubmissionClient(address)
     except ConnectionError as error:
         raise UserError(
-            f"cluster.jobs={address}: no Ray dashboard answers there; start the cluster with "
-            "`ray start --head`, or leave the key empty to train from this process"
+            f"{key}={address}: no Ray dashboard answers there; start the cluster with "
+            "`ray start --head`, or run on this machine, without the address"
+        ) from error
+    except AuthenticationError as error:
+        raise UserError(
+            f"{key}={address}: the cluster asks for its token; put the one that it was started "
+            "with into RAY_AUTH_TOKEN or ~/.ray/auth_token"
         ) from error
     finally:
         os.environ.update({name: value for name, value in aside.items() if value is not None})
@@ -71,7 +88,7 @@ def run(config: Config, shards: Path, run_dir: Path, submission: str) -> trainin
         client.submit_job(
             entrypoint=shlex.join(command),
             submission_id=submission,
-            metadata={"run": run_dir.name, "recipe": config.name},
+            metadata={MARK: "train", "run": run_dir.name, "recipe": config.name},
             runtime_env={"env_vars": QUIET},
         )
     while not (status := client.get_job_status(submission)).is_terminal():

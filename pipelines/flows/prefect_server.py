@@ -1,8 +1,9 @@
 """The process of Prefect's API server that `prefect_env` starts for the time of one command.
 
-It listens on a socket that it inherits. It runs in a session of its own, because Ctrl-C in a
-terminal reaches every process of a session, and the command still has to tell the server that it
-was stopped.
+It listens on a socket that it inherits. The command still has to tell the server that it was
+stopped, so what stops the command must not reach the server: Ctrl-C in a terminal reaches every
+process of a session, hence a session of its own; SIGTERM reaches all processes of a Ray job, and is
+ignored until the parent has ended.
 """
 
 from __future__ import annotations
@@ -15,6 +16,7 @@ import threading
 from collections.abc import Callable
 from datetime import timedelta
 from functools import partial
+from types import FrameType
 from typing import TYPE_CHECKING
 
 if TYPE_CHECKING:
@@ -32,9 +34,15 @@ def main(descriptor: int) -> None:
     from prefect.server.api import background_workers
     from prefect.server.api.server import create_app
 
+    class Server(uvicorn.Server):
+        def handle_exit(self, sig: int, frame: FrameType | None) -> None:
+            if parent_ended.is_set():
+                super().handle_exit(sig, frame)
+
     background_workers.Worker = patient(Worker)  # type: ignore[attr-defined, assignment]
-    threading.Thread(target=_end_with_parent, daemon=True).start()
-    server = uvicorn.Server(uvicorn.Config(create_app(ephemeral=True), log_level="error"))
+    parent_ended = threading.Event()
+    threading.Thread(target=_end_with_parent, args=[parent_ended], daemon=True).start()
+    server = Server(uvicorn.Config(create_app(ephemeral=True), log_level="error"))
     server.run(sockets=[socket.socket(fileno=descriptor)])
 
 
@@ -47,8 +55,9 @@ def patient(worker: type[Worker]) -> Callable[..., Worker]:
     return partial(worker, minimum_check_interval=CHECK_EVERY, scheduling_resolution=CHECK_EVERY)
 
 
-def _end_with_parent() -> None:
+def _end_with_parent(parent_ended: threading.Event) -> None:
     sys.stdin.buffer.read()  # returns when the parent closes the pipe, or has ended in any way
+    parent_ended.set()
     os.kill(os.getpid(), signal.SIGTERM)
 
 

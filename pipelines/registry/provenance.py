@@ -2,17 +2,20 @@
 
 MLflow would name the repository of the folder where a command was typed. This file names the
 repository that tracks the package `gan_train`. A package that no repository tracks has no commit:
-an installed wheel, even if its folder lies in somebody's repository.
+an installed wheel, even if its folder lies in somebody's repository. Code that was sent to a
+cluster has a file beside it, in which the sender has told what it is.
 """
 
 from __future__ import annotations
 
+import json
 import os
 import subprocess
 from importlib.metadata import PackageNotFoundError, version
 from pathlib import Path
 
 import gan_train
+from pipelines.compute.submission import SOURCE
 
 COMMIT_TAG = "mlflow.source.git.commit"
 VERSION_TAG = "gan_train.version"
@@ -22,6 +25,10 @@ _PACKAGE = Path(gan_train.__file__).parent
 
 def source_tags(package: Path = _PACKAGE) -> dict[str, str]:
     """Tags of an MLflow run that say which code trains; those that are unknown are left out."""
+    sent = package.parent / SOURCE
+    if sent.is_file():
+        told: dict[str, str] = json.loads(sent.read_text(encoding="utf-8"))
+        return told
     try:
         found = {VERSION_TAG: version("gan-train")}
     except PackageNotFoundError:  # the package is not installed, but run from its folder

@@ -1,4 +1,4 @@
-"""Training as a Ray job on a real cluster head: from the shell, through the SDK, and stopped."""
+"""Ray jobs on a real cluster head: trainings from the shell and through the SDK, and whole runs."""
 
 from __future__ import annotations
 
@@ -6,6 +6,7 @@ import os
 import shutil
 import signal
 import socket
+import sqlite3
 import subprocess
 import sys
 import tempfile
@@ -22,7 +23,9 @@ from gan_train.data.sharding import shard
 from gan_train.errors import UserError
 from gan_train.runs import run_folder
 from gan_train.runs.checkpoint import list_checkpoints
-from pipelines.compute import cluster, jobs, training
+from pipelines.cli.main import main
+from pipelines.compute import cluster, jobs, submission, training
+from pipelines.registry import provenance
 from tests.training import tiny_config
 
 pytestmark = [
@@ -157,3 +160,82 @@ def test_a_refusal_inside_the_job_reaches_the_one_who_submitted(
     with pytest.raises(UserError, match="the cluster has 4 CPUs and 99 are needed"):
         jobs.run(config, shards, run_dir, "tiny-too-big")
     assert (run_dir / training.REFUSED).exists()
+
+
+def test_a_whole_run_is_submitted_once_stopped_and_resumed(
+    dashboard: str,
+    tiny_source: Path,
+    tmp_path: Path,
+    capsys: pytest.CaptureFixture[str],
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    config = tiny_config(
+        tiny_source,
+        tmp_path / "workspace",
+        train__total_kimg=1000,
+        train__checkpoint_kimg=1000,
+        evaluate__metrics=["frechet"],
+        evaluate__batch=8,
+    )
+    recipe = tmp_path / "tiny.yaml"
+    recipe.write_text(recipes.dump(config), encoding="utf-8")
+    monkeypatch.setenv("MLFLOW_TRACKING_PASSWORD", "open-sesame")
+    monkeypatch.setattr(provenance, "source_tags", lambda: {"gan_train.version": "sent"})
+    here = ["--address", dashboard]
+    submit = ["submit", str(recipe), *here, "--python", sys.executable]
+
+    def call(*arguments: str) -> tuple[int, str, str]:
+        capsys.readouterr()
+        status = main(list(arguments))
+        out, err = capsys.readouterr()
+        return status, out, err
+
+    # Once submitted, it is found again
+    status, _, err = call(*submit, "--detach")
+    assert status == 0 and "MLFLOW_TRACKING_PASSWORD is not sent" in err
+    (job,) = [job for job in submission.jobs(jobs.connect(dashboard)) if job.what == "run"]
+    assert f"submitted {job.id}" in err
+    status, _, err = call(*submit, "--detach")
+    assert status == 0 and f"{job.id} was submitted before" in err
+    status, out, _ = call("jobs", *here)
+    (line,) = [line for line in out.splitlines() if " run " in line]
+    assert line.split()[:3] == [job.id, "tiny", "run"]
+
+    # It saves a checkpoint when it is stopped
+    while not (
+        training_runs := list(run_folder.folder(config).glob("*/checkpoints/*/scores.json"))
+    ):
+        assert not submission.find(jobs.connect(dashboard), job.id).ended, call(
+            "logs", job.id, *here
+        )
+        time.sleep(0.5)
+    (run_dir,) = {path.parents[2] for path in training_runs}
+    status, _, err = call("stop", job.id, *here)
+    assert status == 0 and f"--resume {run_dir.name}" in err
+    assert submission.find(jobs.connect(dashboard), job.id).status == "STOPPED"
+    events = run_folder.read_events(run_dir)
+    assert (events[-1]["kind"], events[-1]["status"]) == ("end", "stopped")
+    newest = next(iter(list_checkpoints(run_dir)))
+    assert newest.name == f"{events[-1]['nimg']:012d}"
+    status, _, err = call(*submit)
+    assert status == 2 and "is stopped" in err and "--id NAME" in err
+
+    # It goes on as another job, to the end, in the code and with the images that were sent
+    end = ["--set", f"train.total_kimg={events[-1]['nimg'] / 1000 + 0.05}"]
+    status, out, err = call(*submit, "--resume", run_dir.name, *end)
+    assert status == 0, out
+    assert "registered  progan-tiny version 1" in out and "is succeeded" in err
+    assert run_folder.finished(run_folder.read_events(run_dir))
+    status, _, err = call(*submit, "--resume", run_dir.name, *end)
+    assert status == 0 and "is finished" in err
+    with sqlite3.connect(config.workspace / "mlflow.db") as database:
+        told = database.execute("SELECT value FROM tags WHERE key = 'gan_train.version'")
+        assert {value for (value,) in told} == {"sent"}
+
+    # What is secret here is not known there, and what others have started is theirs
+    details = jobs.connect(dashboard).list_jobs()
+    assert "open-sesame" not in repr(details) + out
+    foreign = jobs.connect(dashboard).submit_job(entrypoint="sleep 60")
+    status, _, err = call("stop", foreign, *here)
+    assert status == 2 and "was not submitted by gan-train" in err
+    assert not submission.find(jobs.connect(dashboard), foreign).ended

@@ -1,0 +1,285 @@
+"""`gan-train submit`, `jobs`, `logs`, `attach` and `stop`: whole runs as jobs of a Ray cluster.
+
+This file reads arguments and prints; `pipelines/compute/submission.py` does the work.
+"""
+
+from __future__ import annotations
+
+import argparse
+import os
+import re
+import sys
+import tempfile
+from datetime import timedelta
+from typing import TYPE_CHECKING, Any
+
+from pipelines.cli.arguments import add_command, add_overrides
+
+if TYPE_CHECKING:
+    from gan_train.config import Config
+    from pipelines.compute.submission import Job
+
+FAILED = 1
+STOPPED = 130
+_ADDRESS = "http://127.0.0.1:8265"
+_VARIABLES = ("RAY_API_SERVER_ADDRESS", "RAY_ADDRESS")
+_SECRETS = ("MLFLOW_TRACKING_PASSWORD", "MLFLOW_TRACKING_TOKEN", "PREFECT_API_AUTH_STRING")
+
+
+def add(commands: Any) -> None:
+    """Add the commands to a parser's list."""
+    submit = add_command(
+        commands,
+        "submit",
+        _submit,
+        "run a recipe as a job of a Ray cluster: shard, train, score, register",
+        "  gan-train submit demo --address http://head:8265 --set workspace=/shared/runs\n"
+        "  gan-train submit demo --set workspace=/shared/runs --set cluster.workers=8 --detach\n\n"
+        "The job gets the resolved configuration, the code as it is here, and the files that the\n"
+        "configuration names and that are only here, up to 99 MiB. The cluster needs the packages\n"
+        "that the code needs, and a folder that all its nodes see: the workspace. Its token is\n"
+        "taken from RAY_AUTH_TOKEN or ~/.ray/auth_token. Nothing else of this machine's\n"
+        "environment is sent: passwords of MLflow and Prefect belong into the cluster's own.\n\n"
+        "The same recipe, code and files have the same id, and an id is trained once: submitting\n"
+        "again follows the job that is there. Ctrl-C leaves the job running.",
+    )
+    submit.add_argument("recipe", help="a YAML file, or the name of one in configs/")
+    _address(submit)
+    submit.add_argument("--id", help="the name of the job; default: by recipe, code and files")
+    submit.add_argument("--resume", metavar="RUN", help="go on with this run of the workspace")
+    submit.add_argument("--detach", action="store_true", help="do not wait for the job's end")
+    submit.add_argument(
+        "--no-code",
+        action="store_true",
+        help="send no code: the cluster has gan-train installed, in an image for instance",
+    )
+    submit.add_argument(
+        "--no-upload", action="store_true", help="send no files: all paths are the cluster's"
+    )
+    submit.add_argument(
+        "--python",
+        default="python",
+        metavar="PATH",
+        help="the interpreter on the cluster's head; default: %(default)s",
+    )
+    add_overrides(submit)
+
+    jobs = add_command(
+        commands,
+        "jobs",
+        _jobs,
+        "list the jobs that gan-train has submitted to a cluster, or show one",
+    )
+    jobs.add_argument("id", nargs="?", help="show this one")
+    jobs.add_argument("--all", action="store_true", help="also jobs that others have submitted")
+    _address(jobs)
+
+    logs = add_command(commands, "logs", _logs, "print the log of a job")
+    logs.add_argument("id")
+    logs.add_argument("-f", "--follow", action="store_true", help="until the job ends")
+    _address(logs)
+
+    attach = add_command(
+        commands,
+        "attach",
+        _attach,
+        "follow a job's log to its end, and end with the job's status",
+        "Ctrl-C leaves the job running.",
+    )
+    attach.add_argument("id")
+    _address(attach)
+
+    stop = add_command(
+        commands,
+        "stop",
+        _stop,
+        "end a job that gan-train has submitted: its run saves a checkpoint first",
+    )
+    stop.add_argument("id")
+    _address(stop)
+
+
+def _address(parser: argparse.ArgumentParser) -> None:
+    parser.add_argument(
+        "--address",
+        metavar="URL",
+        help=f"the cluster's dashboard; default: {', '.join(_VARIABLES)}, or {_ADDRESS}",
+    )
+
+
+def address_of(given: str | None) -> str:
+    """The address of the dashboard: as given, or of the environment, or this machine's.
+
+    Raises UserError for one that is not http or https.
+    """
+    from gan_train.errors import UserError
+
+    if given is not None and not given.startswith(("http://", "https://")):
+        raise UserError(f"--address {given}: allowed: a dashboard's address, such as {_ADDRESS}")
+    set_here = (os.environ.get(name, "") for name in _VARIABLES)
+    # RAY_ADDRESS may also be the address of the cluster itself, host:port
+    return given or next((value for value in set_here if value.startswith("http")), _ADDRESS)
+
+
+def _client(given: argparse.Namespace) -> Any:
+    from pipelines.compute.jobs import connect
+
+    return connect(address_of(given.address), "--address")
+
+
+# ---- commands ----------------------------------------------------------------------------------
+
+
+def _submit(given: argparse.Namespace) -> int:
+    from gan_train import recipes
+    from gan_train.errors import UserError
+    from pipelines.compute import submission
+    from pipelines.registry.provenance import source_tags
+
+    address_of(given.address)
+    config = recipes.load(given.recipe, given.overrides)
+    package = submission.package(
+        config, source_tags(), code=not given.no_code, upload=not given.no_upload
+    )
+    _precheck(config, given)
+    resumed = ["--resume", given.resume] if given.resume else []
+    id = given.id or package.id(*resumed)
+    if not re.fullmatch(r"[A-Za-z0-9][A-Za-z0-9._-]*", id):
+        raise UserError(f"--id {id}: allowed: letters, digits, dots, dashes and underscores")
+    for name in filter(os.environ.get, _SECRETS):
+        _say(f"{name} is not sent; the cluster's own environment must have it")
+
+    client = _client(given)
+    if submission.submit(client, package, id, given.python, resumed):
+        _say(f"submitted {id}")
+    else:
+        job = submission.find(client, id)
+        if job.status == "SUCCEEDED":
+            _say(f"{id} is finished, since {_when(job)}; to train it again: --id NAME")
+            return 0
+        if job.ended:
+            raise UserError(
+                f"{id}: was submitted before and is {job.status.lower()}. See why: gan-train logs "
+                f"{id}. Go on with its run: --resume RUN; try again: --id NAME"
+            )
+        _say(f"{id} was submitted before")
+    if given.detach:
+        _say(f"follow it: gan-train attach {id}")
+        return 0
+    return _followed(client, id)
+
+
+def _precheck(config: Config, given: argparse.Namespace) -> None:
+    """Check the configuration against the images, if they are on this machine. What is found out
+    of them is not kept: the workspace is the cluster's."""
+    from gan_train import recipes
+    from pipelines.compute.submission import local_paths
+    from pipelines.flows import plan
+
+    wanted = {key for key in recipes.paths(config) if key in recipes.SOURCES}
+    if given.no_upload or not wanted <= local_paths(config).keys():
+        _say("the images are on the cluster: the job checks whether they fit the configuration")
+        return
+    with tempfile.TemporaryDirectory() as folder:
+        here = recipes.change(recipes.with_absolute_paths(config), {"workspace": folder})
+        plan.precheck(here)
+
+
+def _followed(client: Any, id: str) -> int:
+    """Print the job's log until it ends; returns the exit status that says how it ended."""
+    from pipelines.compute import submission
+
+    try:
+        job = submission.follow(client, id, lambda text: print(text, end="", flush=True))
+    except KeyboardInterrupt:
+        _say(
+            f"detached; the job goes on. Follow it: gan-train attach {id}. End it: gan-train stop "
+            f"{id}"
+        )
+        return STOPPED
+    _say(f"{id} is {job.status.lower()}")
+    return exit_status(job)
+
+
+def exit_status(job: Job) -> int:
+    """The status with which to end for a job that has ended: its own, if it failed."""
+    if job.status == "FAILED":
+        return job.exit_code or FAILED
+    return 0 if job.status == "SUCCEEDED" else STOPPED
+
+
+def _jobs(given: argparse.Namespace) -> int:
+    from gan_train.errors import UserError
+    from pipelines.compute import submission
+    from pipelines.flows.progress import aligned
+
+    client = _client(given)
+    if given.id is not None:
+        job = submission.find(client, given.id)
+        for name, text in zip(_HEAD, _row(job), strict=True):
+            print(f"{name:<11} {text}")
+        print(f"{'message':<11} {job.message}")
+        return 0
+    found = submission.jobs(client, foreign=given.all)
+    if not found:
+        raise UserError(
+            f"{address_of(given.address)} has no job of gan-train; submit one with `gan-train "
+            "submit`, or see all with --all"
+        )
+    print(aligned([_HEAD, *map(_row, found)]))
+    return 0
+
+
+_HEAD = ["id", "recipe", "what", "status", "started", "took"]
+
+
+def _row(job: Job) -> list[str]:
+    took = "-" if job.took_s is None else str(timedelta(seconds=round(job.took_s)))
+    return [job.id, job.recipe or "-", job.what or "-", job.status.lower(), _when(job), took]
+
+
+def _when(job: Job) -> str:
+    return f"{job.started:%Y-%m-%d %H:%M}" if job.started else "-"
+
+
+def _logs(given: argparse.Namespace) -> int:
+    from pipelines.compute import submission
+
+    client = _client(given)
+    submission.find(client, given.id)
+    if given.follow:
+        _followed(client, given.id)
+    else:
+        print(client.get_job_logs(given.id), end="")
+    return 0
+
+
+def _attach(given: argparse.Namespace) -> int:
+    from pipelines.compute import submission
+
+    client = _client(given)
+    submission.find(client, given.id)
+    return _followed(client, given.id)
+
+
+def _stop(given: argparse.Namespace) -> int:
+    from pipelines.compute import submission
+
+    client = _client(given)
+    before = submission.find(client, given.id)
+    if before.ended:
+        _say(f"{given.id} is {before.status.lower()} already")
+        return 0
+    job = submission.stop(client, given.id)
+    _say(f"{given.id} is {job.status.lower()}")
+    resumable = re.findall(r"--resume (\S+)", client.get_job_logs(given.id))
+    if resumable:
+        _say(
+            f"go on later: gan-train submit {job.recipe} --resume {resumable[-1]}, with the same "
+            "settings and address"
+        )
+    return 0
+
+
+def _say(text: str) -> None:
+    print(f"gan-train: {text}", file=sys.stderr, flush=True)
