@@ -7,6 +7,7 @@ messages, in Prefect's form and in `gan-train config --schema`.
 
 from __future__ import annotations
 
+import re
 from pathlib import Path
 from typing import Any, Literal
 
@@ -321,7 +322,16 @@ class ClusterConfig(Strict):
         pattern="^https?://",
     )
     workers: int = harmless(
-        1, "The number of workers, which train together on their shares of each batch.", ge=1
+        1,
+        "The number of workers, which train together on their shares of each batch. `2-8` means: "
+        "as many as the cluster has room for, and sets `max_workers` too.",
+        ge=1,
+    )
+    max_workers: int | None = harmless(
+        None,
+        "With it, a training grows and shrinks with the cluster's room, from `workers` up to this "
+        "number. Numbers of workers that cannot share a batch evenly are skipped.",
+        ge=1,
     )
     gpu: Literal["auto", "yes", "no"] = harmless(
         "auto",
@@ -336,6 +346,24 @@ class ClusterConfig(Strict):
     timeout_s: float = harmless(
         1800, "After so many seconds a worker no longer waits for the others, and fails.", gt=0
     )
+
+    @model_validator(mode="before")
+    @classmethod
+    def _from_to(cls, given: Any) -> Any:
+        workers = given.get("workers") if isinstance(given, dict) else None
+        bounds = re.fullmatch(r"(\d+)-(\d+)", workers) if isinstance(workers, str) else None
+        if bounds is None:
+            return given
+        return given | {"workers": int(bounds[1]), "max_workers": int(bounds[2])}
+
+    @model_validator(mode="after")
+    def _most_is_most(self) -> ClusterConfig:
+        if self.max_workers is not None and self.max_workers < self.workers:
+            raise ValueError(
+                f"cluster.max_workers is {self.max_workers}; allowed: at least cluster.workers, "
+                f"{self.workers}"
+            )
+        return self
 
 
 class FlowConfig(Strict):

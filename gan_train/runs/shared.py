@@ -45,14 +45,18 @@ LEASE = "lease"
 SHARDS = "shards"
 STOP = "STOP"
 """A file of this name in the run's folder asks the training to save a checkpoint and end."""
+RESIZE = "RESIZE"
+"""A file of this name in the run's folder asks the workers to save a checkpoint and end, so that
+another number of workers goes on (`pipelines/compute/elastic.py`)."""
 REFUSED = "REFUSED"
 """A file of this name in the run's folder holds the message of an error that a restart would only
 repeat: a user's mistake, or numbers that are not finite."""
 WORKER_LOG = "workers.log"
 """The file with the messages of the workers; in a store, of those on rank 0's machine."""
 POLL_S = 1.0
-_ONLY_HERE = {LOG_NAME, SHARDS, STOP}
-_NOT_BROUGHT = {LEASE, STOP, SHARDS}
+_REQUESTS = (STOP, RESIZE)
+_ONLY_HERE = {LOG_NAME, SHARDS, *_REQUESTS}
+_NOT_BROUGHT = {LEASE, SHARDS, *_REQUESTS}
 _FOLLOWERS = ("mlflow.json",)
 """Files that the follower writes, and the workers do not know."""
 
@@ -95,8 +99,8 @@ class Outbox:
     """Sends what is new in the folder of a run to its store, from a thread; use it as a context
     manager. Leaving the block sends the rest.
 
-    A store that is away holds nothing up: what is new waits in the folder. A file STOP in the store
-    is copied to the folder.
+    A store that is away holds nothing up: what is new waits in the folder. A file STOP or
+    RESIZE in the store is copied to the folder.
     """
 
     def __init__(self, run_dir: Path) -> None:
@@ -134,8 +138,9 @@ class Outbox:
         while not self._ended.wait(POLL_S):
             try:
                 self.send()
-                if self._store.look(STOP) is not None:
-                    (self._run_dir / STOP).touch()
+                for name in _REQUESTS:
+                    if self._store.look(name) is not None:
+                        (self._run_dir / name).touch()
                 away = False
             except Superseded as error:
                 self._error = error
@@ -218,7 +223,7 @@ def bring_to_train(run_dir: Path) -> str:
     worker has not sent is removed. Returns the name of the checkpoint to go on from, which all
     other workers must take as well (`bring_one`); empty if there is none."""
     store = _store_of(run_dir)
-    for name in (STOP, REFUSED):
+    for name in (*_REQUESTS, REFUSED):
         (run_dir / name).unlink(missing_ok=True)
     _bring_checkpoints(run_dir, store)
     bring_log(run_dir)
@@ -310,8 +315,8 @@ class Inbox:
     """Brings events, and what they name, to the folder of a run, from a thread; use it as a context
     manager. Leaving the block brings all that is left, checkpoints included.
 
-    A file STOP in the folder is copied to the store, and so are the files that the follower of a
-    run writes.
+    A file STOP or RESIZE in the folder is copied to the store, and so are the files that the
+    follower of a run writes.
     """
 
     def __init__(self, run_dir: Path) -> None:
@@ -348,9 +353,10 @@ class Inbox:
                 away = True
 
     def _look(self) -> None:
-        if (self._run_dir / STOP).exists() and self._sent.get(STOP) is None:
-            self._store.write(STOP, b"")
-            self._sent[STOP] = b""
+        for name in _REQUESTS:
+            if (self._run_dir / name).exists() and name not in self._sent:
+                self._store.write(name, b"")
+                self._sent[name] = b""
         for name in _FOLLOWERS:
             path = self._run_dir / name
             data = path.read_bytes() if path.exists() else b""

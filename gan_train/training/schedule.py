@@ -75,6 +75,27 @@ def check(config: Config, shape: ImageShape, world_size: int) -> tuple[Stage, ..
     return stages
 
 
+def world_sizes(config: Config, shape: ImageShape) -> list[int]:
+    """The numbers of workers that `cluster` allows and that can train with this configuration,
+    ascending. Without `cluster.max_workers` there is one.
+
+    Raises the UserError of the first number if there is none.
+    """
+    cluster = config.cluster
+    found, first = [], None
+    for number in range(cluster.workers, (cluster.max_workers or cluster.workers) + 1):
+        try:
+            check(config, shape, number)
+        except UserError as error:
+            first = first or error
+        else:
+            found.append(number)
+    if not found:
+        assert first is not None, "there is a first number"
+        raise first
+    return found
+
+
 def check_average(config: Config, adversary: Adversary) -> None:
     """Raise UserError for a moving average of networks with batch normalisation: its running
     statistics belong to the trained weights, and do not fit averaged ones."""

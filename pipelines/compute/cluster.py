@@ -145,6 +145,21 @@ def resources() -> dict[str, float]:
     return ask()
 
 
+def unused() -> dict[str, float]:
+    """Those of the cluster's resources that nobody uses now; call this inside `connected`."""
+    import ray
+
+    ask: Callable[[], dict[str, float]] = ray.available_resources
+    return ask()
+
+
+def nodes() -> list[dict[str, float]]:
+    """The resources of each node that is alive, used or not; call this inside `connected`."""
+    import ray
+
+    return [node["Resources"] for node in ray.nodes() if node["Alive"]]
+
+
 def gpus_wanted(cluster: ClusterConfig) -> bool:
     """Whether every worker gets a GPU; call it inside `connected`.
 

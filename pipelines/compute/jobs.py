@@ -26,7 +26,7 @@ from gan_train.errors import UserError
 from gan_train.files.atomic import write_aside
 from gan_train.runs import run_folder
 from gan_train.runs.checkpoint import list_checkpoints
-from pipelines.compute import training
+from pipelines.compute import elastic, training
 from pipelines.compute.cluster import QUIET, environment
 
 if TYPE_CHECKING:
@@ -127,7 +127,7 @@ def main(arguments: list[str] | None = None) -> None:
     config = run_folder.configuration(given.run_dir)
     config = recipes.change(config, {"cluster.address": "auto", "cluster.jobs": None})
     try:
-        training.fit(config, given.shards, given.run_dir)
+        elastic.fit(config, given.shards, given.run_dir)
     except UserError as error:  # `run` reads this where the job was submitted
         write_aside(given.run_dir / training.REFUSED, str(error).encode())
         sys.exit(f"gan-train: {error}")

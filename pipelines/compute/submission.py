@@ -6,7 +6,8 @@ of the cluster, and looks after such jobs.
 The job gets one zip, which Ray unpacks as the job's working directory on every node: the
 configuration, the code of this project as it is here, and the files that the configuration names
 and that are only here. Nothing is installed on the cluster, and nothing of this machine's
-environment travels: jobs are listed with their environment. docs/decisions/0030 says why.
+environment travels: jobs are listed with their environment. The reasons stand in
+docs/decisions/0030-whole-runs-as-jobs.md.
 """
 
 from __future__ import annotations

@@ -32,6 +32,7 @@ from gan_train.files.store import Store, attach, origin_of
 from gan_train.nn.collectives import broadcast_text
 from gan_train.runs import shared
 from gan_train.runs.shared import REFUSED as REFUSED
+from gan_train.runs.shared import RESIZE as RESIZE
 from gan_train.runs.shared import STOP as STOP
 from gan_train.runs.shared import WORKER_LOG as WORKER_LOG
 from pipelines.compute.cluster import (
@@ -110,11 +111,11 @@ class RayRuntime:
         )
 
     def should_stop(self) -> bool:
-        """True once the file STOP stands in the run's folder. Raises `shared.Superseded` when
-        another process has taken the run over."""
+        """True once the file STOP or RESIZE stands in the run's folder. Raises `shared.Superseded`
+        when another process has taken the run over."""
         if self.outbox is not None:
             self.outbox.check()
-        return (self.run_dir / STOP).exists()
+        return any((self.run_dir / name).exists() for name in (STOP, RESIZE))
 
 
 @contextmanager
@@ -220,25 +221,27 @@ def threads_per_worker(config: Config, cores: int) -> int:
 
 
 def clear(run_dir: Path) -> None:
-    """Remove the files STOP and REFUSED of an earlier attempt, which would end a new one."""
+    """Remove the files STOP, RESIZE and REFUSED of an earlier attempt, which would end a new
+    one."""
     store = origin_of(run_dir)
-    for name in (STOP, REFUSED):
+    for name in (STOP, RESIZE, REFUSED):
         (run_dir / name).unlink(missing_ok=True)
         if store is not None:
             store.delete(name)
 
 
-def fit(config: Config, shards: Path, run_dir: Path) -> Outcome:
+def fit(config: Config, shards: Path, run_dir: Path, *, restart: bool = True) -> Outcome:
     """Train on `config.cluster.workers` workers until the schedule ends or STOP appears.
 
     `shards` and `run_dir` are absolute paths that every worker sees. A lost worker restarts the
-    group from the newest valid checkpoint, at most `config.cluster.max_failures` times. May be
-    called from any thread, after `clear`. Raises UserError for a mistake that a restart cannot
-    mend, and RuntimeError with the workers' errors when the restarts are used up.
+    group from the newest valid checkpoint, at most `config.cluster.max_failures` times, and not at
+    all without `restart`. May be called from any thread, after `clear`. Raises UserError for a
+    mistake that a restart cannot mend, and RuntimeError with the workers' errors when the restarts
+    are used up.
     """
     (run_dir / _SNAPSHOT).unlink(missing_ok=True)  # it may name deleted checkpoints
     settings = {"shards": str(shards), "run_dir": str(run_dir)}
-    return _launch(_train, config, settings, run_dir)
+    return _launch(_train, config, settings, run_dir, restart)
 
 
 def evaluate(config: Config, shards: Path, checkpoint: Path) -> dict[str, Any]:
@@ -263,7 +266,9 @@ def evaluate(config: Config, shards: Path, checkpoint: Path) -> dict[str, Any]:
     return scored.value
 
 
-def _launch(loop: Loop, config: Config, settings: dict[str, str], run_dir: Path) -> Outcome:
+def _launch(
+    loop: Loop, config: Config, settings: dict[str, str], run_dir: Path, restart: bool = True
+) -> Outcome:
     """Run `loop` on all workers by Ray Train. Its storage is the run's folder, or with a workspace
     in a bucket a folder of the controller's machine: there is nothing to store, but some records of
     a run that only this attempt needs."""
@@ -299,7 +304,9 @@ def _launch(loop: Loop, config: Config, settings: dict[str, str], run_dir: Path)
                 name=name,
                 storage_path=str(storage),
                 failure_config=v2.FailureConfig(
-                    max_failures=config.cluster.max_failures, controller_failure_limit=10
+                    max_failures=config.cluster.max_failures if restart else 0,
+                    controller_failure_limit=10 if restart else 0,
+                    max_preemption_failures=-1 if restart else 0,
                 ),
                 worker_runtime_env={
                     "env_vars": environment_of_workers(local) | {"OMP_NUM_THREADS": str(threads)}

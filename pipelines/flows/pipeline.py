@@ -32,8 +32,8 @@ from gan_train.errors import UserError
 from gan_train.runs import run_folder
 from gan_train.runs.events import Event
 from gan_train.training.fitting import schedule_of_run
-from gan_train.training.schedule import check, checkpoints, schedule_end
-from pipelines.compute import jobs, sharding, training
+from gan_train.training.schedule import check, checkpoints, schedule_end, world_sizes
+from pipelines.compute import elastic, jobs, sharding, training
 from pipelines.compute.cluster import connected, identifiers
 from pipelines.flows import artifacts, evaluation, price
 from pipelines.flows.driver import Attention, Ended, attend
@@ -105,7 +105,7 @@ def stop_job(flow: Flow[..., Any], flow_run: FlowRun, state: State[Any]) -> None
 def train_workers(config: Config, shards: Path, run_dir: Path) -> Ended:
     """Train under Ray, and meanwhile report to MLflow and Prefect."""
     index = Index.load(shards)
-    stages = check(config, index.image_shape, config.cluster.workers)
+    stages = check(config, index.image_shape, world_sizes(config, index.image_shape)[0])
 
     def on_event(event: Event) -> None:
         if event["kind"] == "checkpoint":
@@ -140,7 +140,7 @@ def _workers(
         yield partial(jobs.run, config, shards, run_dir, job), ids | {"ray.submission_id": job}
         return
     with connected(config.cluster):
-        yield partial(training.fit, config, shards, run_dir), ids | identifiers()
+        yield partial(elastic.fit, config, shards, run_dir), ids | identifiers()
 
 
 @flow(

@@ -16,7 +16,7 @@ from gan_train.config import Config
 from gan_train.data.planning import ShardPlan, plan_shards
 from gan_train.data.sharding import expected_bytes
 from gan_train.runs import run_folder
-from gan_train.training.schedule import check, checkpoints, schedule_end
+from gan_train.training.schedule import check, checkpoints, schedule_end, world_sizes
 from pipelines.compute.cluster import address_of
 from pipelines.registry.tracking import tracking_uri
 
@@ -37,7 +37,7 @@ def precheck(config: Config, *, verify: bool = False) -> ShardPlan:
     Raises UserError for a missing source, or workers or batches that do not fit.
     """
     plan = plan_shards(config.data, None, config.workspace, verify=verify)
-    check(config, image_shape(config, plan), config.cluster.workers)
+    world_sizes(config, image_shape(config, plan))
     return plan
 
 
@@ -50,7 +50,8 @@ def growing(config: Config) -> Config:
 def describe(config: Config, plan: ShardPlan, prices: Prices) -> str:
     """What `run` would do, and what that costs by `prices`, in some lines of text."""
     shape = image_shape(config, plan)
-    stages = check(config, shape, config.cluster.workers)
+    sizes = world_sizes(config, shape)
+    stages = check(config, shape, sizes[0])
     end = schedule_end(config, stages)
     adversary = config.family.build(shape, config.train.batch)
     checkpoint = checkpoint_bytes(adversary)
@@ -71,7 +72,8 @@ def describe(config: Config, plan: ShardPlan, prices: Prices) -> str:
         *_parts(plan),
         f"shards      {plan.shards} in {plan.directory}",
         f"            {_state(plan, finished)}",
-        f"workers     {cluster.workers} x {cluster.cpus_per_worker:g} CPU, GPU: {cluster.gpu}, "
+        f"workers     {', '.join(map(str, sizes[:-1]))}{' or ' * (len(sizes) > 1)}{sizes[-1]} x "
+        f"{cluster.cpus_per_worker:g} CPU, GPU: {cluster.gpu}, "
         + (cluster.jobs or address_of(cluster) or "local Ray"),
         f"scores      {count} checkpoints, {config.evaluate.images} images each, "
         f"{config.evaluate.extractor}: {', '.join(config.evaluate.metrics)}",

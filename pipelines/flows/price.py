@@ -29,7 +29,7 @@ from gan_train.files.atomic import read_json
 from gan_train.metrics.real_cache import RECORD
 from gan_train.tasks.task import SHIPPED_STATISTICS
 from gan_train.training.fitting import least_factor, stretched
-from gan_train.training.schedule import check, checkpoints, schedule_end, stage_at
+from gan_train.training.schedule import checkpoints, schedule_end, stage_at, world_sizes
 from pipelines.compute.cluster import on_this_machine
 from pipelines.compute.training import threads_per_worker
 
@@ -104,7 +104,7 @@ class Prices:
         """
         self._plan, self._shape, self._plain = plan, shape, plain
         cluster, cores = config.cluster, os.cpu_count() or 1
-        self.workers = 1 if plain else cluster.workers
+        self.workers = 1 if plain else world_sizes(config, shape)[0]
         self.elsewhere = cluster.jobs is not None or not on_this_machine(cluster)
         world = 1 if self.elsewhere else self.workers  # workers elsewhere do not share this machine
         self.threads = threads_per_worker(config, cores)
@@ -227,7 +227,7 @@ def fitted(
 
 def fitted_here(config: Config, minutes: float, plan: ShardPlan, shape: ImageShape) -> Config:
     """`fitted`, by prices that are measured now. Raises UserError as it does."""
-    check(config, shape, config.cluster.workers)
+    world_sizes(config, shape)
     return fitted(config, minutes, Prices(config, plan, shape), shape)
 
 

@@ -1,0 +1,132 @@
+"""Trains on as many workers as the cluster has room for (`cluster.workers: 2-8`).
+
+Ray Train's own elastic groups may have any number of workers between their bounds, are ended
+without a word to the workers when they are resized, and cannot be told which numbers share a batch
+evenly. So a training consists of attempts here, each on a fixed number of workers. When there is
+room for more, the workers save a checkpoint and end, and the next attempt has more of them. When a
+worker is lost, the next attempt has as many as there is room for. The order of images is the same
+for any number of workers.
+"""
+
+from __future__ import annotations
+
+import logging
+import threading
+import time
+from collections.abc import Iterator
+from contextlib import contextmanager
+from pathlib import Path
+
+from gan_train import recipes
+from gan_train.config import ClusterConfig, Config
+from gan_train.data.index import Index
+from gan_train.runs.events import EventReader
+from gan_train.training.schedule import world_sizes
+from pipelines.compute import training
+from pipelines.compute.cluster import connected, gpus_wanted, nodes, unused
+
+LOOK_S = 60.0
+"""Seconds between two looks for room for more workers. A change costs some seconds of training."""
+SETTLE_S = 10.0
+"""Seconds that a new attempt waits for room for all its workers, before it begins with fewer: those
+of the attempt before take a moment to leave."""
+
+log = logging.getLogger(__name__)
+
+
+def fit(config: Config, shards: Path, run_dir: Path) -> training.Outcome:
+    """Train like `training.fit`, and with `cluster.max_workers` on a number of workers that follows
+    the cluster's room.
+
+    A lost worker counts as a failure (`cluster.max_failures`), whatever the number after it.
+    """
+    if config.cluster.max_workers is None:
+        return training.fit(config, shards, run_dir)
+    numbers = world_sizes(config, Index.load(shards).image_shape)
+    failures = 0
+    with connected(config.cluster):
+        gpu = gpus_wanted(config.cluster)
+        while True:
+            workers = _wait_for_room(config.cluster, gpu, numbers, run_dir)
+            (run_dir / training.RESIZE).unlink(missing_ok=True)
+            attempt = recipes.change(
+                config,
+                {
+                    "cluster.workers": workers,
+                    "cluster.max_workers": None,
+                    "cluster.gpu": "yes" if gpu else "no",
+                },
+            )
+            log.info("training on %d workers", workers)
+            more = [number for number in numbers if number > workers]
+            try:
+                with _asking_for_more(config.cluster, gpu, workers, more, run_dir):
+                    outcome = training.fit(attempt, shards, run_dir, restart=False)
+            except RuntimeError as error:
+                failures += 1
+                if failures > config.cluster.max_failures or _stopped(run_dir):
+                    raise
+                log.warning("a worker was lost; going on from the last checkpoint: %s", error)
+                continue
+            if _stopped(run_dir) or not (run_dir / training.RESIZE).exists():
+                return outcome
+
+
+def room(cluster: ClusterConfig, gpu: bool) -> int:
+    """How many more workers there is room for; call it inside `connected`."""
+    needs = {"CPU": cluster.cpus_per_worker} | ({"GPU": 1.0} if gpu else {})
+
+    def fits(there: dict[str, float]) -> int:
+        return int(min(there.get(name, 0.0) // need for name, need in needs.items()))
+
+    # Ray tells what is unused of all nodes together; a worker stands on one of them
+    return min(fits(unused()), sum(map(fits, nodes())))
+
+
+def _wait_for_room(cluster: ClusterConfig, gpu: bool, numbers: list[int], run_dir: Path) -> int:
+    """The largest of these numbers of workers for which there is room, as soon as there is room for
+    the largest of all, or after a while. Waits as long as there is room for none; the least number
+    is returned when the training is asked to stop meanwhile."""
+    deadline, told = time.monotonic() + SETTLE_S, False
+    while not _stopped(run_dir):
+        found = max((n for n in numbers if n <= room(cluster, gpu)), default=None)
+        late = time.monotonic() > deadline
+        if found == numbers[-1] or (found is not None and late):
+            return found
+        if late and not told:
+            log.warning("waiting for room for %d workers", numbers[0])
+            told = True
+        time.sleep(1)
+    return numbers[0]
+
+
+@contextmanager
+def _asking_for_more(
+    cluster: ClusterConfig, gpu: bool, workers: int, more: list[int], run_dir: Path
+) -> Iterator[None]:
+    """While this lasts, ask the workers to save and end once there is room for one of the larger
+    numbers `more`."""
+    over, log_of_attempt, trains = threading.Event(), EventReader.at_end(run_dir), False
+
+    def watch() -> None:
+        nonlocal trains
+        while not over.wait(LOOK_S):
+            # before they train, their own room may still count as unused
+            trains = trains or bool(log_of_attempt.new())
+            if trains and any(number - workers <= room(cluster, gpu) for number in more):
+                (run_dir / training.RESIZE).touch()
+                return
+
+    watcher = threading.Thread(target=watch, daemon=True)
+    if more:
+        watcher.start()
+    try:
+        yield
+    finally:
+        over.set()
+        if more:
+            watcher.join()
+
+
+def _stopped(run_dir: Path) -> bool:
+    return (run_dir / training.STOP).exists()
