@@ -48,7 +48,7 @@ def fit(config: Config, shards: Path, run_dir: Path) -> training.Outcome:
         gpu = gpus_wanted(config.cluster)
         while True:
             workers = _wait_for_room(config.cluster, gpu, numbers, run_dir)
-            (run_dir / training.RESIZE).unlink(missing_ok=True)
+            training.withdraw(run_dir, training.RESIZE)
             attempt = recipes.change(
                 config,
                 {

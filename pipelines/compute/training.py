@@ -223,8 +223,13 @@ def threads_per_worker(config: Config, cores: int) -> int:
 def clear(run_dir: Path) -> None:
     """Remove the files STOP, RESIZE and REFUSED of an earlier attempt, which would end a new
     one."""
+    withdraw(run_dir, STOP, RESIZE, REFUSED)
+
+
+def withdraw(run_dir: Path, *names: str) -> None:
+    """Remove these files from the run's folder, and from the bucket that it may lie in."""
     store = origin_of(run_dir)
-    for name in (STOP, RESIZE, REFUSED):
+    for name in names:
         (run_dir / name).unlink(missing_ok=True)
         if store is not None:
             store.delete(name)
