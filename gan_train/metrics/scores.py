@@ -252,3 +252,14 @@ def references(scores: Iterable[Score]) -> dict[str, dict[str, float]]:
             if kind in score.references:
                 found.setdefault(label, {})[score.name] = score.references[kind]
     return found
+
+
+def number(value: float) -> str:
+    """Three significant digits, at most four decimals, and an exponent from ten millions on."""
+    if not math.isfinite(value):
+        return "no number"
+    if abs(value) < 0.001:
+        return f"{round(value, 4) + 0.0:g}" if round(value, 4) else "0"
+    if abs(value) < 1000:
+        return f"{value:.3g}"
+    return f"{value:,.0f}" if abs(value) < 1e7 else f"{value:.2e}"

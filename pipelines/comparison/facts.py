@@ -19,6 +19,7 @@ from gan_train.metrics.scores import (
     Measure,
     Score,
     headline,
+    number,
     references,
     scores_of,
 )
@@ -265,17 +266,6 @@ def cost(section: Section) -> Table:
         return tuple(found)
 
     return Table(tuple(heads), tuple((e, cells(e)) for e in section.entries))
-
-
-def number(value: float) -> str:
-    """Three significant digits, at most four decimals, and an exponent from ten millions on."""
-    if not math.isfinite(value):
-        return "no number"
-    if abs(value) < 0.001:
-        return f"{round(value, 4) + 0.0:g}" if round(value, 4) else "0"
-    if abs(value) < 1000:
-        return f"{value:.3g}"
-    return f"{value:,.0f}" if abs(value) < 1e7 else f"{value:.2e}"
 
 
 def duration(minutes: float) -> str:

@@ -12,7 +12,7 @@ from pathlib import Path
 
 from jinja2 import Environment, FileSystemLoader, StrictUndefined
 
-from gan_train.metrics.scores import references
+from gan_train.metrics.scores import number, references
 from pipelines.comparison.charts import DARK, LIGHT, MARKS
 from pipelines.comparison.facts import (
     Cell,
@@ -22,7 +22,6 @@ from pipelines.comparison.facts import (
     chart,
     cost,
     duration,
-    number,
     quality,
     sections,
 )

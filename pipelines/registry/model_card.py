@@ -14,7 +14,7 @@ from urllib.parse import urlencode
 
 from gan_train.config import Config
 from gan_train.data.index import Index
-from gan_train.metrics.scores import scores_of
+from gan_train.metrics.scores import number, scores_of
 
 LIMIT = 5000
 _CLASSES_SHOWN = 40
@@ -112,18 +112,15 @@ def _picture(facts: CardFacts) -> str:
     return f"![samples at {facts.nimg:,} images](get-artifact?{where})"
 
 
-def number(value: Any) -> str:
-    """The value with four significant digits, or a dash if it is not a number."""
-    if not isinstance(value, int | float) or math.isnan(value):
-        return "–"
-    return f"{value:.0f}" if abs(value) >= 1000 else f"{value:.4g}"
+def _shown(value: float | None) -> str:
+    return "–" if value is None or math.isnan(value) else number(value)
 
 
 def score_rows(scores: Mapping[str, float], metric: str) -> list[tuple[str, str, str]]:
     """Rows that hold a measure's name, the version's value, and that of its reference. The measure
     that decides comes first."""
     found = sorted(scores_of(scores, {}).values(), key=lambda score: score.name != metric)
-    return [(score.name, number(score.value), number(score.reference)) for score in found[:_ROWS]]
+    return [(score.name, _shown(score.value), _shown(score.reference)) for score in found[:_ROWS]]
 
 
 _REFERENCES = {

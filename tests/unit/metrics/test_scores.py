@@ -11,6 +11,7 @@ from gan_train.metrics.scores import (
     Reference,
     headline,
     measure,
+    number,
     references,
     scores_of,
     split,
@@ -179,3 +180,19 @@ def test_the_better_way() -> None:
     assert not psnr.at_least_as_good(math.nan, 25.0)
     assert psnr.cost(math.inf) == math.inf
     assert Measure("x", "x", "", None).cost(2.0) == 2.0
+
+
+@pytest.mark.parametrize(
+    ("value", "text"),
+    [
+        (49.105, "49.1"),
+        (0.057291, "0.0573"),
+        (-0.00065336, "-0.0007"),
+        (-3.675e-05, "0"),
+        (0.0, "0"),
+        (12345.6, "12,346"),
+        (math.nan, "no number"),
+    ],
+)
+def test_numbers_have_three_digits(value: float, text: str) -> None:
+    assert number(value) == text
