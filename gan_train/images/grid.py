@@ -24,14 +24,19 @@ def make_grid(images: Tensor, columns: int) -> Image.Image:
     return to_picture(sheet.reshape(c, rows * h, columns * w).cpu())
 
 
-def save_grid(images: Tensor, columns: int, path: Path) -> Path:
-    """Write the picture of `make_grid` as a PNG file, and return `path`."""
+def visible_grid(images: Tensor, columns: int) -> Image.Image:
+    """The picture of `make_grid`; small images are enlarged so that they can be seen, as far as the
+    grid fits the page."""
     picture = make_grid(images, columns)
-    # small images are enlarged so that they can be seen, as far as the grid fits the page
     factor = min(64 // images.shape[-1], _PAGE_WIDTH // picture.width)
     if factor > 1:
         size = (picture.width * factor, picture.height * factor)
         picture = picture.resize(size, Image.Resampling.NEAREST)
+    return picture
+
+
+def save_grid(images: Tensor, columns: int, path: Path) -> Path:
+    """Write the picture of `visible_grid` as a PNG file, and return `path`."""
     with aside(path) as file:
-        picture.save(file, format="PNG")
+        visible_grid(images, columns).save(file, format="PNG")
     return path

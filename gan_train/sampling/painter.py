@@ -47,7 +47,8 @@ class Painter:
         adversary = generator.adversary
         self._space: StyleSpace | None = adversary if isinstance(adversary, StyleSpace) else None
         side = generator.shape.resolution
-        self._at_once = max(1, min(_AT_ONCE, _PIXELS_AT_ONCE // side**2))
+        self.at_once = max(1, min(_AT_ONCE, _PIXELS_AT_ONCE // side**2))
+        """How many images are drawn in one pass."""
         if not -2 <= look.truncation <= 2:
             raise UserError(f"--truncation {look.truncation:g}: allowed: -2 to 2")
         if look.noise is not None:
@@ -103,7 +104,7 @@ class Painter:
         for part in self._parts(len(z)):
             some = None if label is None else label[part]
             if self.has_styles:
-                yield from self._paint(self.styles(z[part], some, "styles"), places[part])
+                yield from self.paint(self.styles(z[part], some, "styles"), places[part])
             else:
                 yield from self.generator.images(z[part], some, self.look.truncation)
 
@@ -111,11 +112,12 @@ class Painter:
         """Yield images uint8 [C, R, R] of ws [N, num_ws, w_dim], without truncation; `places` as in
         `from_latents`."""
         for part in self._parts(len(ws)):
-            yield from self._paint(ws[part], places[part])
+            yield from self.paint(ws[part], places[part])
 
     @torch.inference_mode()
-    def _paint(self, ws: Tensor, places: Sequence[int]) -> Tensor:
-        """Images uint8 [n, C, R, R] of ws [n, num_ws, w_dim]."""
+    def paint(self, ws: Tensor, places: Sequence[int]) -> Tensor:
+        """Images uint8 [n, C, R, R] of ws [n, num_ws, w_dim], all at once; `places` as in
+        `from_latents`."""
         ws = ws.to(self.generator.device)
         image = self.space("styles").synthesise(ws, self._noise(places))
         return to_uint8_at(image, self.generator.shape.resolution).cpu()
@@ -129,9 +131,9 @@ class Painter:
     def _parts(self, count: int) -> Iterator[slice]:
         """Yield the slices of images that are drawn at once, and show progress."""
         with progress_bar("drawing", "img", count) as bar:
-            for at in range(0, count, self._at_once):
-                yield slice(at, at + self._at_once)
-                bar.update(min(self._at_once, count - at))
+            for at in range(0, count, self.at_once):
+                yield slice(at, at + self.at_once)
+                bar.update(min(self.at_once, count - at))
 
 
 def class_number(generator: Generator, name: str) -> int:

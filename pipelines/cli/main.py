@@ -26,6 +26,7 @@ from pipelines.cli import (
     pictures,
     remote,
     sampling,
+    serve,
     stack,
 )
 from pipelines.cli.arguments import add_command, add_overrides
@@ -177,6 +178,7 @@ def _parser() -> argparse.ArgumentParser:
 
     sampling.add(commands)
     pictures.add(commands)
+    serve.add(commands)
     importing.add(commands)
     compare.add(commands)
     listing.add(commands)

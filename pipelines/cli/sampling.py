@@ -7,9 +7,11 @@ command that needs it.
 from __future__ import annotations
 
 import argparse
+import re
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
+from gan_train.sampling.seeds import seeds
 from pipelines.cli.arguments import add_command, add_overrides
 
 if TYPE_CHECKING:
@@ -19,8 +21,6 @@ if TYPE_CHECKING:
 
 _SEEDS = "0-63"
 _CHAMPION = "champion"
-_LARGEST_SEED = 2**63 - 1
-_MOST_SEEDS = 100_000
 
 
 def add(commands: Any) -> None:
@@ -128,7 +128,10 @@ def add(commands: Any) -> None:
 def add_model(parser: argparse.ArgumentParser, name: str = "model") -> None:
     """Add the arguments that choose a generator: `name`, which is positional or a required option,
     and its version."""
-    meaning = "a checkpoint's folder, or a run or recipe whose registered model is meant"
+    meaning = (
+        "a checkpoint's folder, or a run or recipe whose registered model is meant, or the model "
+        "itself as models:/NAME@ALIAS or models:/NAME/VERSION"
+    )
     if name.startswith("-"):
         parser.add_argument(name, required=True, help=meaning)
     else:
@@ -163,26 +166,6 @@ def _out(parser: argparse.ArgumentParser, default: str, what: str) -> None:
     )
 
 
-def seeds(text: str, option: str = "--seeds") -> list[int]:
-    """The numbers in a text such as `0-63` or `1,2,5`. Raises UserError for anything else."""
-    from gan_train.errors import UserError
-
-    found: list[int] = []
-    for part in text.split(","):
-        first, dash, last = part.partition("-")
-        if not first.isdecimal() or (dash and not last.isdecimal()):
-            raise UserError(f"{option} {text}: allowed: numbers and ranges, such as 0-63 or 1,2,5")
-        if max(int(first), int(last or first)) > _LARGEST_SEED:
-            raise UserError(f"{option} {text}: allowed: at most {_LARGEST_SEED}")
-        start, end = int(first), int(last if dash else first) + 1
-        if len(found) + end - start > _MOST_SEEDS:
-            raise UserError(f"{option} {text}: allowed: at most {_MOST_SEEDS} images at once")
-        found += range(start, end)
-    if not found:
-        raise UserError(f"{option} {text}: holds no number")
-    return found
-
-
 # ---- where the generator comes from ------------------------------------------------------------
 
 
@@ -191,24 +174,47 @@ def _is_checkpoint(model: str) -> bool:
 
 
 def _configuration(given: argparse.Namespace) -> Config:
-    """The configuration of a run or recipe whose registered model is meant."""
+    """The configuration of a run or recipe whose registered model is meant. For a model's address,
+    it says where the registry is, and nothing of the model."""
     from gan_train import recipes
     from gan_train.runs import run_folder
     from pipelines.cli.loading import ready
 
+    if (address := _address(given)) is not None:
+        anywhere = recipes.load(str(recipes.SHIPPED / "demo.yaml"), given.overrides)
+        return recipes.with_absolute_paths(recipes.change(anywhere, {"registry.model": address[0]}))
     is_run = (Path(given.model) / run_folder.CONFIG).is_file()
     load = run_folder.configuration if is_run else recipes.load
     return ready(load(given.model, given.overrides))
+
+
+def _address(given: argparse.Namespace) -> tuple[str, str] | None:
+    """The name and the version, or the alias, in an address such as `models:/faces@champion`; None
+    where the model is named otherwise. Raises UserError for an address that cannot be read."""
+    from gan_train.errors import UserError
+
+    if not given.model.startswith("models:"):
+        return None
+    found = re.fullmatch(r"models:/([^/:'\"@]+)(?:@([^/@]+)|/(\d+))?", given.model, re.ASCII)
+    if found is None:
+        raise UserError(f"{given.model}: allowed: models:/NAME@ALIAS or models:/NAME/VERSION")
+    name, alias, number = found.groups()
+    if given.version and (alias or number):
+        raise UserError(f"{given.model} names a version already: leave out --version")
+    return name, alias or number or given.version or _CHAMPION
 
 
 def _settings(given: argparse.Namespace) -> Config:
     """The configuration that `--recipe` names, or else the model's own: the configuration of its
     run, or the recipe that an import left beside it. Raises UserError when there is none."""
     from gan_train import recipes
+    from gan_train.errors import UserError
     from gan_train.runs import run_folder
     from pipelines.cli.importing import RECIPE
     from pipelines.cli.loading import ready
 
+    if given.recipe is None and _address(given) is not None:
+        raise UserError(f"{given.model} has no settings of its own: name its --recipe")
     if given.recipe is None and not _is_checkpoint(given.model):
         return _configuration(given)
     beside = Path(given.model) / RECIPE
@@ -233,6 +239,19 @@ def _generator(given: argparse.Namespace, takes_settings: bool = False) -> Gener
 
 def folder_of(given: argparse.Namespace, takes_settings: bool = False) -> Path:
     """The folder of the generator that is meant, as `_generator` chooses it."""
+    registered = registered_model(given, takes_settings)
+    if registered is None:
+        return Path(given.model)
+    from pipelines.registry import versions
+
+    return versions.download(*registered)
+
+
+def registered_model(
+    given: argparse.Namespace, takes_settings: bool = False
+) -> tuple[Config, str] | None:
+    """The configuration of the registered model that is meant, and its version or alias; None where
+    a checkpoint's folder is meant."""
     from gan_train.errors import UserError
 
     if _is_checkpoint(given.model):
@@ -243,11 +262,9 @@ def folder_of(given: argparse.Namespace, takes_settings: bool = False) -> Path:
                 f"{' and '.join(idle)}: of use for a registered model alone, and {given.model} is "
                 "the folder of a generator: leave it out"
             )
-        return Path(given.model)
-    config = _configuration(given)
-    from pipelines.registry import versions
-
-    return versions.download(config, given.version or _CHAMPION)
+        return None
+    address = _address(given)
+    return _configuration(given), address[1] if address else given.version or _CHAMPION
 
 
 def _look_of(given: argparse.Namespace) -> Look:

@@ -1,7 +1,10 @@
-"""Lists the versions of a registered model. Only reads, and makes nothing in MLflow."""
+"""Lists the versions of a registered model, and describes one. Only reads, and makes nothing in
+MLflow."""
 
 from __future__ import annotations
 
+import json
+from collections.abc import Iterable
 from dataclasses import dataclass
 from datetime import datetime
 
@@ -9,7 +12,7 @@ from gan_train.config import Config
 from gan_train.errors import UserError
 from pipelines.registry.promotion import CHALLENGER, CHAMPION
 from pipelines.registry.tracking import connect, failures, tracking_uri
-from pipelines.registry.versions import model_name
+from pipelines.registry.versions import find_version, model_name
 
 
 @dataclass(frozen=True)
@@ -26,6 +29,21 @@ class Listed:
     run: str
     """The name of the run that trained it."""
     registered: datetime
+
+
+@dataclass(frozen=True)
+class Described:
+    """What is known of a version beside its weights."""
+
+    model: str
+    number: int
+    aliases: tuple[str, ...]
+    """The champion's comes first."""
+    measure: str
+    """The name of the deciding score; empty for an import, which has none."""
+    scores: dict[str, float]
+    licence: str | None
+    """The licence of the images that it was trained on; None where it is not recorded."""
 
 
 def place(config: Config) -> str:
@@ -49,15 +67,11 @@ def versions(config: Config) -> list[Listed]:
         trained_by = {version.run_id for version in found if version.run_id}
         names = {run: str(client.get_run(run).info.run_name) for run in trained_by}
     except failures() as error:
-        first = str(error).splitlines()[0]
-        raise UserError(f"MLflow at {tracking_uri(config)} does not answer ({first})") from error
-    order: dict[str, int] = {CHAMPION: 0, CHALLENGER: 1}
+        raise _away(config, error) from error
     listed = [
         Listed(
             number=int(version.version),
-            alias=", ".join(
-                sorted(aliases.get(str(version.version), []), key=lambda a: (order.get(a, 2), a))
-            ),
+            alias=", ".join(_in_order(aliases.get(str(version.version), []))),
             measure=version.tags.get("metric", ""),
             score=float(version.tags.get("score", "nan")),
             images_seen=int(version.tags.get("images_seen", 0)),
@@ -67,3 +81,35 @@ def versions(config: Config) -> list[Listed]:
         for version in found
     ]
     return sorted(listed, key=lambda version: -version.number)
+
+
+def described(config: Config, version_or_alias: str) -> Described:
+    """The version of the recipe's registered model with this number or alias.
+
+    Raises UserError when there is no such version, or the tracking server is away.
+    """
+    try:
+        client = connect(config)
+        found = find_version(client, config, version_or_alias)
+        run = client.get_run(found.run_id) if found.run_id else None
+    except failures() as error:
+        raise _away(config, error) from error
+    return Described(
+        model=found.name,
+        number=int(found.version),
+        aliases=tuple(_in_order(found.aliases)),
+        measure=found.tags.get("metric", ""),
+        scores=json.loads(found.tags.get("scores", "{}")),
+        licence=(run.data.params.get("data.licence") if run else None) or None,
+    )
+
+
+def _in_order(aliases: Iterable[str]) -> list[str]:
+    """The aliases that `promotion.py` gives come before others."""
+    order: dict[str, int] = {CHAMPION: 0, CHALLENGER: 1}
+    return sorted(aliases, key=lambda alias: (order.get(alias, 2), alias))
+
+
+def _away(config: Config, error: Exception) -> UserError:
+    first = str(error).splitlines()[0]
+    return UserError(f"MLflow at {tracking_uri(config)} does not answer ({first})")

@@ -58,6 +58,7 @@ __all__ = [
     "champion",
     "config_hash",
     "download",
+    "find_version",
     "model_name",
     "promote",
     "register_best",
@@ -174,7 +175,7 @@ def promote(config: Config, version: int, force: bool = False) -> Registration:
     try:
         client = connect(config)
         with workspace_lock(config, "registry"):
-            new, now = _version(client, config, str(version)), _champion(client, config)
+            new, now = find_version(client, config, str(version)), _champion(client, config)
             if now is not None and int(now.version) == int(new.version):
                 return _registration(config, new, CHAMPION, "it was champion already")
             standing = version_standing(new.version, new.tags)
@@ -183,9 +184,8 @@ def promote(config: Config, version: int, force: bool = False) -> Registration:
             if why and not force:
                 raise UserError(f"version {version} is not made champion: {why}; --force overrides")
             reason = "promoted by hand" + (f" over version {now.version}" if now else "")
-            return _give(
-                client, config, new, Decision(CHAMPION, reason + (f", {why}" if why else ""))
-            )
+            reason += f", {why}" if why else ""
+            return _give(client, config, new, Decision(CHAMPION, reason))
     except failures() as error:
         raise _unreachable(config, error) from error
 
@@ -208,7 +208,7 @@ def download(config: Config, version_or_alias: str) -> Path:
     """
     try:
         client = connect(config)
-        found = _version(client, config, version_or_alias)
+        found = find_version(client, config, version_or_alias)
         wanted = found.tags.get(logged_model.WEIGHTS_TAG, "")
         target = config.workspace / "models" / found.name / f"{found.version}-{wanted[:16]}"
         with locked(config.workspace / "registry.lock"):
@@ -355,7 +355,7 @@ def _picture(client: MlflowClient, run_id: str, run_dir: Path, nimg: int) -> str
     return f"model_card/{path.name}"
 
 
-def _version(client: MlflowClient, config: Config, version_or_alias: str) -> ModelVersion:
+def find_version(client: MlflowClient, config: Config, version_or_alias: str) -> ModelVersion:
     """The version by number or alias. Raises UserError, which lists the versions there are."""
     from mlflow.exceptions import MlflowException
 

@@ -25,7 +25,9 @@ ROOMS: dict[str, tuple[str, ...]] = {
         *("config", "recipes", "data", "metrics", "inference", "runs", "tasks", "training"),
         *("sampling", "published", "bench", "__main__", "__init__"),
     ),
-    "pipelines": ("compute", "registry", "stack", "flows", "comparison", "cli", "__init__"),
+    "pipelines": (
+        *("compute", "registry", "stack", "serving", "flows", "comparison", "cli", "__init__"),
+    ),
 }
 """The rooms and files at the top of each package, in import order: each may import what stands
 before it, and nothing that stands after it. CONTRIBUTING.md draws them."""

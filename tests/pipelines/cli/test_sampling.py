@@ -21,8 +21,8 @@ from gan_train.errors import UserError
 from gan_train.inference import Generator
 from gan_train.runs import run_folder
 from gan_train.runs.checkpoint import save_generator
+from gan_train.sampling.seeds import seeds
 from pipelines.cli.main import main
-from pipelines.cli.sampling import seeds
 from pipelines.registry import versions
 from tests.pipelines import registry_runs
 from tests.training import tiny_config

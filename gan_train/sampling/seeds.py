@@ -1,0 +1,26 @@
+"""Reads the seeds that a user types."""
+
+from __future__ import annotations
+
+from gan_train.errors import UserError
+
+LARGEST_SEED = 2**63 - 1
+
+
+def seeds(text: str, option: str = "--seeds", most: int = 100_000) -> list[int]:
+    """The numbers in a text such as `0-63` or `1,2,5`. Raises UserError for anything else, and for
+    more than `most`."""
+    found: list[int] = []
+    for part in text.split(","):
+        first, dash, last = part.partition("-")
+        if not first.isdecimal() or (dash and not last.isdecimal()):
+            raise UserError(f"{option} {text}: allowed: numbers and ranges, such as 0-63 or 1,2,5")
+        if max(int(first), int(last or first)) > LARGEST_SEED:
+            raise UserError(f"{option} {text}: allowed: at most {LARGEST_SEED}")
+        start, end = int(first), int(last if dash else first) + 1
+        if len(found) + end - start > most:
+            raise UserError(f"{option} {text}: allowed: at most {most} images at once")
+        found += range(start, end)
+    if not found:
+        raise UserError(f"{option} {text}: holds no number")
+    return found

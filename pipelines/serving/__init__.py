@@ -1,0 +1,1 @@
+"""HTTP: pictures of a trained generator for browsers and programs, and a gallery page."""
