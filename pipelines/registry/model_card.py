@@ -40,22 +40,23 @@ class CardFacts:
     commit: str | None  # of the code that trained
     library: str | None  # the version of gan-train
     config_hash: str
+    lineage: Sequence[str]  # lines of Markdown
 
 
 def model_card(config: Config, index: Index, facts: CardFacts) -> str:
-    """The card, at most `LIMIT` characters."""
-    text = "\n\n".join(
-        part
-        for part in (
-            _what(config, index, facts),
-            _picture(facts),
-            _scores(facts),
-            _data(config, index),
-            _training(config, facts),
-            _use(config, index, facts),
-        )
-        if part
-    )
+    """The card, at most `LIMIT` characters: addresses that are too long are left out."""
+    parts = [
+        _what(config, index, facts),
+        _picture(facts),
+        _scores(facts),
+        _data(config, index),
+        _training(config, facts),
+        _use(config, index, facts),
+        _lineage(facts),
+    ]
+    text = "\n\n".join(filter(None, parts))
+    if len(text) > LIMIT:
+        text = "\n\n".join(filter(None, parts[:-1]))
     assert len(text) <= LIMIT, f"a model card of {len(text)} characters"
     return text
 
@@ -178,6 +179,10 @@ def _training(config: Config, facts: CardFacts) -> str:
         f"{facts.precision}\n- recipe `{config.name}`, configuration "
         f"`{facts.config_hash[:16]}`{code}"
     )
+
+
+def _lineage(facts: CardFacts) -> str:
+    return "\n".join(["### Lineage", "", *(f"- {line}" for line in facts.lineage)])
 
 
 _DOES = {

@@ -23,8 +23,8 @@ from PIL import Image
 
 from gan_train.config import Config
 from gan_train.data.index import Index
-from gan_train.runs.events import Event, read_with_offsets
-from pipelines.registry import logged_model
+from gan_train.runs.events import Event, read_events, read_with_offsets
+from pipelines.registry import logged_model, run_table
 from pipelines.registry.provenance import source_tags
 from pipelines.registry.spool import Cursor
 
@@ -128,10 +128,15 @@ def experiment_of(client: MlflowClient, config: Config) -> str:
     local = (config.workspace.absolute() / "mlartifacts").as_uri()
     for attempt in range(2):
         if found := client.get_experiment_by_name(name):
+            # a kind that a person chose stays
+            for tag, value in (run_table.KIND | found.tags | run_table.VIEW).items():
+                if found.tags.get(tag) != value:
+                    client.set_experiment_tag(found.experiment_id, tag, value)
             return str(found.experiment_id)
         try:
+            tags = run_table.KIND | run_table.VIEW
             location = local if server(config) is None else None
-            return str(client.create_experiment(name, artifact_location=location))
+            return str(client.create_experiment(name, location, tags))
         except MlflowException:  # another run has just made it
             if attempt:
                 raise
@@ -299,3 +304,7 @@ class Tracking:
             "dataset_digest": self.index.content_hash[:_DIGEST_CHARS],
         }
         self._metrics(self._values(event, event["scores"], model_id=model_id, **data))
+        best, measure = run_table.best_until(read_events(self.run_dir), event["nimg"])
+        if measure is not None:
+            self._metrics(self._values(event, best))
+            self.client.set_tag(self.run_id, run_table.MEASURE_TAG, measure)

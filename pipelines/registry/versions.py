@@ -24,6 +24,8 @@ from gan_train.runs.checkpoint import harmless_keys
 from gan_train.runs.events import read_events
 from gan_train.runs.shared import workspace_lock
 from pipelines.registry import logged_model
+from pipelines.registry.card_picture import grids
+from pipelines.registry.lineage import lineage
 from pipelines.registry.model_card import CardFacts, model_card
 from pipelines.registry.promotion import (
     CHALLENGER,
@@ -269,6 +271,9 @@ def _version_of(
         commit=commit,
         library=library,
         config_hash=config_hash(config),
+        lineage=lineage(
+            config, run.info.experiment_id, run_id, str(run.info.run_name), run.data.tags | {**ids}
+        ),
     )
     tags = {
         "logged_model": model.model_id,
@@ -340,19 +345,11 @@ def _ensure_model(client: MlflowClient, config: Config, name: str) -> None:
 
 
 def _picture(client: MlflowClient, run_id: str, run_dir: Path, nimg: int) -> str | None:
-    """Log the newest sample grid up to this many images for the card; returns its artifact path."""
-    grids = [
-        event
-        for event in read_events(run_dir)
-        if event["kind"] == "image"
-        and event["nimg"] <= nimg
-        and (run_dir / event["path"]).is_file()
-    ]
-    if not grids:
-        return None
-    path = run_dir / grids[-1]["path"]
-    client.log_artifact(run_id, str(path), "model_card")
-    return f"model_card/{path.name}"
+    """Log the newest sample grid up to this many images; returns the artifact path for the card."""
+    with grids(run_dir, nimg) as paths:
+        for path in paths:
+            client.log_artifact(run_id, str(path), "model_card")
+    return f"model_card/{paths[-1].name}" if paths else None
 
 
 def find_version(client: MlflowClient, config: Config, version_or_alias: str) -> ModelVersion:

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import hashlib
 import json
+import math
 from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
@@ -142,12 +143,16 @@ def logged_metrics(client: Any, run_id: str) -> list[tuple[str, int, float]]:
 
 def written_metrics(run: Run) -> list[tuple[str, int, float]]:
     """What `logged_metrics` must be, by the log's present."""
-    return sorted(
-        (key, event["nimg"], float(value))
-        for event in read_events(run.folder)
-        if event["kind"] in ("metrics", "checkpoint")
-        for key, value in (event.get("values") or event["scores"]).items()
-    )
+    written = []
+    best = math.inf, 0.0
+    for event in read_events(run.folder):
+        values = event.get("values") or event.get("scores") or {}
+        if event["kind"] == "checkpoint":
+            best = min(best, (values[METRIC], event["nimg"] / 1000))
+            told = {"best/score": best[0], "best/kimg": best[1], "best/reference": 5.25}
+            values = values | told
+        written += [(key, event["nimg"], float(value)) for key, value in values.items()]
+    return sorted(written)
 
 
 class Killed(BaseException):

@@ -129,6 +129,7 @@ def facts(**changes: Any) -> CardFacts:
             "commit": "0123456789abcdef",
             "library": "0.1.0",
             "config_hash": "fe" * 32,
+            "lineage": ["run [demo](#/experiments/1/runs/run7)"],
         }
         | changes
     )
@@ -152,6 +153,7 @@ def test_card_tells_what_a_reader_needs(tmp_path: Path) -> None:
         "gan-train 0.1.0, commit `0123456789ab`",
         "fefefefe",
         "images 2000",
+        "### Lineage\n\n- run [demo](#/experiments/1/runs/run7)",
     ):
         assert told in text
 
@@ -209,8 +211,10 @@ def test_card_fits_the_database(tmp_path: Path) -> None:
     scores = {METRIC: 1.0} | {f"measure_number_{i:03d}": 0.5 for i in range(100)}
     long = settings(tmp_path)
     long = recipes.change(long, {"data.source": "x" * 500, "data.licence": "y" * 5000})
-    text = model_card(long, many, facts(scores=scores, protocol=FD | PATHS))
-    assert len(text) <= LIMIT
+    assert len(model_card(long, many, facts(scores=scores, protocol=FD | PATHS))) <= LIMIT
+    links = [f"run [x](https://{'y' * 5000}.example)"]
+    text = model_card(long, many, facts(scores=scores, protocol=FD | PATHS, lineage=links))
+    assert len(text) <= LIMIT and "Lineage" not in text and "### Use" in text
 
 
 @pytest.mark.parametrize(
