@@ -196,6 +196,7 @@ def _use_of_pictures(config: Config, facts: CardFacts, alias: str) -> str:
     return (
         f"### Use\n\n```\ngan-train {facts.task} picture.jpg"
         f"{' --to B' if to else ''} --model {config.name}\n```\n\n"
+        f"`gan-train serve models:/{facts.model}@{alias}` does it in the browser. "
         f"Served by `mlflow models serve --env-manager local -m models:/{facts.model}@{alias}`, it "
         f'answers `{{"inputs": [{{"image": "<a picture file in base64>"{to}}}]}}` with PNG files '
         "in base64. Weights are safetensors; nothing is pickled."
@@ -212,6 +213,7 @@ def _use(config: Config, index: Index, facts: CardFacts) -> str:
         f"### Use\n\n```\nimport mlflow.pyfunc\n"
         f'model = mlflow.pyfunc.load_model("models:/{facts.model}@{alias}")\n'
         f"images = model.predict([{request}])  # uint8 [N, H, W, C]\n```\n\n"
+        f"`gan-train serve models:/{facts.model}@{alias}` shows a gallery in the browser. "
         f"Served by `mlflow models serve --env-manager local -m models:/{facts.model}@{alias}`, "
         f'it answers `{{"inputs": [{request}]}}`. Instead of `seed`, `z` gives the latents: '
         f"{facts.z_dim} numbers from N(0, 1). `truncation` below 1 trades variety for "

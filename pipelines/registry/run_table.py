@@ -18,23 +18,30 @@ from pipelines.registry.promotion import best_checkpoint, event_standing
 
 SCORE, REFERENCE, KIMG = "best/score", "best/reference", "best/kimg"
 """The metrics of a run that tell of its best checkpoint so far: the deciding score, what real
-images get (or a method without a network), and how many thousand images it has seen."""
+images get (or a method without a network), and how many thousand images it has seen. They have four
+digits, because the table shows all there are; under its own name the score has all digits."""
 MEASURE_TAG = "measure"
 """The tag of a run that names its deciding score."""
 KIND = {"mlflow.experimentKind": "custom_model_development"}
 """The tag of an experiment of model training, by which the UI that is not switched goes."""
 
 _VIEW = "gan-train"
-_COLUMNS = (
-    "attributes.`Duration`",
-    *(f"metrics.`{name}`" for name in (SCORE, REFERENCE, KIMG, "images_per_second")),
-    "params.`cluster.workers`",
-    *(f"tags.`{name}`" for name in (MEASURE_TAG, "family", "precision")),
-)
+_WIDTHS = {
+    f"metrics.`{SCORE}`": 90,
+    f"metrics.`{REFERENCE}`": 120,
+    "duration": 80,  # which is always shown
+    f"metrics.`{KIMG}`": 90,
+    "params.`cluster.workers`": 120,
+    "tags.`precision`": 90,
+    f"tags.`{MEASURE_TAG}`": 170,
+}
+"""The columns of the view in their order, each with its width in pixels."""
 VIEW = {
     f"mlflow.sharedViewState.{_VIEW}": json.dumps(
         {
-            "selectedColumns": list(_COLUMNS),
+            "selectedColumns": [column for column in _WIDTHS if "." in column],
+            "columnOrder": list(_WIDTHS),
+            "columnWidths": _WIDTHS,
             "orderByKey": f"metrics.`{SCORE}`",
             "orderByAsc": True,  # every score that decides is better when it is lower
         }
@@ -61,5 +68,5 @@ def best_until(
     if best is None or standing is None:
         return {}, None
     reference = scores_of(best["scores"], best["protocol"])[standing.metric].reference
-    found = {SCORE: standing.value, KIMG: best["nimg"] / 1000}
-    return found | ({} if reference is None else {REFERENCE: reference}), standing.metric
+    told = {SCORE: standing.value, KIMG: best["nimg"] / 1000, REFERENCE: reference}
+    return {k: float(f"{v:.4g}") for k, v in told.items() if v is not None}, standing.metric
