@@ -17,19 +17,19 @@ left between its menu and its assistant."""
 
 
 @contextmanager
-def grids(run_dir: Path, nimg: int) -> Iterator[list[Path]]:
-    """Yield the newest sample grid up to this many images and, for the card, a copy that is at most
-    `WIDTH` pixels wide; an empty list if there is no grid."""
+def card_picture(run_dir: Path, nimg: int) -> Iterator[Path | None]:
+    """Yield a file with the newest sample grid up to this many images, at most `WIDTH` pixels wide;
+    None if there is no grid. (The whole grid is in MLflow, too, among the run's images.)"""
     events = (e for e in read_events(run_dir) if e["kind"] == "image" and e["nimg"] <= nimg)
     there = [path for event in events if (path := run_dir / event["path"]).is_file()]
     if not there:
-        yield []
+        yield None
         return
-    with tempfile.TemporaryDirectory() as folder, Image.open(there[-1]) as picture:
-        narrow = Path(folder, f"card-{there[-1].stem}.png")
-        if picture.width > WIDTH:
-            height = max(1, round(picture.height * WIDTH / picture.width))
-            picture.resize((WIDTH, height), Image.Resampling.LANCZOS).save(narrow)
+    with tempfile.TemporaryDirectory() as folder, Image.open(there[-1]) as grid:
+        narrow = Path(folder, there[-1].name)
+        if grid.width > WIDTH:
+            height = max(1, round(grid.height * WIDTH / grid.width))
+            grid.resize((WIDTH, height), Image.Resampling.LANCZOS).save(narrow)
         else:
-            picture.save(narrow)
-        yield [there[-1], narrow]
+            grid.save(narrow)
+        yield narrow

@@ -24,7 +24,7 @@ from gan_train.runs.checkpoint import harmless_keys
 from gan_train.runs.events import read_events
 from gan_train.runs.shared import workspace_lock
 from pipelines.registry import logged_model
-from pipelines.registry.card_picture import grids
+from pipelines.registry.card_picture import card_picture
 from pipelines.registry.lineage import lineage
 from pipelines.registry.model_card import CardFacts, model_card
 from pipelines.registry.promotion import (
@@ -346,10 +346,11 @@ def _ensure_model(client: MlflowClient, config: Config, name: str) -> None:
 
 def _picture(client: MlflowClient, run_id: str, run_dir: Path, nimg: int) -> str | None:
     """Log the newest sample grid up to this many images; returns the artifact path for the card."""
-    with grids(run_dir, nimg) as paths:
-        for path in paths:
-            client.log_artifact(run_id, str(path), "model_card")
-    return f"model_card/{paths[-1].name}" if paths else None
+    with card_picture(run_dir, nimg) as path:
+        if path is None:
+            return None
+        client.log_artifact(run_id, str(path), "model_card")
+        return f"model_card/{path.name}"
 
 
 def find_version(client: MlflowClient, config: Config, version_or_alias: str) -> ModelVersion:

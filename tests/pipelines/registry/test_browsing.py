@@ -11,7 +11,7 @@ from PIL import Image
 
 from gan_train import recipes
 from pipelines.registry import run_table, versions
-from pipelines.registry.card_picture import grids
+from pipelines.registry.card_picture import card_picture
 from pipelines.registry.lineage import lineage
 from pipelines.registry.tracking import connect, experiment_of
 from tests.pipelines.registry_runs import METRIC, Run, config, index
@@ -51,7 +51,7 @@ def test_the_view_names_what_runs_have(workspace: Path) -> None:
 
     card = client.get_model_version(done.model, str(done.version)).description
     assert f"- run [run](#/experiments/{experiment.experiment_id}/runs/{done.run_id}?" in card
-    assert "- Ray job `01`" in card and "model_card%2Fcard-000000001000.png" in card
+    assert "- Ray job `01`" in card and "model_card%2F000000001000.png" in card
 
 
 def test_an_experiment_made_elsewhere_gets_the_view_and_keeps_its_kind(workspace: Path) -> None:
@@ -112,9 +112,10 @@ def test_the_picture_of_a_card_fits_a_narrow_window(tmp_path: Path) -> None:
         run.image(nimg)
         Image.new("L", size, 200).save(run.folder / "samples" / f"{nimg:012d}.png")
     for nimg, size in ((1999, (320, 192)), (2500, (480, 240)), (3000, (100, 100))):
-        with grids(run.folder, nimg) as (whole, narrow), Image.open(narrow) as picture:
-            assert picture.size == size
-            assert whole == run.folder / "samples" / f"{nimg // 1000:09d}000.png"
+        with card_picture(run.folder, nimg) as narrow:
+            assert narrow is not None and narrow.name == f"{nimg // 1000:09d}000.png"
+            with Image.open(narrow) as picture:
+                assert picture.size == size
     (run.folder / "samples" / "000000001000.png").unlink()
-    with grids(run.folder, 1999) as none:
-        assert none == []
+    with card_picture(run.folder, 1999) as none:
+        assert none is None
