@@ -30,7 +30,7 @@ def lineage(
         dashboard = jobs and f"{jobs.rstrip('/')}/#/jobs/{quote(job)}"
         lines.append(f"Ray job {_link(job, dashboard)}")
     if config.train.start_from is not None:
-        lines.append(f"began with the networks of {_parent(config.train.start_from)}")
+        lines.append(f"began with the networks of {_parent(Path(config.train.start_from))}")
     if compare := tags.get("compare"):
         search = {"searchFilter": f"tags.compare = '{compare}'"}
         place = f"{runs}?{TRAINING}&{urlencode(search, quote_via=quote)}"
