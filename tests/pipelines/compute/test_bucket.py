@@ -49,9 +49,10 @@ def long(source: str, workspace: Path) -> Config:
         Path(source),
         workspace,
         cluster__workers=2,
-        train__checkpoint_kimg=0.5,
+        train__checkpoint_kimg=2,
         train__keep_checkpoints=2,
-        family__stable_kimg=6,
+        evaluate__metrics=["frechet"],
+        family__stable_kimg=4,
     )
 
 
