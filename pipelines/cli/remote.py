@@ -11,6 +11,7 @@ import re
 import sys
 import tempfile
 from datetime import timedelta
+from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from pipelines.cli.arguments import add_command, add_overrides
@@ -22,6 +23,7 @@ if TYPE_CHECKING:
 FAILED = 1
 STOPPED = 130
 _ADDRESS = "http://127.0.0.1:8265"
+_WORKSPACE = Path("runs")
 _VARIABLES = ("RAY_API_SERVER_ADDRESS", "RAY_ADDRESS")
 _SECRETS = ("MLFLOW_TRACKING_PASSWORD", "MLFLOW_TRACKING_TOKEN", "PREFECT_API_AUTH_STRING")
 
@@ -34,7 +36,8 @@ def add(commands: Any) -> None:
         _submit,
         "run a recipe as a job of a Ray cluster: shard, train, score, register",
         "  gan-train submit demo --address http://head:8265 --set workspace=/shared/runs\n"
-        "  gan-train submit demo --set workspace=/shared/runs --set cluster.workers=8 --detach\n\n"
+        "  gan-train submit demo --set workspace=/shared/runs --set cluster.workers=8 --detach\n"
+        "  gan-train submit demo                       to the Ray of `gan-train up`\n\n"
         "The job gets the resolved configuration, the code as it is here, and the files that the\n"
         "configuration names and that are only here, up to 99 MiB. The cluster needs the packages\n"
         "that the code needs, and a folder that all its nodes see: the workspace. Its token is\n"
@@ -73,11 +76,13 @@ def add(commands: Any) -> None:
     jobs.add_argument("id", nargs="?", help="show this one")
     jobs.add_argument("--all", action="store_true", help="also jobs that others have submitted")
     _address(jobs)
+    _workspace(jobs)
 
     logs = add_command(commands, "logs", _logs, "print the log of a job")
     logs.add_argument("id")
     logs.add_argument("-f", "--follow", action="store_true", help="until the job ends")
     _address(logs)
+    _workspace(logs)
 
     attach = add_command(
         commands,
@@ -88,6 +93,7 @@ def add(commands: Any) -> None:
     )
     attach.add_argument("id")
     _address(attach)
+    _workspace(attach)
 
     stop = add_command(
         commands,
@@ -97,34 +103,49 @@ def add(commands: Any) -> None:
     )
     stop.add_argument("id")
     _address(stop)
+    _workspace(stop)
 
 
 def _address(parser: argparse.ArgumentParser) -> None:
     parser.add_argument(
         "--address",
         metavar="URL",
-        help=f"the cluster's dashboard; default: {', '.join(_VARIABLES)}, or {_ADDRESS}",
+        help=f"the cluster's dashboard; default: {', '.join(_VARIABLES)}, that of `gan-train up`, "
+        f"or {_ADDRESS}",
     )
 
 
-def address_of(given: str | None) -> str:
-    """The address of the dashboard: as given, or of the environment, or this machine's.
+def _workspace(parser: argparse.ArgumentParser) -> None:
+    parser.add_argument(
+        "--workspace",
+        type=Path,
+        default=_WORKSPACE,
+        metavar="FOLDER",
+        help="that of `gan-train up`, if its Ray is meant; default: %(default)s",
+    )
+
+
+def address_of(given: str | None, workspace: Path) -> str:
+    """The address of the dashboard: as given, or of the environment, or the one that `gan-train up`
+    has started for the workspace, or the usual one of this machine.
 
     Raises UserError for one that is not http or https.
     """
     from gan_train.errors import UserError
+    from pipelines.stack import discovery
 
     if given is not None and not given.startswith(("http://", "https://")):
         raise UserError(f"--address {given}: allowed: a dashboard's address, such as {_ADDRESS}")
     set_here = (os.environ.get(name, "") for name in _VARIABLES)
     # RAY_ADDRESS may also be the address of the cluster itself, host:port
-    return given or next((value for value in set_here if value.startswith("http")), _ADDRESS)
+    named = given or next((value for value in set_here if value.startswith("http")), None)
+    return discovery.dashboard(workspace, named) or named or _ADDRESS
 
 
 def _client(given: argparse.Namespace) -> Any:
     from pipelines.compute.jobs import connect
 
-    return connect(address_of(given.address), "--address")
+    return connect(address_of(given.address, given.workspace), "--address")
 
 
 # ---- commands ----------------------------------------------------------------------------------
@@ -134,10 +155,15 @@ def _submit(given: argparse.Namespace) -> int:
     from gan_train import recipes
     from gan_train.errors import UserError
     from pipelines.compute import submission
+    from pipelines.compute.jobs import connect
     from pipelines.registry.provenance import source_tags
+    from pipelines.stack import discovery
 
-    address_of(given.address)
     config = recipes.load(given.recipe, given.overrides)
+    address = address_of(given.address, config.workspace)
+    ours = address == discovery.dashboard(config.workspace, address)
+    if ours:  # the job runs on this machine
+        config = recipes.change(config, {"workspace": str(config.workspace.absolute())})
     package = submission.package(
         config, source_tags(), code=not given.no_code, upload=not given.no_upload
     )
@@ -146,10 +172,10 @@ def _submit(given: argparse.Namespace) -> int:
     id = given.id or package.id(*resumed)
     if not re.fullmatch(r"[A-Za-z0-9][A-Za-z0-9._-]*", id):
         raise UserError(f"--id {id}: allowed: letters, digits, dots, dashes and underscores")
-    for name in filter(os.environ.get, _SECRETS):
+    for name in () if ours else filter(os.environ.get, _SECRETS):
         _say(f"{name} is not sent; the cluster's own environment must have it")
 
-    client = _client(given)
+    client = connect(address, "--address")
     if submission.submit(client, package, id, given.python, resumed):
         _say(f"submitted {id}")
     else:
@@ -223,8 +249,8 @@ def _jobs(given: argparse.Namespace) -> int:
     found = submission.jobs(client, foreign=given.all)
     if not found:
         raise UserError(
-            f"{address_of(given.address)} has no job of gan-train; submit one with `gan-train "
-            "submit`, or see all with --all"
+            f"{address_of(given.address, given.workspace)} has no job of gan-train; submit one "
+            "with `gan-train submit`, or see all with --all"
         )
     print(aligned([_HEAD, *map(_row, found)]))
     return 0

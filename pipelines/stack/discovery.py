@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import logging
 import os
+from pathlib import Path
 from typing import TYPE_CHECKING
 
 from pipelines.stack.record import MLFLOW, PREFECT, RAY, Stack
@@ -54,3 +55,22 @@ def prefect_page(config: Config) -> str | None:
         return None
     ours = stack.environment(PREFECT)["PREFECT_API_URL"]
     return service.address if os.environ.get("PREFECT_API_URL") == ours else None
+
+
+def dashboard(workspace: Path, named: str | None) -> str | None:
+    """The address of the dashboard of the workspace's Ray, whose token this process then has.
+
+    None if no Ray is up there, or if `named` or the environment is the address of another cluster.
+    """
+    stack = Stack.of(workspace)
+    service = stack.services.get(RAY)
+    if service is None or not service.alive:
+        return None
+    found = stack.environment(RAY)
+    cluster = os.environ.get("RAY_ADDRESS")
+    if named is None and cluster and cluster not in (found["RAY_ADDRESS"], service.address):
+        return None
+    if named is not None and named.rstrip("/") != service.address:
+        return None
+    os.environ.update({name: found[name] for name in ("RAY_AUTH_MODE", "RAY_AUTH_TOKEN")})
+    return service.address

@@ -139,6 +139,7 @@ class Stack:
         if name == RAY:
             return {
                 "RAY_ADDRESS": f"127.0.0.1:{port}",
+                "RAY_API_SERVER_ADDRESS": self.services[name].address,  # for jobs
                 "RAY_AUTH_MODE": "token",
                 "RAY_AUTH_TOKEN": self.ray_token,
                 # programs of another network address than 127.0.0.1 are no part of this cluster

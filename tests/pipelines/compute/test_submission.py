@@ -139,19 +139,19 @@ def test_mistakes_are_told_before_a_cluster_is_asked(
     assert not (tmp_path / "workspace").exists()
 
 
-def test_the_address(monkeypatch: pytest.MonkeyPatch) -> None:
+def test_the_address(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:
     for name in ("RAY_API_SERVER_ADDRESS", "RAY_ADDRESS"):
         monkeypatch.delenv(name, raising=False)
-    assert address_of(None) == "http://127.0.0.1:8265"
+    assert address_of(None, tmp_path) == "http://127.0.0.1:8265"
     monkeypatch.setenv("RAY_ADDRESS", "10.0.0.1:6379")  # the cluster, not its dashboard
-    assert address_of(None) == "http://127.0.0.1:8265"
+    assert address_of(None, tmp_path) == "http://127.0.0.1:8265"
     monkeypatch.setenv("RAY_ADDRESS", "http://head:1")
-    assert address_of(None) == "http://head:1"
+    assert address_of(None, tmp_path) == "http://head:1"
     monkeypatch.setenv("RAY_API_SERVER_ADDRESS", "https://head:2")
-    assert address_of(None) == "https://head:2"
-    assert address_of("http://head:3") == "http://head:3"
+    assert address_of(None, tmp_path) == "https://head:2"
+    assert address_of("http://head:3", tmp_path) == "http://head:3"
     with pytest.raises(UserError, match="--address head:8265: allowed"):
-        address_of("head:8265")
+        address_of("head:8265", tmp_path)
 
 
 def test_the_exit_status_of_a_job() -> None:

@@ -14,6 +14,7 @@ import pytest
 
 from gan_train import recipes
 from gan_train.config import ClusterConfig, Config
+from pipelines.cli.remote import address_of
 from pipelines.compute.cluster import on_this_machine
 from pipelines.registry.tracking import tracking_uri
 from pipelines.stack import discovery
@@ -149,6 +150,24 @@ def test_what_the_environment_names_comes_first(
     monkeypatch.setenv(name, "elsewhere:1")
     discovery.use(config(stack))
     assert found() == OURS | {name: "elsewhere:1"}
+
+
+def test_jobs_go_to_the_stack_unless_another_cluster_is_named(
+    stack: Stack, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    for name in ("RAY_AUTH_TOKEN", "RAY_AUTH_MODE", "RAY_API_SERVER_ADDRESS"):
+        monkeypatch.setenv(name, "")  # so that it is as before after the test
+    workspace = stack.folder.parent
+    assert address_of("http://head:8265", workspace) == "http://head:8265"
+    monkeypatch.setenv("RAY_ADDRESS", "10.0.0.1:6379")
+    assert address_of(None, workspace) == "http://127.0.0.1:8265"
+    assert not os.environ["RAY_AUTH_TOKEN"]
+    monkeypatch.delenv("RAY_ADDRESS")
+    assert address_of(None, workspace) == "http://a:6379"
+    assert os.environ["RAY_AUTH_TOKEN"] == stack.ray_token
+    monkeypatch.setenv("RAY_AUTH_TOKEN", "")
+    assert address_of("http://a:6379/", workspace) == "http://a:6379"
+    assert os.environ["RAY_AUTH_TOKEN"] == stack.ray_token
 
 
 def test_a_dead_service_is_told_and_not_used(
