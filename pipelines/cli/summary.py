@@ -18,8 +18,6 @@ if TYPE_CHECKING:
 
 _COLUMNS = 8  # checkpoints in the summary's table
 
-_ANY = ImageShape(3, 32, ("a", "b"))  # any shape will do for what does not depend on it
-
 Row = dict[str, Any]
 
 
@@ -75,7 +73,9 @@ def run_summary(config: Config, run_dir: Path, registration: Registration) -> st
 
 def _command(config: Config, run_dir: Path, version: int) -> str:
     """The command that makes images with the registered version."""
-    task = task_of(config.family.build(_ANY, config.train.batch))
+    # neither colours nor classes matter for this; a schedule may end at this resolution
+    shape = ImageShape(3, config.data.resolution, ("a", "b"))
+    task = task_of(config.family.build(shape, config.train.batch))
     model = f"{_near(run_dir)} --version {version}"
     return {
         "generate": f"gan-train generate {model} --seeds 0-63 --out grid.png",
