@@ -36,7 +36,7 @@ lint: $(INSTALLED) ## Check style, format, types, and the files of infra/
 	$(MAKE) lint-infra
 
 lint-infra: $(INSTALLED) ## Check the files of infra/, shell and GitHub's workflow alone
-	$(BIN)/shellcheck .ci/run
+	$(BIN)/shellcheck .ci/run docs/walkthrough.sh
 	$(BIN)/hadolint infra/docker/Dockerfile
 	$(BIN)/check-jsonschema --builtin-schema vendor.github-workflows .github/workflows/*.yml
 	$(BIN)/check-jsonschema --builtin-schema vendor.compose-spec infra/compose/*.yaml

@@ -301,7 +301,7 @@ def _stop(given: argparse.Namespace) -> int:
     resumable = re.findall(r"--resume (\S+)", client.get_job_logs(given.id))
     if resumable:
         _say(
-            f"go on later: gan-train submit {job.recipe} --resume {resumable[-1]}, with the same "
+            f"go on later: gan-train submit RECIPE --resume {resumable[-1]}, with the same recipe, "
             "settings and address"
         )
     return 0
