@@ -81,6 +81,8 @@ def down(stack: Stack, say: Say) -> bool:
 
     The worker ends first, and with it the flow runs that it has started; then what they use.
     """
+    if not stack.folder.exists():
+        return False
     with _alone(stack):
         there = [name for name in (WORKER, RAY, MLFLOW, PREFECT) if name in stack.services]
         for name in there:

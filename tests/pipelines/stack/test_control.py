@@ -190,3 +190,8 @@ def test_cpus_of_a_running_ray_are_not_changed_silently(
     programs[MLFLOW] = ("-c", "")
     kill(stack.services[MLFLOW])
     assert main(["status", "--workspace", str(tmp_path)]) == 1
+
+
+def test_down_leaves_an_empty_folder_empty(tmp_path: Path) -> None:
+    assert main(["down", "--workspace", str(tmp_path / "runs")]) == 0
+    assert not list(tmp_path.iterdir())
