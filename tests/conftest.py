@@ -24,7 +24,7 @@ import pytest
 import torch
 from xdist.scheduler import LoadScopeScheduling
 
-from tests import bucket
+from tests import bucket, postgres
 from tests.training import tiny_images
 
 ROOT = Path(__file__).parents[1]
@@ -49,11 +49,20 @@ def pytest_configure(config: pytest.Config) -> None:
 
 
 def pytest_collection_modifyitems(config: pytest.Config, items: list[pytest.Item]) -> None:
-    """Tests for a GPU run where they are asked for."""
-    if not for_gpu(config):
-        left_out = [item for item in items if item.get_closest_marker("gpu")]
+    """Tests for a GPU run where they are asked for, those of PostgreSQL where it is installed."""
+    absent = [
+        *([] if for_gpu(config) else ["gpu"]),
+        *([] if postgres.programs() else ["postgres"]),
+    ]
+    left_out = [item for item in items if any(map(item.get_closest_marker, absent))]
+    if left_out:
         config.hook.pytest_deselected(items=left_out)
         items[:] = [item for item in items if item not in left_out]
+
+
+def pytest_report_header() -> str | None:
+    """Say it where tests are left out for want of a program."""
+    return None if postgres.programs() else "PostgreSQL is not installed: its tests are left out"
 
 
 class Scheduling(LoadScopeScheduling):
