@@ -29,7 +29,7 @@ from gan_train.runs import run_folder
 from gan_train.runs.checkpoint import list_checkpoints
 from gan_train.training.schedule import check, checkpoints, schedule_end
 from pipelines.comparison.training_time import Stopwatch
-from pipelines.compute import training
+from pipelines.compute import elastic, training
 from pipelines.compute.cluster import identifiers
 from pipelines.flows import artifacts
 from pipelines.flows.progress import score_line
@@ -140,7 +140,7 @@ class Contestant:
             self.keep(lengths=self._path_lengths(), done=True, error=None)
 
     def _fit(self, config: Config) -> None:
-        self.running.train(partial(training.fit, config, self.shards, self.run_dir))
+        self.running.train(partial(elastic.fit, config, self.shards, self.run_dir))
 
     def _finished(self) -> bool:
         return run_folder.finished(run_folder.read_events(self.run_dir))

@@ -6,6 +6,10 @@ evenly. So a training consists of attempts here, each on a fixed number of worke
 room for more, the workers save a checkpoint and end, and the next attempt has more of them. When a
 worker is lost, the next attempt has as many as there is room for. The order of images is the same
 for any number of workers.
+
+A training on a fixed number of workers, too, goes on in another attempt when Ray has announced that
+a node will be taken away, as clouds do with spot machines: the workers have saved a checkpoint and
+ended, no image is lost, and it counts as no failure.
 """
 
 from __future__ import annotations
@@ -35,13 +39,13 @@ log = logging.getLogger(__name__)
 
 
 def fit(config: Config, shards: Path, run_dir: Path) -> training.Outcome:
-    """Train like `training.fit`, and with `cluster.max_workers` on a number of workers that follows
-    the cluster's room.
+    """Train like `training.fit`, and go on elsewhere when a node will be taken away; with
+    `cluster.max_workers` on a number of workers that follows the cluster's room.
 
     A lost worker counts as a failure (`cluster.max_failures`), whatever the number after it.
     """
     if config.cluster.max_workers is None:
-        return training.fit(config, shards, run_dir)
+        return _fit_fixed(config, shards, run_dir)
     numbers = world_sizes(config, Index.load(shards).image_shape)
     failures = 0
     with connected(config.cluster):
@@ -68,7 +72,21 @@ def fit(config: Config, shards: Path, run_dir: Path) -> training.Outcome:
                     raise
                 log.warning("a worker was lost; going on from the last checkpoint: %s", error)
                 continue
-            if _stopped(run_dir) or not (run_dir / training.RESIZE).exists():
+            if _stopped(run_dir) or not (outcome.value or (run_dir / training.RESIZE).exists()):
+                return outcome
+
+
+def _fit_fixed(config: Config, shards: Path, run_dir: Path) -> training.Outcome:
+    """Train on a fixed number of workers, in as many attempts as nodes are taken away."""
+    with connected(config.cluster):
+        gpu = gpus_wanted(config.cluster)
+        config = recipes.change(config, {"cluster.gpu": "yes" if gpu else "no"})
+        while True:
+            outcome = training.fit(config, shards, run_dir)
+            if outcome.value:
+                log.warning("a node will be taken away; going on elsewhere")
+                _wait_for_room(config.cluster, gpu, [config.cluster.workers], run_dir)
+            if _stopped(run_dir) or not outcome.value:
                 return outcome
 
 

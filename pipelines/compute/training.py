@@ -71,6 +71,9 @@ class RayRuntime:
         self.run_dir = run_dir
         self.in_bucket = origin_of(run_dir) is not None
         self.outbox: shared.Outbox | None = None
+        self.moves = False
+        """Whether a node of the workers is about to be taken away, so they must go on elsewhere."""
+        self._hears = os.environ.get("RAY_TRAIN_ENABLE_PREEMPTION_WATCHER") != "0"
         self.rank = context.get_world_rank()
         self.world_size = context.get_world_size()
         self.device: torch.device = ray.train.torch.get_device()
@@ -111,11 +114,17 @@ class RayRuntime:
         )
 
     def should_stop(self) -> bool:
-        """True once the file STOP or RESIZE stands in the run's folder. Raises `shared.Superseded`
-        when another process has taken the run over."""
+        """True once the file STOP or RESIZE stands in the run's folder, or Ray has announced that a
+        node of the workers will be taken away. All workers call this at the same steps, because Ray
+        gives all of them one answer. Raises `shared.Superseded` when another process has taken the
+        run over."""
         if self.outbox is not None:
             self.outbox.check()
-        return any((self.run_dir / name).exists() for name in (STOP, RESIZE))
+        if self._hears:
+            import ray.train
+
+            self.moves = ray.train.get_preemption_info() is not None
+        return self.moves or any((self.run_dir / name).exists() for name in (STOP, RESIZE))
 
 
 @contextmanager
@@ -158,12 +167,13 @@ def _worker(settings: dict[str, Any]) -> Iterator[tuple[Config, RayRuntime, Path
             raise
 
 
-def _train(settings: dict[str, Any]) -> None:
-    """The training function of Ray Train."""
+def _train(settings: dict[str, Any]) -> bool:
+    """The training function of Ray Train; returns whether the workers ended to go on elsewhere."""
     from gan_train.training.trainer import train
 
     with _worker(settings) as (config, runtime, shards), runtime.exporting(config.name):
         train(config, Index.load(shards), shards, runtime)
+        return runtime.moves
 
 
 def _evaluate(settings: dict[str, Any]) -> dict[str, Any]:
@@ -236,7 +246,9 @@ def withdraw(run_dir: Path, *names: str) -> None:
 
 
 def fit(config: Config, shards: Path, run_dir: Path, *, restart: bool = True) -> Outcome:
-    """Train on `config.cluster.workers` workers until the schedule ends or STOP appears.
+    """Train on `config.cluster.workers` workers until the schedule ends or STOP appears, or until
+    Ray announces that a node will be taken away: then the outcome's value is True, and
+    `elastic.fit` goes on.
 
     `shards` and `run_dir` are absolute paths that every worker sees. A lost worker restarts the
     group from the newest valid checkpoint, at most `config.cluster.max_failures` times, and not at
