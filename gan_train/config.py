@@ -111,8 +111,7 @@ class DataConfig(Strict):
     grow: bool = harmless(
         False,
         "Whether the stored set grows: images that are new in the source get shards of their own, "
-        "and the shards that are there stay. Where images are gone or have changed, all are "
-        "sharded anew.",
+        "and old shards stay. Where images are gone or have changed, all are sharded anew.",
     )
     verify_days: float = harmless(
         30.0,
@@ -149,7 +148,11 @@ class DataConfig(Strict):
     )
 
     @model_validator(mode="after")
-    def _parts_are_simple(self) -> DataConfig:
+    def _is_possible(self) -> DataConfig:
+        if self.resolution & (self.resolution - 1):
+            raise ValueError(
+                f"data.resolution is {self.resolution}; allowed: a power of two from 4 to 1024"
+            )
         if self.classes == "folder" and (self.second is not None or self.held_out):
             raise ValueError(
                 "data.classes is `folder`: with data.second or data.held_out, allowed: none "
@@ -329,13 +332,19 @@ class ClusterConfig(Strict):
     )
     max_workers: int | None = harmless(
         None,
-        "With it, a training grows and shrinks with the cluster's room, from `workers` up to this "
-        "number. Numbers of workers that cannot share a batch evenly are skipped.",
+        "A training grows and shrinks with the cluster's room, from `workers` up to this number. "
+        "Numbers that cannot share a batch evenly are skipped.",
         ge=1,
     )
     gpu: Literal["auto", "yes", "no"] = harmless(
         "auto",
         "Whether every worker has a GPU. With `auto`, every worker has one if there are enough.",
+    )
+    accelerator_type: str | None = harmless(
+        None, "The type of every worker's GPU, in Ray's words, such as `A100`. Empty takes any."
+    )
+    placement: Literal["pack", "spread"] = harmless(
+        "pack", "Whether the workers are put on as few nodes as possible, or spread over many."
     )
     cpus_per_worker: float = harmless(
         1, "The number of CPUs that Ray reserves for each worker.", gt=0
@@ -360,8 +369,7 @@ class ClusterConfig(Strict):
     def _most_is_most(self) -> ClusterConfig:
         if self.max_workers is not None and self.max_workers < self.workers:
             raise ValueError(
-                f"cluster.max_workers is {self.max_workers}; allowed: at least cluster.workers, "
-                f"{self.workers}"
+                f"cluster.max_workers is {self.max_workers}; allowed: {self.workers} and more"
             )
         return self
 
@@ -371,9 +379,8 @@ class FlowConfig(Strict):
 
     server: str | None = harmless(
         None,
-        "The API address of a Prefect server. Empty means the one that PREFECT_API_URL "
-        "names, or that `gan-train up` has started; otherwise the command starts a server and "
-        "ends it.",
+        "The API address of a Prefect server. Empty means the one that PREFECT_API_URL names, or "
+        "that `gan-train up` has started; otherwise the command starts a server and ends it.",
     )
 
 
@@ -428,17 +435,15 @@ class Config(Strict):
         return self.store or str(workspace)
 
     @model_validator(mode="after")
-    def _grows_in_a_folder(self) -> Config:
+    def _some_need_a_folder(self) -> Config:
         if self.data.grow and self.store is not None:
             raise ValueError(
                 "data.grow is true: the workspace must be a folder (data.source may be in a bucket)"
             )
-        return self
-
-    @model_validator(mode="after")
-    def _power_of_two(self) -> Config:
-        if self.data.resolution & (self.data.resolution - 1):
+        if self.cluster.jobs is not None and self.store is not None:
             raise ValueError(
-                f"data.resolution is {self.data.resolution}; allowed: a power of two from 4 to 1024"
+                f"cluster.jobs is {self.cluster.jobs}: the workspace must be a folder. With one in "
+                "a bucket, leave it empty and submit the whole run: "
+                f"gan-train submit RECIPE --address {self.cluster.jobs}"
             )
         return self

@@ -145,12 +145,12 @@ def resources() -> dict[str, float]:
     return ask()
 
 
-def unused() -> dict[str, float]:
-    """Those of the cluster's resources that nobody uses now; call this inside `connected`."""
-    import ray
+def unused() -> list[dict[str, float]]:
+    """What nobody uses now of each node's resources; call this inside `connected`."""
+    from ray._private.state import available_resources_per_node  # Ray's API for developers
 
-    ask: Callable[[], dict[str, float]] = ray.available_resources
-    return ask()
+    ask: Callable[[], dict[str, dict[str, float]]] = available_resources_per_node
+    return list(ask().values())
 
 
 def nodes() -> list[dict[str, float]]:
@@ -160,12 +160,43 @@ def nodes() -> list[dict[str, float]]:
     return [node["Resources"] for node in ray.nodes() if node["Alive"]]
 
 
+def needs(cluster: ClusterConfig, gpu: bool) -> dict[str, float]:
+    """The resources that Ray reserves for each worker."""
+    kind = {accelerator(cluster.accelerator_type): 0.001} if cluster.accelerator_type else {}
+    return {"CPU": cluster.cpus_per_worker} | ({"GPU": 1.0} if gpu else {}) | kind
+
+
+def accelerator(kind: str) -> str:
+    """Ray's name of the resource that every node with accelerators of this type has once."""
+    return f"accelerator_type:{kind}"
+
+
+def places(cluster: ClusterConfig) -> list[dict[str, float]]:
+    """The nodes on which workers may stand: those of the accelerator type asked for.
+
+    Raises UserError when there is none.
+    """
+    kind, found = cluster.accelerator_type, nodes()
+    if kind is None:
+        return found
+    right = [node for node in found if accelerator(kind) in node]
+    if not right:
+        begin = accelerator("")
+        there = sorted({k.removeprefix(begin) for n in found for k in n if k.startswith(begin)})
+        raise UserError(
+            f"cluster.accelerator_type={kind}: no node of the cluster has it; there are: "
+            f"{', '.join(there) or 'none of any type'}. Leave the key empty to take any"
+        )
+    return right
+
+
 def gpus_wanted(cluster: ClusterConfig) -> bool:
     """Whether every worker gets a GPU; call it inside `connected`.
 
-    Raises UserError when `cluster.gpu` is `yes` and there are fewer GPUs than workers.
+    Raises UserError when `cluster.gpu` is `yes` and there are fewer GPUs than workers, and when no
+    node has the accelerator type asked for.
     """
-    found = int(resources().get("GPU", 0))
+    found = int(sum(node.get("GPU", 0) for node in places(cluster)))
     if cluster.gpu == "yes" and found < cluster.workers:
         raise UserError(
             f"cluster.gpu=yes: {cluster.workers} workers need a GPU each and Ray sees {found}; "

@@ -27,7 +27,7 @@ from gan_train.data.index import Index
 from gan_train.runs.events import EventReader
 from gan_train.training.schedule import world_sizes
 from pipelines.compute import training
-from pipelines.compute.cluster import connected, gpus_wanted, nodes, unused
+from pipelines.compute.cluster import connected, gpus_wanted, needs, unused
 
 LOOK_S = 60.0
 """Seconds between two looks for room for more workers. A change costs some seconds of training."""
@@ -92,13 +92,12 @@ def _fit_fixed(config: Config, shards: Path, run_dir: Path) -> training.Outcome:
 
 def room(cluster: ClusterConfig, gpu: bool) -> int:
     """How many more workers there is room for; call it inside `connected`."""
-    needs = {"CPU": cluster.cpus_per_worker} | ({"GPU": 1.0} if gpu else {})
+    each = needs(cluster, gpu)
 
     def fits(there: dict[str, float]) -> int:
-        return int(min(there.get(name, 0.0) // need for name, need in needs.items()))
+        return int(min(there.get(name, 0.0) // need for name, need in each.items()))
 
-    # Ray tells what is unused of all nodes together; a worker stands on one of them
-    return min(fits(unused()), sum(map(fits, nodes())))
+    return sum(map(fits, unused()))
 
 
 def _wait_for_room(cluster: ClusterConfig, gpu: bool, numbers: list[int], run_dir: Path) -> int:

@@ -39,6 +39,7 @@ from pipelines.compute.cluster import (
     connected,
     environment_of_workers,
     gpus_wanted,
+    needs,
     on_this_machine,
 )
 from pipelines.compute.metrics import Exporter, Origin, collected, count_failure
@@ -311,8 +312,8 @@ def _launch(
             scaling_config=ray.train.ScalingConfig(
                 num_workers=config.cluster.workers,
                 use_gpu=use_gpu,
-                resources_per_worker={"CPU": config.cluster.cpus_per_worker}
-                | ({"GPU": 1} if use_gpu else {}),
+                resources_per_worker=needs(config.cluster, use_gpu),
+                placement_strategy=config.cluster.placement.upper(),
             ),
             torch_config=ray.train.torch.TorchConfig(
                 backend="nccl" if use_gpu else "gloo", timeout_s=int(config.cluster.timeout_s)
