@@ -170,7 +170,8 @@ def test_the_kubernetes_pool_differs_from_prefects_own_by_what_it_must() -> None
     }
     assert ours["job_configuration"].keys() == theirs["job_configuration"].keys()
     pod = ours["job_configuration"]["job_manifest"]["spec"]["template"]["spec"]
-    claim = yaml.safe_load((ROOT / "infra/kuberay/workspace.yaml").read_text(encoding="utf-8"))
+    volume = ROOT / "infra/kubernetes/base/workspace.yaml"
+    claim = yaml.safe_load(volume.read_text(encoding="utf-8"))
     assert pod["volumes"][0]["persistentVolumeClaim"]["claimName"] == claim["metadata"]["name"]
     assert pod["securityContext"]["runAsNonRoot"] is True
     (container,) = pod["containers"]
