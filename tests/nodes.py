@@ -20,7 +20,7 @@ from dataclasses import dataclass, field
 from pathlib import Path
 from types import TracebackType
 
-from pipelines.compute.cluster import QUIET
+from pipelines.compute.cluster import LOOPBACK, QUIET
 
 STARTUP_S = 180.0
 _RAY = str(Path(sys.executable).with_name("ray"))
@@ -101,7 +101,12 @@ class Nodes:
         return node
 
     def _variables(self, node: Node) -> dict[str, str]:
-        kept = {key: value for key, value in os.environ.items() if not key.startswith("COV")}
+        kept = {
+            key: value
+            for key, value in os.environ.items()
+            # a Ray that another test has started in this process was for one machine alone
+            if not key.startswith("COV") and key not in LOOPBACK
+        }
         return (
             kept
             | QUIET

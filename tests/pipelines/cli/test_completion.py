@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import argparse
 import os
 import subprocess
 import sys
@@ -10,6 +11,7 @@ from pathlib import Path
 import pytest
 
 from gan_train import recipes
+from pipelines.cli import completion
 from pipelines.cli.completion import SHELLS
 from pipelines.cli.main import main
 
@@ -77,3 +79,27 @@ def test_shells_get_their_code(shell: str, capsys: pytest.CaptureFixture[str]) -
     assert main(["completion", shell]) == 0
     code = capsys.readouterr().out
     assert "_ARGCOMPLETE" in code and "gan-train" in code
+
+
+def test_what_the_functions_offer(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    """In this process: the shell's own calls are in the tests above."""
+    monkeypatch.chdir(tmp_path)
+    (tmp_path / "runs/train/demo-20260101-000000").mkdir(parents=True)
+    (tmp_path / "runs/train/demo-20260101-000000/config.yaml").touch()
+    (tmp_path / "mine.yaml").touch()
+    parser = argparse.ArgumentParser()
+    commands = parser.add_subparsers()
+    completion.add(commands)
+    one = commands.add_parser("one")
+    of = {name: one.add_argument(f"--{name}") for name in ("recipe", "run", "target", "model")}
+    completion._add_names(parser)
+    offered = {name: action.completer(prefix="") for name, action in of.items()}  # type: ignore[attr-defined]
+    assert {"demo", "mine.yaml"} <= set(offered["recipe"])
+    assert offered["run"] == ["demo-20260101-000000"]
+    assert {"demo-20260101-000000", "runs/"} <= set(offered["target"])
+    assert {"demo", "runs/"} <= set(offered["model"])
+    given = parser.parse_args(["completion", "bash"])
+    assert given.command(given) == 0
+    assert "gan-train" in capsys.readouterr().out
