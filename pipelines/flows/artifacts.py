@@ -35,6 +35,8 @@ from prefect.events import emit_event
 from prefect.exceptions import PrefectException
 from prefect.runtime import flow_run
 
+from gan_train.metrics.scores import number
+
 log = logging.getLogger(__name__)
 
 _GRID_WIDTH = 1024  # the largest width of a grid in the UI, in pixels
@@ -70,15 +72,18 @@ class Progress:
 
 def score_table(rows: list[dict[str, Any]], description: str) -> None:
     """Show the scores of a run's checkpoints, a row each, with their references."""
-    table = [{name: _rounded(value) for name, value in row.items()} for row in rows]
+    table = [{name: _cell(name, value) for name, value in row.items()} for row in rows]
     _shown(
         "the score table",
         lambda: create_table_artifact(table=table, key="scores", description=description),
     )
 
 
-def _rounded(value: Any) -> Any:
-    return float(f"{value:.5g}") if isinstance(value, float) else value
+def _cell(name: str, value: Any) -> Any:
+    """A score in three digits; where a row stands in the training, to five."""
+    if not isinstance(value, float):
+        return value
+    return float(f"{value:.5g}") if name in ("kimg", "resolution", "alpha") else number(value)
 
 
 def sample_grid(path: Path, description: str) -> None:

@@ -43,7 +43,7 @@ def _parent(folder: Path) -> str:
     downloaded = re.fullmatch(r"(\d+)-[0-9a-f]{16}", folder.name)
     if downloaded and folder.parent.parent.name == "models":
         name = folder.parent.name
-        place = f"#/models/{quote(name)}/versions/{downloaded[1]}"
+        place = f"#/models/{quote(name)}/versions/{downloaded[1]}?{TRAINING}"
         return _link(f"{name} version {downloaded[1]}", place)
     return f"`{folder.parent.parent.name}/{folder.parent.name}/{folder.name}`"
 

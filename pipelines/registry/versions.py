@@ -39,6 +39,7 @@ from pipelines.registry.promotion import (
     version_standing,
 )
 from pipelines.registry.provenance import COMMIT_TAG, VERSION_TAG
+from pipelines.registry.run_table import TRAINING
 from pipelines.registry.shipping import Delivery, Shipper, ship
 from pipelines.registry.tracking import (
     FOLLOWS_TAG,
@@ -430,7 +431,7 @@ def _registration(config: Config, version: ModelVersion, alias: str, reason: str
 def _page(config: Config, name: str, version: int) -> str:
     """Where the version is seen: an address, or the command that serves it."""
     uri = tracking_uri(config)
-    page = f"#/models/{quote(name)}/versions/{version}"
+    page = f"#/models/{quote(name)}/versions/{version}?{TRAINING}"
     if uri.startswith("http"):
         return f"{uri.rstrip('/')}/{page}"
     return f"mlflow ui --backend-store-uri {uri} --port 5000  # http://127.0.0.1:5000/{page}"

@@ -96,7 +96,10 @@ def test_lineage_links_where_an_address_is_known(tmp_path: Path) -> None:
 @pytest.mark.parametrize(
     ("folder", "parent"),
     [
-        ("models/faces/3-0123456789abcdef", "[faces version 3](#/models/faces/versions/3)"),
+        (
+            "models/faces/3-0123456789abcdef",
+            "[faces version 3](#/models/faces/versions/3?workflowType=machine_learning)",
+        ),
         ("demo-1/checkpoints/000000108000", "`demo-1/checkpoints/000000108000`"),
     ],
 )

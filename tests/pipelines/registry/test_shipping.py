@@ -166,7 +166,7 @@ def test_a_server_killed_in_mid_run(
     ]
     # the registry works through a server too: it refuses sources that are not its own
     assert (done.version, done.alias, done.score) == (1, "champion", 40.0)
-    assert done.ui == f"{server.uri}/#/models/outage/versions/1"
+    assert done.ui == f"{server.uri}/#/models/outage/versions/1?workflowType=machine_learning"
     folder = versions.download(settings, "champion")
     assert (folder / "generator.safetensors").is_file()
     # the picture of the card is where the card says
