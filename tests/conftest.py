@@ -24,7 +24,7 @@ import pytest
 import torch
 from xdist.scheduler import LoadScopeScheduling
 
-from tests import bucket, postgres
+from tests import browser, bucket, postgres
 from tests.training import tiny_images
 
 ROOT = Path(__file__).parents[1]
@@ -53,6 +53,7 @@ def pytest_collection_modifyitems(config: pytest.Config, items: list[pytest.Item
     absent = [
         *([] if for_gpu(config) else ["gpu"]),
         *([] if postgres.programs() else ["postgres"]),
+        *([] if browser.program() else ["browser"]),
     ]
     left_out = [item for item in items if any(map(item.get_closest_marker, absent))]
     if left_out:
@@ -60,9 +61,12 @@ def pytest_collection_modifyitems(config: pytest.Config, items: list[pytest.Item
         items[:] = [item for item in items if item not in left_out]
 
 
-def pytest_report_header() -> str | None:
+def pytest_report_header() -> list[str]:
     """Say it where tests are left out for want of a program."""
-    return None if postgres.programs() else "PostgreSQL is not installed: its tests are left out"
+    wanted = {"PostgreSQL": postgres.programs(), " or ".join(browser.NAMES): browser.program()}
+    return [
+        f"no {name} is installed: its tests are left out" for name in wanted if not wanted[name]
+    ]
 
 
 class Scheduling(LoadScopeScheduling):

@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import argparse
 import os
-import shutil
 import signal
 import socket
 import subprocess
@@ -21,11 +20,11 @@ from pipelines.cli.main import main
 from pipelines.cli.sampling import registered_model
 from pipelines.registry import versions
 from pipelines.serving.server import TOKEN, address_of, listen, token_for
+from tests import browser
 from tests.pipelines.registry_runs import Run, config, index
 from tests.training import stylegan
 
 ROOT = Path(__file__).parents[3]
-_BROWSERS = ("chromium", "chromium-browser", "google-chrome")
 
 
 # ---- what is typed -----------------------------------------------------------------------------
@@ -132,14 +131,8 @@ def address(tmp_path: Path) -> Iterator[str]:
             process.kill()
 
 
-def browser() -> str:
-    found = next(filter(None, map(shutil.which, _BROWSERS)), None)
-    if found is None:  # left out unseen, the page would be untested
-        pytest.fail(f"needs a browser on the PATH, one of {', '.join(_BROWSERS)}")
-    return found
-
-
 @pytest.mark.slow
+@pytest.mark.browser
 def test_the_gallery_of_a_registered_version(address: str, tmp_path: Path) -> None:
     with httpx.Client(base_url=address, timeout=60) as client:
         told = client.get("/model.json").json()
@@ -147,10 +140,12 @@ def test_the_gallery_of_a_registered_version(address: str, tmp_path: Path) -> No
         assert told["licence"] == "OFL-1.1" and told["measure"] in told["scores"]
         assert told["command"] == f"models:/served/1 --set=workspace={tmp_path}"
 
+        chosen = browser.program()
+        assert chosen is not None
         options = ["--headless", "--no-sandbox", "--disable-gpu", "--dump-dom"]
         options += [f"--user-data-dir={tmp_path / 'browser'}", "--virtual-time-budget=30000"]
         page = subprocess.run(
-            [browser(), *options, address], capture_output=True, text=True, timeout=120
+            [chosen, *options, address], capture_output=True, text=True, timeout=120
         )
         # this text is set once all images have loaded
         assert "16 images, seeds 0 to 15" in page.stdout, page.stdout + page.stderr
