@@ -62,7 +62,10 @@ def fetch(folder: Path, info: ShardInfo) -> bool:
             path.unlink()
             log.warning("%s/%s arrived damaged (try %d)", store.url, info.name, attempt + 1)
         else:
-            raise DamagedShard(f"{store.url}/{info.name} has other bytes than the index says")
+            raise DamagedShard(
+                f"{store.url}/{info.name} has other bytes than the index says (with --verify, "
+                "sharding sees it)"
+            )
     _make_room(folder, keep=path)
     return True
 

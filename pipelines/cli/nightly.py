@@ -31,10 +31,10 @@ def add(commands: Any) -> None:
 
 def _nightly(given: argparse.Namespace) -> int:
     from gan_train import recipes
+    from pipelines.cli.loading import ready
     from pipelines.flows import plan, prefect_env
 
-    config = recipes.with_absolute_paths(recipes.load(given.recipe, given.overrides))
-    config = plan.growing(config)
+    config = plan.growing(ready(recipes.load(given.recipe, given.overrides)))
     data = plan.precheck(config)
     prefect_env.prepare(config)
     from pipelines.cli import summary

@@ -13,6 +13,7 @@ from contextlib import contextmanager
 from contextvars import ContextVar
 from dataclasses import dataclass, replace
 from pathlib import Path
+from tempfile import TemporaryDirectory
 
 from tqdm import tqdm
 
@@ -143,23 +144,33 @@ class StoredShards:
 
     def index(self, plan: ShardPlan) -> Index | None:
         """The index of the finished data set, if all shards are in the bucket with the sizes that
-        it names; their digests are verified where they arrive. None otherwise."""
+        it names; their digests are verified where they arrive, and with `plan.verify` here, too.
+        None otherwise: the damaged ones are then removed, so that `write` replaces them."""
         if self.store.look(INDEX_NAME) is None:
             return None
         index = Index.load(self.open())
         sizes = {entry.key: entry.size for entry in self.store.entries()}
-        if all(sizes.get(shard.name) == shard.bytes for shard in index.shards):
-            return index
-        log.warning("shards are missing in %s, and are written anew", self.store.url)
-        return None
+        damaged = [
+            shard.name
+            for shard in index.shards
+            if sizes.get(shard.name) != shard.bytes
+            or (plan.verify and self._sha256(shard.name) != shard.sha256)
+        ]
+        for name in damaged:
+            log.warning("%s/%s is missing or damaged, and is written anew", self.store.url, name)
+            self.store.delete(name)
+        return None if damaged else index
+
+    def _sha256(self, name: str) -> str:
+        with TemporaryDirectory() as folder:
+            return self.store.fetch(name, Path(folder) / name)
 
     def write(self, task: ShardTask) -> ShardReceipt:
         """Write a shard, unless it is in the bucket, and send it there: first its tar, and then its
         receipt. This runs on any node."""
         name = Path(shard_name(task.number)).with_suffix(".json").name
         folder = self.open()
-        known = self.store.look(name)
-        if known is not None:
+        if self.store.look(name) is not None:
             receipt = ShardReceipt.model_validate_json(self.store.read(name))
             if receipt.info is None or self.store.look(receipt.info.name) is not None:
                 return receipt

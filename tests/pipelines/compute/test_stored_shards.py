@@ -2,8 +2,10 @@
 
 from __future__ import annotations
 
+import logging
 import os
 from collections.abc import Callable
+from dataclasses import replace
 from pathlib import Path
 
 import pytest
@@ -94,6 +96,8 @@ def test_what_is_in_the_bucket_is_not_written_again(
 
 
 def test_a_set_that_lacks_a_shard_is_not_finished(on: On, caplog: pytest.LogCaptureFixture) -> None:
+    caplog.set_level(logging.WARNING)
+    logging.getLogger("pipelines").propagate = True
     config = on("a")
     plan = plan_of(config)
     stored, directory = stored_of(config)
@@ -101,9 +105,19 @@ def test_a_set_that_lacks_a_shard_is_not_finished(on: On, caplog: pytest.LogCapt
     finish_shards(plan, receipts)
     stored.finish(directory)
     assert stored.store.look(INDEX_NAME) is not None and stored.index(plan) is not None
-    assert receipts[0].info is not None
-    stored.store.delete(receipts[0].info.name)
-    assert stored.index(plan) is None
+    info = receipts[0].info
+    assert info is not None
+    whole = stored.store.read(info.name)
+    for damage in (None, whole[:-512], whole[:700] + b"x" + whole[701:]):
+        stored.store.delete(info.name)
+        if damage is not None:
+            stored.store.write(info.name, damage)
+        looked = replace(plan, verify=damage is not None and len(damage) == len(whole))
+        assert stored.index(looked) is None
+        assert [stored.write(task) for task in plan.tasks()] == receipts
+        assert stored.store.read(info.name) == whole
+        assert stored.index(replace(plan, verify=True)) is not None
+    assert f"{info.name} is missing or damaged" in caplog.text
 
 
 def test_a_workspace_in_a_folder_has_none(tiny_source: Path, tmp_path: Path) -> None:
