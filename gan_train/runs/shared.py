@@ -28,8 +28,7 @@ import threading
 from collections.abc import Iterator
 from contextlib import contextmanager, suppress
 from pathlib import Path
-from types import TracebackType
-from typing import Any
+from typing import Any, Self
 
 from gan_train.config import Config
 from gan_train.files.atomic import write_aside
@@ -92,10 +91,48 @@ def _files(run_dir: Path) -> dict[str, tuple[int, int]]:
     return dict(sorted(found.items(), key=lambda each: (each[0].endswith(MANIFEST), each[0])))
 
 
+class _Courier:
+    """Makes passes between a folder and its store, from a thread, and a last one at the end of the
+    block. A store that is away holds nothing up: a warning tells `meanwhile`."""
+
+    def __init__(self, run_dir: Path, meanwhile: str) -> None:
+        self._run_dir, self._store, self._meanwhile = run_dir, _store_of(run_dir), meanwhile
+        self._ended = threading.Event()
+        self._thread = threading.Thread(target=self._work, name=type(self).__name__, daemon=True)
+
+    def __enter__(self) -> Self:
+        self._thread.start()
+        return self
+
+    def __exit__(self, *_: object) -> None:
+        self._ended.set()
+        self._thread.join()
+        self._last_pass()
+
+    def _work(self) -> None:
+        away = False
+        while not self._ended.wait(POLL_S):
+            try:
+                self._pass()
+                away = False
+            except Superseded:
+                return
+            except StoreError as error:
+                if not away:
+                    log.warning("the store does not answer; %s: %s", self._meanwhile, error)
+                away = True
+
+    def _pass(self) -> None:
+        raise NotImplementedError
+
+    def _last_pass(self) -> None:
+        raise NotImplementedError
+
+
 # ---- to the store --------------------------------------------------------------------------------
 
 
-class Outbox:
+class Outbox(_Courier):
     """Sends what is new in the folder of a run to its store, from a thread; use it as a context
     manager. Leaving the block sends the rest.
 
@@ -104,51 +141,29 @@ class Outbox:
     """
 
     def __init__(self, run_dir: Path) -> None:
-        self._run_dir, self._store = run_dir, _store_of(run_dir)
+        super().__init__(run_dir, "the run waits on this disk")
         self._sent = _files(run_dir)  # `bring` has just brought these
         self._offset = end_of_lines(run_dir / LOG_NAME)
-        self._ended = threading.Event()
         self._error: Superseded | None = None
-        self._thread = threading.Thread(target=self._follow, name="outbox", daemon=True)
 
-    def __enter__(self) -> Outbox:
-        self._thread.start()
-        return self
-
-    def __exit__(
-        self,
-        kind: type[BaseException] | None,
-        error: BaseException | None,
-        traceback: TracebackType | None,
-    ) -> None:
-        self._ended.set()
-        self._thread.join()
-        if self._error is not None and kind is None:
-            raise self._error
-        if self._error is None:
+    def _pass(self) -> None:
+        try:
             self.send()
+        except Superseded as error:
+            self._error = error
+            raise
+        for name in _REQUESTS:
+            if self._store.look(name) is not None:
+                (self._run_dir / name).touch()
+
+    def _last_pass(self) -> None:
+        self.check()
+        self.send()
 
     def check(self) -> None:
         """Raise `Superseded` if another process writes this run."""
         if self._error is not None:
             raise self._error
-
-    def _follow(self) -> None:
-        away = False
-        while not self._ended.wait(POLL_S):
-            try:
-                self.send()
-                for name in _REQUESTS:
-                    if self._store.look(name) is not None:
-                        (self._run_dir / name).touch()
-                away = False
-            except Superseded as error:
-                self._error = error
-                return
-            except StoreError as error:
-                if not away:
-                    log.warning("the store does not answer; the run waits on this disk: %s", error)
-                away = True
 
     def send(self) -> None:
         """Send what is new, and remove what is gone: once, now."""
@@ -311,7 +326,7 @@ def remove(run_dir: Path) -> None:
         store.delete(entry.key)
 
 
-class Inbox:
+class Inbox(_Courier):
     """Brings events, and what they name, to the folder of a run, from a thread; use it as a context
     manager. Leaving the block brings all that is left, checkpoints included.
 
@@ -320,39 +335,15 @@ class Inbox:
     """
 
     def __init__(self, run_dir: Path) -> None:
-        self._run_dir, self._store = run_dir, _store_of(run_dir)
+        super().__init__(run_dir, "training goes on unseen")
         self._sent: dict[str, bytes] = {}
         self._log_size = 0
-        self._ended = threading.Event()
-        self._thread = threading.Thread(target=self._follow, name="inbox", daemon=True)
 
-    def __enter__(self) -> Inbox:
-        self._thread.start()
-        return self
-
-    def __exit__(
-        self,
-        kind: type[BaseException] | None,
-        error: BaseException | None,
-        traceback: TracebackType | None,
-    ) -> None:
-        self._ended.set()
-        self._thread.join()
-        self._look()
+    def _last_pass(self) -> None:
+        self._pass()
         bring(self._run_dir)
 
-    def _follow(self) -> None:
-        away = False
-        while not self._ended.wait(POLL_S):
-            try:
-                self._look()
-                away = False
-            except StoreError as error:
-                if not away:
-                    log.warning("the store does not answer; training goes on unseen: %s", error)
-                away = True
-
-    def _look(self) -> None:
+    def _pass(self) -> None:
         for name in _REQUESTS:
             if (self._run_dir / name).exists() and name not in self._sent:
                 self._store.write(name, b"")
