@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import os
+import shutil
 import signal
 from collections.abc import Iterator
 from pathlib import Path
@@ -48,13 +49,20 @@ def pytest_configure(config: pytest.Config) -> None:
         os.environ["CUDA_VISIBLE_DEVICES"] = ""
 
 
+def lacking() -> list[str]:
+    """The marks of tests for which this machine lacks the program."""
+    found = {
+        "postgres": postgres.programs(),
+        "browser": browser.program(),
+        "promtool": shutil.which("promtool"),
+        "kubectl": shutil.which("kubectl"),
+    }
+    return [name for name, there in found.items() if not there]
+
+
 def pytest_collection_modifyitems(config: pytest.Config, items: list[pytest.Item]) -> None:
-    """Tests for a GPU run where they are asked for, those of PostgreSQL where it is installed."""
-    absent = [
-        *([] if for_gpu(config) else ["gpu"]),
-        *([] if postgres.programs() else ["postgres"]),
-        *([] if browser.program() else ["browser"]),
-    ]
+    """Tests for a GPU run where they are asked for, those of a program where it is installed."""
+    absent = [*([] if for_gpu(config) else ["gpu"]), *lacking()]
     left_out = [item for item in items if any(map(item.get_closest_marker, absent))]
     if left_out:
         config.hook.pytest_deselected(items=left_out)
@@ -63,10 +71,7 @@ def pytest_collection_modifyitems(config: pytest.Config, items: list[pytest.Item
 
 def pytest_report_header() -> list[str]:
     """Say it where tests are left out for want of a program."""
-    wanted = {"PostgreSQL": postgres.programs(), " or ".join(browser.NAMES): browser.program()}
-    return [
-        f"no {name} is installed: its tests are left out" for name in wanted if not wanted[name]
-    ]
+    return [f"tests marked {name} are left out: it is not installed" for name in lacking()]
 
 
 class Scheduling(LoadScopeScheduling):

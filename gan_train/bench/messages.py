@@ -29,7 +29,8 @@ import torch.distributed as dist
 from torch import Tensor
 
 from gan_train import recipes
-from gan_train.adversary import Adversary, Clock, ImageShape
+from gan_train.adversary import Adversary, Clock
+from gan_train.bench.shapes import shape_of
 from gan_train.bench.step import on_random_pictures, random_pictures
 from gan_train.config import Config
 from gan_train.data.index import Index
@@ -176,10 +177,8 @@ def measure(
         if paced_ms is None:
             subject = Real(config, Path(folder))
         else:
-            classes = ("a", "b") if config.data.classes == "folder" else ()
-            channels = {"grey": 1, "rgb": 3}[config.data.colour]
-            shape = ImageShape(channels, config.data.resolution, classes)
-            subject = Paced(config.family.build(shape, config.train.batch), paced_ms / 1000)
+            adversary = config.family.build(shape_of(config), config.train.batch)
+            subject = Paced(adversary, paced_ms / 1000)
         yield f"{config.name}, {dist.get_world_size()} workers; {subject}"
         averages = {way: WAYS[way]() for way in ways}
         found: dict[str, list[float]] = {way: [] for way in ways}

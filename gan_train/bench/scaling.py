@@ -15,7 +15,7 @@ from collections.abc import Iterator
 from dataclasses import dataclass
 
 from gan_train import recipes
-from gan_train.adversary import ImageShape
+from gan_train.bench.shapes import shape_of
 from gan_train.config import Config
 from gan_train.errors import UserError
 from gan_train.training.optimizers import parameters_of
@@ -58,9 +58,9 @@ class Load:
         return self.seconds + messages - hidden
 
 
-def load_of(config: Config, shape: ImageShape, seconds: float) -> Load:
-    """The load of a recipe in its last stage."""
-    adversary = config.family.build(shape, config.train.batch)
+def load_of(config: Config, seconds: float) -> Load:
+    """The load of a recipe in its last stage, with `seconds` a step on one worker alone."""
+    adversary = config.family.build(shape_of(config), config.train.batch)
     counts = [
         sum(p.numel() for p in parameters_of(adversary, spec))
         for _, spec in sorted(adversary.optimizers().items())
@@ -104,10 +104,7 @@ def main(arguments: list[str] | None = None) -> int:
     given = parser.parse_args(arguments)
     try:
         config = recipes.load(given.recipe, given.overrides)
-        channels = {"grey": 1, "rgb": 3}[config.data.colour]
-        classes = ("a", "b") if config.data.classes == "folder" else ()
-        shape = ImageShape(channels, config.data.resolution, classes)
-        load = load_of(config, shape, given.step_ms / 1e3)
+        load = load_of(config, given.step_ms / 1e3)
         for line in table(config, load, given.workers, given.gbit, given.image_kb):
             print(line)
     except UserError as error:

@@ -5,7 +5,6 @@ from __future__ import annotations
 import pytest
 
 from gan_train import recipes
-from gan_train.adversary import ImageShape
 from gan_train.bench import scaling
 
 RECIPE = "stylegan2-ffhq-1024-8gpu"
@@ -16,7 +15,7 @@ MEASURED = {2: (742.8, 2809.3, 2373.9), 3: (746.1, 3551.9, 3031.9), 4: (747.7, 3
 @pytest.mark.parametrize("workers", MEASURED)
 def test_the_model_tells_what_was_measured_at_1_gbit(workers: int) -> None:
     alone, after, beside = MEASURED[workers]
-    load = scaling.load_of(recipes.load(RECIPE), ImageShape(3, 1024), alone / 1000)
+    load = scaling.load_of(recipes.load(RECIPE), alone / 1000)
     assert load.after(workers, 1) * 1000 == pytest.approx(after, rel=0.03)
     assert load.beside(workers, 1) * 1000 == pytest.approx(beside, rel=0.1)
 

@@ -6,7 +6,6 @@ from __future__ import annotations
 
 import json
 import re
-import shutil
 import subprocess
 from pathlib import Path
 from typing import Any
@@ -164,7 +163,7 @@ def test_every_alert_is_told_and_has_its_section_in_the_runbook() -> None:
         assert f"\n### {rule['alert']}\n" in runbook, rule["alert"]
 
 
-@pytest.mark.skipif(shutil.which("promtool") is None, reason="promtool comes with Prometheus")
+@pytest.mark.promtool
 def test_alerts_come_when_they_should() -> None:
     for check in (
         ("check", "config", "monitoring/prometheus.yaml"),

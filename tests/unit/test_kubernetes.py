@@ -4,7 +4,6 @@ kustomize builds the overlays, and what comes out is held to the same."""
 
 from __future__ import annotations
 
-import shutil
 import subprocess
 from collections.abc import Iterator
 from pathlib import Path
@@ -24,8 +23,6 @@ FILES = sorted(KUBERNETES.rglob("kustomization.yaml"))
 OVERLAYS = ("cluster", "job", "job-spot-queued")
 
 Object = dict[str, Any]
-
-built = pytest.mark.skipif(shutil.which("kubectl") is None, reason="kubectl builds the overlays")
 
 
 def documents(text: str) -> list[Object]:
@@ -172,7 +169,7 @@ def test_the_job_trains_a_recipe_that_its_gpus_can_carry_and_its_queue_admits() 
     assert job["shutdownAfterJobFinishes"] is True, "Kueue asks for it"
 
 
-@built
+@pytest.mark.kubectl
 @pytest.mark.parametrize("name", OVERLAYS)
 def test_an_overlay_is_built(name: str) -> None:
     kinds = overlay(name)
