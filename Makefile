@@ -14,7 +14,7 @@ WARNINGS := -W error::UserWarning -W 'ignore:Error parsing type annotation Forwa
     -W ignore::UserWarning:mlflow.types.type_hints
 
 .DEFAULT_GOAL := help
-.PHONY: help demo test test-all lint lint-infra docs clean
+.PHONY: help demo test test-all faults lint lint-infra docs clean
 .DELETE_ON_ERROR:
 
 help: ## Show this help
@@ -28,6 +28,9 @@ test: $(INSTALLED) ## Run the tests that start no engine and train for seconds a
 
 test-all: $(INSTALLED) ## Run every test and measure which lines and branches they reach
 	$(PYTEST) --cov
+
+faults: $(INSTALLED) ## Inject every fault of docs/faults.md; the rows go to build/faults.md
+	$(PYTEST) -m fault
 
 lint: $(INSTALLED) ## Check style, format, types, and the files of infra/
 	$(BIN)/ruff check .

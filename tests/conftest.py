@@ -26,11 +26,13 @@ import torch
 from xdist.scheduler import LoadScopeScheduling
 
 from tests import browser, bucket, postgres
+from tests.faults import table
 from tests.training import tiny_images
 
 ROOT = Path(__file__).parents[1]
 ENGINES = (
     "tests/benchmarks/test_bench.py",
+    "tests/faults/engines/",
     *(f"tests/pipelines/{room}/" for room in ("compute", "stack", "flows", "comparison")),
 )
 """Where Ray and Prefect are started, which take all cores: one such test at a time."""
@@ -67,6 +69,17 @@ def pytest_collection_modifyitems(config: pytest.Config, items: list[pytest.Item
     if left_out:
         config.hook.pytest_deselected(items=left_out)
         items[:] = [item for item in items if item not in left_out]
+
+
+def pytest_runtest_setup(item: pytest.Item) -> None:
+    """A row of the table of faults travels with the report, also out of another process."""
+    if (fault := table.mark(item)) is not None:
+        item.user_properties.append(("fault", fault))
+
+
+def pytest_terminal_summary(terminalreporter: Any) -> None:
+    reports = [one for kind in ("passed", "failed") for one in terminalreporter.getreports(kind)]
+    table.write(ROOT / "build" / "faults.md", reports)
 
 
 def pytest_report_header() -> list[str]:

@@ -55,6 +55,10 @@ def run_killed(config: Config, run_dir: Path, nimg: int) -> None:
         processes(1, _killed, config, run_dir, nimg)
 
 
+@pytest.mark.fault(
+    "SIGKILL of a plain training between two checkpoints",
+    "goes on from the last checkpoint; the weights end in the same bits",
+)
 @pytest.mark.parametrize(
     ("killed_at", "changes"),
     [
@@ -103,6 +107,10 @@ def test_resume_on_several_workers(
         assert_same_bits(weights(tmp_path / "halves", name), weights(tmp_path / "whole", name))
 
 
+@pytest.mark.fault(
+    "a file of the newest checkpoint cut, gone or with a flipped bit",
+    "the checkpoint before it is taken, loudly; the weights end in the same bits",
+)
 @pytest.mark.parametrize("file", ["networks.safetensors", "optimizers.safetensors", "state.json"])
 @pytest.mark.parametrize("harm", ["flip", "cut", "gone"])
 def test_a_damaged_checkpoint_is_passed_over_loudly(
@@ -130,6 +138,7 @@ def test_a_damaged_checkpoint_is_passed_over_loudly(
         assert_same_bits(weights(run_dir, name), weights(undamaged, name))
 
 
+@pytest.mark.fault("a checkpoint whose writing never ended", "it is not taken for a checkpoint")
 def test_an_unfinished_write_is_not_a_checkpoint(tiny_source: Path, tmp_path: Path) -> None:
     config = tiny_config(tiny_source, tmp_path, train__checkpoint_kimg=0.048)
     run_dir = run(config, tmp_path / "run")
