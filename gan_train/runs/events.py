@@ -3,7 +3,8 @@
 `EventLog` writes, and never waits for a reader; everything else here reads. `pipelines/registry`
 copies the log to MLflow; without MLflow the log is the only record. It has one event on each line:
 
-    {"kind": "start", "nimg": 0, "time_ms": 1700000000000, "precision": "bf16"}
+    {"kind": "start", "nimg": 0, "time_ms": 1700000000000, "precision": "bf16",
+     "device": "NVIDIA H100"}
     {"kind": "metrics", "nimg": 4000, "time_ms": ..., "values": {"loss/D": 1.2}}
     {"kind": "image", "nimg": 4000, "time_ms": ..., "path": "samples/000004000.png"}
     {"kind": "checkpoint", "nimg": 4000, "time_ms": ..., "path": "checkpoints/000004000",
@@ -196,7 +197,7 @@ def _agree(a: Event, b: Event) -> bool:
 
     Fields of only one of them do not count: another version of the program may log more.
     """
-    both = (a.keys() & b.keys()) - {"time_ms", "values"}
+    both = (a.keys() & b.keys()) - {"time_ms", "values", "device"}
     if any(_text(a[key]) != _text(b[key]) for key in both):
         return False
     values, others = a.get("values", {}), b.get("values", {})

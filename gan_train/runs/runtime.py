@@ -8,6 +8,7 @@ progress. `PlainRuntime` serves one process and torchrun; the runtime for Ray is
 from __future__ import annotations
 
 import os
+import platform
 from pathlib import Path
 from typing import Protocol
 
@@ -42,6 +43,18 @@ def _device(gpu: str, local_rank: int) -> torch.device:
             "start as many processes as GPUs, or add --set cluster.gpu=no"
         )
     return torch.device("cuda", local_rank)
+
+
+def device_name(device: torch.device) -> str:
+    """The name of the GPU or of the processor, such as `NVIDIA H100` or `AMD EPYC 7763`."""
+    if device.type == "cuda":
+        return torch.cuda.get_device_name(device)
+    try:
+        lines = Path("/proc/cpuinfo").read_text(encoding="utf-8").splitlines()
+    except OSError:  # another system than Linux
+        lines = []
+    named = (line.partition(":")[2].strip() for line in lines if line.startswith("model name"))
+    return next(named, platform.processor() or platform.machine())
 
 
 class PlainRuntime:

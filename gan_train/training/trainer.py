@@ -20,7 +20,7 @@ from gan_train.nn.collectives import any_worker, assert_identical, barrier
 from gan_train.rng import BatchRandom, derive
 from gan_train.runs import checkpoint
 from gan_train.runs.events import EventLog
-from gan_train.runs.runtime import Runtime
+from gan_train.runs.runtime import Runtime, device_name
 from gan_train.runs.warm_start import start_from
 from gan_train.training import precision
 from gan_train.training.averaging import GradientAverage
@@ -231,7 +231,8 @@ class Trainer:
             checkpoint.abandon_after(self.runtime.run_dir, int(folder.name) if folder else 0)
         if folder is None:
             if self.events:
-                self.events.append("start", 0, precision=self.config.train.precision)
+                precision, device = self.config.train.precision, device_name(self.device)
+                self.events.append("start", 0, precision=precision, device=device)
             if self.config.train.start_from is not None:
                 averaged = self.averaged.state_dict()
                 start_from(self.config.train.start_from, self.adversary, averaged)

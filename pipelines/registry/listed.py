@@ -11,7 +11,7 @@ from datetime import datetime
 from gan_train.config import Config
 from gan_train.errors import UserError
 from pipelines.registry.promotion import CHALLENGER, CHAMPION
-from pipelines.registry.tracking import connect, failures, tracking_uri
+from pipelines.registry.tracking import connect, connect_to_read, exists, failures, tracking_uri
 from pipelines.registry.versions import find_version, model_name
 
 
@@ -57,6 +57,8 @@ def versions(config: Config) -> list[Listed]:
     Raises UserError when the tracking server is away.
     """
     name = model_name(config)
+    if not exists(config):
+        return []
     try:
         client = connect(config)
         found = list(client.search_model_versions(f"name = '{name}'", max_results=1000))
@@ -89,7 +91,7 @@ def described(config: Config, version_or_alias: str) -> Described:
     Raises UserError when there is no such version, or the tracking server is away.
     """
     try:
-        client = connect(config)
+        client = connect_to_read(config)
         found = find_version(client, config, version_or_alias)
         run = client.get_run(found.run_id) if found.run_id else None
     except failures() as error:

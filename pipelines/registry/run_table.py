@@ -33,6 +33,7 @@ _WIDTHS = {
     f"metrics.`{KIMG}`": 90,
     "params.`cluster.workers`": 120,
     "tags.`precision`": 90,
+    "tags.`device`": 150,
     f"tags.`{MEASURE_TAG}`": 170,
 }
 """The columns of the view in their order, each with its width in pixels."""

@@ -23,6 +23,7 @@ from PIL import Image
 
 from gan_train.config import Config
 from gan_train.data.index import Index
+from gan_train.errors import UserError
 from gan_train.runs.events import Event, read_events, read_with_offsets
 from pipelines.registry import logged_model, run_table
 from pipelines.registry.provenance import source_tags
@@ -40,6 +41,8 @@ ABANDONED_TAG = "gan_train.abandoned"
 PRECISION_TAG = "precision"
 """The tag of a run that says in which format of numbers it is trained, where the recipe says
 `auto`."""
+DEVICE_TAG = "device"
+"""The tag of a run that names the processor or GPU that it began on."""
 FOLLOWED_TAG = "gan_train.followed_by"
 FOLLOWS_TAG = "gan_train.follows"
 _METRICS_PER_BATCH = 1000  # MLflow's limits
@@ -87,6 +90,21 @@ def connect(config: Config) -> MlflowClient:
     for noisy in ("alembic", "mlflow.store.db.utils", "mlflow.store.model_registry"):
         logging.getLogger(noisy).setLevel(logging.WARNING)
     return mlflow.tracking.MlflowClient(tracking_uri=uri, registry_uri=uri)
+
+
+def exists(config: Config) -> bool:
+    """Whether there is a registry to read: a server, or a database in the workspace."""
+    return server(config) is not None or (config.workspace / "mlflow.db").exists()
+
+
+def connect_to_read(config: Config) -> MlflowClient:
+    """A client that makes no database. Raises UserError where nothing was ever registered."""
+    if not exists(config):
+        raise UserError(
+            f"nothing is registered in {config.workspace}: it has no mlflow.db. `gan-train run` "
+            "registers what it trains; another registry is named by registry.tracking_uri"
+        )
+    return connect(config)
 
 
 def failures() -> tuple[type[Exception], ...]:
@@ -247,7 +265,9 @@ class Tracking:
         if kind == "metrics":
             self._metrics([m for event in events for m in self._values(event, event["values"])])
         elif kind == "start":
-            self.client.set_tag(self.run_id, PRECISION_TAG, events[-1]["precision"])
+            for tag in (PRECISION_TAG, DEVICE_TAG):
+                if said := events[-1].get(tag):
+                    self.client.set_tag(self.run_id, tag, said)
         elif kind == "image":
             for event in events:
                 self._image(event)

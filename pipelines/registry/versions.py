@@ -44,6 +44,7 @@ from pipelines.registry.shipping import Delivery, Shipper, ship
 from pipelines.registry.tracking import (
     FOLLOWS_TAG,
     connect,
+    connect_to_read,
     experiment_of,
     failures,
     flatten,
@@ -210,7 +211,7 @@ def download(config: Config, version_or_alias: str) -> Path:
     server is away, or the weights are not those that were registered.
     """
     try:
-        client = connect(config)
+        client = connect_to_read(config)
         found = find_version(client, config, version_or_alias)
         wanted = found.tags.get(logged_model.WEIGHTS_TAG, "")
         target = config.workspace / "models" / found.name / f"{found.version}-{wanted[:16]}"

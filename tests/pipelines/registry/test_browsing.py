@@ -33,7 +33,7 @@ def test_the_view_names_what_runs_have(workspace: Path) -> None:
     """Its columns are metrics, parameters and tags of a real run, and its order is by a column."""
     settings = config(workspace)
     run = Run(settings, index())
-    run.append("start", 0, precision="bf16")
+    run.append("start", 0, precision="bf16", device="AMD EPYC")
     run.image(1000)
     run.checkpoint(1000, 50.0)
     done = versions.register_best(settings, run.folder, run.index, {"ray.job_id": "01"})

@@ -123,3 +123,16 @@ def test_versions_are_listed_with_alias_score_and_run(
         ["2", "challenger", "40", measure, "2", "tiny-20260102-000000"],
         ["1", "champion", "31.5", measure, "2", "tiny-20260101-000000"],
     ]
+
+
+def test_what_only_reads_makes_no_database(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    monkeypatch.chdir(tmp_path)
+    monkeypatch.delenv("MLFLOW_TRACKING_URI", raising=False)
+    assert main(["versions", "demo"]) == 2
+    capsys.readouterr()
+    assert main(["generate", "demo", "--seeds", "1", "--out", "a.png"]) == 2
+    assert "nothing is registered" in capsys.readouterr().err
+    assert main(["serve", "demo", "--port", "0"]) == 2
+    assert not (tmp_path / "runs" / "mlflow.db").exists()

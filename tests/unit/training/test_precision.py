@@ -13,7 +13,7 @@ from gan_train.errors import UserError
 from gan_train.files.atomic import read_json
 from gan_train.runs import checkpoint
 from gan_train.runs.events import read_events
-from gan_train.runs.runtime import PlainRuntime
+from gan_train.runs.runtime import PlainRuntime, device_name
 from gan_train.training import precision
 from tests.training import assert_same_bits, newest, run, tiny_config, weights
 
@@ -108,6 +108,7 @@ def test_the_event_log_tells_it(
         "start": "float32",
         "checkpoint": "float32",
     }
+    assert told["start"]["device"] == device_name(CPU)
 
 
 def test_a_damaged_state_is_passed_over(tiny_source: Path, tmp_path: Path) -> None:
