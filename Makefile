@@ -14,7 +14,7 @@ WARNINGS := -W error::UserWarning -W 'ignore:Error parsing type annotation Forwa
     -W ignore::UserWarning:mlflow.types.type_hints
 
 .DEFAULT_GOAL := help
-.PHONY: help demo test test-all faults lint lint-infra docs clean
+.PHONY: help demo test test-all faults soak lint lint-infra docs clean
 .DELETE_ON_ERROR:
 
 help: ## Show this help
@@ -31,6 +31,9 @@ test-all: $(INSTALLED) ## Run every test and measure which lines and branches th
 
 faults: $(INSTALLED) ## Inject every fault of docs/faults.md; the rows go to build/faults.md
 	$(PYTEST) -m fault
+
+soak: $(INSTALLED) ## Harm runs at random for half an hour; they end as one without faults
+	$(BIN)/python -m tests.faults.soak --minutes 30
 
 lint: $(INSTALLED) ## Check style, format, types, and the files of infra/
 	$(BIN)/ruff check .
