@@ -4,8 +4,8 @@
     torchrun --nproc-per-node 2 -m gan_train demo
 
 It needs neither Ray nor Prefect nor MLflow, so it neither restarts workers nor registers models. It
-shards the data first if that was not done. Ctrl-C and SIGTERM save a checkpoint and end the run;
-`--resume RUN` goes on with it.
+shards the data first if that was not done. Ctrl-C, SIGTERM and a closed terminal save a checkpoint
+and end the run with status 130, 143 or 129; `--resume RUN` goes on with it.
 """
 
 from __future__ import annotations
@@ -17,7 +17,7 @@ import os
 import signal
 import sys
 from pathlib import Path
-from types import FrameType
+from typing import NamedTuple
 
 from gan_train import recipes
 from gan_train.config import Config
@@ -25,7 +25,7 @@ from gan_train.data.index import Index
 from gan_train.data.sharding import shard
 from gan_train.errors import UserError
 from gan_train.nn.collectives import broadcast_text, end
-from gan_train.runs import run_folder
+from gan_train.runs import run_folder, stop_signals
 from gan_train.runs.runtime import PlainRuntime
 from gan_train.training.trainer import train
 
@@ -33,28 +33,35 @@ log = logging.getLogger("gan_train")
 
 
 class SignalledRuntime(PlainRuntime):
-    """Asks the trainer to save and end on the first SIGINT or SIGTERM; the second one kills."""
+    """Asks the trainer to save a checkpoint and end once a signal has come."""
 
-    def __init__(self, run_dir: Path, gpu: str) -> None:
-        super().__init__(run_dir, gpu)
-        self.signalled = False
-        for number in (signal.SIGINT, signal.SIGTERM):
-            signal.signal(number, self._stop)
+    signalled: signal.Signals | None = None
 
-    def _stop(self, number: int, frame: FrameType | None) -> None:
-        self.signalled = True
-        signal.signal(number, signal.SIG_DFL)
+    def stop(self, number: signal.Signals) -> None:
+        """Remember a signal."""
+        log.warning("%s: a checkpoint is saved; the second one ends at once", number.name)
+        self.signalled = number
 
     def should_stop(self) -> bool:
         """Whether a signal has come."""
-        return self.signalled
+        return self.signalled is not None
 
 
-def train_plain(config: Config, resume: str | None = None) -> Path:
-    """Shard where needed, train on the workers that torchrun started, and return the run folder.
+class Trained(NamedTuple):
+    """How a plain training ended: its run's folder, and the exit status, which is 0 at the end of
+    the schedule and `stop_signals.status_of` the signal that stopped it."""
+
+    run_dir: Path
+    status: int
+
+
+def train_plain(config: Config, resume: str | None = None) -> Trained:
+    """Shard where needed, and train on the workers that torchrun started.
 
     Rank 0 alone reads the data and the run folders, and tells the other ranks where the shards and
     the run are. When torchrun restarts the workers, they go on with the newest run of the recipe.
+    SIGINT, SIGTERM and SIGHUP save a checkpoint and end the training (`stop_signals.heard`); before
+    there is anything to save, they end the process.
     Raises UserError as the trainer does, and when another process is training the run.
     """
     config = recipes.with_absolute_paths(config)
@@ -72,9 +79,14 @@ def train_plain(config: Config, resume: str | None = None) -> Path:
             held.enter_context(run_folder.exclusive(run_dir))
         shards = Path(broadcast_text(str(shards), runtime.device))
         runtime.run_dir = Path(broadcast_text(str(run_dir), runtime.device))
-        train(config, Index.load(shards), shards, runtime)
-        end()
-    return runtime.run_dir
+        with stop_signals.heard(runtime.stop):
+            finished = train(config, Index.load(shards), shards, runtime)
+            end()
+    if finished:
+        return Trained(runtime.run_dir, 0)
+    log.warning("stopped; go on with --resume %s", runtime.run_dir.name)
+    # without a signal of its own, this worker ended because another one had it
+    return Trained(runtime.run_dir, stop_signals.status_of(runtime.signalled or signal.SIGTERM))
 
 
 def _run_of(config: Config, resume: str | None, shards: Path) -> Path:
@@ -100,12 +112,15 @@ def main(arguments: list[str] | None = None) -> int:
     given = parser.parse_args(arguments)
     logging.basicConfig(level=logging.INFO, format="%(message)s")
     try:
-        run_dir = train_plain(recipes.load(given.recipe, given.overrides), given.resume)
+        trained = train_plain(recipes.load(given.recipe, given.overrides), given.resume)
     except UserError as error:
         print(f"gan-train: {error}", file=sys.stderr)
         return 2
-    log.info("samples and checkpoints: %s", run_dir)
-    return 0
+    except KeyboardInterrupt:  # before the training began
+        print("gan-train: stopped", file=sys.stderr)
+        return stop_signals.status_of(signal.SIGINT)
+    log.info("samples and checkpoints: %s", trained.run_dir)
+    return trained.status
 
 
 if __name__ == "__main__":

@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import os
 import shutil
-import signal
 from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
@@ -138,15 +137,6 @@ def in_bucket(s3_port: int, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> 
         monkeypatch.setenv(key, value)
     monkeypatch.setenv("GAN_TRAIN_CACHE", str(tmp_path / "copies"))
     return f"s3://{name}/team"
-
-
-@pytest.fixture
-def signals() -> Iterator[None]:
-    """Training in this process takes the signals; they are given back."""
-    before = {number: signal.getsignal(number) for number in (signal.SIGINT, signal.SIGTERM)}
-    yield
-    for number, handler in before.items():
-        signal.signal(number, handler)
 
 
 @pytest.fixture(scope="session")

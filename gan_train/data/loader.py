@@ -7,6 +7,7 @@ come from the cache that an earlier epoch filled. It never decides which image c
 from __future__ import annotations
 
 import multiprocessing
+import signal
 from collections.abc import Generator, Iterator
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import KW_ONLY, dataclass, field
@@ -34,6 +35,8 @@ _CHUNK_IMAGES, _CHUNK_BYTES = 256, 16 << 20
 _PLANNED_IMAGES = 4096
 """The order of so many images is computed at once where they come from memory: for a batch alone it
 takes as long as the copy of its pixels."""
+
+_OF_A_GROUP = (signal.SIGINT, signal.SIGTERM, signal.SIGHUP)
 
 
 @dataclass(frozen=True)
@@ -171,16 +174,22 @@ class Loader:
         # has imported this module.
         context = multiprocessing.get_context("forkserver")
         context.set_forkserver_preload([__name__])
-        received = iter(
-            DataLoader(
-                parts,
-                batch_size=None,
-                num_workers=self._workers,
-                multiprocessing_context=context,
-                collate_fn=_untouched,
-                generator=torch.Generator(),  # else the DataLoader draws from the global generator
-            )
+        loader = DataLoader(
+            parts,
+            batch_size=None,
+            num_workers=self._workers,
+            multiprocessing_context=context,
+            collate_fn=_untouched,
+            generator=torch.Generator(),  # else the DataLoader draws from the global generator
         )
+        # Ctrl-C, a closed terminal and some supervisors signal all processes of a group. The server
+        # and the loader processes inherit that such signals are blocked, so that this process can
+        # end training in good order.
+        mask = signal.pthread_sigmask(signal.SIG_BLOCK, _OF_A_GROUP)
+        try:
+            received = iter(loader)
+        finally:
+            signal.pthread_sigmask(signal.SIG_SETMASK, mask)
         try:
             while self._cache is None or not self._cache.full:
                 positions = self._share(start, batch * per_chunk)

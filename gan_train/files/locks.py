@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import fcntl
 import os
+import socket
 from collections.abc import Iterator
 from contextlib import contextmanager
 from pathlib import Path
@@ -18,15 +19,24 @@ def locked(path: Path) -> Iterator[None]:
         yield
 
 
+class Held(BlockingIOError):
+    """Another process or thread holds the lock. The text says who, as far as that is known."""
+
+
 @contextmanager
 def locked_now(path: Path) -> Iterator[None]:
-    """Hold the lock on the file `path` until the block ends, and write this process's id into it.
+    """Hold the lock on the file `path` until the block ends, and write into it who does.
 
-    Raises BlockingIOError at once when another process or thread holds the lock.
+    Raises `Held` at once when another process or thread holds the lock.
     """
-    with path.open("w") as file:
-        fcntl.flock(file, fcntl.LOCK_EX | fcntl.LOCK_NB)
-        file.write(str(os.getpid()))
+    with path.open("a+") as file:  # not "w", which would erase who holds it
+        try:
+            fcntl.flock(file, fcntl.LOCK_EX | fcntl.LOCK_NB)
+        except BlockingIOError:
+            file.seek(0)
+            raise Held(file.read(200).strip() or "another process") from None
+        file.truncate(0)
+        file.write(f"process {os.getpid()} on {socket.gethostname()}")
         file.flush()
         yield
 

@@ -19,6 +19,7 @@ from gan_train import recipes
 from gan_train.config import Config
 from gan_train.data import shard_cache
 from gan_train.errors import UserError
+from gan_train.files import locks
 from gan_train.files.atomic import write_aside
 from gan_train.files.lease import Held, holder_of, leased
 from gan_train.files.locks import is_locked, locked_now
@@ -182,12 +183,19 @@ def exclusive(run_dir: Path) -> Iterator[None]:
             try:
                 held.enter_context(leased(store, shared.LEASE, wait=False))
             except Held as holder:
-                raise UserError(f"{run_dir.name} is being trained by {holder}") from None
+                raise UserError(_held(run_dir, holder)) from None
         try:
             held.enter_context(locked_now(run_dir / ".lock"))
-        except BlockingIOError:
-            raise UserError(f"{run_dir.name} is being trained by another process") from None
+        except locks.Held as holder:
+            raise UserError(_held(run_dir, holder)) from None
         yield
+
+
+def _held(run_dir: Path, holder: Exception) -> str:
+    return (
+        f"{run_dir.name} is being trained by {holder}: wait until that has ended, stop it, or "
+        "start a run of its own without --resume"
+    )
 
 
 def is_trained_now(run_dir: Path) -> bool:

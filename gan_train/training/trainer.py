@@ -44,8 +44,9 @@ log = logging.getLogger(__name__)
 STOP_POLL_STEPS = 8  # how often the workers ask each other whether to stop
 
 
-def train(config: Config, index: Index, shards: Path, runtime: Runtime) -> None:
-    """Train from the newest valid checkpoint in `runtime.run_dir`, or from the start.
+def train(config: Config, index: Index, shards: Path, runtime: Runtime) -> bool:
+    """Train from the newest valid checkpoint in `runtime.run_dir`, or from the start. Returns
+    whether the schedule came to its end; else someone asked to stop.
 
     Every worker calls this. Raises UserError when the configuration does not fit the data or the
     number of workers, FloatingPointError on divergence.
@@ -53,7 +54,7 @@ def train(config: Config, index: Index, shards: Path, runtime: Runtime) -> None:
     check(config, index.image_shape, runtime.world_size)
     trainer = Trainer(config, index, shards, runtime)
     with trainer.profiler:
-        trainer.run()
+        return trainer.run()
 
 
 class Trainer:
@@ -99,8 +100,9 @@ class Trainer:
 
     # ---- the loop ------------------------------------------------------------------------------
 
-    def run(self) -> None:
-        """Train stage by stage until the schedule ends or someone asks to stop."""
+    def run(self) -> bool:
+        """Train stage by stage until the schedule ends or someone asks to stop; returns whether it
+        was the schedule."""
         self.resume()
         stopped = False
         while self.clock.nimg < self.end and not stopped:
@@ -120,6 +122,7 @@ class Trainer:
                         break
         if self.events:
             self.events.append("end", self.clock.nimg, status="stopped" if stopped else "finished")
+        return not stopped
 
     def step(self, stage: Stage, loaded: LoadedBatch) -> None:
         """Train on one global batch: every phase that is due updates its networks once."""
@@ -242,11 +245,12 @@ class Trainer:
         )
         self.averaged.load_state_dict(averaged)
         log.info("resumed from %s at %.1f kimg", folder, self.clock.nimg / 1000)
-        self.score_checkpoint(folder)
+        if not any_worker(self.runtime.should_stop(), self.device):  # scoring may take minutes
+            self.score_checkpoint(folder)
 
     def asked_to_stop(self) -> bool:
         """Whether any worker was asked to stop; all workers get the same answer."""
-        if self.clock.step % STOP_POLL_STEPS:
+        if self.runtime.world_size > 1 and self.clock.step % STOP_POLL_STEPS:
             return False
         return any_worker(self.runtime.should_stop(), self.device)
 

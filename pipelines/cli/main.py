@@ -357,8 +357,10 @@ def _train(given: argparse.Namespace) -> int:
         from gan_train.__main__ import train_plain
 
         logging.getLogger("gan_train").setLevel(logging.INFO)
-        print(f"run         {train_plain(config, given.resume)}")
-        return 0
+        trained = train_plain(config, given.resume)
+        if trained.status == 0:  # else the terminal may be gone
+            print(f"run         {trained.run_dir}")
+        return trained.status
     from pipelines.flows import plan
 
     data = plan.precheck(config)

@@ -7,6 +7,7 @@ import subprocess
 import sys
 import time
 from pathlib import Path
+from typing import Any
 
 import pytest
 
@@ -54,10 +55,15 @@ def test_plain_and_torchrun_without_the_other_packages(tiny_source: Path, tmp_pa
 
 
 @pytest.fixture
-def trained(monkeypatch: pytest.MonkeyPatch, signals: None) -> list[Path]:
+def trained(monkeypatch: pytest.MonkeyPatch) -> list[Path]:
     """The run folders that were to be trained; nothing is."""
     found: list[Path] = []
-    monkeypatch.setattr(__main__, "train", lambda *arguments: found.append(arguments[-1].run_dir))
+
+    def train(*arguments: Any) -> bool:
+        found.append(arguments[-1].run_dir)
+        return True
+
+    monkeypatch.setattr(__main__, "train", train)
     return found
 
 
@@ -67,14 +73,14 @@ def test_a_restart_goes_on_with_the_newest_run_of_its_own_recipe(
     config = tiny_config(tiny_source, tmp_path)
     run_folder.new(recipes.change(config, {"name": "tiny-gpu"}), tmp_path)
     monkeypatch.setenv("TORCHELASTIC_RESTART_COUNT", "1")
-    first = __main__.train_plain(config)  # the first attempt died before it had a run
-    second = __main__.train_plain(config)
+    first = __main__.train_plain(config).run_dir  # the first attempt died before it had a run
+    second = __main__.train_plain(config).run_dir
     assert trained == [first, second] and first == second
     assert first in run_folder.runs_of(config)
 
 
 def _train_in_a_second_with_runs(config: Config, told: Path) -> None:
-    run_dir = __main__.train_plain(config)
+    run_dir = __main__.train_plain(config).run_dir
     (told / os.environ["RANK"]).write_text(str(run_dir))
 
 
@@ -104,7 +110,7 @@ def test_a_run_that_another_process_trains_is_refused(
     recipe = str(run_dir / run_folder.CONFIG)
     with run_folder.exclusive(run_dir):
         assert __main__.main([recipe, "--resume", run_dir.name]) == 2
-    assert "is being trained by another process" in capsys.readouterr().err
+    assert f"is being trained by process {os.getpid()} on " in capsys.readouterr().err
     assert trained == []
     assert __main__.main([recipe, "--resume", run_dir.name]) == 0
     assert trained == [run_dir]

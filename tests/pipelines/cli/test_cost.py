@@ -84,7 +84,7 @@ def test_a_time_that_is_not_possible(
 
 
 def test_a_fitted_run_ends_with_its_schedule_and_goes_on_with_it(
-    recipe: str, signals: None, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+    recipe: str, tmp_path: Path, capsys: pytest.CaptureFixture[str]
 ) -> None:
     assert main(["train", recipe, "--plain", "--minutes", "0.5"]) == 0
     (run_dir,) = (tmp_path / "workspace" / "train").iterdir()

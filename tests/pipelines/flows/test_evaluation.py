@@ -138,7 +138,7 @@ def test_a_run_that_is_being_trained_is_left_alone(stopped: tuple[Config, Path])
     config, run_dir = stopped
     with (
         run_folder.exclusive(run_dir),
-        pytest.raises(UserError, match="being trained by another process"),
+        pytest.raises(UserError, match=r"being trained by process \d+ on "),
     ):
         evaluate_run(config, run_dir, Scores())
 

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import os
 from pathlib import Path
 
 import pytest
@@ -41,7 +42,7 @@ def test_runs_of_one_second_are_in_order(tiny_source: Path, tmp_path: Path) -> N
 def test_a_run_is_trained_by_one_process(tmp_path: Path) -> None:
     with (
         run_folder.exclusive(tmp_path),
-        pytest.raises(UserError, match="is being trained by another process"),
+        pytest.raises(UserError, match=f"is being trained by process {os.getpid()} on "),
         run_folder.exclusive(tmp_path),
     ):
         pytest.fail("the lock is held")

@@ -1,0 +1,47 @@
+"""What asks a training to end from outside: Ctrl-C, a supervisor's SIGTERM, a closed terminal.
+
+`heard` is for every process that trains or drives a training. It turns such a signal into one call,
+after which the training saves a checkpoint and ends; a second one of the same kind ends the process
+at once.
+"""
+
+from __future__ import annotations
+
+import signal
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
+from types import FrameType
+
+STOPPING = (signal.SIGINT, signal.SIGTERM, signal.SIGHUP)
+
+
+@contextmanager
+def heard(act: Callable[[signal.Signals], None]) -> Iterator[None]:
+    """Call `act` when one of `STOPPING` comes during the block; `act` may raise.
+
+    A signal of another kind calls it again. The second of one kind kills the process, as if nobody
+    had heard the first; but SIGHUP, which a closing terminal may send twice, is not heard again.
+    Signals that this process ignores, as under `nohup`, stay ignored. Only the main thread may
+    enter the block, which gives back the earlier handlers at its end.
+    """
+
+    def on(number: int, frame: FrameType | None) -> None:
+        again = signal.SIG_IGN if number == signal.SIGHUP else signal.SIG_DFL
+        signal.signal(number, again)
+        act(signal.Signals(number))
+
+    before = {number: signal.getsignal(number) for number in STOPPING}
+    for number, handler in before.items():
+        if handler != signal.SIG_IGN:
+            signal.signal(number, on)
+    try:
+        yield
+    finally:
+        for number, handler in before.items():
+            signal.signal(number, handler)
+
+
+def status_of(number: signal.Signals) -> int:
+    """The exit status of a process that a signal has ended in good order, as shells report it: 130
+    for SIGINT, 143 for SIGTERM, 129 for SIGHUP."""
+    return 128 + number
