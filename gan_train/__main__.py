@@ -23,7 +23,7 @@ from gan_train import recipes
 from gan_train.config import Config
 from gan_train.data.index import Index
 from gan_train.data.sharding import shard
-from gan_train.errors import UserError
+from gan_train.errors import DIVERGED, UserError
 from gan_train.nn.collectives import broadcast_text, end
 from gan_train.runs import run_folder, stop_signals
 from gan_train.runs.runtime import PlainRuntime
@@ -115,7 +115,10 @@ def main(arguments: list[str] | None = None) -> int:
         trained = train_plain(recipes.load(given.recipe, given.overrides), given.resume)
     except UserError as error:
         print(f"gan-train: {error}", file=sys.stderr)
-        return 2
+        return error.status
+    except FloatingPointError as error:
+        print(f"gan-train: {error}", file=sys.stderr)
+        return DIVERGED
     except KeyboardInterrupt:  # before the training began
         print("gan-train: stopped", file=sys.stderr)
         return stop_signals.status_of(signal.SIGINT)

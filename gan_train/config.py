@@ -296,16 +296,17 @@ class RegistryConfig(Strict):
 
     tracking_uri: str | None = harmless(
         None,
-        "The address of MLflow's tracking server. Empty means the one that MLFLOW_TRACKING_URI "
-        "names, or that `gan-train up` has started; otherwise a SQLite file in the workspace, "
-        "which needs no server.",
+        "The address of MLflow's tracking server. Empty means that of MLFLOW_TRACKING_URI or of "
+        "`gan-train up`; otherwise a SQLite file in the workspace, which needs no server.",
     )
     experiment: str = harmless("gan-train", "The experiment in MLflow that runs belong to.")
     model: str | None = harmless(
         None,
-        "The name of the registered model. Empty means the recipe's name, with the family's "
-        "name before it unless it begins so.",
+        "The registered model's name. Empty means the recipe's, which begins with the family's.",
         pattern=r"^[^/:'\"]+$",
+    )
+    partly_grown: bool = harmless(
+        False, "Whether a generator may be registered that has not grown to data.resolution yet."
     )
 
 

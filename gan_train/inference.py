@@ -47,14 +47,19 @@ def read_description(directory: Path) -> dict[str, Any]:
     path = directory / "generator.json"
     if not path.is_file():
         raise UserError(f"{directory} holds no generator.json: name a checkpoint's folder")
-    described: dict[str, Any] = read_json(path)
+    try:
+        described = read_json(path)
+    except (ValueError, RecursionError) as error:
+        raise UserError(f"{path} is damaged ({error}): take it from a copy") from None
     check_format(described, FORMAT, path)
-    return described
+    found: dict[str, Any] = described
+    return found
 
 
-def check_format(content: Mapping[str, Any], known: int, path: Path) -> None:
+def check_format(content: object, known: int, path: Path) -> None:
     """Raise UserError unless the content of the file at `path` has the format `known`."""
-    if (found := content.get("format")) != known:
+    found = content.get("format") if isinstance(content, dict) else None
+    if found != known:
         raise _of_another_version(path, f"format {found}, this one reads format {known}")
 
 

@@ -24,7 +24,7 @@ import pytest
 import torch
 from xdist.scheduler import LoadScopeScheduling
 
-from tests import browser, bucket, postgres
+from tests import browser, bucket, postgres, small_disk
 from tests.faults import table
 from tests.training import tiny_images
 
@@ -57,6 +57,7 @@ def lacking() -> list[str]:
         "browser": browser.program(),
         "promtool": shutil.which("promtool"),
         "kubectl": shutil.which("kubectl"),
+        "small_disk": small_disk.allowed(),
     }
     return [name for name, there in found.items() if not there]
 
@@ -83,7 +84,7 @@ def pytest_terminal_summary(terminalreporter: Any) -> None:
 
 def pytest_report_header() -> list[str]:
     """Say it where tests are left out for want of a program."""
-    return [f"tests marked {name} are left out: it is not installed" for name in lacking()]
+    return [f"tests marked {name} are left out: this machine lacks it" for name in lacking()]
 
 
 class Scheduling(LoadScopeScheduling):

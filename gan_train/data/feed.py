@@ -85,6 +85,10 @@ class Feed:
             self._second = Loader(second, directory, seed=own, **common)
         self._scale = adversary.scale if isinstance(adversary, Upscales) else 1
 
+    def keys(self, start: int, count: int) -> list[str]:
+        """The keys of the samples of part A, in the shards, at positions `start` and after it."""
+        return self._first.keys(start, count)
+
     def batches(self, start: int, batch: int, resolution: int) -> Generator[LoadedBatch]:
         """Endless batches from position `start` on; arguments and errors as in `Loader.batches`."""
         firsts = self._first.batches(start, batch, resolution)

@@ -22,7 +22,7 @@ from torch import Tensor
 from torch.nn.functional import avg_pool2d
 from torch.utils.data import DataLoader, IterableDataset, get_worker_info
 
-from gan_train.data.index import Index
+from gan_train.data.index import Index, sample_key
 from gan_train.data.order import Ints, Order, check_split
 from gan_train.data.reader import BlockReader, decode_all, read_range
 from gan_train.errors import UserError
@@ -127,6 +127,19 @@ class Loader:
                 pixels, labels = self._cache.gather(stored[these])
                 yield self._finish(pixels, labels, positions[these], resolution)
             start += batch * ahead
+
+    def keys(self, start: int, count: int) -> list[str]:
+        """The keys of the samples in the shards at positions `start` to `start + count - 1`, over
+        all ranks."""
+        ends = np.cumsum([shard.samples for shard in self._index.shards])
+        stored = self._order.stored(np.arange(start, start + count))
+        shards = np.searchsorted(ends, stored, side="right")
+        return [
+            sample_key(shard.number, int(place - end + shard.samples))
+            for place, shard, end in zip(
+                stored, (self._index.shards[i] for i in shards), ends[shards], strict=True
+            )
+        ]
 
     def _share(self, start: int, count: int) -> Ints:
         return self._order.share(start, count, self._rank, self._world)

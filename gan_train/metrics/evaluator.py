@@ -179,14 +179,15 @@ class Evaluator:
             features.all_reduce()
             jobs = feature_jobs(self._identity, real.tensors, features, wanted)
             scores |= self._share.of_jobs(jobs)
-        if "diversity" in wanted:
-            scores |= pair_distances(pixels)
-            if "weights" in real.tensors:
-                counts = torch.bincount(predicted, minlength=len(self._index.classes))
-                scores["class_entropy"] = class_entropy(counts)
-                if pixels.labels is not None:
-                    right = predicted == pixels.labels
-                    scores["class_accuracy"] = float(right.double().mean())
+        distances = pair_distances(pixels)
+        if "diversity" in wanted or distances["pair_distance"] == 0:  # a collapse is always told
+            scores |= distances
+        if "diversity" in wanted and "weights" in real.tensors:
+            counts = torch.bincount(predicted, minlength=len(self._index.classes))
+            scores["class_entropy"] = class_entropy(counts)
+            if pixels.labels is not None:
+                right = predicted == pixels.labels
+                scores["class_accuracy"] = float(right.double().mean())
         return _beside(scores, real.values)
 
 

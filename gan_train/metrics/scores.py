@@ -242,6 +242,21 @@ def headline(scores: Mapping[str, Score]) -> Score | None:
     return None
 
 
+def degenerate(values: Mapping[str, float]) -> str | None:
+    """Why a flat form is that of no usable generator; None if it may be one. The deciding score is
+    no finite number, or all samples are alike and the real images are not."""
+    scores = scores_of(values, {})
+    decides = headline(scores)
+    if decides is not None and not math.isfinite(decides.value):
+        return f"{decides.name} is {decides.value}"
+    for name, score in scores.items():
+        kind = _kind(name)
+        between_any_two = kind is not None and kind.start == "pair_distance"
+        if between_any_two and score.value == 0 and score.references.get("real") != 0:
+            return f"all samples are alike ({name} is 0)"
+    return None
+
+
 def references(scores: Iterable[Score]) -> dict[str, dict[str, float]]:
     """The rows that a table shows below its scores: for each label of `REFERENCE_LABELS` that
     occurs, the references by the name of their score."""

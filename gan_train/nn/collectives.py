@@ -26,6 +26,13 @@ def all_sum(values: Tensor) -> Tensor:
     return values
 
 
+def all_least(values: Tensor) -> Tensor:
+    """Replace values by their least over the workers, in place, and return them."""
+    if active():
+        dist.all_reduce(values, op=dist.ReduceOp.MIN)
+    return values
+
+
 def gather(values: Tensor) -> Tensor:
     """The tensors [n, ...] of all workers as one [n * workers, ...], in the order of their ranks.
     Every worker gets it; all tensors must have the same shape and type."""

@@ -37,18 +37,18 @@ from gan_train import inference
 from gan_train.adversary import Adversary, Clock, ImageShape
 from gan_train.config import Config
 from gan_train.errors import UserError
-from gan_train.files.atomic import folder_aside, read_json, write_json
+from gan_train.files.atomic import folder_aside, write_json
 from gan_train.files.digests import sha256_of
+from gan_train.runs.integrity import FORMAT, STATE, Damaged, read_state, refuse_not_finite
+from gan_train.runs.integrity import MANIFEST as MANIFEST
+from gan_train.runs.integrity import SCORES as SCORES
+from gan_train.runs.integrity import find_damage as find_damage
 
 log = logging.getLogger(__name__)
 
 FOLDER = "checkpoints"
-MANIFEST = "MANIFEST.json"
-SCORES = "scores.json"
 PRUNED = "PRUNED"
 ABANDONED = "ABANDONED"
-FORMAT = 1
-"""The version of the layout of `state.json` and of the names of the tensors."""
 
 
 # ---- files -------------------------------------------------------------------------------------
@@ -100,16 +100,23 @@ def save(
     `trained` is the clock of the last step: the generator is used at the resolution and fade at
     which its weights were trained, not at those of the next step.
 
-    Raises OSError or safetensors' own error when the disk is full. The earlier checkpoints then
-    stay valid, as the folder is renamed only when all of it is on the disk.
+    Raises FloatingPointError when the state is not finite, and `DiskFull`. The earlier checkpoints
+    then stay valid, as the folder is renamed only when all of it is on the disk.
     """
+    check_finite(adversary, averaged, optimizers)
+    networks, moments = adversary.state_dict(), optimizer_state(adversary, optimizers)
+    needed = sum(
+        t.numel() * t.element_size()
+        for part in (networks, moments, averaged)
+        for t in part.values()
+    )
     folder = run_dir / FOLDER / f"{clock.nimg:012d}"
-    with folder_aside(folder) as aside:  # replaces a damaged checkpoint of this clock
-        _save_tensors(adversary.state_dict(), aside / "networks.safetensors")
-        _save_tensors(optimizer_state(adversary, optimizers), aside / "optimizers.safetensors")
+    with folder_aside(folder, needed) as aside:  # replaces a damaged checkpoint of this clock
+        _save_tensors(networks, aside / "networks.safetensors")
+        _save_tensors(moments, aside / "optimizers.safetensors")
         save_generator(aside, averaged, config, adversary.shape, trained)
         write_json(
-            aside / "state.json",
+            aside / STATE,
             {
                 "format": FORMAT,
                 "clock": asdict(clock),
@@ -120,6 +127,18 @@ def save(
         )
         _seal(aside)
     return folder
+
+
+def check_finite(
+    adversary: Adversary,
+    averaged: Mapping[str, Tensor],
+    optimizers: Mapping[str, torch.optim.Optimizer],
+) -> None:
+    """Raise FloatingPointError unless all that a checkpoint holds is finite. All workers have the
+    same state, and get the same answer."""
+    refuse_not_finite("networks", adversary.state_dict())
+    refuse_not_finite("averaged networks", averaged)
+    refuse_not_finite("optimizers' moments", optimizer_state(adversary, optimizers))
 
 
 def save_start(
@@ -142,21 +161,6 @@ def save_start(
 def _seal(folder: Path) -> None:
     """Write the checksums of the folder's files into its manifest."""
     write_json(folder / MANIFEST, {p.name: sha256_of(p) for p in sorted(folder.iterdir())})
-
-
-def find_damage(folder: Path) -> str | None:
-    """What is wrong with a checkpoint's files, in words; None if every checksum holds."""
-    try:
-        manifest = read_json(folder / MANIFEST)
-    except (OSError, ValueError) as error:
-        return f"no readable {MANIFEST} ({error})"
-    for name, digest in manifest.items():
-        path = folder / name
-        if not path.is_file():
-            return f"{name} is missing"
-        if sha256_of(path) != digest:
-            return f"{name} is not what was written (checksum differs)"
-    return None
 
 
 def list_checkpoints(run_dir: Path) -> list[Path]:
@@ -187,13 +191,26 @@ def abandon_after(run_dir: Path, nimg: int) -> None:
             (folder / ABANDONED).touch()
 
 
-def newest_valid(run_dir: Path) -> Path | None:
-    """The newest checkpoint whose checksums hold; an error is logged for each damaged one."""
+def newest_valid(run_dir: Path, passed_over: dict[str, str] | None = None) -> Path | None:
+    """The newest checkpoint that can be resumed; None if the run has no checkpoint at all. An error
+    is logged for each damaged one, and `passed_over` gets its name and what is wrong.
+
+    Raises UserError where there are some and none can be resumed: to begin anew would be to lose
+    the run silently.
+    """
+    damaged = {} if passed_over is None else passed_over
     for folder in list_checkpoints(run_dir):
         fault = find_damage(folder)
         if fault is None:
             return folder
         log.error("DAMAGED CHECKPOINT passed over: %s: %s", folder, fault)
+        damaged[folder.name] = fault
+    if left := list_generators(run_dir):
+        raise UserError(
+            f"none of the {len(left)} checkpoints of {run_dir.name} can be resumed; the newest: "
+            f"{damaged.get(left[0].name, 'thinned to its generator')}. Bring one back from a copy, "
+            f"or start a new run; to begin this one from nothing, move {run_dir / FOLDER} away"
+        )
     return None
 
 
@@ -210,35 +227,37 @@ def load(
     Raises UserError when the configuration or the data differ from the checkpoint's, or another
     version of the program wrote it.
     """
-    state = read_json(folder / "state.json")
-    inference.check_format(state, FORMAT, folder / "state.json")
+    state = read_state(folder)
     inference.read_description(folder)
-    if state["data"] != data_hash:
+    if state.data != data_hash:
         raise UserError(
-            f"{folder} was trained on other data (content hash {state['data'][:12]}, now "
+            f"{folder} was trained on other data (content hash {state.data[:12]}, now "
             f"{data_hash[:12]}): restore the data, or start a new run"
         )
-    refuse_changes(state["config"], config)
+    refuse_changes(state.config, config)
     device = next(adversary.parameters()).device
     adversary.load_state_dict(load_file(folder / "networks.safetensors", device=str(device)))
     moments = load_file(folder / "optimizers.safetensors", device=str(device))
     load_optimizer_state(adversary, optimizers, moments)
     averaged = load_file(folder / "generator.safetensors", device=str(device))
-    return Clock(**state["clock"]), state["stage"], averaged
+    return state.clock, state.stage, averaged
 
 
 def precision_of(run_dir: Path) -> str | None:
     """The precision with which a run was trained, as its newest readable checkpoint records it;
     None if there is none."""
     for folder in list_checkpoints(run_dir):
-        with contextlib.suppress(OSError, ValueError):  # damaged: an earlier one tells as well
+        with contextlib.suppress(Damaged):  # an earlier one tells as well
             return precision_in(folder)
     return None
 
 
 def precision_in(folder: Path) -> str:
     """The precision with which a checkpoint that can be resumed was trained."""
-    precision: str = read_json(folder / "state.json")["config"]["train"]["precision"]
+    try:
+        precision: str = read_state(folder).config["train"]["precision"]
+    except (KeyError, TypeError):
+        raise Damaged(f"{folder / STATE} tells no precision") from None
     return precision
 
 
@@ -248,11 +267,12 @@ def prune(run_dir: Path, keep: int, best: Path | None) -> None:
     A thinned checkpoint can be registered and sampled, but not resumed.
     """
     for folder in list_checkpoints(run_dir)[keep:]:
-        if best is not None and folder.name == best.name:
-            continue
-        (folder / PRUNED).touch()
-        for name in (MANIFEST, "networks.safetensors", "optimizers.safetensors", "state.json"):
-            (folder / name).unlink(missing_ok=True)
+        if best is None or folder.name != best.name:
+            (folder / PRUNED).touch()
+    for folder in list_generators(run_dir):
+        if (folder / PRUNED).exists():  # also one that a kill left half thinned
+            for name in (MANIFEST, "networks.safetensors", "optimizers.safetensors", STATE):
+                (folder / name).unlink(missing_ok=True)
 
 
 # ---- optimizers --------------------------------------------------------------------------------

@@ -9,6 +9,7 @@ copies the log to MLflow; without MLflow the log is the only record. It has one 
     {"kind": "image", "nimg": 4000, "time_ms": ..., "path": "samples/000004000.png"}
     {"kind": "checkpoint", "nimg": 4000, "time_ms": ..., "path": "checkpoints/000004000",
      "scores": {...}, "precision": "bf16", "resolution": 8, "alpha": 1.0}
+    {"kind": "passed_over", "nimg": 4000, "time_ms": ..., "checkpoints": {"000008000": "why"}}
     {"kind": "cut", "nimg": 4000, "time_ms": ...}
     {"kind": "end", "nimg": 4000, "time_ms": ..., "status": "finished"}
 
@@ -17,23 +18,44 @@ If it repeats them bit for bit, its events are already in the log, and are not w
 does not (on a GPU, on another kind of processor, under changed settings), a `cut` is written: the
 events before it in the file, at its `nimg` or later, no longer belong to the run. They are called
 abandoned, and all others present.
+
+A line that holds no event is damaged: readers leave it out, and the next writer copies it to
+`events.damaged.jsonl` beside the log. It stays in the log, because followers count its bytes.
 """
 
 from __future__ import annotations
 
 import json
+import logging
 import os
 import time
 from collections.abc import Iterable, Iterator
 from pathlib import Path
 from typing import Any
 
+from gan_train.files.atomic import full_disk_told, write_aside
+
 LOG_NAME = "events.jsonl"
+DAMAGED_NAME = "events.damaged.jsonl"
+"""Beside the log: its damaged lines, each with its number."""
 
 Event = dict[str, Any]
 
+log = logging.getLogger(__name__)
+
 _VARYING = {"images_per_second", "memory_gib"}
 """Values of a `metrics` event that differ between machines, and from hour to hour."""
+_BESIDE = {"checkpoint", "passed_over"}
+"""Kinds of which an event may come where the log has gone on without it."""
+_FIELDS: dict[str, dict[str, type]] = {
+    "metrics": {"values": dict},
+    "image": {"path": str},
+    "checkpoint": {"scores": dict},
+    "passed_over": {"checkpoints": dict},
+    "end": {"status": str},
+}
+_LONGEST = 16 << 20
+"""No event comes near this number of bytes: a longer line is damaged, and is read in parts."""
 
 
 # ---- reading -----------------------------------------------------------------------------------
@@ -45,16 +67,42 @@ def read_with_offsets(run_dir: Path, offset: int = 0) -> Iterator[tuple[Event, i
 
     A last line without its newline is still being written, and is left out.
     """
+    for event, _, behind in _lines(run_dir, offset):
+        if event is not None:
+            yield event, behind
+
+
+def _lines(run_dir: Path, offset: int = 0) -> Iterator[tuple[Event | None, int, int]]:
+    """The complete lines from byte `offset` on: the event, or None where the line is damaged, and
+    the positions of its first byte and behind it."""
     path = run_dir / LOG_NAME
     if not path.exists():
         return
     with path.open("rb") as file:
         file.seek(offset)
-        for line in file:
-            if not line.endswith(b"\n"):
-                return
+        begin = offset
+        while line := file.readline(_LONGEST):
             offset += len(line)
-            yield json.loads(line), offset
+            if not line.endswith(b"\n"):
+                if len(line) < _LONGEST:
+                    return  # it is still being written
+                continue
+            yield (parse(line) if offset - begin == len(line) else None), begin, offset
+            begin = offset
+
+
+def parse(line: bytes) -> Event | None:
+    """The event in a line of the log; None if it holds none."""
+    try:
+        event = json.loads(line)
+    except (ValueError, RecursionError):
+        return None
+    if not isinstance(event, dict) or not isinstance(kind := event.get("kind"), str):
+        return None
+    if type(nimg := event.get("nimg")) is not int or nimg < 0:
+        return None
+    fields = _FIELDS.get(kind, {})
+    return event if all(isinstance(event.get(key), of) for key, of in fields.items()) else None
 
 
 def present(events: Iterable[Event]) -> list[Event]:
@@ -84,10 +132,11 @@ def last_event(run_dir: Path) -> Event | None:
         while True:
             file.seek(max(0, size - block))
             tail = file.read()
-            lines = tail[: tail.rfind(b"\n") + 1].splitlines()
-            if len(lines) > 1 or (lines and block >= size):
-                event: Event = json.loads(lines[-1])
-                return event
+            lines = tail[: tail.rfind(b"\n") + 1].split(b"\n")
+            whole = lines if block >= size else lines[1:]  # the first one may begin before
+            for line in reversed(whole):
+                if (event := parse(line)) is not None:
+                    return event
             if block >= size:
                 return None
             block *= 2
@@ -148,6 +197,7 @@ class EventLog:
         self.path = run_dir / LOG_NAME
         if self.path.exists():
             os.truncate(self.path, end_of_lines(self.path))
+        self._set_aside()
         self._reached = -1  # the largest nimg of all present events
         self._held: dict[tuple[str, int], list[Event]] = {}  # the present events by kind and nimg
         self._told: list[Event] = []  # the events that this object was given at the newest nimg
@@ -174,18 +224,48 @@ class EventLog:
             return
         lines = [event]
         differs = kind in ("start", "metrics") and bool(known)
-        passed = kind != "checkpoint" and not known and nimg < self._reached
+        passed = kind not in _BESIDE and not known and nimg < self._reached
         if differs or passed:
             # the cut also abandons this attempt's own events at the same nimg: write them again
             lines = [{"kind": "cut", "nimg": nimg, "time_ms": event["time_ms"]}, *self._told, event]
             self._held = {key: held for key, held in self._held.items() if key[1] < nimg}
             self._reached = max((key[1] for key in self._held), default=-1)
-        with self.path.open("a", encoding="utf-8") as file:
-            file.write("".join(json.dumps(line) + "\n" for line in lines))
+        self._write("".join(json.dumps(line) + "\n" for line in lines).encode())
         for line in lines:
             if line["kind"] != "cut":
                 self._hold(line)
         self._told.append(event)
+
+    def _write(self, data: bytes) -> None:
+        """Append whole lines, or nothing: a full disk leaves no part of them."""
+        with full_disk_told(self.path, len(data)), self.path.open("ab", buffering=0) as file:
+            end = file.tell()
+            try:
+                written = 0
+                while written < len(data):
+                    written += file.write(data[written:])
+            except OSError:
+                file.truncate(end)
+                raise
+
+    def _set_aside(self) -> None:
+        """Copy the damaged lines of the log beside it, and tell of them."""
+        found = [(begin, behind) for event, begin, behind in _lines(self.path.parent) if not event]
+        if not found:
+            return
+        kept = []
+        with self.path.open("rb") as file:
+            for begin, behind in found:
+                file.seek(begin)
+                line = file.read(min(behind - begin, _LONGEST)).decode(errors="backslashreplace")
+                kept.append({"byte": begin, "bytes": behind - begin, "line": line})
+        beside = self.path.with_name(DAMAGED_NAME)
+        write_aside(beside, "".join(json.dumps(line) + "\n" for line in kept).encode())
+        log.error(
+            "DAMAGED EVENT LOG: %d lines of %s hold no event and are left out, the first at byte "
+            "%d; they are in %s, and all others stand",
+            *(len(found), self.path, found[0][0], beside.name),
+        )
 
     def _hold(self, event: Event) -> None:
         self._held.setdefault((event["kind"], event["nimg"]), []).append(event)

@@ -20,7 +20,6 @@ not sent when a machine dies is lost, and is trained again.
 
 from __future__ import annotations
 
-import json
 import logging
 import os
 import shutil
@@ -37,7 +36,7 @@ from gan_train.files.locks import locked
 from gan_train.files.store import Store, StoreError, origin_of
 from gan_train.runs.checkpoint import FOLDER as CHECKPOINTS
 from gan_train.runs.checkpoint import MANIFEST, PRUNED, SCORES, find_damage, newest_valid
-from gan_train.runs.events import LOG_NAME, end_of_lines
+from gan_train.runs.events import LOG_NAME, end_of_lines, parse
 
 PIECES = "events"
 LEASE = "lease"
@@ -367,7 +366,8 @@ class Inbox(_Courier):
         for entry in self._store.entries(PIECES, after=after):
             piece = self._store.read(entry.key)
             for line in piece.splitlines():
-                self._bring_named(json.loads(line))
+                if (event := parse(line)) is not None:
+                    self._bring_named(event)
             with (self._run_dir / LOG_NAME).open("ab") as file:
                 file.write(piece)
 

@@ -3,12 +3,34 @@ workers."""
 
 from __future__ import annotations
 
+import math
 import resource
+from typing import NamedTuple
 
 import torch
 from torch import Tensor
 
-from gan_train.nn.collectives import all_sum
+from gan_train.nn.collectives import all_least, all_sum
+
+_FOLD = 256  # so many values of a curve wait to be added up
+
+
+class Place(NamedTuple):
+    """Where in training a scalar was measured: `nimg` images had been seen before its step, which
+    shows `batch` more."""
+
+    step: int
+    nimg: int
+    batch: int
+    phase: str
+
+
+class NotFinite(FloatingPointError):
+    """Scalars are not finite: their names, and the place of the first."""
+
+    def __init__(self, names: list[str], first: Place) -> None:
+        super().__init__(f"{', '.join(names)} not finite")
+        self.names, self.first = names, first
 
 
 class Curves:
@@ -17,41 +39,75 @@ class Curves:
     def __init__(self, device: torch.device) -> None:
         self._device = device
         self._sums: dict[str, Tensor] = {}
-        self._counts: dict[str, int] = {}
+        self._values: dict[str, list[Tensor]] = {}
+        self._places: dict[str, list[Place]] = {}
+        self._finite: dict[str, Tensor] = {}  # how many values came before the first bad one
+        self.place = Place(0, 0, 0, "")
+        """What is added belongs to this place."""
 
     def add(self, name: str, value: Tensor) -> None:
         """Add a scalar tensor, or the mean of a larger one, to the curve `name`."""
-        value = value.detach().double().mean()
-        self._sums[name] = self._sums[name] + value if name in self._sums else value
-        self._counts[name] = self._counts.get(name, 0) + 1
+        values = self._values.setdefault(name, [])
+        values.append(value.detach().double().mean())
+        self._places.setdefault(name, []).append(self.place)
+        if len(values) >= _FOLD:
+            self._fold(name)
+
+    def _fold(self, name: str) -> None:
+        """Add the values to the sum, one after the other, and count those before the first that is
+        not finite."""
+        values = self._values[name]
+        if not values:
+            return
+        zero = torch.zeros((), dtype=torch.float64, device=self._device)
+        running = torch.stack([self._sums.get(name, zero), *values]).cumsum(0)
+        finite = running[1:].isfinite().sum()  # once a sum is bad, all later ones are
+        self._sums[name] = running[-1]
+        self._finite[name] = self._finite.get(name, torch.zeros_like(finite)) + finite
+        values.clear()
 
     def flush(self) -> dict[str, float]:
         """Return the means over all workers by name, and start anew. Collective: every worker must
         have added the same names.
 
-        Raises FloatingPointError if a mean is not finite.
+        Raises `NotFinite` if a mean is not finite.
         """
-        names = sorted(self._sums)
+        means = self.means()
+        for kept in (self._sums, self._values, self._places, self._finite):
+            kept.clear()
+        return means
+
+    def means(self) -> dict[str, float]:
+        """What `flush` returns or raises, without starting anew. Collective."""
+        names = sorted(self._values)
         if not names:
             return {}
-        packed = torch.stack(
-            [self._sums[n] for n in names]
-            + [
-                torch.tensor(float(self._counts[n]), device=self._device, dtype=torch.float64)
-                for n in names
-            ]
-        )
-        sums, counts = all_sum(packed).cpu().chunk(2)
-        self._sums.clear()
-        self._counts.clear()
-        means = dict(zip(names, (sums / counts).tolist(), strict=True))
-        bad = [n for n, v in means.items() if v != v or v in (float("inf"), float("-inf"))]
+        for name in names:
+            self._fold(name)
+        counts = [float(len(self._places[name])) for name in names]
+        packed = torch.stack([self._sums[name] for name in names])
+        packed = torch.cat([packed, packed.new_tensor(counts)])
+        sums, total = all_sum(packed).cpu().chunk(2)
+        means = dict(zip(names, (sums / total).tolist(), strict=True))
+        bad = [name for name, mean in means.items() if not math.isfinite(mean)]
         if bad:
-            raise FloatingPointError(
-                f"training diverged: {', '.join(bad)} not finite. Lower the learning rate or raise "
-                "the gradient penalty, and resume from the last checkpoint"
-            )
+            raise NotFinite(bad, self._first())
         return means
+
+    def _first(self) -> Place:
+        """The first place, over all workers, at which a value was not finite. Collective."""
+        order = list(self._places)  # as they were added, the same on all workers
+        never = 2**62
+        found = never
+        for turn, name in enumerate(order):
+            index, places = int(self._finite[name]), self._places[name]
+            if index < len(places):
+                found = min(found, places[index].nimg * len(order) + turn)
+        first = all_least(torch.tensor(found, device=self._device))
+        if int(first) == never:  # finite on each worker, but not their sum
+            return self.place
+        nimg, turn = divmod(int(first), len(order))
+        return next(place for place in self._places[order[turn]] if place.nimg == nimg)
 
 
 def peak_memory_gib(device: torch.device) -> float:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import logging
 import math
 from collections.abc import Callable
 from pathlib import Path
@@ -12,17 +13,21 @@ from gan_train.adversary import Adversary, Clock, Task, task_of
 from gan_train.config import Config
 from gan_train.data.index import Index
 from gan_train.errors import UserError
-from gan_train.files.atomic import read_json, write_json
+from gan_train.files.atomic import remove_leftovers, write_json
 from gan_train.images.grid import save_grid
 from gan_train.inference import Generator, read_description
 from gan_train.metrics.protocol import comparable
+from gan_train.metrics.scores import degenerate
 from gan_train.nn.collectives import broadcast_text
 from gan_train.runs import checkpoint
+from gan_train.runs.integrity import Damaged, read_scores
 from gan_train.runs.runtime import Runtime
 from gan_train.tasks.generation import Generation
 from gan_train.tasks.task import ImageTask, Setting
 from gan_train.tasks.translation import Translation
 from gan_train.tasks.upscaling import Upscaling
+
+log = logging.getLogger(__name__)
 
 TASKS: dict[Task, Callable[[Setting], ImageTask]] = {
     "generate": Generation,
@@ -53,7 +58,8 @@ class Scorer:
         the workers need not share a disk."""
         path, known = folder / checkpoint.SCORES, ""
         if self.runtime.rank == 0:
-            stored = read_json(path) if path.exists() else None
+            remove_leftovers(folder)
+            stored = stored_scores(folder)
             known = json.dumps([read_description(folder)["clock"], stored])
         clock, scored = json.loads(broadcast_text(known, self.runtime.device))
         self.adversary.advance(Clock(**clock))
@@ -65,30 +71,46 @@ class Scorer:
         return found
 
     def measure(self) -> dict[str, Any]:
-        """Score the current weights: `{"scores": ..., "protocol": ...}`. Collective."""
-        return self.task.measure()
+        """Score the current weights: `{"scores": ..., "protocol": ...}`, and, for a family that
+        grows, `resolution` and `alpha`. Collective."""
+        return self.task.measure() | self.adversary.status()
 
     def best(self, run_dir: Path) -> Path | None:
-        """The best scored checkpoint of a run by the task's metric; None if none is scored."""
-        return best_checkpoint(run_dir, self.task.metric)
+        """The best scored checkpoint of a run by the task's metric; None if none is scored at the
+        final resolution."""
+        return best_checkpoint(run_dir, self.task.metric, self.adversary.shape.resolution)
 
 
-def best_checkpoint(run_dir: Path, metric: str) -> Path | None:
+def stored_scores(folder: Path) -> dict[str, Any] | None:
+    """The scores beside a checkpoint; None where there are none, or, with an error in the log,
+    where they are damaged: no weight depends on them, and they can be measured again."""
+    try:
+        return read_scores(folder)
+    except Damaged as damage:
+        log.error("DAMAGED SCORES of %s are dropped: %s", folder, damage)
+        return None
+
+
+def best_checkpoint(run_dir: Path, metric: str, resolution: int | None = None) -> Path | None:
     """The checkpoint of a run whose score `metric` is lowest and finite; the earlier of equals.
 
+    Degenerate ones never count (`metrics.scores.degenerate`), and of a family that grows only those
+    of the final `resolution`.
     Only checkpoints whose protocol is comparable with the newest one's count, because a run may
     have been resumed under another protocol. The registry chooses in the same way.
     """
-    found = []  # oldest first: score, protocol, folder
+    found = []  # oldest first
     for folder in reversed(checkpoint.list_generators(run_dir)):
-        if (folder / checkpoint.SCORES).exists():
-            scored = read_json(folder / checkpoint.SCORES)
-            if metric in scored["scores"]:
-                found.append((scored["scores"][metric], scored["protocol"], folder))
+        scored = stored_scores(folder)
+        if scored is not None and metric in scored["scores"]:
+            found.append((scored, folder))
     alike = [
-        (score, folder)
-        for score, protocol, folder in found
-        if math.isfinite(score) and comparable(protocol, found[-1][1]) is None
+        (scored["scores"][metric], folder)
+        for scored, folder in found
+        if degenerate(scored["scores"]) is None
+        and math.isfinite(scored["scores"][metric])
+        and scored.get("resolution", resolution) == resolution
+        and comparable(scored["protocol"], found[-1][0]["protocol"]) is None
     ]
     return min(alike)[1] if alike else None
 

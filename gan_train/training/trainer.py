@@ -5,7 +5,7 @@ from __future__ import annotations
 import contextlib
 import logging
 import time
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from pathlib import Path
 
 import torch
@@ -16,6 +16,7 @@ from gan_train.data.feed import Feed
 from gan_train.data.index import Index
 from gan_train.data.loader import LoadedBatch
 from gan_train.images.pixels import to_float
+from gan_train.metrics.scores import degenerate
 from gan_train.nn.collectives import any_worker, assert_identical, barrier
 from gan_train.rng import BatchRandom, derive
 from gan_train.runs import checkpoint
@@ -24,7 +25,7 @@ from gan_train.runs.runtime import Runtime, device_name
 from gan_train.runs.warm_start import start_from
 from gan_train.training import precision
 from gan_train.training.averaging import GradientAverage
-from gan_train.training.curves import Curves, peak_memory_gib
+from gan_train.training.curves import Curves, NotFinite, Place, peak_memory_gib
 from gan_train.training.memory import keep_freed_memory, to_device
 from gan_train.training.micro_batch import MicroBatch
 from gan_train.training.moving_average import AveragedWeights, decay
@@ -41,6 +42,7 @@ from gan_train.training.scoring import Scorer
 
 log = logging.getLogger(__name__)
 
+KEYS_TOLD = 16  # of a batch that diverged, so many samples are named
 STOP_POLL_STEPS = 8  # how often the workers ask each other whether to stop
 
 
@@ -133,6 +135,7 @@ class Trainer:
 
         due = [phase for phase in stage.phases if self.clock.step % phase.every == 0]
         for phase in due:
+            self.curves.place = Place(self.clock.step, self.clock.nimg, stage.batch, phase.name)
             # Only the phase's networks get gradients
             parameters = parameters_of(self.adversary, self.specs[phase.optimizer])
             self.adversary.requires_grad_(False)
@@ -183,6 +186,8 @@ class Trainer:
         save = crossed(before, now, t.checkpoint_kimg) or (over and stage.milestone) or finished
         if crossed(before, now, t.tick_kimg) or save:
             self.tick(stage)
+        elif stopped:
+            self.finite(self.curves.means)  # what has diverged is not saved
         if crossed(before, now, t.sample_kimg) or save:
             self.draw_samples()
         if save or stopped:
@@ -228,7 +233,8 @@ class Trainer:
 
         A run without a checkpoint begins with new networks, or with those of `train.start_from`.
         """
-        folder = checkpoint.newest_valid(self.runtime.run_dir)
+        passed_over: dict[str, str] = {}
+        folder = checkpoint.newest_valid(self.runtime.run_dir, passed_over)
         barrier()  # all workers choose the checkpoint before rank 0 marks later ones
         if self.runtime.rank == 0:
             checkpoint.abandon_after(self.runtime.run_dir, int(folder.name) if folder else 0)
@@ -244,6 +250,8 @@ class Trainer:
             folder, self.adversary, self.optimizers, self.config, self.index.content_hash
         )
         self.averaged.load_state_dict(averaged)
+        if self.events and passed_over:
+            self.events.append("passed_over", self.clock.nimg, checkpoints=passed_over)
         log.info("resumed from %s at %.1f kimg", folder, self.clock.nimg / 1000)
         if not any_worker(self.runtime.should_stop(), self.device):  # scoring may take minutes
             self.score_checkpoint(folder)
@@ -262,7 +270,7 @@ class Trainer:
     def tick(self, stage: Stage) -> None:
         """Check that all workers have the same weights, and report the curves to log and engine."""
         assert_identical(self.adversary.parameters(), self.device)
-        values = self.curves.flush()
+        values = self.finite(self.curves.flush)
         seconds = time.perf_counter() - self.timer
         values["images_per_second"] = (self.clock.nimg - self.timed_from) / seconds
         values["memory_gib"] = peak_memory_gib(self.device)
@@ -274,6 +282,24 @@ class Trainer:
         self.runtime.report({"nimg": self.clock.nimg, **values}, None)
         self.start_timer()
 
+    def finite(self, curves: Callable[[], dict[str, float]]) -> dict[str, float]:
+        """The values of the curves. Raises FloatingPointError, which tells the step that went wrong
+        and its images, where some are not finite."""
+        try:
+            return curves()
+        except NotFinite as error:
+            first, run = error.first, self.runtime.run_dir.name
+            keys = self.loader.keys(first.nimg, min(first.batch, KEYS_TOLD))
+            raise FloatingPointError(
+                f"training diverged: {error}, first at step {first.step} in phase {first.phase}, "
+                f"on the {first.batch} images from position {first.nimg} on (samples "
+                f"{', '.join(keys)}{', ...' if len(keys) < first.batch else ''}). This state is "
+                "not saved, and the checkpoints before it stand. To repeat it bit for bit, resume "
+                f"{run} with train.total_kimg={(first.nimg + first.batch) / 1000:g}. To go on, "
+                "lower the learning rate or raise the gradient penalty, declare that in "
+                "train.allow_changed, and resume"
+            ) from None
+
     def draw_samples(self) -> None:
         """Write a grid of the averaged generator's images, from the same latents every time."""
         if self.events:
@@ -284,12 +310,13 @@ class Trainer:
     def save(self, score: bool) -> None:
         """Write a checkpoint, on rank 0, and score it if `score`."""
         folder = self.runtime.run_dir / checkpoint.FOLDER / f"{self.clock.nimg:012d}"
-        if self.runtime.rank == 0:
+        state = self.adversary, self.averaged.state_dict(), self.optimizers
+        if self.runtime.rank != 0:
+            checkpoint.check_finite(*state)  # as rank 0 does
+        else:
             checkpoint.save(
                 self.runtime.run_dir,
-                self.adversary,
-                self.averaged.state_dict(),
-                self.optimizers,
+                *state,
                 self.config,
                 self.index.content_hash,
                 self.clock,
@@ -304,14 +331,13 @@ class Trainer:
         """Score a checkpoint unless that is done, report to log and engine, and thin older ones."""
         scored = self.scorer.score(folder)
         if self.events:
-            self.events.append(
-                "checkpoint",
-                self.clock.nimg,
-                path=str(folder.relative_to(self.runtime.run_dir)),
-                **scored,
-                precision=self.config.train.precision,
-                **self.averaged.adversary.status(),
-            )
+            path = str(folder.relative_to(self.runtime.run_dir))
+            more = {"path": path, "precision": self.config.train.precision}
+            if why := degenerate(scored["scores"]):
+                log.error("DEGENERATE CHECKPOINT %s: %s; it is never the best one", path, why)
+                more["degenerate"] = why
+            level = self.averaged.adversary.status()
+            self.events.append("checkpoint", self.clock.nimg, **scored | more | level)
             best = self.scorer.best(self.runtime.run_dir)
             checkpoint.prune(self.runtime.run_dir, self.config.train.keep_checkpoints, best)
         self.runtime.report({"nimg": self.clock.nimg, **scored["scores"]}, folder)

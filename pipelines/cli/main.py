@@ -68,13 +68,14 @@ machine that turns out slower takes longer."""
 
 
 def main(arguments: list[str] | None = None) -> int:
-    """Run a command; returns the exit status: 2 for a user's mistake, 130 when stopped."""
+    """Run a command; returns the exit status: 2 for a user's mistake, 3 for a training that has
+    diverged, 4 for a full disk, 130 when stopped."""
     parser = _parser()
     completion.answer(parser)
     given = parser.parse_args(arguments)
     _log_to_terminal()
     command: Callable[[argparse.Namespace], int] = given.command
-    from gan_train.errors import UserError
+    from gan_train.errors import DIVERGED, UserError
 
     try:
         status = command(given)
@@ -84,9 +85,9 @@ def main(arguments: list[str] | None = None) -> int:
         if _reader_is_there():
             raise
         return 1
-    except UserError as error:
+    except (UserError, FloatingPointError) as error:
         print(f"gan-train: {error}", file=sys.stderr)
-        return 2
+        return error.status if isinstance(error, UserError) else DIVERGED
     except KeyboardInterrupt:
         print("gan-train: stopped", file=sys.stderr)
         return STOPPED

@@ -9,17 +9,21 @@ from __future__ import annotations
 
 import logging
 from collections.abc import Callable
+from contextlib import suppress
 from pathlib import Path
 from typing import Any
 
 from gan_train import recipes
 from gan_train.config import Config, EvaluateConfig
 from gan_train.errors import UserError
-from gan_train.files.atomic import read_json, write_json
+from gan_train.files.atomic import write_json
 from gan_train.inference import Generator
+from gan_train.metrics.scores import degenerate
 from gan_train.runs import run_folder, shared
 from gan_train.runs.checkpoint import SCORES, find_damage, list_checkpoints, precision_in
 from gan_train.runs.events import EventLog
+from gan_train.runs.integrity import Damaged, read_state
+from gan_train.training.scoring import stored_scores
 
 log = logging.getLogger(__name__)
 
@@ -71,14 +75,13 @@ def waiting(run_dir: Path) -> list[Path]:
 def record(run_dir: Path, checkpoint: Path, scored: dict[str, Any]) -> None:
     """Put the scores of a checkpoint where the trainer puts them; call it inside `exclusive`."""
     write_json(checkpoint / SCORES, scored)
-    EventLog(run_dir).append(
-        "checkpoint",
-        int(checkpoint.name),
-        path=str(checkpoint.relative_to(run_dir)),
-        **scored,
-        precision=precision_in(checkpoint),
-        **Generator.load(checkpoint).adversary.status(),
-    )
+    path = str(checkpoint.relative_to(run_dir))
+    more = {"path": path, "precision": precision_in(checkpoint)}
+    if why := degenerate(scored["scores"]):
+        log.error("DEGENERATE CHECKPOINT %s: %s; it is never the best one", path, why)
+        more["degenerate"] = why
+    level = Generator.load(checkpoint).adversary.status()
+    EventLog(run_dir).append("checkpoint", int(checkpoint.name), **scored | more | level)
 
 
 def started_by(run_dir: Path) -> Config:
@@ -90,18 +93,15 @@ def trained_by(run_dir: Path) -> Config:
     """The configuration that a run's newest checkpoint was trained with: `evaluate` may have
     changed since the start."""
     for path in list_checkpoints(run_dir):
-        state = path / "state.json"
-        if state.is_file():
-            return recipes.check(read_json(state)["config"])
+        with suppress(Damaged):  # an earlier one tells as well
+            return recipes.check(read_state(path).config)
     return started_by(run_dir)
 
 
 def _scored(config: Config, run_dir: Path, checkpoint: Path, score: Score) -> dict[str, Any]:
     """The scores of a checkpoint: those stored beside it, if the run was killed before it logged
     them, or else new ones."""
-    beside = checkpoint / SCORES
-    if beside.exists():
-        known: dict[str, Any] = read_json(beside)
+    if (known := stored_scores(checkpoint)) is not None:
         return known
     return score(config, run_folder.shards_of(run_dir), checkpoint)
 

@@ -14,7 +14,7 @@ from dataclasses import dataclass
 from typing import Any, Literal
 
 from gan_train.metrics.protocol import comparable
-from gan_train.metrics.scores import headline, scores_of
+from gan_train.metrics.scores import degenerate, headline, scores_of
 
 Alias = Literal["champion", "challenger"]
 CHAMPION: Alias = "champion"
@@ -78,11 +78,14 @@ def refusal(new: Standing, now: Standing | None) -> str | None:
     return None if why is None else f"its score cannot be compared with the champion's: {why}"
 
 
-def best_checkpoint(events: Iterable[Mapping[str, Any]]) -> Mapping[str, Any] | None:
+def best_checkpoint(
+    events: Iterable[Mapping[str, Any]], resolution: int | None = None
+) -> Mapping[str, Any] | None:
     """The `checkpoint` event with the lowest finite deciding score; of equal ones, the earliest.
 
     Only checkpoints that were scored like the newest one count: a resumed run may have changed its
-    protocol.
+    protocol. Degenerate ones never count, and of a family that grows only those of `resolution`, or
+    without it of the highest one that was scored.
     """
     scored = [
         (event, standing)
@@ -92,12 +95,37 @@ def best_checkpoint(events: Iterable[Mapping[str, Any]]) -> Mapping[str, Any] | 
     if not scored:
         return None
     newest = scored[-1][1]
-    finite = [
+    if resolution is None:
+        resolution = max(event.get("resolution", 0) for event, _ in scored)
+    fit = [
         (event, standing)
         for event, standing in scored
-        if incomparable(standing, newest) is None and math.isfinite(standing.value)
+        if incomparable(standing, newest) is None
+        and degenerate(event["scores"]) is None
+        and event.get("resolution", resolution) == resolution
     ]
-    return min(finite, key=lambda pair: pair[1].value)[0] if finite else None
+    return min(fit, key=lambda pair: pair[1].value)[0] if fit else None
+
+
+def why_none(events: Iterable[Mapping[str, Any]], run: str, resolution: int | None) -> str:
+    """Why `best_checkpoint` finds none in the log of a run, and what to do."""
+    scored = [event for event in events if event["kind"] == "checkpoint" and event_standing(event)]
+    if not scored:
+        return (
+            f"{run} has no checkpoint with a score to register: let it reach a checkpoint "
+            "(train.checkpoint_kimg), with `frechet` among evaluate.metrics"
+        )
+    reached = max(event.get("resolution", resolution or 0) for event in scored)
+    if resolution is not None and reached < resolution:
+        return (
+            f"{run} has grown to {reached:.0f} of {resolution} px, and only the final resolution "
+            f"is registered: go on with --resume {run}, or add --set registry.partly_grown=true"
+        )
+    why = degenerate(scored[-1]["scores"]) or "its score is no finite number"
+    return (
+        f"no checkpoint of {run} is fit to be registered; the newest is degenerate: {why}. Look at "
+        "its samples, and train anew with other settings"
+    )
 
 
 def event_standing(event: Mapping[str, Any]) -> Standing | None:

@@ -37,6 +37,7 @@ from pipelines.registry.promotion import (
     event_standing,
     refusal,
     version_standing,
+    why_none,
 )
 from pipelines.registry.provenance import COMMIT_TAG, VERSION_TAG
 from pipelines.registry.run_table import TRAINING
@@ -110,14 +111,12 @@ def register_best(
     """Make the run's best scored checkpoint a version of the registered model, and decide whether
     it becomes champion. May be repeated: the same checkpoint is the same version.
 
-    Raises UserError when no checkpoint is scored, or the tracking server is away.
+    Raises UserError when no checkpoint is fit for it, or the tracking server is away.
     """
-    event = best_checkpoint(read_events(run_dir))
+    final = None if config.registry.partly_grown else config.data.resolution
+    event = best_checkpoint(events := read_events(run_dir), final)
     if event is None:
-        raise UserError(
-            f"{run_dir} has no checkpoint with a score to register: let it reach a checkpoint "
-            "(train.checkpoint_kimg), with `frechet` among evaluate.metrics"
-        )
+        raise UserError(why_none(events, run_dir.name, final))
     delivery = Delivery(config, run_dir, index, ids)
     try:
         run_id = delivery.once()

@@ -232,18 +232,21 @@ def test_a_resume_that_is_not_bit_exact_begins_the_log_anew(
 def test_checkpoints_of_an_abandoned_past_are_not_taken_for_the_run(
     tiny_source: Path, tmp_path: Path
 ) -> None:
-    """Only damaged or thinned ones can lie beyond the place from which a run goes on."""
-    settings: dict[str, Any] = {"train__checkpoint_kimg": 0.048, "train__keep_checkpoints": 1}
+    """Only damaged ones can lie beyond the place from which a run goes on."""
+    settings: dict[str, Any] = {"train__checkpoint_kimg": 0.048}
     run_dir = run(tiny_config(tiny_source, tmp_path, **settings), tmp_path / "run")
     before = {int(folder.name): folder for folder in list_generators(run_dir)}
     assert sorted(before) == [48, 64, 96, 144, 192]
-    for folder in before.values():  # better than anything that follows
-        write_json(folder / SCORES, {"scores": {"fid": -1.0}, "protocol": {}})
-    (before[192] / "networks.safetensors").unlink()  # the only one that was not thinned
+    for nimg in (144, 192):  # better than anything that follows
+        write_json(before[nimg] / SCORES, {"scores": {"fid": -1.0}, "protocol": {}})
+        (before[nimg] / "networks.safetensors").unlink()
     settings |= {"train__checkpoint_kimg": 0.16, "family__lr": 0.01}
+    settings |= {"train__allow_changed": ["family.lr"]}
     run(tiny_config(tiny_source, tmp_path, **settings), run_dir)
-    assert [int(folder.name) for folder in list_generators(run_dir)] == [192, 160, 64]
+    assert [int(folder.name) for folder in list_generators(run_dir)] == [192, 160, 96, 64, 48]
     assert best_checkpoint(run_dir, "fid") is None
-    assert all((before[nimg] / "generator.json").exists() for nimg in (48, 96, 144))
-    saved = [e["nimg"] for e in read_events(run_dir) if e["kind"] == "checkpoint"]
-    assert saved == [64, 160, 192]
+    assert (before[144] / "generator.json").exists()
+    events = read_events(run_dir)
+    assert [e["nimg"] for e in events if e["kind"] == "checkpoint"] == [48, 64, 96, 160, 192]
+    (told,) = [e for e in events if e["kind"] == "passed_over"]
+    assert told["nimg"] == 96 and sorted(told["checkpoints"]) == [f"{n:012d}" for n in (144, 192)]

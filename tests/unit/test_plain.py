@@ -99,6 +99,10 @@ def test_two_starts_in_one_second_are_two_runs(tiny_source: Path, tmp_path: Path
     assert not any(list(folder.iterdir()) for folder in taken)
 
 
+@pytest.mark.fault(
+    "two plain trainings on one run",
+    "the second is refused with status 2, and told which process holds the run",
+)
 def test_a_run_that_another_process_trains_is_refused(
     tiny_source: Path,
     tmp_path: Path,

@@ -10,6 +10,8 @@ from datetime import timedelta
 from pathlib import Path
 
 import pytest
+import torch
+from safetensors.torch import save_file
 
 from gan_train import recipes
 from gan_train.config import Config
@@ -51,7 +53,8 @@ def checkpoint(run_dir: Path, nimg: int, content: str = "weights") -> Path:
     """A folder with what marks a whole checkpoint."""
     folder = run_dir / "checkpoints" / f"{nimg:012d}"
     folder.mkdir(parents=True)
-    (folder / "networks.safetensors").write_text(content * nimg)
+    for name in ("networks", "generator"):
+        save_file({content: torch.full((nimg,), 1.0)}, folder / f"{name}.safetensors")
     (folder / "generator.json").write_text("{}")
     write_json(folder / "MANIFEST.json", {p.name: sha256_of(p) for p in folder.iterdir()})
     return folder
@@ -108,12 +111,13 @@ def test_events_come_behind_what_they_name_and_manifests_behind_their_files(
     folder = "checkpoints/000000000100"
     assert keys == [
         f"{folder}/generator.json",
+        f"{folder}/generator.safetensors",
         f"{folder}/networks.safetensors",
         f"{folder}/MANIFEST.json",
         "events/000000000000000.jsonl",
     ]
     outbox.send()
-    assert len(keys) == 4, "nothing is sent twice"
+    assert len(keys) == 5, "nothing is sent twice"
 
 
 def test_a_checkpoint_that_was_not_sent_to_its_end_is_no_checkpoint(
@@ -184,7 +188,7 @@ def test_thinned_checkpoints_are_thinned_in_the_store(store: Store, worker: Path
         (folder / name).unlink()
     outbox.send()
     kept = {entry.key.rpartition("/")[2] for entry in store.entries("checkpoints")}
-    assert kept == {"PRUNED", "generator.json"}
+    assert kept == {"PRUNED", "generator.json", "generator.safetensors"}
 
 
 def test_another_process_that_writes_the_log_is_noticed(store: Store, worker: Path) -> None:
