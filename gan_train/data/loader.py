@@ -193,11 +193,12 @@ class Loader:
             num_workers=self._workers,
             multiprocessing_context=context,
             collate_fn=_untouched,
+            worker_init_fn=_deaf,
             generator=torch.Generator(),  # else the DataLoader draws from the global generator
         )
         # Ctrl-C, a closed terminal and some supervisors signal all processes of a group. The server
-        # and the loader processes inherit that such signals are blocked, so that this process can
-        # end training in good order.
+        # inherits that such signals are blocked, and the loader processes block them, so that this
+        # process can end training in good order.
         mask = signal.pthread_sigmask(signal.SIG_BLOCK, _OF_A_GROUP)
         try:
             received = iter(loader)
@@ -322,6 +323,10 @@ class _WorkerParts(IterableDataset[tuple[Pixels, Ints] | UserError]):
                 yield error
                 return
             yield downsample(torch.from_numpy(pixels), self.side).numpy(), labels
+
+
+def _deaf(_: int) -> None:
+    signal.pthread_sigmask(signal.SIG_BLOCK, _OF_A_GROUP)
 
 
 def _untouched(part: Any) -> Any:

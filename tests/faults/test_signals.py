@@ -2,10 +2,10 @@
 
 from __future__ import annotations
 
+import contextlib
 import multiprocessing
 import os
 import signal
-import subprocess
 import sys
 import time
 from collections.abc import Callable
@@ -15,6 +15,8 @@ from typing import Any
 import pytest
 
 from gan_train import __main__, recipes
+from gan_train.data.index import Index
+from gan_train.data.loader import Loader
 from gan_train.data.sharding import shard
 from gan_train.runs import run_folder
 from gan_train.runs.checkpoint import list_checkpoints, newest_valid
@@ -110,14 +112,20 @@ def test_the_second_signal_of_a_kind_kills(tiny_source: Path, tmp_path: Path) ->
     assert child.exitcode == -signal.SIGINT and not list_checkpoints(run_dir)
 
 
-@pytest.mark.slow
-def test_a_signal_to_the_whole_group(tiny_source: Path, tmp_path: Path) -> None:
-    """As Ctrl-C, with a loader process, which must not die before the training has ended."""
-    run_dir, recipe = _begun(tiny_source, tmp_path, data__loader_workers=1, data__cache_mb=0)
-    command = [sys.executable, "-m", "gan_train", recipe, "--resume", run_dir.name]
-    with subprocess.Popen(command, start_new_session=True, stderr=subprocess.PIPE) as child:
-        _until(lambda: any(event["kind"] == "metrics" for event in read_events(run_dir)))
-        os.killpg(child.pid, signal.SIGTERM)
-        said = child.communicate(timeout=GRACE_S)[1]
-    assert child.returncode == 128 + signal.SIGTERM, said
-    assert newest_valid(run_dir) is not None
+def test_loader_processes_are_deaf(tiny_source: Path, tmp_path: Path) -> None:
+    """Ctrl-C reaches all processes of a terminal: those must serve until the training has ended."""
+    config = tiny_config(tiny_source, tmp_path)
+    shards = shard(config.data, config.workspace)
+    loader = Loader(
+        Index.load(shards), shards, seed=0, lanes=4, block=4, grain=1, workers=1, cache_mb=0
+    )
+    before = set(multiprocessing.active_children())
+    batches = loader.batches(0, 4096, 8)  # of more images than are sent ahead
+    with contextlib.closing(batches):
+        next(batches)
+        (process,) = set(multiprocessing.active_children()) - before
+        assert process.pid is not None
+        for name in NAMES:
+            os.kill(process.pid, signal.Signals[name])
+        for _ in range(5):
+            next(batches)
