@@ -9,6 +9,7 @@ from __future__ import annotations
 import hashlib
 import io
 import os
+from array import array
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -87,13 +88,13 @@ def write_shards(pictures: Pictures, folder: Path, images: int, shards: int) -> 
 
 
 def _write_shard(pictures: Pictures, folder: Path, number: int, begin: int, end: int) -> ShardInfo:
-    tar, offsets = io.BytesIO(), []
+    tar, offsets, checksums = io.BytesIO(), [], array("I")
     for place in range(end - begin):
         key, label = sample_key(number, place), str(label_of(begin + place)).encode()
         offsets.append(tar.tell())
-        write_member(tar, f"{key}.cls", label)
-        write_member(tar, f"{key}.png", pictures.file(begin + place))
-    write_end(tar)
+        crc = write_member(tar, f"{key}.cls", label)
+        checksums.append(write_member(tar, f"{key}.png", pictures.file(begin + place), crc))
+    checksums[-1] = write_end(tar, checksums[-1])
     data = tar.getvalue()
     assert offsets[-1] + in_tar(1) + in_tar(len(pictures.file(end - 1))) < len(data)
     (folder / shard_name(number)).write_bytes(data)
@@ -103,6 +104,7 @@ def _write_shard(pictures: Pictures, folder: Path, number: int, begin: int, end:
         bytes=len(data),
         sha256=hashlib.sha256(data).hexdigest(),
         offsets=tuple(offsets),
+        checksums=checksums,
     )
 
 

@@ -255,7 +255,7 @@ def _index(config: Config, shape: ImageShape) -> Index:
         ShardInfo(
             name=shard_name(number),
             samples=samples,
-            bytes=1024,
+            bytes=1024 * samples,
             sha256="0" * 64,
             offsets=array("Q", range(samples)),
             part=part,

@@ -4,8 +4,9 @@ A byte range of a tar whose headers are as sharding writes them is cut up at onc
 any other is read as a WebDataset stream, which also tells what is damaged. The content of a tar is
 never trusted. Members whose names have other endings than those in an allow-list are skipped.
 WebDataset's `.decode()`, which unpickles, is not used, nor its `gopen`, which runs `pipe:`
-commands; no other module opens shards for reading. The keys must be the expected ones, so that a
-shard that is cut off or zeroed raises an error instead of giving fewer samples.
+commands; no other module opens shards for reading. Every sample's bytes are compared with its
+checksum in the index. The keys must be the expected ones, so that a shard without checksums that is
+cut off or zeroed raises an error, too, instead of giving fewer samples.
 """
 
 from __future__ import annotations
@@ -24,7 +25,7 @@ from webdataset.tariterators import group_by_keys, tar_file_expander
 from gan_train.data.images import BadImage, decode
 from gan_train.data.index import IMAGE_EXTENSIONS, DamagedShard, Index, ShardInfo, sample_key
 from gan_train.data.order import Epoch, Ints, Order
-from gan_train.data.shard_cache import Ahead, fetch
+from gan_train.data.shard_cache import Ahead, discard, fetch
 from gan_train.data.tars import member_at
 from gan_train.errors import UserError
 
@@ -63,25 +64,25 @@ class Encoded:
     where: str
 
 
-def byte_range(info: ShardInfo, first: int, count: int) -> tuple[int, int]:
-    """The bytes of the shard at which the samples from `first` to `first + count - 1` begin and
-    end."""
-    after = first + count
-    return info.offsets[first], info.offsets[after] if after < info.samples else info.bytes
-
-
 def read_range(
     index: Index, directory: Path | str, shard: int, first: int, count: int
 ) -> list[Encoded]:
     """The samples from `first` to `first + count - 1` of `index.shards[shard]`, in stored order.
 
-    Raises `DamagedShard` unless exactly these samples are there, each with one image and, for
-    labelled data, a label.
+    Raises `DamagedShard` unless exactly these samples are there, with the bytes that were written,
+    each with one image and, for labelled data, a label. In a cache, a damaged shard is fetched once
+    more before it is refused.
     """
     info = index.shards[shard]
     url = f"{directory}/{info.name}"
-    begin, end = byte_range(info, first, count)
-    data = _bytes(directory, info, begin, end)
+    data = _bytes(directory, info, first, count)
+    damaged = info.damaged_sample(memoryview(data), first, count)
+    if damaged is not None and discard(Path(directory), info):
+        data = _bytes(directory, info, first, count)
+        damaged = info.damaged_sample(memoryview(data), first, count)
+    if damaged is not None:
+        key = sample_key(info.number, damaged)
+        raise DamagedShard(f"{url} is damaged: sample {key} has other bytes than were written")
     expected = [sample_key(info.number, number) for number in range(first, first + count)]
     usual = _cut(url, data, expected, len(index.classes))
     if usual is not None:
@@ -100,10 +101,11 @@ def read_range(
     return [_encoded(sample, len(index.classes)) for sample in samples]
 
 
-def _bytes(directory: Path | str, info: ShardInfo, begin: int, end: int) -> bytes:
-    """The bytes of a shard from `begin` to `end`. In a cache, the shard is fetched if need be, and
-    again if another process removes it before it is open."""
+def _bytes(directory: Path | str, info: ShardInfo, first: int, count: int) -> bytes:
+    """The bytes of samples of a shard. In a cache, the shard is fetched if need be, and again if
+    another process removes it before it is open."""
     url = f"{directory}/{info.name}"
+    begin, end = info.byte_range(first, count)
     for _ in range(_OPENINGS):
         try:
             with open_shard(url) as file:
@@ -234,7 +236,7 @@ class BlockReader:
         return found
 
     def _bytes_of(self, shard: int, first: int, count: int) -> int:
-        begin, end = byte_range(self._index.shards[shard], first, count)
+        begin, end = self._index.shards[shard].byte_range(first, count)
         return end - begin
 
     def _one(self, stored: int) -> Encoded:

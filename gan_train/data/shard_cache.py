@@ -2,7 +2,8 @@
 
 A folder of shards that is attached to a store (`files/store.py`) is a cache: all processes of the
 machine share it. Whoever needs a shard that is not there fetches it; its SHA-256 is compared with
-the index, once, on arrival. When the folder's shards take more than a limit, those that arrived
+the index, once, on arrival. A copy that is damaged later is noticed when it is read, discarded, and
+fetched again. When the folder's shards take more than a limit, those that arrived
 first go first: lanes move on at one pace, so these are the ones that have been read.
 
 Only what is read is fetched, so a machine holds the shards of its own workers' lanes, and training
@@ -67,6 +68,17 @@ def fetch(folder: Path, info: ShardInfo) -> bool:
                 "sharding sees it)"
             )
     _make_room(folder, keep=path)
+    return True
+
+
+def discard(folder: Path, info: ShardInfo) -> bool:
+    """Delete the copy of a shard that turned out to be damaged, so that it is fetched again;
+    returns False if the folder is no cache."""
+    if origin_of(folder) is None:
+        return False
+    log.warning("%s was damaged after it arrived, and is fetched again", folder / info.name)
+    with locked(folder / f".{info.name}.lock"):
+        (folder / info.name).unlink(missing_ok=True)
     return True
 
 

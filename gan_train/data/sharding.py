@@ -18,6 +18,7 @@ from __future__ import annotations
 
 import json
 import logging
+from array import array
 from collections import Counter
 from collections.abc import Callable, Iterable
 from contextlib import suppress
@@ -93,11 +94,12 @@ def write_shard(task: ShardTask) -> ShardReceipt:
     Many processes may call this at once, and call it again after one was killed. Raises UserError
     when a file of the source changed after the plan was made.
     """
-    if (receipt := _valid_receipt(task)) is not None:
+    receipt = _valid_receipt(task)
+    if receipt is not None and (receipt := _with_checksums(task, receipt)) is not None:
         return receipt
     paths: list[str] = []
     bad: list[BadFile] = []
-    offsets: list[int] = []
+    offsets, checksums = array("Q"), array("I")
     tar = task.directory / shard_name(task.number)
     sources = [open_source(path) for path in task.sources]
     with aside(tar) as file:
@@ -110,10 +112,12 @@ def write_shard(task: ShardTask) -> ShardReceipt:
             key = sample_key(task.number, len(paths))
             paths.append(entry.file.path)
             offsets.append(file.tell())
+            crc = 0
             if task.labelled:
-                write_member(file, f"{key}.cls", str(entry.label).encode())
-            write_member(file, f"{key}.{extension}", image)
-        write_end(file)
+                crc = write_member(file, f"{key}.cls", str(entry.label).encode())
+            checksums.append(write_member(file, f"{key}.{extension}", image, crc))
+        end = write_end(file, checksums.pop() if checksums else 0)
+        checksums.append(end)
     if paths:
         known = _verified(task)
         info = ShardInfo(
@@ -121,7 +125,8 @@ def write_shard(task: ShardTask) -> ShardReceipt:
             samples=len(paths),
             bytes=tar.stat().st_size,
             sha256=known.sha256(tar),
-            offsets=tuple(offsets),
+            offsets=offsets,
+            checksums=checksums,
             part=task.part,
         )
         known.save()
@@ -135,9 +140,27 @@ def write_shard(task: ShardTask) -> ShardReceipt:
         paths=tuple(paths),
         bad=tuple(bad),
     )
-    write_aside(
-        receipt_path(task.directory, task.number), receipt.model_dump_json().encode() + b"\n"
-    )
+    _save(task, receipt)
+    return receipt
+
+
+def _save(task: ShardTask, receipt: ShardReceipt) -> None:
+    path = receipt_path(task.directory, task.number)
+    write_aside(path, receipt.model_dump_json().encode() + b"\n")
+
+
+def _with_checksums(task: ShardTask, receipt: ShardReceipt) -> ShardReceipt | None:
+    """The receipt of a finished shard. If it was written before there were checksums, they are
+    added to it; None if the shard turns out to be damaged."""
+    if receipt.info is None or receipt.info.checksums:
+        return receipt
+    try:
+        info = receipt.info.with_checksums(task.directory)
+    except DamagedShard as error:
+        log.warning("shard %d is written anew: %s", task.number, error)
+        return None
+    receipt = receipt.model_copy(update={"info": info})
+    _save(task, receipt)
     return receipt
 
 
@@ -210,7 +233,7 @@ def finish_shards(plan: ShardPlan, receipts: Iterable[ShardReceipt]) -> Index:
 
 def verified_index(plan: ShardPlan) -> Index | None:
     """The index of the finished shards, once each is verified (or was after `plan.since`). None
-    when shards are missing or damaged; damage is logged.
+    when shards are missing or damaged, or have no checksums yet; damage is logged.
 
     Raises UserError when more files were bad than the plan's `max_bad_fraction` allows.
     """
@@ -222,6 +245,8 @@ def verified_index(plan: ShardPlan) -> Index | None:
         log.warning("shards are checked and indexed anew: %s", error)
         return None
     if plan.lineage and not growth.is_recorded(plan.directory, plan.lineage):
+        return None
+    if not all(info.checksums for info in index.shards):
         return None
     receipts = [_valid_receipt(task) for task in plan.tasks()]
     if not all((plan.directory / info.name).exists() for info in index.shards):

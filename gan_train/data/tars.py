@@ -8,6 +8,7 @@ takes for the pixels. So headers are made from one of tarfile's own, in which th
 from __future__ import annotations
 
 import tarfile
+import zlib
 from typing import BinaryIO
 
 _BLOCK, _OWNER = tarfile.BLOCKSIZE, "gan-train"
@@ -41,15 +42,20 @@ def header(name: bytes, size: int) -> bytes:
     return before + b"%06o\0 " % checksum + _KIND_AND_OWNER
 
 
-def write_member(file: BinaryIO, name: str, data: bytes) -> None:
-    """Write a member at the end of a tar."""
-    file.write(header(name.encode("ascii"), len(data)) + data + bytes(-len(data) % _BLOCK))
+def write_member(file: BinaryIO, name: str, data: bytes, crc: int = 0) -> int:
+    """Write a member at the end of a tar; returns the CRC-32 `crc` with the written bytes added."""
+    member = header(name.encode("ascii"), len(data)) + data + bytes(-len(data) % _BLOCK)
+    file.write(member)
+    return zlib.crc32(member, crc)
 
 
-def write_end(file: BinaryIO) -> None:
-    """Write two blocks of zeros after the last member, and more up to the end of a record."""
+def write_end(file: BinaryIO, crc: int = 0) -> int:
+    """Write two blocks of zeros after the last member, and more up to the end of a record; returns
+    the CRC-32 `crc` with them added."""
     least = 2 * _BLOCK
-    file.write(bytes(least + -(file.tell() + least) % tarfile.RECORDSIZE))
+    end = bytes(least + -(file.tell() + least) % tarfile.RECORDSIZE)
+    file.write(end)
+    return zlib.crc32(end, crc)
 
 
 def member_at(data: bytes, at: int, name: bytes) -> tuple[bytes, int] | None:

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import io
 import zipfile
+from array import array
 from pathlib import Path
 from typing import Any
 
@@ -53,6 +54,12 @@ def write_zip(path: Path, files: dict[str, bytes]) -> Path:
 def config(source: Path, **changes: Any) -> DataConfig:
     settings = {"resolution": 8, "shard_images": 10, "classes": "folder", **changes}
     return DataConfig(source=str(source), **settings)
+
+
+def without_checksums(index: Index) -> Index:
+    """The index as it was written before there were checksums."""
+    shards = (shard.model_copy(update={"checksums": array("I")}) for shard in index.shards)
+    return index.model_copy(update={"shards": tuple(shards)})
 
 
 def stored(folder: Path, count: int, **changes: Any) -> tuple[Index, Path]:

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import pickle
 import tracemalloc
+from array import array
 from pathlib import Path
 
 import pytest
@@ -49,6 +50,10 @@ def test_index_on_disk(tmp_path: Path) -> None:
         ('"offsets":[0,', '"offsets":[0.5,', "whole numbers from 0 on"),
         ('"offsets":[0,', '"offsets":["0",', "whole numbers from 0 on"),
         ('"offsets":[0,', '"offsets":[', "one offset per sample"),
+        ('"offsets":[0,', '"offsets":[99999999,', "do not ascend"),
+        ('"checksums":"', '"checksums":"AAAA', "one checksum per sample|multiple"),
+        ('"checksums":"', '"checksums":"?', "base64"),
+        ('"checksums":"', '"checksums":7,"more":"', "base64"),
         ('"offsets":[', '"offsets":7,"more":[', "must be a list"),
         ("{", "", "JSON"),
     ):
@@ -61,7 +66,7 @@ def test_index_on_disk(tmp_path: Path) -> None:
     assert ShardInfo.model_validate(index.shards[0].model_dump()) == index.shards[0]
 
 
-def test_an_index_takes_eight_bytes_an_image(tmp_path: Path) -> None:
+def test_an_index_takes_twelve_bytes_an_image(tmp_path: Path) -> None:
     """Every process that reads images has one. As objects of Python, offsets take 40 bytes each."""
     images, shards = 100_000, 10
     one = ShardInfo(
@@ -70,6 +75,7 @@ def test_an_index_takes_eight_bytes_an_image(tmp_path: Path) -> None:
         bytes=10**9,
         sha256="0" * 64,
         offsets=tuple(range(10**6, 10**6 + images // shards)),
+        checksums=array("I", range(images // shards)),
     )
     infos = tuple(one.model_copy(update={"name": f"shard-{n:06d}.tar"}) for n in range(shards))
     index = Index(
@@ -91,5 +97,5 @@ def test_an_index_takes_eight_bytes_an_image(tmp_path: Path) -> None:
     finally:
         tracemalloc.stop()
     assert loaded == index
-    assert held < 8 * images + 50_000, held / images
-    assert len(pickle.dumps(loaded)) < 8 * images + 50_000  # sent to every loader process
+    assert held < 12 * images + 50_000, held / images
+    assert len(pickle.dumps(loaded)) < 12 * images + 50_000  # sent to every loader process

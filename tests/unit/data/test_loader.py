@@ -20,8 +20,16 @@ from gan_train.data.index import DamagedShard, Index
 from gan_train.data.loader import LoadedBatch, Loader, downsample, read_images
 from gan_train.data.reader import open_shard, read_range
 from gan_train.data.sharding import shard
+from gan_train.data.tars import in_tar
 from gan_train.errors import UserError
-from tests.unit.data.pictures import config, encoded, noise, stored, write_zip
+from tests.unit.data.pictures import (
+    config,
+    encoded,
+    noise,
+    stored,
+    without_checksums,
+    write_zip,
+)
 
 SAMPLES = 61  # a prime: divides nothing
 
@@ -276,7 +284,17 @@ def damaged(data: tuple[Index, Path], folder: Path, kind: str) -> tuple[Index, P
     index, directory = data
     copy = Path(shutil.copytree(directory, folder / "copy"))
     tar = copy / index.shards[3].name
-    whole, fourth = tar.read_bytes(), index.shards[3].offsets[4]
+    whole, (fourth, fifth, sixth) = tar.read_bytes(), index.shards[3].offsets[4:7]
+    labels = in_tar(1)  # before the images of their samples
+    interleaved = b"".join(
+        whole[begin:end]
+        for begin, end in (
+            (fourth, fourth + labels),
+            (fifth, fifth + labels),
+            (fourth + labels, fifth),
+            (fifth + labels, sixth),
+        )
+    )
     tar.write_bytes(
         {
             "cut at a member": whole[:fourth],
@@ -285,20 +303,36 @@ def damaged(data: tuple[Index, Path], folder: Path, kind: str) -> tuple[Index, P
             "header": whole[:fourth] + b"1" + whole[fourth + 1 :],
             "pixels": whole.replace(b"IDAT", b"IDAU", 1),
             "label": whole[: fourth + 512] + b"7" + whole[fourth + 513 :],
-            "swapped": (copy / index.shards[2].name).read_bytes(),
+            "interleaved keys": whole[:fourth] + interleaved + whole[sixth:],
+            "swapped samples": whole[:fourth]
+            + whole[fifth:sixth]
+            + whole[fourth:fifth]
+            + whole[sixth:],
+            "swapped shards": (copy / index.shards[2].name).read_bytes(),
         }[kind]
     )
     return index, copy
 
 
-@pytest.mark.parametrize(
-    "kind",
-    ["cut at a member", "cut within a member", "zeroed", "header", "pixels", "label", "swapped"],
+DAMAGE = (
+    *("cut at a member", "cut within a member", "zeroed", "header", "pixels", "label"),
+    *("interleaved keys", "swapped samples", "swapped shards"),
 )
+
+
+@pytest.mark.fault(
+    "a shard cut at a member or within one, zeroed in the middle, with other bytes in a header, "
+    "label or image, with keys interleaved, with samples or shards swapped",
+    "found as it is read, also in a set from before there were checksums: the error names shard "
+    "and remedy",
+)
+@pytest.mark.parametrize("checksums", [True, False])
+@pytest.mark.parametrize("kind", DAMAGE)
 def test_a_damaged_shard_is_an_error_that_names_it(
-    data: tuple[Index, Path], tmp_path: Path, kind: str
+    data: tuple[Index, Path], tmp_path: Path, kind: str, checksums: bool
 ) -> None:
-    broken = damaged(data, tmp_path, kind)
+    index, copy = damaged(data, tmp_path, kind)
+    broken = index if checksums else without_checksums(index), copy
     with pytest.raises(DamagedShard, match=r"shard-000003\.tar.* is damaged.*gan-train shard"):
         take(loader(broken, cache_mb=0).batches(0, 12, 8), 6)
     with pytest.raises(DamagedShard, match=r"shard-000003\.tar.* is damaged"):
@@ -340,8 +374,11 @@ def test_tars_with_other_headers_are_read_by_webdataset(tmp_path: Path, classes:
         whole[offset : offset + 512] = header
     assert whole != tar.read_bytes()
     tar.write_bytes(whole)
-    assert read_range(index, directory, 0, 0, 9) == expected
-    assert read_range(index, directory, 0, 3, 2) == expected[3:5]
+    before_checksums = without_checksums(index)
+    assert read_range(before_checksums, directory, 0, 0, 9) == expected
+    assert read_range(before_checksums, directory, 0, 3, 2) == expected[3:5]
+    with pytest.raises(DamagedShard, match="sample 000000-000000 has other bytes"):
+        read_range(index, directory, 0, 0, 9)
 
 
 def test_foreign_members_are_never_looked_at(data: tuple[Index, Path], tmp_path: Path) -> None:
@@ -358,7 +395,7 @@ def test_foreign_members_are_never_looked_at(data: tuple[Index, Path], tmp_path:
     renamed[:512] = header
     tar.write_bytes(renamed)
     with pytest.raises(DamagedShard, match="has not the members"):
-        read_range(index, copy, 0, 0, 1)
+        read_range(without_checksums(index), copy, 0, 0, 1)
 
 
 @pytest.mark.parametrize(

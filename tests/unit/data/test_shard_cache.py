@@ -101,6 +101,31 @@ def test_a_damaged_arrival_is_fetched_again_and_then_refused(
         read_images(index, copy, 27, 9)
 
 
+@pytest.mark.fault(
+    "a bit that flips in a node's copy of a shard after it arrived",
+    "the copy is discarded and fetched once more; only if that is damaged, too, it is refused",
+)
+def test_a_copy_that_is_damaged_later_is_fetched_again(
+    data: Data, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    index, folder, store = data
+    fetched = counted(monkeypatch)
+    copy = shard_cache.open_folder(tmp_path / "copy", store, most_gb=1)
+    whole, _ = read_images(index, copy, 0, 9)
+    name = index.shards[0].name
+    flipped = bytearray((folder / name).read_bytes())
+    flipped[700] ^= 1
+    (copy / name).write_bytes(flipped)
+    assert torch.equal(read_images(index, copy, 0, 9)[0], whole)
+    assert fetched() == [name, name]
+    assert (copy / name).read_bytes() == (folder / name).read_bytes()
+    (copy / name).write_bytes(flipped)
+    store.write(name, bytes(flipped))
+    with pytest.raises(DamagedShard, match=f"{name} has other bytes than the index says"):
+        read_images(index, copy, 0, 9)
+    assert shards_in(copy) == set()
+
+
 def test_the_folder_keeps_to_its_limit(
     data: Data, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:

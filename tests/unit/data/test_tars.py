@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import io
 import tarfile
+import zlib
 
 import pytest
 from webdataset.writer import TarWriter
@@ -21,9 +22,10 @@ MEMBERS = [
 
 def written() -> bytes:
     file = io.BytesIO()
+    crc = 0
     for name, data in MEMBERS:
-        write_member(file, name, data)
-    write_end(file)
+        crc = write_member(file, name, data, crc)
+    assert write_end(file, crc) == zlib.crc32(file.getvalue())
     return file.getvalue()
 
 
