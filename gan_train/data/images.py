@@ -37,10 +37,12 @@ _FILTERS: dict[Resize, Image.Resampling] = {
     "lanczos": Image.Resampling.LANCZOS,
 }
 DAMAGE = (
-    *(OSError, SyntaxError, ValueError, EOFError, LookupError, TypeError, OverflowError),
+    *(OSError, SyntaxError, ValueError, EOFError, LookupError, TypeError, ArithmeticError),
     *(struct.error, zlib.error, RuntimeError),  # the last from AVIF
+    Image.DecompressionBombError,  # a plain Exception
+    Warning,  # of odd metadata, where a process has made warnings errors
 )
-"""The errors that Pillow's decoders raise on damaged files."""
+"""The errors that Pillow's decoders raise on damaged and hostile files."""
 _UPRIGHT = 1
 _ORIENTATION = 0x0112
 
