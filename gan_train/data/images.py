@@ -118,6 +118,8 @@ def decode(data: bytes, channels: int, resolution: int) -> NDArray[np.uint8]:
         return plain.transpose(2, 0, 1)
     try:
         with Image.open(io.BytesIO(data), formats=tuple(_STORED)) as image:
+            if image.size != (resolution, resolution):  # before its pixels take memory
+                raise BadImage(f"{image.size} pixels where {resolution} squared were stored")
             pixels = np.asarray(image)
     except DAMAGE as error:
         raise BadImage(f"damaged: {error}") from error

@@ -129,7 +129,7 @@ class ShardInfo(BaseModel):
 
     name: str = Field(pattern=r"^shard-[0-9]{6,}\.tar$")  # never a path that leaves the folder
     samples: int = Field(ge=1)
-    bytes: int = Field(ge=1024)
+    bytes: int = Field(ge=1024, lt=1 << 63)
     sha256: str = Field(pattern="^[0-9a-f]{64}$")
     offsets: Offsets
     checksums: Checksums = Field(default_factory=lambda: array("I"))

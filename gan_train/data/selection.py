@@ -48,7 +48,10 @@ def choose(
     """
     images, rejected = [], []
     for file in files:
-        if _IMAGE_NAME.search(file.path):
+        if not _is_text(file.path):
+            shown = file.path.encode(errors="surrogateescape").decode(errors="backslashreplace")
+            rejected.append(BadFile(shown, "its name is not UTF-8"))
+        elif _IMAGE_NAME.search(file.path):
             images.append(file)
         else:
             rejected.append(BadFile(file.path, "not an image by its name"))
@@ -84,6 +87,12 @@ def choose(
         if file.path not in names:
             rejected.append(BadFile(file.path, "lies in no class folder"))
     return selected, rejected
+
+
+def _is_text(path: str) -> bool:
+    """Whether the name is UTF-8. Other bytes stand in it as surrogates, which no file of the data
+    set can hold."""
+    return not any("\udc80" <= letter <= "\udcff" for letter in path)
 
 
 def _common(folders: Iterable[PurePosixPath]) -> PurePosixPath:

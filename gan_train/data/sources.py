@@ -17,6 +17,7 @@ import os
 import re
 import shutil
 import stat
+import struct
 import tarfile
 import time
 import zipfile
@@ -189,7 +190,7 @@ class _Folder:
                     continue
                 if entry.is_dir(follow_symlinks=False):
                     folders.append(f"{path}/")
-                elif entry.is_dir():
+                elif _leads_to_folder(entry):
                     raise _refused(self._root, f"{entry.path}: a link to a folder")
                 else:
                     # a file in a folder of the source lies within it; only a link can leave it
@@ -217,7 +218,7 @@ class _Folder:
         """The path with links resolved. Raises UserError unless it lies within the source."""
         try:
             place = (self._root / path).resolve(strict=True)
-        except FileNotFoundError as error:
+        except (OSError, RuntimeError) as error:  # the latter for a circle, before Python 3.13
             raise _refused(self._root, f"{path}: a broken link, or gone") from error
         if not place.is_relative_to(self._root):
             raise _refused(self._root, f"{path}: a link that leaves the source")
@@ -244,6 +245,13 @@ class _Folder:
         with os.fdopen(handle, "rb", buffering=0) as opened:
             # a byte more than is listed, to notice that a file has grown
             return _as_listed(opened.read(file.size + 1), file)
+
+
+def _leads_to_folder(entry: os.DirEntry[str]) -> bool:
+    try:
+        return entry.is_dir()
+    except OSError:  # links in a circle
+        return False
 
 
 class _Bucket:
@@ -279,13 +287,15 @@ class _Zip:
         self._path = path
         try:
             self._zip = zipfile.ZipFile(path)
-        except zipfile.BadZipFile as error:
+        except (zipfile.BadZipFile, NotImplementedError, UnicodeDecodeError) as error:
             raise UserError(f"data.source: {path} is damaged: {error}") from error
         members = [
             (safe, info)
             for info in self._zip.infolist()
-            if not info.is_dir() and (safe := _safe(path, info.filename))
+            if not info.filename.endswith("/") and (safe := _safe(path, info.filename))
         ]
+        if any(info.header_offset < 0 for _, info in members):
+            raise UserError(f"data.source: {path} is damaged: a file begins before the zip")
         _refuse_twins(path, (safe for safe, _ in members))
         self._members = dict(members)
 
@@ -309,8 +319,12 @@ class _Zip:
             raise _changed(file)
         try:
             return _as_listed(self._zip.read(info), file)
-        except _DAMAGED_ARCHIVE as error:
+        except (*_DAMAGED_ARCHIVE, NotImplementedError, UnicodeDecodeError, struct.error) as error:
             raise UnreadableFile(f"damaged in the zip: {error}") from error
+        except OSError as error:
+            if error.errno is not None:
+                raise
+            raise UnreadableFile(f"damaged in the zip: {error}") from error  # of bz2
 
 
 class _Tar:

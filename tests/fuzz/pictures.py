@@ -4,13 +4,14 @@ from __future__ import annotations
 
 import sys
 from contextlib import suppress
+from pathlib import Path
 from typing import Any
 
 import numpy as np
 from PIL import Image, features
 
 from gan_train.data.images import BadImage, Transform, decode, load_image, open_picture
-from tests.fuzz.runner import main
+from tests.fuzz.runner import Target, main
 from tests.unit.data.pictures import encoded, noise
 
 SIDE, MOST = 16, 100_000
@@ -60,7 +61,15 @@ TOKENS = (
 )
 
 
-def target(data: bytes) -> None:
+ALLOWED = (BadImage,)
+
+
+def target(_: Path) -> Target:
+    """The target, for which no folder is needed."""
+    return read
+
+
+def read(data: bytes) -> None:
     """Everything that is done with a picture of a user's or of a shard."""
     with suppress(BadImage):
         assert open_picture(data, 3, max_pixels=MOST).numel() <= 3 * MOST
@@ -76,4 +85,4 @@ def target(data: bytes) -> None:
 
 if __name__ == "__main__":
     assert features.check("avif") and features.check("webp") and features.check("jpg_2000")
-    sys.exit(main("pictures", target, seeds(), (BadImage,), TOKENS))
+    sys.exit(main("pictures", read, seeds(), ALLOWED, TOKENS))

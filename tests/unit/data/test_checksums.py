@@ -5,6 +5,7 @@ from __future__ import annotations
 import json
 import random
 import zlib
+from collections.abc import Iterable
 from pathlib import Path
 
 import numpy as np
@@ -31,13 +32,14 @@ def source(tmp_path: Path) -> DataConfig:
     return config(write_zip(tmp_path / "a.zip", files))
 
 
-def rot(tar: Path, memory: Path, place: int, bit: int) -> None:
-    """Flip a bit as a disk does it: the shard still counts as verified, for its times are the same
-    as before. (Here they are not, so the memory is told the new ones.)"""
+def rot(tar: Path, memory: Path, places: Iterable[int]) -> None:
+    """Flip a bit of each of these bytes as a disk does it: the shard still counts as verified, for
+    its times are the same as before. (Here they are not, so the memory is told the new ones.)"""
     known = VerifiedFiles(ours=True)
     digest = known.sha256(tar)
     data = bytearray(tar.read_bytes())
-    data[place] ^= 1 << bit
+    for place in places:
+        data[place] ^= 4
     tar.write_bytes(data)
     known = VerifiedFiles(memory / f"{tar.name}.jsonl", ours=True)
     known.value(tar.name, tar, lambda file: digest)
@@ -80,7 +82,7 @@ def test_the_remedy_mends_what_was_found(source: DataConfig, tmp_path: Path) -> 
     index, whole = Index.load(directory), read_images(Index.load(directory), directory, 0, 30)[0]
     plan = plan_shards(source, None, tmp_path)
     tar = directory / index.shards[1].name
-    rot(tar, plan.memory, 3000, 2)
+    rot(tar, plan.memory, [3000])
     assert verified_index(plan) == index, "the memory knows the shard"
     with pytest.raises(DamagedShard, match=r"run `gan-train shard --verify`"):
         read_images(index, directory, 0, 30)
@@ -120,6 +122,6 @@ def test_a_damaged_set_from_before_gets_no_checksums_of_the_damage(
     directory = shard(source, tmp_path)
     new = {path.name: path.read_bytes() for path in directory.iterdir()}
     strip_checksums(directory)
-    rot(directory / "shard-000001.tar", plan_shards(source, None, tmp_path).memory, 3000, 2)
+    rot(directory / "shard-000001.tar", plan_shards(source, None, tmp_path).memory, [3000])
     shard(source, tmp_path)
     assert {path.name: path.read_bytes() for path in directory.iterdir()} == new

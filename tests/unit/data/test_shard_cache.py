@@ -73,6 +73,10 @@ def test_only_what_is_read_is_fetched_and_once(
     assert fetched() == [index.shards[0].name, index.shards[1].name]
 
 
+@pytest.mark.fault(
+    "a shard in a bucket that is damaged or missing where it is fetched",
+    "fetched once more, and then refused by name; no damaged copy stays",
+)
 def test_a_damaged_arrival_is_fetched_again_and_then_refused(
     data: Data, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:

@@ -173,6 +173,10 @@ def test_another_content_goes_to_another_folder(tmp_path: Path) -> None:
     assert shard(config(write_zip(tmp_path / "b.zip", files)), tmp_path) != one
 
 
+@pytest.mark.fault(
+    "a shard, its receipt or the index cut, flipped or gone between two commands",
+    "found by the next one, which writes anew what is damaged, and nothing else",
+)
 @pytest.mark.parametrize("damage", ["cut", "flip", "gone", "index", "receipt"])
 def test_what_is_damaged_is_found_and_written_anew(tmp_path: Path, damage: str) -> None:
     source = config(write_zip(tmp_path / "a.zip", class_files(25)))

@@ -88,6 +88,10 @@ def test_listing_does_not_depend_on_the_order_of_creation(tmp_path: Path) -> Non
     assert open_source(tmp_path / "one").files() == open_source(tmp_path / "two").files()
 
 
+@pytest.mark.fault(
+    "members of a zip or tar that climb out of it, or begin at the root",
+    "the source is refused, and the member named; nothing is unpacked",
+)
 @pytest.mark.parametrize("name", ["../out.png", "/etc/out.png", "a/../../out.png", "C:/out.png"])
 @pytest.mark.parametrize("kind", ["zip", "tar"])
 def test_paths_that_leave_an_archive_are_refused(tmp_path: Path, name: str, kind: str) -> None:
@@ -153,6 +157,10 @@ def test_what_took_a_file_s_place_after_listing_is_not_read(tmp_path: Path) -> N
         source.read(listed)
 
 
+@pytest.mark.fault(
+    "links out of a folder, to folders and to nothing, and FIFOs in it",
+    "the source is refused, and the file named; nothing outside is read, and nothing waits",
+)
 def test_links_of_a_folder(tmp_path: Path) -> None:
     root = write_folder(tmp_path / "root", FILES)
     outside = write_folder(tmp_path / "root-outside", {"1.png": b"secret"})
@@ -206,6 +214,58 @@ def test_a_damaged_member_of_a_zip_is_one_bad_file(tmp_path: Path) -> None:
     assert source.read(second) == b"second" * 9
 
 
+def zip_with(path: Path, method: int = 0, **changes: bytes) -> Path:
+    """A zip of one file, with other bytes in its directory ("PK\\1\\2") or elsewhere: `changes` are
+    named by the record and the byte in it, such as `central_28`."""
+    with zipfile.ZipFile(path, "w", method) as archive:
+        archive.writestr("a.png", b"content" * 20)
+    data = bytearray(path.read_bytes())
+    records = {"local": b"PK\3\4", "central": b"PK\1\2", "end": b"PK\5\6"}
+    for place, value in changes.items():
+        record, _, byte = place.partition("_")
+        at = data.index(records[record]) + int(byte)
+        data[at : at + len(value)] = value
+    path.write_bytes(data)
+    return path
+
+
+@pytest.mark.parametrize(
+    "changes",
+    [
+        pytest.param({"central_28": b"\0", "central_32": b"\5"}, id="a file without a name"),
+        pytest.param({"end_16": b"\xff"}, id="a file that begins before the zip"),
+        pytest.param({"central_6": b"\xff"}, id="a version that nobody knows"),
+        pytest.param(
+            {"central_8": b"\0\x08", "central_46": b"\xff"}, id="a name that is not UTF-8"
+        ),
+    ],
+)
+def test_damaged_zips_are_refused(tmp_path: Path, changes: dict[str, bytes]) -> None:
+    with pytest.raises(UserError, match=r"damaged|leaves the source"):
+        open_source(zip_with(tmp_path / "a.zip", **changes)).files()
+
+
+@pytest.mark.parametrize(
+    ("method", "changes"),
+    [
+        pytest.param(0, {"central_8": b"\0\x08", "local_30": b"\xff"}, id="the name before it"),
+        pytest.param(0, {"central_8": b"\x20"}, id="a patch"),
+        pytest.param(zipfile.ZIP_BZIP2, {"local_40": b"\xff\xff\xff"}, id="its packed bytes"),
+    ],
+)
+def test_a_file_of_a_zip_that_cannot_be_unpacked_is_one_bad_file(
+    tmp_path: Path, method: int, changes: dict[str, bytes]
+) -> None:
+    source = open_source(zip_with(tmp_path / "a.zip", method, **changes))
+    (file,) = source.files()
+    with pytest.raises(UnreadableFile, match="damaged in the zip"):
+        source.read(file)
+
+
+@pytest.mark.fault(
+    "a tar of images cut at a member or within one, zeroed or with another header",
+    "the source is refused before anything is written",
+)
 def test_damaged_tars_are_refused_though_they_read_without_an_error(tmp_path: Path) -> None:
     whole = write_tar(tmp_path / "a.tar", FILES).read_bytes()
     second = whole.index(b"./a/1.png")
