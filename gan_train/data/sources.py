@@ -46,6 +46,7 @@ _COMPRESSED: dict[bytes, Callable[[Path], Any]] = {
     b"BZh": bz2.open,
     b"\xfd7zXZ\x00": lzma.open,
 }
+_LARGEST_DICTIONARY = 256 << 20  # bytes; a file may ask for 16 times as many
 _LEFT_BY_SYSTEMS = {"__MACOSX", "Thumbs.db", "desktop.ini"}
 
 
@@ -294,8 +295,12 @@ class _Zip:
             for info in self._zip.infolist()
             if not info.filename.endswith("/") and (safe := _safe(path, info.filename))
         ]
-        if any(info.header_offset < 0 for _, info in members):
-            raise UserError(f"data.source: {path} is damaged: a file begins before the zip")
+        size = path.stat().st_size
+        if any(
+            info.header_offset < 0 or info.header_offset + info.compress_size > size
+            for _, info in members
+        ):
+            raise UserError(f"data.source: {path} is damaged: a file lies beyond its ends")
         _refuse_twins(path, (safe for safe, _ in members))
         self._members = dict(members)
 
@@ -317,6 +322,8 @@ class _Zip:
         info = self._members.get(file.path)
         if info is None or (info.file_size, info.CRC) != (file.size, file.crc):
             raise _changed(file)
+        if info.compress_type == zipfile.ZIP_LZMA and self._dictionary(info) > _LARGEST_DICTIONARY:
+            raise UnreadableFile("its LZMA dictionary takes too much memory")
         try:
             return _as_listed(self._zip.read(info), file)
         except (*_DAMAGED_ARCHIVE, NotImplementedError, UnicodeDecodeError, struct.error) as error:
@@ -325,6 +332,14 @@ class _Zip:
             if error.errno is not None:
                 raise
             raise UnreadableFile(f"damaged in the zip: {error}") from error  # of bz2
+
+    def _dictionary(self, info: zipfile.ZipInfo) -> int:
+        """The bytes of memory that a file asks for that is packed by LZMA (APPNOTE 5.8)."""
+        with self._path.open("rb") as file:
+            file.seek(info.header_offset + 26)
+            lengths = file.read(4)  # of the name and of other fields, which lie before the data
+            file.seek(sum(struct.unpack("<HH", lengths)) if len(lengths) == 4 else 0, os.SEEK_CUR)
+            return int.from_bytes(file.read(9)[5:], "little")
 
 
 class _Tar:
