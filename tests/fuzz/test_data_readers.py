@@ -18,7 +18,7 @@ from tests.fuzz.runner import fuzz
     "covers is read as it was written",
 )
 @pytest.mark.parametrize(
-    ("reader", "inputs"), [(archives, 500), (index, 1000), (pickles, 1500), (pictures, 1000)]
+    ("reader", "inputs"), [(archives, 250), (index, 1000), (pickles, 1500), (pictures, 1000)]
 )
 def test_mutated_files_are_read_or_refused(reader: ModuleType, inputs: int, tmp_path: Path) -> None:
     target = reader.target(tmp_path)
