@@ -13,244 +13,29 @@ soak with status 1. The report goes to build/soak.md.
 from __future__ import annotations
 
 import argparse
-import contextlib
 import json
-import os
 import random
 import shutil
 import signal
-import subprocess
 import sys
 import tempfile
 import time
-import urllib.request
-from collections.abc import Callable, Iterator
-from dataclasses import dataclass, field
+from collections.abc import Iterator
+from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
-import psutil
 from safetensors.torch import load_file
 
 from gan_train.runs.checkpoint import list_checkpoints
-from gan_train.runs.events import LOG_NAME, read_events
+from gan_train.runs.events import read_events
+from tests.faults.harmed import FAULTS, ROOT, Pipeline
 from tests.training import assert_same_bits
 
-ROOT = Path(__file__).parents[2]
-COMMAND = str(Path(sys.executable).with_name("gan-train"))
 RECOVERY_S = 300.0
 """A training that does not go on for so many seconds after a fault has been lost."""
 VARYING = ("images_per_second", "memory_gib")
 """Metrics that differ between two runs of the same bits."""
-STARTS = 200
-"""So many times a run is taken up again at most."""
-
-
-# ---- what is trained ---------------------------------------------------------------------------
-
-
-def recipe(kimg: float) -> list[str]:
-    """The demo's letters at 4 and 8 pixels on two workers, for `kimg` thousand images at 8."""
-    settings = [
-        *("data.resolution=8", "family.channels={4: 32, 8: 16}", "family.milestones_from=4"),
-        *("family.fade_kimg=1", f"family.stable_kimg={{4: 1, 8: {kimg}}}"),
-        *("train.checkpoint_kimg=2", "train.precision=float32", "cluster.workers=2"),
-        *("evaluate.images=200", "evaluate.metrics=[frechet]", "cluster.timeout_s=30"),
-    ]
-    return [word for setting in settings for word in ("--set", setting)]
-
-
-class Registry:
-    """An MLflow server on loopback, which can be killed and comes back on the same port."""
-
-    def __init__(self, folder: Path, port: int) -> None:
-        self._folder, self._port = folder, port
-        self.url = f"http://127.0.0.1:{port}"
-        folder.mkdir()
-        self._process: subprocess.Popen[bytes] | None = None
-        self.start()
-
-    def start(self) -> None:
-        with (self._folder / "log.txt").open("ab") as log:
-            self._process = subprocess.Popen(
-                [
-                    *(sys.executable, "-m", "mlflow", "server", "--host", "127.0.0.1"),
-                    *("--port", str(self._port), "--workers", "1"),
-                    *("--backend-store-uri", f"sqlite:///{self._folder}/mlflow.db"),
-                    *("--artifacts-destination", str(self._folder / "artifacts")),
-                ],
-                stdout=log,
-                stderr=log,
-                start_new_session=True,
-            )
-        deadline = time.monotonic() + 180
-        while time.monotonic() < deadline:
-            with contextlib.suppress(OSError):
-                if urllib.request.urlopen(f"{self.url}/health", timeout=5).status == 200:
-                    return
-            time.sleep(0.3)
-        raise TimeoutError(f"no MLflow at {self.url}")
-
-    def kill(self) -> None:
-        if self._process is not None:
-            os.killpg(self._process.pid, signal.SIGKILL)
-            self._process.wait()
-            self._process = None
-
-
-@dataclass
-class Pipeline:
-    """One run of the pipeline, taken up again after each end that was not its own."""
-
-    folder: Path
-    kimg: float
-    port: int
-    registry: Registry = field(init=False)
-    process: subprocess.Popen[bytes] | None = None
-    starts: int = 0
-    statuses: list[int] = field(default_factory=list)
-
-    def __post_init__(self) -> None:
-        self.folder.mkdir()
-        self.registry = Registry(self.folder / "registry", self.port)
-
-    @property
-    def run_dir(self) -> Path | None:
-        """The run, once there is one."""
-        found = sorted((self.folder / "runs" / "train").glob(f"*/{LOG_NAME}"))
-        assert len(found) <= 1, f"several runs: {found}"
-        return found[0].parent if found else None
-
-    def start(self) -> None:
-        """Begin, or go on as a person would: with --resume, once there is a run."""
-        self.starts += 1
-        assert self.starts <= STARTS, "it never ends"
-        resume = ["--resume", self.run_dir.name] if self.run_dir else []
-        with (self.folder / "log.txt").open("ab") as log:
-            log.write(f"\n==== start {self.starts} {resume} ====\n".encode())
-            log.flush()
-            self.process = subprocess.Popen(
-                [
-                    *(COMMAND, "run", str(ROOT / "configs" / "demo.yaml"), *resume),
-                    *("--set", f"registry.tracking_uri={self.registry.url}"),
-                    *("--set", f"data.source={ROOT / 'sample_data' / 'glyphs.zip'}"),
-                    *recipe(self.kimg),
-                ],
-                cwd=self.folder,
-                stdout=log,
-                stderr=log,
-                start_new_session=True,
-            )
-
-    def finished(self) -> bool:
-        """Whether the command has ended well; begins it again where it has ended otherwise."""
-        assert self.process is not None
-        status = self.process.poll()
-        if status is None:
-            return False
-        self.statuses.append(status)
-        if status == 0:
-            return True
-        self.start()
-        return False
-
-    def nimg(self) -> int:
-        """How many images the newest event was written at."""
-        events = read_events(self.run_dir) if self.run_dir else []
-        return max((event["nimg"] for event in events), default=0)
-
-    def named(self, part: str) -> list[psutil.Process]:
-        """The processes below the command whose title has these characters."""
-        assert self.process is not None
-        found = []
-        with contextlib.suppress(psutil.Error):
-            for process in psutil.Process(self.process.pid).children(recursive=True):
-                with contextlib.suppress(psutil.Error):
-                    if part in " ".join(process.cmdline()):
-                        found.append(process)
-        return sorted(found, key=lambda process: process.pid)
-
-    def close(self) -> None:
-        """End what is left of it."""
-        if self.process is not None and self.process.poll() is None:
-            below = psutil.Process(self.process.pid).children(recursive=True)
-            for process in [psutil.Process(self.process.pid), *below]:
-                with contextlib.suppress(psutil.Error):
-                    process.kill()
-            self.process.wait()
-        self.registry.kill()
-
-
-# ---- faults ------------------------------------------------------------------------------------
-
-Fault = Callable[[Pipeline, random.Random], bool]
-"""Injects a fault; returns whether there was something to harm."""
-
-
-def _signalled(part: str, number: signal.Signals) -> Fault:
-    def inject(pipeline: Pipeline, chance: random.Random) -> bool:
-        found = pipeline.named(part)
-        if not found:
-            return False
-        with contextlib.suppress(psutil.Error):
-            chance.choice(found).send_signal(number)
-        return True
-
-    return inject
-
-
-def _to_driver(number: signal.Signals) -> Fault:
-    def inject(pipeline: Pipeline, chance: random.Random) -> bool:
-        assert pipeline.process is not None
-        pipeline.process.send_signal(number)
-        with contextlib.suppress(subprocess.TimeoutExpired):
-            pipeline.process.wait(60)
-        return True
-
-    return inject
-
-
-def _registry_away(pipeline: Pipeline, chance: random.Random) -> bool:
-    pipeline.registry.kill()
-    time.sleep(chance.uniform(2, 20))
-    pipeline.registry.start()
-    return True
-
-
-def _killed_and_damaged(pipeline: Pipeline, chance: random.Random) -> bool:
-    """The machine dies, and the newest checkpoint is not what was written."""
-    assert pipeline.process is not None
-    if pipeline.run_dir is None or len(list_checkpoints(pipeline.run_dir)) < 2:
-        return False
-    pipeline.process.kill()
-    pipeline.process.wait()
-    newest = list_checkpoints(pipeline.run_dir)[0]
-    victim = chance.choice(sorted(path for path in newest.rglob("*") if path.is_file()))
-    content = bytearray(victim.read_bytes())
-    how = chance.choice(["cut", "zeroed", "flipped"])
-    if how == "cut":
-        content = content[: len(content) // 2]
-    elif how == "zeroed":
-        content = bytearray(len(content))
-    elif content:
-        content[chance.randrange(len(content))] ^= 1 << chance.randrange(8)
-    victim.write_bytes(content)
-    return True
-
-
-FAULTS: dict[str, Fault] = {
-    "SIGKILL of a worker": _signalled("RayTrainWorker", signal.SIGKILL),
-    "SIGTERM of a worker": _signalled("RayTrainWorker", signal.SIGTERM),
-    "SIGSTOP of a worker": _signalled("RayTrainWorker", signal.SIGSTOP),
-    "SIGKILL of Ray Train's controller": _signalled("TrainController", signal.SIGKILL),
-    "SIGKILL of the raylet": _signalled("raylet/raylet", signal.SIGKILL),
-    "SIGKILL of the driver": _to_driver(signal.SIGKILL),
-    "SIGTERM to the driver": _to_driver(signal.SIGTERM),
-    "SIGINT to the driver": _to_driver(signal.SIGINT),
-    "SIGHUP to the driver": _to_driver(signal.SIGHUP),
-    "MLflow killed and back": _registry_away,
-    "the newest checkpoint damaged": _killed_and_damaged,
-}
 
 
 # ---- comparing ---------------------------------------------------------------------------------
