@@ -7,8 +7,8 @@ names each wrong key, its value, what is allowed, and the nearest valid key.
 from __future__ import annotations
 
 import difflib
-import re
 from collections.abc import Iterator, Mapping, Sequence
+from contextlib import suppress
 from functools import cache
 from itertools import takewhile
 from pathlib import Path
@@ -20,11 +20,14 @@ from pydantic_core import ErrorDetails
 
 from gan_train.config import Config
 from gan_train.errors import UserError
+from gan_train.files import plain_yaml
 from gan_train.files.shipped import SHIPPED as SHIPPED
 from gan_train.files.shipped import known as known
 
 SOURCES = ("data.source", "data.second.source")
 """The keys of the sources of images."""
+MOST_MISTAKES = 10
+"""That are explained; of more, the number is told."""
 
 
 def load(recipe: str, overrides: Sequence[str] = ()) -> Config:
@@ -34,9 +37,9 @@ def load(recipe: str, overrides: Sequence[str] = ()) -> Config:
     Raises UserError for anything missing, unknown or out of range.
     """
     path = find(recipe)
-    tree = _read(path.read_text(encoding="utf-8"), str(path))
+    tree = plain_yaml.read(path)
     if not isinstance(tree, dict):
-        raise UserError(f"{path}: a recipe is a mapping such as `name: demo`, found {tree!r}")
+        raise UserError(f"{path}: a recipe is a mapping such as `name: demo`, found {_show(tree)}")
     return check(tree, overrides)
 
 
@@ -61,10 +64,14 @@ def check(tree: dict[str, Any], overrides: Sequence[str] = ()) -> Config:
     try:
         return Config.model_validate(tree)
     except ValidationError as problems:
-        lines = [_explain(error, tree) for error in problems.errors()]
+        errors = problems.errors(include_url=False)
     # a wrong choice in a union is reported once per member
-    lines = list(dict.fromkeys(lines))
-    head = "" if len(lines) == 1 else f"{len(lines)} mistakes in the configuration:\n"
+    lines = list(dict.fromkeys(_explain(error, tree) for error in errors[:MOST_MISTAKES]))
+    more = len(errors) - MOST_MISTAKES
+    if more > 0:
+        lines.append(f"and {more} more")
+    count = len(errors) if more > 0 else len(lines)
+    head = "" if count == 1 else f"{count} mistakes in the configuration:\n"
     raise UserError(head + "\n".join(lines))
 
 
@@ -73,14 +80,18 @@ def find(recipe: str) -> Path:
     come with the project. Raises UserError, which names the nearest one, if there is none."""
     given = Path(recipe)
     if given.suffix in (".yaml", ".yml"):
-        if given.is_file():
-            return given
-        raise UserError(f"{recipe}: no such recipe file")
+        with suppress(OSError):  # of a name that is too long
+            if given.is_file():
+                return given
+        raise UserError(
+            f"{_show(recipe)}: no such recipe file; allowed: the path of a YAML file, or a name "
+            "that `gan-train recipes` lists"
+        )
     files = {path.stem: path for path in known()}
     if recipe in files:
         return files[recipe]
     raise UserError(
-        f"{recipe}: no such recipe{_nearest(recipe, list(files))}"
+        f"{_show(recipe)}: no such recipe{_nearest(recipe, list(files))}"
         f" Allowed: a path ending in .yaml, or one of {', '.join(files)}"
     )
 
@@ -143,44 +154,15 @@ def _value(config: Config, key: str) -> str:
     return "" if found is None else str(found)
 
 
-class _Loader(yaml.SafeLoader):
-    """Reads safe YAML, and refuses a key that is given twice."""
-
-    def construct_mapping(self, node: yaml.MappingNode, deep: bool = False) -> dict[Any, Any]:
-        seen = set()
-        for key_node, _ in node.value:
-            if key_node.value in seen:
-                raise yaml.constructor.ConstructorError(
-                    None, None, f"`{key_node.value}` is given twice", key_node.start_mark
-                )
-            seen.add(key_node.value)
-        return super().construct_mapping(node, deep)
-
-
-# As in YAML 1.2, `yes`, `no`, `on` and `off` are texts: `cluster.gpu: no` is not `false`.
-_BOOL = "tag:yaml.org,2002:bool"
-_Loader.yaml_implicit_resolvers = {
-    first: [resolver for resolver in resolvers if resolver[0] != _BOOL]
-    for first, resolvers in yaml.SafeLoader.yaml_implicit_resolvers.items()
-}
-_Loader.add_implicit_resolver(_BOOL, re.compile("^(?:true|True|false|False)$"), list("tTfF"))
-
-
-def _read(text: str, name: str) -> Any:
-    """The value of a YAML text; `name` says in messages where the text came from."""
-    try:
-        return yaml.load(text, Loader=_Loader)  # a subclass of SafeLoader
-    except yaml.YAMLError as error:
-        raise UserError(f"{name}: not valid YAML: {error}") from error
-
-
 def _override(tree: dict[str, Any], override: str) -> None:
     """Set the value of `a.b=value` in the tree."""
     key, equals, text = override.partition("=")
-    parts = key.strip().split(".")
+    parts, what = key.strip().split("."), f"--set {_show(override)}"
     if not equals or not all(parts):
-        raise UserError(f"--set {override}: expected key=value, such as train.batch=64")
-    _set(tree, parts, _read(text, f"--set {override}"), f"--set {override}")
+        raise UserError(f"{what}: expected key=value, such as train.batch=64")
+    if len(parts) > plain_yaml.MOST_DEPTH:
+        raise UserError(f"{what}: a key has few parts, such as train.batch")
+    _set(tree, parts, plain_yaml.parse(text, what), what)
 
 
 def _set(tree: dict[str, Any], parts: Sequence[str], value: Any, what: str) -> None:
@@ -190,53 +172,69 @@ def _set(tree: dict[str, Any], parts: Sequence[str], value: Any, what: str) -> N
         child = node.setdefault(part, {})
         if not isinstance(child, dict):
             group = ".".join(parts[: depth + 1])
-            raise UserError(f"{what}: {group} is a value ({child!r}), it has no keys")
+            raise UserError(f"{what}: {group} is a value ({_show(child)}), it has no keys")
         node = child
     node[parts[-1]] = value
 
 
 def _explain(error: ErrorDetails, tree: dict[str, Any]) -> str:
     """One line on one problem: the key, its value, what is allowed, and the nearest valid key."""
-    path, fields = _path(error["loc"], tree), _fields(_family(tree))
-    key, value = ".".join(path), error["input"]
+    fields = _fields(_family(tree))
+    path = _path(error["loc"], tree, fields)
+    key, value = _show(".".join(path)), error["input"]
     if error["type"] in ("union_tag_invalid", "union_tag_not_found"):
         names = _names()
         key, name = f"{key}.name", value.get("name")
         shown = key if name is None else f"{key}={_show(name)}"
-        return f"{shown}: allowed: {', '.join(names)}{_nearest(str(name), names)}"
+        return f"{shown}: allowed: {', '.join(names)}{_nearest(_show(name), names)}"
     shown = key if isinstance(value, dict) else f"{key}={_show(value)}"
     if error["type"] == "extra_forbidden":
         return f"{shown}: unknown key{_suggest(path, fields)}"
     if error["type"] == "missing":
         return f"{key}: missing; allowed: {_allowed(path, fields)}"
-    if error["type"] == "value_error":  # our own validators say what is allowed
+    if error["type"] in (
+        "value_error",
+        "too_large",
+        "too_long",
+        "unprintable",
+    ):  # our own validators say what is allowed
         message = error["msg"].removeprefix("Value error, ")
         return f"{shown}: {message}" if path and not isinstance(value, dict) else message
-    nearest = _nearest(str(value), _choices(path, fields))
+    nearest = _nearest(_show(value), _choices(path, fields))
     return f"{shown}: allowed: {_allowed(path, fields)}{nearest}"
 
 
 def _family(tree: dict[str, Any]) -> str:
     """The name that the tree gives its family; empty where it gives none."""
     family = tree.get("family")
-    return str(family.get("name", "")) if isinstance(family, dict) else ""
+    name = family.get("name") if isinstance(family, dict) else None
+    return name if isinstance(name, str) else ""
 
 
-def _path(loc: tuple[int | str, ...], tree: Any) -> list[str]:
+def _path(loc: tuple[int | str, ...], tree: Any, fields: Fields) -> list[str]:
     """The keys of a location, without the names that pydantic adds for the members of a union."""
     path: list[str] = []
     for place, part in enumerate(loc):
-        if isinstance(tree, dict) and part not in tree and part == tree.get("name"):
+        inside = isinstance(tree, dict) and part in tree
+        if isinstance(part, str) and not inside and ".".join([*path, part]) not in fields:
             continue
         path.append(str(part))
-        inside = isinstance(tree, dict) and part in tree
         inside |= isinstance(tree, list) and isinstance(part, int) and place < len(loc)
         tree = tree[part] if inside else None
     return path
 
 
 def _show(value: Any) -> str:
-    return str(value) if isinstance(value, str | int | float | bool) else repr(value)
+    """A value as a recipe has it, cut to some words, in one line that a terminal can print."""
+    if isinstance(value, bool) or value is None:
+        return {True: "true", False: "false", None: "null"}[value]
+    try:
+        shown = value if isinstance(value, str) else repr(value)
+    except ValueError:  # of a whole number with thousands of digits, which Python does not write
+        return "a number of thousands of digits"
+    if not shown.isprintable():
+        shown = ascii(shown)
+    return shown if len(shown) <= 100 else f"{shown[:80]}... ({len(shown)} characters)"
 
 
 Fields = dict[str, dict[str, Any]]
@@ -282,6 +280,7 @@ def _suggest(path: list[str], fields: Fields) -> str:
         for key in fields
         if key.startswith(prefix) and "." not in key.removeprefix(prefix)
     }
+    name = name[:100]  # no key is as long
     close = difflib.get_close_matches(name, siblings, 1)
     if close:
         return f"; did you mean {siblings[close[0]]}?"
@@ -295,7 +294,7 @@ def _suggest(path: list[str], fields: Fields) -> str:
 
 
 def _nearest(name: str, known: Sequence[str]) -> str:
-    close = difflib.get_close_matches(name, known, 1)
+    close = difflib.get_close_matches(name[:100], known, 1)  # no name is as long
     return f"; did you mean {close[0]}?" if close else ""
 
 
@@ -346,5 +345,13 @@ def _words(field: dict[str, Any]) -> str:
         return str(field["const"])
     if "items" in field:
         return "a list of " + _words(field["items"])
-    bounds = [f"{word} {field[name]}" for name, word in _BOUNDS.items() if name in field]
+    if "prefixItems" in field:
+        parts = field["prefixItems"]
+        return f"a list of {len(parts)}, each {_words(parts[0])}"
+    bounds = [f"{word} {_bound(field[name])}" for name, word in _BOUNDS.items() if name in field]
     return " ".join([_TYPES.get(field.get("type", "object"), "a mapping"), *bounds])
+
+
+def _bound(bound: Any) -> Any:
+    """A bound as one reads it: 10000000, not 10000000.0."""
+    return int(bound) if isinstance(bound, float) and bound.is_integer() else bound

@@ -28,6 +28,7 @@ from gan_train.nn.layers import Maxout, dropout, he_start
 from gan_train.nn.schedules import Momentum, following, linear
 from gan_train.nn.two_player import TwoPlayer, TwoPlayerConfig
 from gan_train.rng import BatchRandom
+from gan_train.settings import Count, Rate
 
 
 class CGANConfig(TwoPlayerConfig):
@@ -35,18 +36,18 @@ class CGANConfig(TwoPlayerConfig):
     and class alone. Today `optimizer: adam` is more usual than the paper's SGD."""
 
     name: Literal["cgan"] = "cgan"
-    latent_width: int = Field(200, ge=1, description="G: ReLUs of the branch that reads z.")
-    class_width: int = Field(1000, ge=1, description="G: ReLUs of the branch that reads the class.")
-    joint_width: int = Field(1200, ge=1, description="G: ReLUs that read both branches.")
-    image_units: int = Field(240, ge=1, description="D: maxout units that read the image.")
-    image_pieces: int = Field(5, ge=1, description="D: linear functions of each image unit.")
-    class_units: int = Field(50, ge=1, description="D: maxout units that read the class.")
-    class_pieces: int = Field(5, ge=1, description="D: linear functions of each class unit.")
-    joint_units: int = Field(240, ge=1, description="D: maxout units that read both.")
-    joint_pieces: int = Field(4, ge=1, description="D: linear functions of each joint unit.")
+    latent_width: Count = Field(200, description="G: ReLUs of the branch that reads z.")
+    class_width: Count = Field(1000, description="G: ReLUs of the branch that reads the class.")
+    joint_width: Count = Field(1200, description="G: ReLUs that read both branches.")
+    image_units: Count = Field(240, description="D: maxout units that read the image.")
+    image_pieces: Count = Field(5, description="D: linear functions of each image unit.")
+    class_units: Count = Field(50, description="D: maxout units that read the class.")
+    class_pieces: Count = Field(5, description="D: linear functions of each class unit.")
+    joint_units: Count = Field(240, description="D: maxout units that read both.")
+    joint_pieces: Count = Field(4, description="D: linear functions of each joint unit.")
     dropout: float = Field(0.5, ge=0, lt=1, description="Share of D's hidden units left out.")
     optimizer: Literal["sgd", "adam"] = "sgd"
-    lr: float | None = Field(None, gt=0, description="Empty: 0.1 with sgd, 0.0002 with adam.")
+    lr: Rate | None = Field(None, description="Empty: 0.1 with sgd, 0.0002 with adam.")
     lr_decay: float = following(
         "factor per step", 1.00004, "SGD: every update divides the rate by it.", ge=1
     )

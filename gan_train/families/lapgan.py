@@ -17,7 +17,7 @@ from typing import Literal, cast
 
 import torch
 import torch.nn.functional as F
-from pydantic import BaseModel, ConfigDict, Field
+from pydantic import Field, NonNegativeFloat
 from torch import Tensor, nn
 
 from gan_train.adversary import (
@@ -40,36 +40,34 @@ from gan_train.nn.layers import dropout, he_start
 from gan_train.nn.pyramid import downsample, upsample
 from gan_train.nn.schedules import Momentum, following, linear
 from gan_train.rng import BatchRandom
+from gan_train.settings import Count, Length, Rate, Resolution, Settings
 
 
-class LAPGANConfig(BaseModel):
+class LAPGANConfig(Settings):
     """Defaults are the paper's where it gives them. Keys of dictionaries are resolutions."""
-
-    model_config = ConfigDict(extra="forbid", frozen=True, validate_default=True)
 
     name: Literal["lapgan"] = "lapgan"
     conditional: bool = Field(False, description="The class enters G and D of every level.")
     start_resolution: int = Field(8, ge=4, description="Coarsest level, a power of two.")
-    z_dim: int = Field(
+    z_dim: Count = Field(
         100,
-        ge=1,
         description="Numbers of noise at the coarsest level.",
     )
-    units_g: int = Field(1200, ge=1, description="Width of the coarsest G's two hidden layers.")
-    units_d: int = Field(600, ge=1, description="Width of the coarsest D's two hidden layers.")
-    channels_g: dict[int, int] = Field(
+    units_g: Count = Field(1200, description="Width of the coarsest G's two hidden layers.")
+    units_d: Count = Field(600, description="Width of the coarsest D's two hidden layers.")
+    channels_g: dict[Resolution, Count] = Field(
         {}, description="Feature maps of G at a finer level; default 64."
     )
-    channels_d: dict[int, int] = Field(
+    channels_d: dict[Resolution, Count] = Field(
         {}, description="Feature maps of D at a finer level; default 64."
     )
     dropout: float = Field(0.5, ge=0, lt=1, description="Rate in the coarsest D's hidden layers.")
-    r1_gamma: dict[int, float] = Field(
+    r1_gamma: dict[Resolution, NonNegativeFloat] = Field(
         {}, description="Gamma of R1 at a level; by default none, as in the paper."
     )
-    r1_every: int = Field(4, ge=1, description="Steps between R1 updates (lazy regularisation).")
+    r1_every: Count = Field(4, description="Steps between R1 updates (lazy regularisation).")
     optimizer: Literal["sgd", "adam"] = Field("sgd", description="sgd: the paper's. adam: faster.")
-    lr: float = Field(0.02, gt=0, description="Learning rate of the first update.")
+    lr: Rate = Field(0.02, description="Learning rate of the first update.")
     lr_decay: float = following(
         "increment per step", 4e-5, "Every update divides the rate by 1 + this.", ge=0
     )
@@ -78,8 +76,8 @@ class LAPGANConfig(BaseModel):
         description="The momentum of SGD, at the start and at the end of the schedule; linear "
         "between them.",
     )
-    betas: tuple[float, float] = Field((0.5, 0.99), description="The betas of Adam.")
-    kimg: float = following("length", 10000.0, "Length of training, in kimg.", gt=0)
+    betas: tuple[Momentum, Momentum] = Field((0.5, 0.99), description="The betas of Adam.")
+    kimg: Length = following("length", 10000.0, "Length of training, in kimg.", gt=0)
 
     def build(self, shape: ImageShape, batch: int) -> LAPGAN:
         """The networks for images of this shape, trained with this global batch."""

@@ -13,7 +13,7 @@ from typing import Literal
 
 import torch
 import torch.nn.functional as F
-from pydantic import BaseModel, ConfigDict, Field
+from pydantic import Field
 from torch import Tensor, nn
 
 from gan_train.adversary import (
@@ -38,40 +38,45 @@ from gan_train.nn.layers import (
     pixel_norm,
     upsample,
 )
-from gan_train.nn.schedules import following
+from gan_train.nn.schedules import Momentum, following
 from gan_train.rng import BatchRandom
+from gan_train.settings import Count, Rate, Resolution, Settings
 
 
-class ProGANConfig(BaseModel):
+class ProGANConfig(Settings):
     """Defaults are the paper's single-GPU schedule. Keys of dictionaries are resolutions."""
-
-    model_config = ConfigDict(extra="forbid", frozen=True, validate_default=True)
 
     name: Literal["progan"] = "progan"
     conditional: bool = Field(
         False, description="The class enters G (embedding) and D (projection)."
     )
     start_resolution: int = Field(4, ge=4, description="First level, a power of two.")
-    z_dim: int = Field(512, ge=1)
-    fmap_base: int = Field(8192, ge=1, description="Channels at resolution r are 2 * base / r.")
-    fmap_max: int = Field(512, ge=1, description="The most channels at any resolution.")
-    channels: dict[int, int] = Field({}, description="Overrides the channels of a resolution.")
+    z_dim: Count = 512
+    fmap_base: Count = Field(8192, description="Channels at resolution r are 2 * base / r.")
+    fmap_max: Count = Field(512, description="The most channels at any resolution.")
+    channels: dict[Resolution, Count] = Field(
+        {}, description="Overrides the channels of a resolution."
+    )
     output: Literal["linear", "tanh"] = Field("linear", description="Range of G's output.")
     loss: Literal["wgan-gp", "logistic-r1"] = "wgan-gp"
     gp_weight: float = Field(10.0, ge=0, description="Lambda of WGAN-GP.")
     drift_weight: float = Field(0.001, ge=0, description="Keeps WGAN logits near zero.")
     r1_gamma: float = Field(10.0, ge=0, description="Gamma of R1, used with logistic-r1.")
-    r1_every: int = Field(16, ge=1, description="Steps between R1 updates (lazy regularisation).")
-    mbstd_group: int = Field(4, ge=1, description="Samples whose standard deviation D sees.")
+    r1_every: Count = Field(16, description="Steps between R1 updates (lazy regularisation).")
+    mbstd_group: Count = Field(4, description="Samples whose standard deviation D sees.")
     fade_kimg: growth.Kimg = following("length", 600.0, "Images of a fade, in kimg.")
     stable_kimg: growth.Kimg = following("length", 600.0, "Images after a fade, in kimg.")
     milestones_from: int = Field(
         4, ge=4, description="The lowest resolution whose level ends with a checkpoint and a score."
     )
-    batch: dict[int, int] = Field({}, description="Global batch by resolution; else train.batch.")
-    lr: float = Field(0.001, gt=0)
-    lr_by_resolution: dict[int, float] = Field({}, description="Overrides lr at a resolution.")
-    betas: tuple[float, float] = (0.0, 0.99)
+    batch: dict[Resolution, Count] = Field(
+        {}, description="Global batch by resolution; else train.batch."
+    )
+    lr: Rate = 0.001
+    lr_by_resolution: dict[Resolution, Rate] = Field(
+        {}, description="Overrides lr at a resolution."
+    )
+    betas: tuple[Momentum, Momentum] = (0.0, 0.99)
 
     def build(self, shape: ImageShape, batch: int) -> ProGAN:
         """The networks for images of this shape. `batch` is the global batch of resolutions for

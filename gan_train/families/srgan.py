@@ -13,7 +13,7 @@ from typing import Literal
 
 import torch
 import torch.nn.functional as F
-from pydantic import BaseModel, ConfigDict, Field
+from pydantic import Field
 from torch import Tensor, nn
 
 from gan_train.adversary import (
@@ -32,24 +32,23 @@ from gan_train.errors import UserError
 from gan_train.images.resize import bicubic_upsample_float
 from gan_train.nn import losses
 from gan_train.nn.batchnorm import BatchNorm
-from gan_train.nn.schedules import following
+from gan_train.nn.schedules import Momentum, following
 from gan_train.pretrained.content import ContentDistance, ContentName
 from gan_train.rng import BatchRandom
+from gan_train.settings import Count, Layers, Length, PathText, Rate, Settings
 
 _LEAST_SIDE = 32  # D downsamples four times, by 2
 
 
-class SRGANConfig(BaseModel):
+class SRGANConfig(Settings):
     """Defaults are the paper's sizes and schedule, but without batch normalisation, and G's output
     is added to the bicubically upsampled input."""
 
-    model_config = ConfigDict(extra="forbid", frozen=True, validate_default=True)
-
     name: Literal["srgan"] = "srgan"
     scale: Literal[2, 4] = Field(4, description="How many times as long the sides get.")
-    blocks: int = Field(16, ge=1, description="Residual blocks of G, at the input's size.")
-    width: int = Field(64, ge=1, description="Channels of G at the input's size.")
-    high_width: int = Field(64, ge=1, description="Channels of G above the input's size.")
+    blocks: Layers = Field(16, description="Residual blocks of G, at the input's size.")
+    width: Count = Field(64, description="Channels of G at the input's size.")
+    high_width: Count = Field(64, description="Channels of G above the input's size.")
     kernel: Literal[3, 5, 7, 9] = Field(9, description="Size of G's first and last filters.")
     skip: Literal["bicubic", "none"] = Field(
         "bicubic", description="What G's output is added to: `bicubic` is the upsampled input."
@@ -57,15 +56,15 @@ class SRGANConfig(BaseModel):
     norm: Literal["none", "batch"] = Field(
         "none", description="Normalisation in G and D; `batch` is the paper's."
     )
-    discriminator_width: int = Field(
-        64, ge=1, description="Channels of D's first layer; the last has 8 times as many."
+    discriminator_width: Count = Field(
+        64, description="Channels of D's first layer; the last has 8 times as many."
     )
     pixel_loss: Literal["mse", "l1"] = "mse"
     content: ContentName = Field(
         "efficientnet_lite0",
         description="Network of the content loss; the paper's is vgg19, conv5_4 before activation.",
     )
-    content_weights: str | None = Field(
+    content_weights: PathText | None = Field(
         None,
         description="vgg19: path or URL of torchvision's state dict.",
         json_schema_extra={"path": True},
@@ -76,15 +75,15 @@ class SRGANConfig(BaseModel):
     pixel_weight: float = Field(0.0, ge=0, description="Weight of the pixel loss beside D.")
     content_weight: float = Field(1.0, ge=0, description="Weight of the content loss.")
     adversarial_weight: float = Field(1e-3, gt=0, description="Weight of G's adversarial loss.")
-    pretrain_kimg: float = following("length", 16_000.0, "Images of G alone, in kimg.", ge=0)
-    pretrain_lr: float = Field(1e-4, gt=0)
-    adversarial_kimg: float = following("length", 1600.0, "Images of G against D, in kimg.", ge=0)
-    lr: float = Field(1e-4, gt=0, description="Learning rate of G and D against each other.")
-    fine_kimg: float = following(
+    pretrain_kimg: Length = following("length", 16_000.0, "Images of G alone, in kimg.", ge=0)
+    pretrain_lr: Rate = 1e-4
+    adversarial_kimg: Length = following("length", 1600.0, "Images of G against D, in kimg.", ge=0)
+    lr: Rate = Field(1e-4, description="Learning rate of G and D against each other.")
+    fine_kimg: Length = following(
         "length", 1600.0, "Images at `fine_lr`, at the end, in kimg.", ge=0
     )
-    fine_lr: float = Field(1e-5, gt=0)
-    betas: tuple[float, float] = (0.9, 0.999)
+    fine_lr: Rate = 1e-5
+    betas: tuple[Momentum, Momentum] = (0.9, 0.999)
 
     def build(self, shape: ImageShape, batch: int) -> SRGAN:
         """The networks for upscaled images of this shape. Raises UserError if it does not fit."""

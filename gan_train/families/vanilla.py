@@ -29,6 +29,7 @@ from gan_train.nn.layers import Maxout, dropout, he_start
 from gan_train.nn.schedules import Momentum, linear
 from gan_train.nn.two_player import TwoPlayer, TwoPlayerConfig
 from gan_train.rng import BatchRandom
+from gan_train.settings import Count, Rate
 
 
 class VanillaConfig(TwoPlayerConfig):
@@ -36,22 +37,25 @@ class VanillaConfig(TwoPlayerConfig):
     `optimizer: adam` is more usual."""
 
     name: Literal["vanilla"] = "vanilla"
-    generator_widths: tuple[int, ...] = Field(
-        (1200, 1200), min_length=1, description="Units of G's hidden layers, which are ReLUs."
+    generator_widths: tuple[Count, ...] = Field(
+        (1200, 1200),
+        min_length=1,
+        max_length=100,
+        description="Units of G's hidden layers, which are ReLUs.",
     )
-    discriminator_widths: tuple[int, ...] = Field(
-        (240, 240), min_length=1, description="Units of D's hidden layers."
+    discriminator_widths: tuple[Count, ...] = Field(
+        (240, 240), min_length=1, max_length=100, description="Units of D's hidden layers."
     )
     discriminator_units: Literal["maxout", "leaky_relu"] = Field(
         "maxout", description="maxout: the largest of `maxout_pieces` linear functions."
     )
-    maxout_pieces: int = Field(5, ge=2, description="Linear functions of a maxout unit.")
+    maxout_pieces: int = Field(5, ge=2, le=1024, description="Linear functions of a maxout unit.")
     dropout: float = Field(0.5, ge=0, lt=1, description="Share of D's hidden units left out.")
     loss: Literal["non-saturating", "minimax"] = Field(
         "non-saturating", description="What G minimises: -log D(G(z)), or log(1 - D(G(z)))."
     )
     optimizer: Literal["sgd", "adam"] = "sgd"
-    lr: float | None = Field(None, gt=0, description="Empty: 0.1 with sgd, 0.0002 with adam.")
+    lr: Rate | None = Field(None, description="Empty: 0.1 with sgd, 0.0002 with adam.")
     momentum: tuple[Momentum, Momentum] = Field(
         (0.5, 0.7),
         description="The momentum of SGD, at the start and at the end of the schedule; linear "

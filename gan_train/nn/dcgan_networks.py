@@ -22,6 +22,7 @@ from gan_train.adversary import ImageShape, OptimizerSettings, OptimizerSpec, pa
 from gan_train.errors import UserError
 from gan_train.nn import batchnorm
 from gan_train.nn.two_player import TwoPlayer, TwoPlayerConfig
+from gan_train.settings import Count, Rate
 
 FIRST = 4
 """The side of the smallest feature maps, with which G begins and D ends."""
@@ -34,17 +35,17 @@ class DCGANNetworksConfig(TwoPlayerConfig):
     conditional: bool = Field(
         False, description="The class enters G (joined to z) and D (projection)."
     )
-    channels: int = Field(
-        128, ge=1, description="Feature maps at half the images' side; twice as many a level down."
+    channels: Count = Field(
+        128, description="Feature maps at half the images' side; twice as many a level down."
     )
-    channel_max: int = Field(1024, ge=1, description="The most feature maps at any side.")
+    channel_max: Count = Field(1024, description="The most feature maps at any side.")
     kernel: Literal[4, 5] = Field(5, description="Side of the convolutions' kernels.")
     batch_norm: batchnorm.Statistics = Field(
         "synchronised",
         description="Mean and variance are those of the global batch (`synchronised`), or of each "
         "worker's share (`per_worker`): the result then depends on the number of workers.",
     )
-    lr: float = Field(0.0002, gt=0)
+    lr: Rate = 0.0002
 
     def widths(self, resolution: int) -> list[int]:
         """Feature maps at 4, 8, ... and at half the resolution."""

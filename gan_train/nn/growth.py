@@ -16,8 +16,9 @@ from torch import Tensor
 from gan_train.adversary import Phase, Stage
 from gan_train.errors import UserError
 from gan_train.nn.layers import downsample, upsample
+from gan_train.settings import Length, Resolution
 
-Kimg = float | dict[int, float]
+Kimg = Length | dict[Resolution, Length]
 """A length in thousands of images: one for all resolutions, or one for each resolution."""
 
 

@@ -6,7 +6,7 @@ A family adds the two networks, their optimizers and, unless it uses those of 20
 from __future__ import annotations
 
 import torch
-from pydantic import BaseModel, ConfigDict, Field
+from pydantic import Field
 from torch import Tensor, nn
 
 from gan_train.adversary import (
@@ -21,19 +21,18 @@ from gan_train.adversary import (
     single_stage,
 )
 from gan_train.nn import losses
-from gan_train.nn.schedules import following
+from gan_train.nn.schedules import Momentum, following
 from gan_train.rng import BatchRandom
+from gan_train.settings import Count, Length, Settings
 
 
-class TwoPlayerConfig(BaseModel):
+class TwoPlayerConfig(Settings):
     """The settings that all families of this game have."""
 
-    model_config = ConfigDict(extra="forbid", frozen=True, validate_default=True)
-
     name: str
-    z_dim: int = Field(100, ge=1)
-    betas: tuple[float, float] = Field((0.5, 0.999), description="The betas of Adam.")
-    kimg: float = following("length", 1000.0, "Length of training, in kimg.", gt=0)
+    z_dim: Count = 100
+    betas: tuple[Momentum, Momentum] = Field((0.5, 0.999), description="The betas of Adam.")
+    kimg: Length = following("length", 1000.0, "Length of training, in kimg.", gt=0)
 
 
 class TwoPlayer(Adversary):

@@ -2,7 +2,13 @@
 
 from __future__ import annotations
 
+import os
 from collections.abc import Sequence
+from typing import Any
+
+import torch
+from torch import Tensor, nn
+from torch.overrides import TorchFunctionMode
 
 from gan_train.adversary import Adversary, ImageShape, Stage
 from gan_train.config import Config
@@ -10,6 +16,9 @@ from gan_train.data.feed import check_data
 from gan_train.data.order import check_split
 from gan_train.errors import UserError
 from gan_train.nn.batchnorm import BatchNorm
+
+MOST_CHECKPOINTS = 100_000
+"""Of one run."""
 
 
 def schedule_end(config: Config, stages: Sequence[Stage]) -> int:
@@ -61,18 +70,46 @@ def check(config: Config, shape: ImageShape, world_size: int) -> tuple[Stage, ..
             f"data.resolution={config.data.resolution}: the shards hold {shape.resolution} px "
             "images; shard again"
         )
-    adversary = config.family.build(shape, config.train.batch)
+    adversary = _networks(config, shape)
+    check_split_of(config, adversary, world_size)
+    return adversary.stages()
+
+
+class _ShapesAlone(TorchFunctionMode):
+    """Leaves out what changes no shape, such as drawing initial weights: for tensors without
+    memory, PyTorch would import for seconds what it needs for it."""
+
+    def __torch_function__(
+        self, func: Any, types: Any, args: tuple[Any, ...] = (), kwargs: Any = None
+    ) -> Any:
+        if func in (Tensor.normal_, nn.init.normal_):
+            return args[0] if args else kwargs["tensor"]
+        if func in (torch.randn, torch.rand):
+            func = torch.empty
+        return func(*args, **(kwargs or {}))
+
+
+def _networks(config: Config, shape: ImageShape) -> Adversary:
+    """The networks without memory for their weights. Raises UserError where settings do not fit
+    together, whatever the number of workers."""
+    with torch.device("meta"), _ShapesAlone():
+        adversary = config.family.build(shape, config.train.batch)
+    check_memory(config, adversary)
     check_data(config.data, adversary)
     check_average(config, adversary)
-    stages = adversary.stages()
-    for stage in stages:
+    check_checkpoints(config, adversary.stages())
+    return adversary
+
+
+def check_split_of(config: Config, adversary: Adversary, world_size: int) -> None:
+    """Raise UserError if so many workers cannot share the batch of every stage evenly."""
+    for stage in adversary.stages():
         check_split(
             lanes=config.data.lanes,
             grain=adversary.grain * config.train.accumulate,
             world_size=world_size,
             batch=stage.batch,
         )
-    return stages
 
 
 def world_sizes(config: Config, shape: ImageShape) -> list[int]:
@@ -81,11 +118,11 @@ def world_sizes(config: Config, shape: ImageShape) -> list[int]:
 
     Raises the UserError of the first number if there is none.
     """
-    cluster = config.cluster
+    cluster, adversary = config.cluster, _networks(config, shape)
     found, first = [], None
     for number in range(cluster.workers, (cluster.max_workers or cluster.workers) + 1):
         try:
-            check(config, shape, number)
+            check_split_of(config, adversary, number)
         except UserError as error:
             first = first or error
         else:
@@ -94,6 +131,37 @@ def world_sizes(config: Config, shape: ImageShape) -> list[int]:
         assert first is not None, "there is a first number"
         raise first
     return found
+
+
+def check_memory(config: Config, adversary: Adversary) -> None:
+    """Raise UserError for networks that this machine's memory cannot hold. Where it trains itself,
+    it holds gradients and Adam's two moments beside the weights."""
+    weights = sum(p.numel() * p.element_size() for p in adversary.parameters())
+    elsewhere = config.cluster.address is not None or config.cluster.jobs is not None
+    needed = weights if elsewhere else 4 * weights
+    memory = os.sysconf("SC_PAGE_SIZE") * os.sysconf("SC_PHYS_PAGES")
+    if needed > memory:
+        raise UserError(
+            f"family: the networks have {weights / 1e9:,.1f} GB of weights and need "
+            f"{needed / 1e9:,.1f} GB of memory; this machine has {memory / 1e9:,.1f} GB: make the "
+            "widths or the depth of `family` smaller"
+        )
+
+
+def check_checkpoints(config: Config, stages: Sequence[Stage]) -> None:
+    """Raise UserError for a schedule without images, or with too many checkpoints to list."""
+    end = schedule_end(config, stages)
+    if end < 1:
+        raise UserError(
+            "the schedule shows no image; set train.total_kimg, or the lengths of `family`, to "
+            "0.001 or more"
+        )
+    count = end / (config.train.checkpoint_kimg * 1000)
+    if count > MOST_CHECKPOINTS:
+        raise UserError(
+            f"train.checkpoint_kimg={config.train.checkpoint_kimg:g}: {count:.0f} checkpoints "
+            f"until {end / 1000:g} kimg; allowed: at most {MOST_CHECKPOINTS}"
+        )
 
 
 def check_average(config: Config, adversary: Adversary) -> None:

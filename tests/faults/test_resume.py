@@ -148,6 +148,9 @@ def test_an_unfinished_write_is_not_a_checkpoint(tiny_source: Path, tmp_path: Pa
     assert newest_valid(run_dir) == newest
 
 
+@pytest.mark.fault(
+    "parameters changed on resume", "refused, with each key and both its values, unless declared"
+)
 def test_a_changed_configuration_is_refused(tiny_source: Path, tmp_path: Path) -> None:
     run_dir = run(tiny_config(tiny_source, tmp_path), tmp_path / "run")
     changed = tiny_config(tiny_source, tmp_path, train__ema_kimg=3.0, family__lr=0.5)

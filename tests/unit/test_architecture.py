@@ -21,9 +21,9 @@ MAX_LINES = 450
 
 ROOMS: dict[str, tuple[str, ...]] = {
     "gan_train": (
-        *("errors", "rng", "files", "adversary", "nn", "images", "pretrained", "families"),
-        *("config", "recipes", "data", "metrics", "inference", "runs", "tasks", "training"),
-        *("sampling", "published", "bench", "__main__", "__init__"),
+        *("errors", "settings", "rng", "files", "adversary", "nn", "images", "pretrained"),
+        *("families", "sections", "config", "recipes", "data", "metrics", "inference", "runs"),
+        *("tasks", "training", "sampling", "published", "bench", "__main__", "__init__"),
     ),
     "pipelines": (
         *("compute", "registry", "stack", "serving", "flows", "comparison", "cli", "__init__"),

@@ -57,7 +57,7 @@ def test_no_and_off_are_words_not_false() -> None:
         ("family.name=stylegan", "unknown key"),
         ("family.generation=2", "family.generation=2: unknown key; allowed here: batch, betas"),
         ("train.batch", "expected key=value"),
-        ("name.x=1", "name is a value ('demo')"),
+        ("name.x=1", "name is a value (demo)"),
         ("train.batch={a: 1, a: 2}", "`a` is given twice"),
     ],
 )

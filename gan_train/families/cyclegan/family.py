@@ -13,7 +13,7 @@ from typing import Literal
 
 import torch
 import torch.nn.functional as F
-from pydantic import BaseModel, ConfigDict, Field, model_validator
+from pydantic import Field, model_validator
 from torch import Tensor, nn
 
 from gan_train.adversary import (
@@ -33,31 +33,30 @@ from gan_train.errors import UserError
 from gan_train.families.cyclegan.networks import Discriminator, Generator
 from gan_train.families.cyclegan.pool import ImagePool
 from gan_train.nn import losses
-from gan_train.nn.schedules import following
+from gan_train.nn.schedules import Momentum, following
 from gan_train.rng import BatchRandom
+from gan_train.settings import MOST, Count, Layers, Length, Rate, Settings
 
 GENERATORS = ("generator_ab", "generator_ba")
 DISCRIMINATORS = ("discriminator_a", "discriminator_b")
 FAKES = ("fake_a", "fake_b")
 
 
-class CycleGANConfig(BaseModel):
+class CycleGANConfig(Settings):
     """Defaults are the paper's (Zhu et al. 2017, section 4 and appendix 7); its batch is 1."""
 
-    model_config = ConfigDict(extra="forbid", frozen=True, validate_default=True)
-
     name: Literal["cyclegan"] = "cyclegan"
-    width: int = Field(64, ge=1, description="Channels at full size; twice as many a level down.")
+    width: Count = Field(64, description="Channels at full size; twice as many a level down.")
     halvings: int = Field(2, ge=0, le=5, description="Times that a generator downsamples, by 2.")
-    blocks: int | None = Field(
-        None, ge=1, description="Residual blocks; empty: 9 from 256 pixels on, 6 below."
+    blocks: Layers | None = Field(
+        None, description="Residual blocks; empty: 9 from 256 pixels on, 6 below."
     )
     skip: bool = Field(
         False,
         description="Generators add to their input, and start as the identity: for short "
         "trainings on domains that resemble each other. Not in the paper.",
     )
-    discriminator_width: int = Field(64, ge=1, description="Channels of the first layer.")
+    discriminator_width: Count = Field(64, description="Channels of the first layer.")
     discriminator_layers: int = Field(
         3,
         ge=1,
@@ -79,12 +78,12 @@ class CycleGANConfig(BaseModel):
         "data.second.pairs to be `training`.",
     )
     pool_size: int = Field(
-        50, ge=0, description="Earlier fakes that a discriminator may be shown; 0: none."
+        50, ge=0, le=MOST, description="Earlier fakes that a discriminator may be shown; 0: none."
     )
-    lr: float = Field(0.0002, gt=0)
-    betas: tuple[float, float] = (0.5, 0.999)
-    kimg: float = following("length", 200.0, "Images of domain A to train on, in kimg.", gt=0)
-    decay_kimg: float = following(
+    lr: Rate = 0.0002
+    betas: tuple[Momentum, Momentum] = (0.5, 0.999)
+    kimg: Length = following("length", 200.0, "Images of domain A to train on, in kimg.", gt=0)
+    decay_kimg: Length = following(
         "length", 100.0, "Images at the end, over which the rate falls to 0, in kimg.", ge=0
     )
 

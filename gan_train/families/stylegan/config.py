@@ -4,10 +4,11 @@ from __future__ import annotations
 
 from typing import Literal
 
-from pydantic import BaseModel, ConfigDict, Field, model_validator
+from pydantic import Field, model_validator
 
 from gan_train.nn.growth import Kimg
-from gan_train.nn.schedules import following
+from gan_train.nn.schedules import Momentum, following
+from gan_train.settings import MOST_KIMG, Count, Layers, Length, Rate, Resolution, Settings
 
 OF_ONE_GENERATION: dict[int, tuple[str, ...]] = {
     1: ("start_resolution", "fade_kimg", "stable_kimg"),
@@ -19,11 +20,9 @@ OF_ONE_GENERATION: dict[int, tuple[str, ...]] = {
 """Settings by the generation that uses them: in the other, they must keep their defaults."""
 
 
-class StyleGANSettings(BaseModel):
+class StyleGANSettings(Settings):
     """The defaults are those of StyleGAN2 at 256 pixels and above; `generation: 1` takes StyleGAN's
     networks and grows them. Keys of dictionaries are resolutions."""
-
-    model_config = ConfigDict(extra="forbid", frozen=True, validate_default=True)
 
     name: Literal["stylegan"] = "stylegan"
     generation: Literal[1, 2] = Field(
@@ -34,28 +33,26 @@ class StyleGANSettings(BaseModel):
     )
 
     # Networks
-    z_dim: int = Field(512, ge=1, description="Size of the latents z.")
-    w_dim: int = Field(512, ge=1, description="Size of the styles w.")
-    mapping_layers: int = Field(8, ge=1, description="Depth of the mapping network.")
-    class_mapping_layers: int = Field(
-        8, ge=1, description="Depth of D's mapping network of classes, if conditional."
+    z_dim: Count = Field(512, description="Size of the latents z.")
+    w_dim: Count = Field(512, description="Size of the styles w.")
+    mapping_layers: Layers = Field(8, description="Depth of the mapping network.")
+    class_mapping_layers: Layers = Field(
+        8, description="Depth of D's mapping network of classes, if conditional."
     )
-    mapping_lr: float = Field(
-        0.01, gt=0, description="Factor of the mapping networks' learning rate."
+    mapping_lr: Rate = Field(0.01, description="Factor of the mapping networks' learning rate.")
+    channel_base: Count = Field(
+        32768, description="Feature maps at resolution r: channel_base / r."
     )
-    channel_base: int = Field(
-        32768, ge=1, description="Feature maps at resolution r: channel_base / r."
-    )
-    channel_max: int = Field(512, ge=1, description="The most feature maps at any resolution.")
-    channels: dict[int, int] = Field(
+    channel_max: Count = Field(512, description="The most feature maps at any resolution.")
+    channels: dict[Resolution, Count] = Field(
         {},
         description="Feature maps at single resolutions, in place of what follows from the base.",
     )
     discriminator: Literal["resnet", "plain"] = Field(
         "resnet", description="D's blocks: residual, or plain as in the preset for CIFAR-10."
     )
-    mbstd_group: int = Field(
-        4, ge=1, description="Images in a group of the minibatch standard deviation."
+    mbstd_group: Count = Field(
+        4, description="Images in a group of the minibatch standard deviation."
     )
     clamp: float | None = Field(
         None,
@@ -70,20 +67,20 @@ class StyleGANSettings(BaseModel):
 
     # Losses
     r1_gamma: float = Field(10.0, ge=0, description="Weight of the R1 penalty; 0 leaves it out.")
-    r1_every: int = Field(
-        16, ge=1, description="Steps from one R1 update to the next; 1 makes it a term of D's loss."
+    r1_every: Count = Field(
+        16, description="Steps from one R1 update to the next; 1 makes it a term of D's loss."
     )
     path_length_weight: float = Field(
         2.0, ge=0, description="Weight of the path-length regulariser; 0 leaves it out."
     )
-    path_length_every: int = Field(
-        4, ge=1, description="Steps from one path-length update to the next; 1: a term of G's loss."
+    path_length_every: Count = Field(
+        4, description="Steps from one path-length update to the next; 1: a term of G's loss."
     )
     path_length_decay: float = Field(
         0.01, gt=0, le=1, description="Share of a new value in the running mean path length."
     )
-    path_length_shrink: int = Field(
-        2, ge=1, description="Path lengths are taken of the batch divided by this."
+    path_length_shrink: Count = Field(
+        2, description="Path lengths are taken of the batch divided by this."
     )
     mixing: float = Field(
         0.9, ge=0, le=1, description="Share of training images with styles of two latents."
@@ -98,18 +95,18 @@ class StyleGANSettings(BaseModel):
     )
 
     # Optimizers and schedule
-    lr: float = Field(0.002, gt=0, description="Adam's learning rate.")
-    lr_by_resolution: dict[int, float] = Field(
+    lr: Rate = Field(0.002, description="Adam's learning rate.")
+    lr_by_resolution: dict[Resolution, Rate] = Field(
         {}, description="Learning rates at single resolutions, in place of lr."
     )
-    betas: tuple[float, float] = Field((0.0, 0.99), description="Adam's betas.")
-    kimg: float = following("length", 25000.0, "Generation 2: length of training in kimg.", gt=0)
+    betas: tuple[Momentum, Momentum] = Field((0.0, 0.99), description="Adam's betas.")
+    kimg: Length = following("length", 25000.0, "Generation 2: length of training in kimg.", gt=0)
     start_resolution: int = Field(8, ge=4, description="Generation 1: the first resolution.")
     fade_kimg: Kimg = following("length", 600.0, "Length of a fade in kimg.")
     stable_kimg: Kimg = following(
         "length", 600.0, "Length of training at each resolution after its fade, in kimg."
     )
-    batch: dict[int, int] = Field(
+    batch: dict[Resolution, Count] = Field(
         {}, description="Global batch at single resolutions, in place of train.batch."
     )
 
@@ -121,9 +118,12 @@ class StyleGANSettings(BaseModel):
         0.6, gt=0, lt=1, description="The mean sign of D(real) that ADA aims at."
     )
     augment_kimg: float = Field(
-        500.0, gt=0, description="The least kimg in which the strength goes from 0 to 1."
+        500.0,
+        gt=0,
+        le=MOST_KIMG,
+        description="The least kimg in which the strength goes from 0 to 1.",
     )
-    augment_every: int = Field(4, ge=1, description="Steps between two changes of the strength.")
+    augment_every: Count = Field(4, description="Steps between two changes of the strength.")
     augment_p: float = Field(
         0.0, ge=0, le=1, description="Strength (probability) at the start, or the fixed one."
     )
