@@ -23,7 +23,7 @@ from gan_train import recipes
 from gan_train.config import Config
 from gan_train.data.index import Index
 from gan_train.data.sharding import shard
-from gan_train.errors import DIVERGED, UserError
+from gan_train.errors import UserError, hide_tracebacks, told
 from gan_train.nn.collectives import broadcast_text, end
 from gan_train.runs import run_folder, stop_signals
 from gan_train.runs.runtime import PlainRuntime
@@ -109,16 +109,15 @@ def main(arguments: list[str] | None = None) -> int:
     parser.add_argument("recipe", help="a YAML file, or the name of one in configs/")
     parser.add_argument("--set", action="append", default=[], metavar="KEY=VALUE", dest="overrides")
     parser.add_argument("--resume", metavar="RUN", help="go on with this run")
+    parser.add_argument("--debug", action="store_true", help="show errors with their traceback")
     given = parser.parse_args(arguments)
+    if not given.debug:
+        hide_tracebacks()
     logging.basicConfig(level=logging.INFO, format="%(message)s")
     try:
         trained = train_plain(recipes.load(given.recipe, given.overrides), given.resume)
-    except UserError as error:
-        print(f"gan-train: {error}", file=sys.stderr)
-        return error.status
-    except FloatingPointError as error:
-        print(f"gan-train: {error}", file=sys.stderr)
-        return DIVERGED
+    except (UserError, OSError, FloatingPointError) as error:
+        return told(error, given.debug)
     except KeyboardInterrupt:  # before the training began
         print("gan-train: stopped", file=sys.stderr)
         return stop_signals.status_of(signal.SIGINT)

@@ -4,6 +4,7 @@ that help answers at once."""
 from __future__ import annotations
 
 import argparse
+import math
 from collections.abc import Callable
 from typing import Any
 
@@ -37,3 +38,14 @@ def add_overrides(parser: argparse.ArgumentParser) -> None:
         dest="overrides",
         help="change a setting, such as train.batch=64; may be repeated",
     )
+
+
+def positive(text: str) -> float:
+    """The type of an argument that is a number above 0, such as minutes."""
+    try:
+        value = float(text)
+    except ValueError:
+        value = math.nan
+    if not 0 < value < math.inf:
+        raise argparse.ArgumentTypeError(f"{text[:40]}: allowed: a number above 0")
+    return value

@@ -17,6 +17,7 @@ from contextlib import nullcontext
 from typing import TYPE_CHECKING, Any
 
 from gan_train.bench import data_options, options
+from gan_train.errors import UserError, hide_tracebacks, told
 from pipelines.cli import (
     compare,
     completion,
@@ -29,7 +30,7 @@ from pipelines.cli import (
     serve,
     stack,
 )
-from pipelines.cli.arguments import add_command, add_overrides
+from pipelines.cli.arguments import add_command, add_overrides, positive
 
 if TYPE_CHECKING:
     from gan_train.config import Config
@@ -75,7 +76,8 @@ def main(arguments: list[str] | None = None) -> int:
     given = parser.parse_args(arguments)
     _log_to_terminal()
     command: Callable[[argparse.Namespace], int] = given.command
-    from gan_train.errors import DIVERGED, UserError
+    if not given.debug:
+        hide_tracebacks()
 
     try:
         status = command(given)
@@ -85,9 +87,8 @@ def main(arguments: list[str] | None = None) -> int:
         if _reader_is_there():
             raise
         return 1
-    except (UserError, FloatingPointError) as error:
-        print(f"gan-train: {error}", file=sys.stderr)
-        return error.status if isinstance(error, UserError) else DIVERGED
+    except (UserError, OSError, FloatingPointError) as error:
+        return told(error, given.debug)
     except KeyboardInterrupt:
         print("gan-train: stopped", file=sys.stderr)
         return STOPPED
@@ -122,6 +123,9 @@ def _parser() -> argparse.ArgumentParser:
         prog="gan-train",
         description=_DESCRIPTION,
         formatter_class=argparse.RawDescriptionHelpFormatter,
+    )
+    parser.add_argument(
+        "--debug", action="store_true", help="show errors with their traceback; before COMMAND"
     )
     commands = parser.add_subparsers(title="commands", required=True, metavar="COMMAND")
 
@@ -209,7 +213,7 @@ def _parser() -> argparse.ArgumentParser:
     )
     _recipe(bench)
     bench.add_argument(
-        "--seconds", type=float, default=15, help="seconds for each timing of the step"
+        "--seconds", type=positive, default=15, help="seconds for each timing of the step"
     )
     bench.add_argument("--rounds", type=int, default=3, help="rounds, whose median ratio counts")
 
@@ -237,7 +241,7 @@ def _recipe(parser: argparse.ArgumentParser) -> None:
 def _minutes(parser: argparse.ArgumentParser) -> None:
     parser.add_argument(
         "--minutes",
-        type=float,
+        type=positive,
         metavar="M",
         help="make the schedule shorter or longer, so that the whole command takes so long",
     )
@@ -297,7 +301,6 @@ def _chosen(given: argparse.Namespace) -> list[str]:
 def _to_train(given: argparse.Namespace) -> Config:
     """The configuration of a run, new or resumed: a resumed run keeps the schedule to which
     --minutes once fitted it."""
-    from gan_train.errors import UserError
     from gan_train.runs import run_folder
     from gan_train.training import fitting
 
@@ -433,7 +436,6 @@ def _bench_data(given: argparse.Namespace) -> int:
 def _config(given: argparse.Namespace) -> int:
     from gan_train import recipes
     from gan_train.config import Config
-    from gan_train.errors import UserError
 
     if given.schema:
         print(json.dumps(Config.model_json_schema(), indent=2))

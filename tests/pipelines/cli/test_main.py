@@ -71,6 +71,9 @@ def test_help_names_every_command_and_shows_examples(capsys: pytest.CaptureFixtu
         (["run", "demo", "--set", "train.batch=30"], "must be a multiple of 8"),
         (["evaluate", "nothing"], "nothing: no run in runs/train"),
         (["config"], "name a recipe"),
+        (["run", "demo", "--set", "family.z_dim=1000000000"], "at most 1048576"),
+        (["run", "demo", "--resume", "r" * 300], "File name too long; check that the path"),
+        (["run", "demo", "--set", "workspace=/dev/null/x"], "Not a directory; check that the path"),
     ],
 )
 def test_a_mistake_exits_2_with_one_message(
@@ -185,6 +188,29 @@ def test_a_connection_that_breaks_is_an_error(monkeypatch: pytest.MonkeyPatch) -
     monkeypatch.setattr(recipes, "load", broken)
     with pytest.raises(BrokenPipeError):
         main(["config", "demo"])
+
+
+def test_debug_shows_the_traceback(capsys: pytest.CaptureFixture[str]) -> None:
+    assert main(["--debug", "config", "demo", "--set", "train.batch=0"]) == 2
+    assert "Traceback" in capsys.readouterr().err
+
+
+@pytest.mark.parametrize("options", [[], ["--debug"]])
+def test_an_error_that_nobody_expected_is_told_in_two_lines(options: list[str]) -> None:
+    code = """
+import sys
+from pipelines.cli import main
+from gan_train import recipes
+recipes.load = lambda *_: 1 / 0
+sys.exit(main.main(sys.argv[1:]))
+"""
+    done = python(code, *options, "config", "demo")
+    assert done.returncode == 1 and ("Traceback" in done.stderr) == bool(options)
+    if not options:
+        assert done.stderr == (
+            "gan-train: ZeroDivisionError: division by zero\n"
+            "The option --debug shows where it arose.\n"
+        )
 
 
 @pytest.mark.slow
