@@ -91,7 +91,7 @@ def find(recipe: str) -> Path:
     if recipe in files:
         return files[recipe]
     raise UserError(
-        f"{_show(recipe)}: no such recipe{_nearest(recipe, list(files))}"
+        f"{_show(recipe)}: no such recipe{_nearest(recipe, list(files)) or '.'}"
         f" Allowed: a path ending in .yaml, or one of {', '.join(files)}"
     )
 
@@ -214,12 +214,12 @@ def _family(tree: dict[str, Any]) -> str:
 def _path(loc: tuple[int | str, ...], tree: Any, fields: Fields) -> list[str]:
     """The keys of a location, without the names that pydantic adds for the members of a union."""
     path: list[str] = []
-    for place, part in enumerate(loc):
+    for part in loc:
         inside = isinstance(tree, dict) and part in tree
         if isinstance(part, str) and not inside and ".".join([*path, part]) not in fields:
             continue
         path.append(str(part))
-        inside |= isinstance(tree, list) and isinstance(part, int) and place < len(loc)
+        inside |= isinstance(tree, list) and isinstance(part, int) and part < len(tree)
         tree = tree[part] if inside else None
     return path
 

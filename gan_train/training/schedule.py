@@ -17,7 +17,7 @@ from gan_train.data.order import check_split
 from gan_train.errors import UserError
 from gan_train.nn.batchnorm import BatchNorm
 
-MOST_CHECKPOINTS = 100_000
+MOST_CHECKPOINTS = 10_000
 """Of one run."""
 
 

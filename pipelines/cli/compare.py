@@ -11,7 +11,7 @@ import sys
 from pathlib import Path
 from typing import Any
 
-from pipelines.cli.arguments import add_command, add_overrides
+from pipelines.cli.arguments import add_command, add_overrides, positive
 
 FAILED = 1
 STOPPED = 130
@@ -34,7 +34,9 @@ def add(commands: Any) -> None:
     compare.add_argument("recipes", nargs="+", metavar="RECIPE", help="YAML files, or names")
     budget = compare.add_mutually_exclusive_group(required=True)
     budget.add_argument("--kimg", type=float, metavar="K", help="thousands of images for each")
-    budget.add_argument("--minutes", type=float, metavar="M", help="minutes of training for each")
+    budget.add_argument(
+        "--minutes", type=positive, metavar="M", help="minutes of training for each"
+    )
     compare.add_argument("--data", metavar="RECIPE", help="whose data and protocol all get")
     compare.add_argument("--workers", type=int, metavar="N", help="for each; default: its own")
     compare.add_argument("--at-once", type=int, metavar="N", help="side by side, at most")
