@@ -418,7 +418,7 @@ def _bench(given: argparse.Namespace) -> int:
 def _bench_step(given: argparse.Namespace) -> int:
     from gan_train.bench.step import measure
 
-    options = {key: value for key, value in vars(given).items() if key != "command"}
+    options = {key: value for key, value in vars(given).items() if key not in ("command", "debug")}
     for line in measure(**options):
         print(line, flush=True)
     return 0
@@ -427,7 +427,7 @@ def _bench_step(given: argparse.Namespace) -> int:
 def _bench_data(given: argparse.Namespace) -> int:
     from gan_train.bench.data import measure
 
-    options = {key: value for key, value in vars(given).items() if key != "command"}
+    options = {key: value for key, value in vars(given).items() if key not in ("command", "debug")}
     for line in measure(**options):
         print(line, flush=True)
     return 0

@@ -68,5 +68,5 @@ def _registry(config: Config) -> Iterator[Any]:
     try:
         yield connect(config)
     except failures() as error:
-        first = str(error).splitlines()[0]
+        first = str(error).splitlines()[0][:200]
         raise UserError(f"MLflow at {tracking_uri(config)} does not answer ({first})") from error

@@ -113,5 +113,5 @@ def _in_order(aliases: Iterable[str]) -> list[str]:
 
 
 def _away(config: Config, error: Exception) -> UserError:
-    first = str(error).splitlines()[0]
+    first = str(error).splitlines()[0][:200]
     return UserError(f"MLflow at {tracking_uri(config)} does not answer ({first})")

@@ -71,6 +71,7 @@ def test_help_names_every_command_and_shows_examples(capsys: pytest.CaptureFixtu
         (["run", "demo", "--set", "train.batch=30"], "must be a multiple of 8"),
         (["evaluate", "nothing"], "nothing: no run in runs/train"),
         (["config"], "name a recipe"),
+        (["bench-step", "nowhere"], "nowhere: no such recipe"),
         (["run", "demo", "--set", "family.z_dim=1000000000"], "at most 1048576"),
         (["run", "demo", "--resume", "r" * 300], "File name too long; check that the path"),
         (["run", "demo", "--set", "workspace=/dev/null/x"], "Not a directory; check that the path"),
