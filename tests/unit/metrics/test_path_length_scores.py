@@ -44,6 +44,9 @@ def trained(glyphs: Path, tmp_path_factory: pytest.TempPathFactory) -> Path:
     return run(_config(glyphs, workspace), workspace / "run")
 
 
+MEASURED = ("scores", "protocol", "resolution", "alpha")
+
+
 def _anew(trained: Path, glyphs: Path, **changes: Any) -> dict[str, Any]:
     """The run's checkpoint, scored under other settings."""
     config = _config(glyphs, trained.parent, **changes)
@@ -67,12 +70,12 @@ def test_a_run_stores_them_beside_the_score(trained: Path) -> None:
     }
     assert run_folder.score_table(trained)[0][NAMES[0]] == event["scores"][NAMES[0]]
     stored = json.loads((trained / event["path"] / "scores.json").read_text())
-    assert stored == {"scores": event["scores"], "protocol": told}
+    assert stored == {key: event[key] for key in MEASURED}
 
 
 def test_a_checkpoint_is_scored_anew_alike(trained: Path, glyphs: Path) -> None:
     (event,) = [e for e in run_folder.read_events(trained) if e["kind"] == "checkpoint"]
-    assert _anew(trained, glyphs) == {k: event[k] for k in ("scores", "protocol")}
+    assert _anew(trained, glyphs) == {k: event[k] for k in MEASURED}
 
 
 def test_nothing_else_is_made_for_path_lengths_alone(
