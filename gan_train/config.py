@@ -101,7 +101,9 @@ class ClusterConfig(Settings):
     )
     timeout_s: float = harmless(
         1800,
-        "After so many seconds a worker no longer waits for the others, and fails.",
+        "After so many seconds a worker no longer waits for the others, and the run goes on from "
+        "its last checkpoint. A worker whose process does not answer at all is replaced after a "
+        "minute, or after these seconds if they are fewer.",
         gt=0,
         le=1e7,
     )

@@ -12,9 +12,9 @@ from pathlib import Path
 from typing import Any
 
 from pipelines.cli.arguments import add_command, add_overrides, positive
+from pipelines.cli.ending import STOPPED
 
 FAILED = 1
-STOPPED = 130
 
 
 def add(commands: Any) -> None:

@@ -9,8 +9,6 @@ from __future__ import annotations
 import argparse
 import json
 import logging
-import os
-import select
 import sys
 from collections.abc import Callable
 from contextlib import nullcontext
@@ -21,6 +19,7 @@ from gan_train.errors import UserError, hide_tracebacks, told
 from pipelines.cli import (
     compare,
     completion,
+    ending,
     importing,
     listing,
     nightly,
@@ -31,13 +30,12 @@ from pipelines.cli import (
     stack,
 )
 from pipelines.cli.arguments import add_command, add_overrides, positive
+from pipelines.cli.ending import STOPPED
 
 if TYPE_CHECKING:
     from gan_train.config import Config
     from gan_train.data.planning import ShardPlan
     from pipelines.flows.price import Prices
-
-STOPPED = 130  # the status by which a shell reports an interrupt
 
 _DESCRIPTION = """\
 Train GANs from a folder of images to a registered, scored generator.
@@ -55,6 +53,9 @@ Train GANs from a folder of images to a registered, scored generator.
   gan-train recipes                           what there is to train; also: runs, versions
   gan-train config demo                       every setting, with its value
 """
+_STOPPING = """\
+Ctrl-C, SIGTERM and a closed terminal have the workers save a checkpoint first. The exit status is
+then 130, 143 or 129, and `--resume RUN` goes on. The second signal of a kind ends it at once."""
 _RECIPE = "a YAML file, or the name of one in configs/"
 _COSTS = """\
 What does it cost?   gan-train run demo --dry-run
@@ -70,7 +71,7 @@ machine that turns out slower takes longer."""
 
 def main(arguments: list[str] | None = None) -> int:
     """Run a command; returns the exit status: 2 for a user's mistake, 3 for a training that has
-    diverged, 4 for a full disk, 130 when stopped."""
+    diverged, 4 for a full disk, 130, 143 or 129 when stopped."""
     parser = _parser()
     completion.answer(parser)
     given = parser.parse_args(arguments)
@@ -80,29 +81,18 @@ def main(arguments: list[str] | None = None) -> int:
         hide_tracebacks()
 
     try:
-        status = command(given)
-        sys.stdout.flush()
+        with ending.interruptible():
+            status = command(given)
+            sys.stdout.flush()
         return status
     except BrokenPipeError:
-        if _reader_is_there():
+        if ending.reader_is_there():
             raise
         return 1
     except (UserError, OSError, FloatingPointError) as error:
-        return told(error, given.debug)
-    except KeyboardInterrupt:
-        print("gan-train: stopped", file=sys.stderr)
-        return STOPPED
-
-
-def _reader_is_there() -> bool:
-    """Whether someone still reads the output: `head`, say, ends when it has seen enough. If nobody
-    does, what is left is dropped, or the interpreter would complain of it at its end."""
-    output = select.poll()
-    output.register(sys.stdout.fileno(), 0)
-    if not output.poll(0):  # of a pipe without a reader it tells POLLERR
-        return True
-    os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
-    return False
+        return ending.left(told(error, given.debug))
+    except KeyboardInterrupt as interrupt:
+        return ending.stopped(interrupt)
 
 
 def _log_to_terminal() -> None:
@@ -129,7 +119,9 @@ def _parser() -> argparse.ArgumentParser:
     )
     commands = parser.add_subparsers(title="commands", required=True, metavar="COMMAND")
 
-    run = add_command(commands, "run", _run, "shard, train, score and register", _COSTS)
+    run = add_command(
+        commands, "run", _run, "shard, train, score and register", f"{_COSTS}\n\n{_STOPPING}"
+    )
     _recipe(run)
     run.add_argument(
         "--dry-run",

@@ -10,8 +10,7 @@ import sys
 from typing import Any
 
 from pipelines.cli.arguments import add_command, add_overrides
-
-STOPPED = 130
+from pipelines.cli.ending import STOPPED
 
 
 def add(commands: Any) -> None:

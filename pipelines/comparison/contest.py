@@ -30,7 +30,7 @@ from gan_train.runs.checkpoint import list_checkpoints
 from gan_train.training.schedule import check, checkpoints, schedule_end
 from pipelines.comparison.training_time import Stopwatch
 from pipelines.compute import elastic, training
-from pipelines.compute.cluster import identifiers
+from pipelines.compute.cluster import check_alive, identifiers
 from pipelines.flows import artifacts
 from pipelines.flows.progress import score_line
 from pipelines.flows.running import POLL_S, RunningTraining, save_and_end
@@ -202,6 +202,7 @@ def race(contestants: Sequence[Contestant], slots: int, compare: str) -> bool:
                 contestant.running.start(partial(_contest, contestant.config.name, work))
                 active.append(contestant)
             look()
+            check_alive("the same command goes on")
             for contestant in [c for c in active if c.running.done]:
                 look()
                 active.remove(contestant)

@@ -10,6 +10,8 @@ import json
 import logging
 import math
 import os
+import signal
+import threading
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from typing import TYPE_CHECKING, Any
@@ -24,10 +26,15 @@ log = logging.getLogger(__name__)
 HERE = "GAN_TRAIN_RAY_HERE"
 """The environment variable with the address of the cluster that `gan-train up` has started on this
 machine, where this process uses it."""
+THREAD = "in Ray: "
+"""How the names of threads begin that wait in Ray's code for a training to end."""
 QUIET = {
     "RAY_USAGE_STATS_ENABLED": "0",
     # set on every side: without it `ray job submit` sends no token
     "RAY_AUTH_MODE": "token",
+    # After a failure the workers that are left are given so many seconds to end in good order: one
+    # that is stopped, or waits for a lost one, takes all of them. Ray's default is 30.
+    "TORCH_PROCESS_GROUP_SHUTDOWN_TIMEOUT_S": "5",
 }
 LOOPBACK = {
     # makes Ray run on one node; its GCS, raylet, agents and workers then listen on 127.0.0.1 only
@@ -97,12 +104,13 @@ def connected(cluster: ClusterConfig) -> Iterator[None]:
     wanted = math.ceil(cluster.workers * cluster.cpus_per_worker)
     options: dict[str, Any] = {"log_to_driver": False, "logging_level": logging.ERROR}
     try:
-        if address is None:
-            # these CPUs are logical: more workers than cores is slow, not wrong
-            cpus = max(os.cpu_count() or 1, wanted)
-            ray.init(address="local", num_cpus=cpus, include_dashboard=False, **options)
-        else:
-            ray.init(address=address, **options)
+        with _signals_kept():
+            if address is None:
+                # these CPUs are logical: more workers than cores is slow, not wrong
+                cpus = max(os.cpu_count() or 1, wanted)
+                ray.init(address="local", num_cpus=cpus, include_dashboard=False, **options)
+            else:
+                ray.init(address=address, **options)
     except ConnectionError as error:
         raise UserError(
             f"cluster.address={address}: no Ray cluster answers there ({error}). Start one "
@@ -123,6 +131,55 @@ def connected(cluster: ClusterConfig) -> Iterator[None]:
         yield
     finally:
         ray.shutdown()
+
+
+@contextmanager
+def _signals_kept() -> Iterator[None]:
+    """Start Ray in this block, and the signals act afterwards as they did before.
+
+    Ray's processes inherit that SIGINT and SIGHUP are blocked: Ctrl-C and a terminal that closes
+    send these to all that was started there, and the workers shall save a checkpoint first. For
+    this process they come at the end of the block. Ray takes SIGTERM for itself, and is ended by
+    it.
+    """
+    main = threading.current_thread() is threading.main_thread()
+    terminate = signal.getsignal(signal.SIGTERM)
+    mask = signal.pthread_sigmask(signal.SIG_BLOCK, {signal.SIGINT, signal.SIGHUP})
+    ended: SystemExit | None = None
+    try:
+        yield
+    except SystemExit as error:  # of Ray's handler
+        ended = error
+    finally:
+        if main:
+            signal.signal(signal.SIGTERM, terminate)
+        signal.pthread_sigmask(signal.SIG_SETMASK, mask)
+    if ended is not None:
+        signal.raise_signal(signal.SIGTERM)
+        raise ended
+
+
+def check_alive(remedy: str) -> None:
+    """Raise UserError, which ends with `remedy`, when Ray has ended on this machine. Does nothing
+    where this process is not connected to Ray."""
+    import ray
+    from ray._private.worker import global_worker  # only there Ray tells of its own processes
+
+    if not ray.is_initialized():
+        return
+    node = global_worker.node
+    assert node is not None
+    if node.all_processes:  # Ray was started here
+        dead = [kind for kind, _ in node.dead_processes()]
+        alive = not {"raylet", "gcs_server"} & set(dead)
+    else:
+        here = ray.get_runtime_context().get_node_id()
+        alive = any(other["Alive"] and other["NodeID"] == here for other in ray.nodes())
+    if not alive:
+        raise UserError(
+            "Ray has ended on this machine: someone has killed it, or memory ran out. Its log is "
+            f"in {node.get_logs_dir_path()} ; {remedy}"
+        )
 
 
 def identifiers() -> dict[str, str]:

@@ -8,8 +8,8 @@ worker is lost, the next attempt has as many as there is room for. The order of 
 for any number of workers.
 
 A training on a fixed number of workers, too, goes on in another attempt when Ray has announced that
-a node will be taken away, as clouds do with spot machines: the workers have saved a checkpoint and
-ended, no image is lost, and it counts as no failure.
+a node will be taken away, as clouds do with spot machines, or when a worker gets SIGTERM: the
+workers have saved a checkpoint and ended, no image is lost, and it counts as no failure.
 """
 
 from __future__ import annotations
@@ -84,7 +84,7 @@ def _fit_fixed(config: Config, shards: Path, run_dir: Path) -> training.Outcome:
         while True:
             outcome = training.fit(config, shards, run_dir)
             if outcome.value:
-                log.warning("a node will be taken away; going on elsewhere")
+                log.warning("a node or a worker will be taken away; going on elsewhere")
                 _wait_for_room(config.cluster, gpu, [config.cluster.workers], run_dir)
             if _stopped(run_dir) or not outcome.value:
                 return outcome

@@ -13,10 +13,12 @@ from __future__ import annotations
 import logging
 import os
 import shutil
+import socket
 import tempfile
+import threading
 import uuid
 from collections.abc import Callable, Iterator
-from contextlib import AbstractContextManager, contextmanager, nullcontext
+from contextlib import AbstractContextManager, ExitStack, contextmanager, nullcontext
 from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
@@ -29,13 +31,14 @@ from gan_train.data.index import Index
 from gan_train.errors import UserError
 from gan_train.files.atomic import write_aside
 from gan_train.files.store import Store, attach, origin_of
-from gan_train.nn.collectives import broadcast_text
-from gan_train.runs import shared
+from gan_train.nn.collectives import any_worker, broadcast_text
+from gan_train.runs import shared, stop_signals
 from gan_train.runs.shared import REFUSED as REFUSED
 from gan_train.runs.shared import RESIZE as RESIZE
 from gan_train.runs.shared import STOP as STOP
 from gan_train.runs.shared import WORKER_LOG as WORKER_LOG
 from pipelines.compute.cluster import (
+    check_alive,
     connected,
     environment_of_workers,
     gpus_wanted,
@@ -46,9 +49,36 @@ from pipelines.compute.metrics import Exporter, Origin, collected, count_failure
 
 if TYPE_CHECKING:
     from ray.train import UserCallback
+    from ray.train.v2.api.callback import RayTrainCallback
 
 Loop = Callable[[dict[str, Any]], Any]
 _SNAPSHOT = "checkpoint_manager_snapshot.json"
+SILENT_S = 60.0
+"""A worker whose process does not answer for so many seconds is replaced: it was stopped, or its
+machine does not run any more. `cluster.timeout_s` may be less."""
+
+_ROOM = ".room"
+"""The file with the id of the placement group in which the run's workers stand."""
+
+log = logging.getLogger(__name__)
+
+
+class ControllerLost(RuntimeError):
+    """The process of Ray Train's controller has died, and the workers with it."""
+
+
+# ---- the workers' side -------------------------------------------------------------------------
+
+_asked = threading.Event()
+"""Set in a worker's process by a signal that asks it to end."""
+_hearing = ExitStack()
+
+
+def _hear() -> None:
+    """Have the workers save and go on elsewhere when this one gets SIGTERM, as from a supervisor;
+    the second one ends it at once. Only the main thread may set handlers, and training runs in
+    another, so Ray calls this before."""
+    _hearing.enter_context(stop_signals.heard(lambda number: _asked.set()))
 
 
 @dataclass(frozen=True)
@@ -73,7 +103,7 @@ class RayRuntime:
         self.in_bucket = origin_of(run_dir) is not None
         self.outbox: shared.Outbox | None = None
         self.moves = False
-        """Whether a node of the workers is about to be taken away, so they must go on elsewhere."""
+        """Whether a node or a worker is about to be taken away, so they must go on elsewhere."""
         self._hears = os.environ.get("RAY_TRAIN_ENABLE_PREEMPTION_WATCHER") != "0"
         self.rank = context.get_world_rank()
         self.world_size = context.get_world_size()
@@ -115,16 +145,18 @@ class RayRuntime:
         )
 
     def should_stop(self) -> bool:
-        """True once the file STOP or RESIZE stands in the run's folder, or Ray has announced that a
-        node of the workers will be taken away. All workers call this at the same steps, because Ray
-        gives all of them one answer. Raises `shared.Superseded` when another process has taken the
-        run over."""
+        """True once the file STOP or RESIZE stands in the run's folder, Ray has announced that a
+        node of the workers will be taken away, or a signal has asked this worker to end. All
+        workers call this at the same steps, because Ray gives all of them one answer. Raises
+        `shared.Superseded` when another process has taken the run over."""
         if self.outbox is not None:
             self.outbox.check()
+        self.moves = _asked.is_set()
         if self._hears:
             import ray.train
 
-            self.moves = ray.train.get_preemption_info() is not None
+            # all workers ask, whatever this one knows
+            self.moves |= ray.train.get_preemption_info() is not None
         return self.moves or any((self.run_dir / name).exists() for name in (STOP, RESIZE))
 
 
@@ -173,8 +205,10 @@ def _train(settings: dict[str, Any]) -> bool:
     from gan_train.training.trainer import train
 
     with _worker(settings) as (config, runtime, shards), runtime.exporting(config.name):
+        at = (os.getpid(), socket.gethostname())
+        logging.getLogger("gan_train").info("process %d of %s", *at)
         train(config, Index.load(shards), shards, runtime)
-        return runtime.moves
+        return any_worker(runtime.moves, runtime.device)
 
 
 def _evaluate(settings: dict[str, Any]) -> dict[str, Any]:
@@ -223,6 +257,32 @@ def _after_failures(run_dir: Path, recipe: str) -> UserCallback:
     return AfterFailures()
 
 
+def _at_start(run_dir: Path) -> RayTrainCallback:
+    """A callback of the controller that has new workers hear signals, and notes their room."""
+    from ray.train.v2._internal.execution.callback import WorkerGroupCallback
+
+    class AtStart(WorkerGroupCallback):
+        def after_worker_group_start(self, worker_group: Any) -> None:
+            worker_group.execute(_hear)
+            room = worker_group.get_worker_group_state().placement_group_handle.placement_group
+            write_aside(run_dir / _ROOM, room.id.binary())
+
+    return AtStart()
+
+
+def _give_back(run_dir: Path) -> None:
+    """Give back the room of the workers whose controller died, and so end those that are left. Ray
+    Train's own cleaner needs Ray's dashboard."""
+    from ray._raylet import PlacementGroupID
+    from ray.util.placement_group import PlacementGroup, remove_placement_group
+
+    if (run_dir / _ROOM).exists():
+        remove_placement_group(PlacementGroup(PlacementGroupID((run_dir / _ROOM).read_bytes())))
+
+
+# ---- the driver's side -------------------------------------------------------------------------
+
+
 def threads_per_worker(config: Config, cores: int) -> int:
     """The number of CPU threads of one worker: `train.threads`, else its share of `cores`."""
     if config.train.threads is not None:
@@ -253,13 +313,21 @@ def fit(config: Config, shards: Path, run_dir: Path, *, restart: bool = True) ->
 
     `shards` and `run_dir` are absolute paths that every worker sees. A lost worker restarts the
     group from the newest valid checkpoint, at most `config.cluster.max_failures` times, and not at
-    all without `restart`. May be called from any thread, after `clear`. Raises UserError for a
-    mistake that a restart cannot mend, and RuntimeError with the workers' errors when the restarts
-    are used up.
+    all without `restart`; so does, as often, a lost controller. May be called from any thread,
+    after `clear`. Raises UserError for a mistake that a restart cannot mend, and RuntimeError with
+    the workers' errors when the restarts are used up.
     """
-    (run_dir / _SNAPSHOT).unlink(missing_ok=True)  # it may name deleted checkpoints
     settings = {"shards": str(shards), "run_dir": str(run_dir)}
-    return _launch(_train, config, settings, run_dir, restart)
+    retries = config.cluster.max_failures if restart else 0
+    while True:
+        (run_dir / _SNAPSHOT).unlink(missing_ok=True)  # it may name deleted checkpoints
+        try:
+            return _launch(_train, config, settings, run_dir, restart)
+        except ControllerLost as error:
+            if not retries or (run_dir / STOP).exists():
+                raise
+            retries -= 1
+            log.warning("%s; going on from the last checkpoint", error)
 
 
 def evaluate(config: Config, shards: Path, checkpoint: Path) -> dict[str, Any]:
@@ -298,6 +366,7 @@ def _launch(
         name = f"{run_dir.name}-{uuid.uuid4().hex[:8]}"
         following = shared.Inbox(run_dir)
     with connected(config.cluster):
+        import ray.exceptions
         import ray.train
         import ray.train.torch
 
@@ -329,13 +398,21 @@ def _launch(
                 worker_runtime_env={
                     "env_vars": environment_of_workers(local) | {"OMP_NUM_THREADS": str(threads)}
                 },
-                callbacks=[_after_failures(run_dir, config.name)],
+                callbacks=[_after_failures(run_dir, config.name), _at_start(run_dir)],
                 logging_config=v2.LoggingConfig(log_level="ERROR"),
             ),
         )
+        # the controller, which looks after the workers, takes this from the environment
+        silent = min(SILENT_S, config.cluster.timeout_s)
+        os.environ["RAY_TRAIN_WORKER_HEALTH_CHECK_TIMEOUT_S"] = f"{silent:g}"
         try:
             with following:
                 result: Any = trainer.fit()
+        except ray.exceptions.RayActorError as error:
+            check_alive(f"go on with --resume {run_dir.name}")
+            _give_back(run_dir)
+            reason = str(error).splitlines()[0]
+            raise ControllerLost(f"Ray Train's controller died: {reason}") from error
         except ray.train.TrainingFailedError as error:
             refused = run_dir / REFUSED
             if refused.exists():

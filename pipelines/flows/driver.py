@@ -13,6 +13,7 @@ from pathlib import Path
 
 from gan_train.runs import run_folder
 from gan_train.runs.events import Event
+from pipelines.compute.cluster import check_alive
 from pipelines.compute.training import Outcome
 from pipelines.flows.progress import Display
 from pipelines.flows.running import RunningTraining, save_and_end
@@ -60,7 +61,8 @@ def attend(
 ) -> Ended:
     """Run `training` to the end, or until an interrupt; `forecast` knows its schedule.
 
-    Raises what `training` raises, and an interrupt after the workers saved a checkpoint.
+    Raises what `training` raises, an interrupt after the workers saved a checkpoint, and likewise
+    UserError when Ray has ended on this machine: the workers outlive it for a while.
     """
     before = run_folder.read_events(run_dir)
     for event in before:
@@ -85,6 +87,7 @@ def attend(
     try:
         while not running.done:
             look()
+            check_alive(f"go on with --resume {run_dir.name}")
             running.wait(LOOK_S)
         look()
         outcome = running.result()

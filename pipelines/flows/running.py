@@ -16,12 +16,15 @@ from pathlib import Path
 from typing import Generic, TypeVar
 
 from gan_train.runs.events import Event, EventReader
+from pipelines.compute.cluster import THREAD
 from pipelines.compute.training import STOP, WORKER_LOG, clear
 from pipelines.flows.progress import Warnings
 
 POLL_S = 0.2
 GRACE_S = 25.0
 """Seconds that an interrupt waits for checkpoints; a Prefect worker kills the flow after 30 s."""
+LEAVE_S = 5.0
+"""Seconds of these that an interrupt waits for Ray to end the workers, once they have saved."""
 
 T = TypeVar("T")
 Trained = TypeVar("Trained")
@@ -51,7 +54,7 @@ class RunningTraining(Generic[T]):
             except BaseException as error:  # `result` raises it, and `error` returns it
                 self._future.set_exception(error)
 
-        threading.Thread(target=run, daemon=True, name=self.run_dir.name).start()
+        threading.Thread(target=run, daemon=True, name=THREAD + self.run_dir.name).start()
 
     def train(self, fit: Callable[[], Trained]) -> Trained:
         """Call `fit`, which trains until the schedule ends or STOP appears, and return its result.
@@ -112,9 +115,12 @@ class RunningTraining(Generic[T]):
 
 
 def save_and_end(trainings: Collection[RunningTraining[T]], grace_s: float = GRACE_S) -> None:
-    """Stop all trainings, and wait at most `grace_s` seconds until their workers have saved."""
+    """Stop all trainings, and wait at most `grace_s` seconds until their workers have saved and
+    ended."""
     deadline = time.monotonic() + grace_s
     while time.monotonic() < deadline and any(training.saving() for training in trainings):
         for training in trainings:  # repeated, because a training that just begins removes STOP
             training.stop()
         time.sleep(POLL_S)
+    for training in trainings:
+        training.wait(min(LEAVE_S, max(0.0, deadline - time.monotonic())))

@@ -1,0 +1,248 @@
+"""The command that drives a training is ended, or Ray under it: what was trained is kept, the exit
+status says why, and the next command goes on."""
+
+from __future__ import annotations
+
+import fcntl
+import os
+import re
+import signal
+import subprocess
+import sys
+import termios
+import time
+from collections.abc import Callable, Iterator
+from pathlib import Path
+
+import pytest
+
+from gan_train import recipes
+from gan_train.data.sharding import shard
+from gan_train.runs import run_folder
+from gan_train.runs.checkpoint import list_checkpoints
+from gan_train.runs.events import last_event, read_events
+from pipelines.compute.training import WORKER_LOG
+from tests.training import tiny_config, tiny_images
+
+pytestmark = [pytest.mark.slow, pytest.mark.timeout(600)]
+
+BOUND_S = 240.0
+"""A machine with other work takes several times as long as an idle one."""
+ABORTS = ("Fatal Python error", "terminate called", "*** SIGABRT", "Traceback")
+
+
+class Runs:
+    """Commands that train one run, each of which goes on where the one before was ended."""
+
+    def __init__(self, folder: Path) -> None:
+        self.folder = folder
+        self.config = tiny_config(
+            tiny_images(folder / "source"),
+            folder / "workspace",
+            train__total_kimg=1000,
+            train__checkpoint_kimg=0.4,
+            train__tick_kimg=0.08,
+            train__sample_kimg=1000,
+        )
+        (folder / "recipe.yaml").write_text(recipes.dump(self.config))
+        shard(self.config.data, self.config.workspace)
+
+    @property
+    def run_dir(self) -> Path:
+        """The folder of the only run."""
+        (run_dir,) = run_folder.runs_of(self.config)
+        return run_dir
+
+
+class Command:
+    """`gan-train train` in a terminal of its own, which ends with the block."""
+
+    def __init__(self, runs: Runs) -> None:
+        started = run_folder.runs_of(runs.config)
+        self._runs, self._said = runs, b""
+        self._terminal, inside = os.openpty()
+        os.set_blocking(self._terminal, False)
+
+        def take_terminal() -> None:
+            for number in (signal.SIGINT, signal.SIGTERM, signal.SIGHUP):
+                signal.signal(number, signal.SIG_DFL)  # tests may run where they are ignored
+            fcntl.ioctl(inside, termios.TIOCSCTTY, 0)
+
+        command = [sys.executable, "-m", "pipelines.cli.main", "train", runs.folder / "recipe.yaml"]
+        self.process = subprocess.Popen(
+            [*command, *(["--resume", started[0].name] if started else [])],
+            stdin=inside,
+            stdout=inside,
+            stderr=inside,
+            start_new_session=True,
+            preexec_fn=take_terminal,
+        )
+        os.close(inside)
+
+    def __enter__(self) -> Command:
+        return self
+
+    def __exit__(self, *_: object) -> None:
+        for pid in [*self.others().values(), self.process.pid]:
+            os.kill(pid, signal.SIGKILL)
+        self.process.wait()
+
+    def said(self) -> str:
+        """What the command has written to its terminal."""
+        try:
+            while more := os.read(self._terminal, 1 << 16):
+                self._said += more
+        except OSError:  # nothing more for now, or closed
+            pass
+        return self._said.decode(errors="replace").replace("\r\n", "\n")
+
+    def others(self) -> dict[str, int]:
+        """The processes that the command has started and that live, by the ends of their names."""
+        listed = subprocess.run(
+            ["ps", "--sid", str(self.process.pid), "-o", "pid=,stat=,args="],
+            capture_output=True,
+            text=True,
+            check=False,
+        )
+        found = {}
+        for line in listed.stdout.splitlines():
+            pid, state, name = line.split(None, 2)
+            if "Z" not in state and int(pid) != self.process.pid:
+                found[name.split()[0].rpartition("/")[2]] = int(pid)
+        return found
+
+    def wait(self, ready: Callable[[], object]) -> None:
+        """Return when `ready`, while the command runs."""
+        deadline = time.monotonic() + BOUND_S
+        while not ready():
+            assert self.process.poll() is None, self.said()
+            assert time.monotonic() < deadline, self.said()
+            time.sleep(0.05)
+
+    def train(self) -> None:
+        """Return once the workers have saved a checkpoint and trained on."""
+        kept = set(list_checkpoints(self._runs.run_dir)) if self._started() else set()
+        self.wait(lambda: self._started() and set(list_checkpoints(self._runs.run_dir)) - kept)
+        reached = run_folder.reached(read_events(self._runs.run_dir))
+        self.wait(lambda: run_folder.reached(read_events(self._runs.run_dir)) > reached)
+
+    def _started(self) -> bool:
+        return bool(run_folder.runs_of(self._runs.config))
+
+    def close_terminal(self) -> None:
+        """As a window does that is closed: all that runs in it gets SIGHUP."""
+        os.close(self._terminal)
+
+    def ended(self) -> int:
+        """The exit status, once the command has ended, and all that it has started."""
+        deadline = time.monotonic() + BOUND_S
+        while self.process.poll() is None or self.others():
+            assert time.monotonic() < deadline, (self.said(), self.others())
+            self.said()
+            time.sleep(0.05)
+        said = self.said()
+        assert not [sign for sign in ABORTS if sign in said], said
+        return self.process.returncode
+
+
+@pytest.fixture(scope="module")
+def runs(tmp_path_factory: pytest.TempPathFactory) -> Runs:
+    return Runs(tmp_path_factory.mktemp("driver"))
+
+
+@pytest.fixture
+def command(runs: Runs) -> Iterator[Command]:
+    with Command(runs) as command:
+        yield command
+
+
+def all_is_saved(run_dir: Path) -> bool:
+    """Whether the workers have ended in good order, with a checkpoint of all that they trained."""
+    end = last_event(run_dir)
+    assert end is not None
+    newest = list_checkpoints(run_dir)[0]
+    return (end["kind"], end["status"], end["nimg"]) == ("end", "stopped", int(newest.name))
+
+
+@pytest.mark.fault(
+    "a terminal closed (SIGHUP) in mid-run",
+    "a checkpoint of all that was trained, status 129; `--resume` goes on",
+)
+def test_a_closed_terminal(
+    runs: Runs, command: Command, record_property: Callable[[str, object], None]
+) -> None:
+    command.train()
+    command.close_terminal()
+    assert command.ended() == 129
+    assert all_is_saved(runs.run_dir)
+    record_property("lost", "nothing")
+
+
+@pytest.mark.fault(
+    "SIGTERM of the driver in mid-run",
+    "a checkpoint of all that was trained, status 143; `--resume` goes on",
+)
+def test_sigterm(
+    runs: Runs, command: Command, record_property: Callable[[str, object], None]
+) -> None:
+    command.train()
+    command.process.send_signal(signal.SIGTERM)
+    assert command.ended() == 143, command.said()
+    assert all_is_saved(runs.run_dir)
+    assert f"--resume {runs.run_dir.name}" in command.said()
+    record_property("lost", "nothing")
+
+
+@pytest.mark.fault(
+    "SIGINT twice, SIGTERM or SIGHUP while Ray starts", "ends at once, with nothing left behind"
+)
+@pytest.mark.parametrize(
+    ("signals", "statuses"),
+    [
+        ((signal.SIGTERM,), {143}),
+        ((signal.SIGHUP,), {129}),
+        ((signal.SIGINT, signal.SIGINT), {130, -signal.SIGINT}),
+    ],
+)
+def test_signals_while_ray_starts(
+    command: Command, signals: tuple[signal.Signals, ...], statuses: set[int]
+) -> None:
+    command.wait(lambda: "gcs_server" in command.others())
+    for number in signals:
+        command.process.send_signal(number)
+        time.sleep(0.3)
+    assert command.ended() in statuses, command.said()
+
+
+@pytest.mark.fault(
+    "SIGKILL of the driver", "Ray ends with it; `--resume` goes on from the last checkpoint"
+)
+def test_a_killed_driver(
+    runs: Runs, command: Command, record_property: Callable[[str, object], None]
+) -> None:
+    command.train()
+    killed = time.monotonic()
+    command.process.kill()
+    assert command.ended() == -signal.SIGKILL
+    log = runs.run_dir / WORKER_LOG
+    resumed, newest = log.read_text().count("resumed from"), list_checkpoints(runs.run_dir)[0]
+    with Command(runs) as again:
+        again.wait(lambda: log.read_text().count("resumed from") > resumed)
+        record_property("recovered_s", time.monotonic() - killed)
+        assert re.findall(r"resumed from (\S+) ", log.read_text())[-1] == str(newest)
+        again.process.send_signal(signal.SIGTERM)
+        assert again.ended() == 143
+
+
+@pytest.mark.fault(
+    "SIGKILL of the raylet of the only machine",
+    "one message with cause and remedy; `--resume` goes on from the last checkpoint",
+)
+def test_a_killed_raylet(runs: Runs, command: Command) -> None:
+    command.train()
+    os.kill(command.others()["raylet"], signal.SIGKILL)
+    assert command.ended() == 2
+    *_, last = command.said().splitlines()
+    assert "Ray has ended on this machine" in last and f"--resume {runs.run_dir.name}" in last
+    logs = re.search(r"log is in (\S+)\.", last)
+    assert logs is not None and (Path(logs[1]) / "raylet.out").exists()
