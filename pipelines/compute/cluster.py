@@ -159,9 +159,10 @@ def _signals_kept() -> Iterator[None]:
         raise ended
 
 
-def check_alive(remedy: str) -> None:
-    """Raise UserError, which ends with `remedy`, when Ray has ended on this machine. Does nothing
-    where this process is not connected to Ray."""
+def check_alive(remedy: str, ask: bool = False) -> None:
+    """Raise UserError, which ends with `remedy`, when the Ray that this process has started has
+    ended. With `ask` also when this machine is no longer part of the cluster that it has joined, as
+    the head node knows."""
     import ray
     from ray._private.worker import global_worker  # only there Ray tells of its own processes
 
@@ -169,16 +170,15 @@ def check_alive(remedy: str) -> None:
         return
     node = global_worker.node
     assert node is not None
-    if node.all_processes:  # Ray was started here
-        dead = [kind for kind, _ in node.dead_processes()]
-        alive = not {"raylet", "gcs_server"} & set(dead)
+    if node.all_processes:
+        alive = not {"raylet", "gcs_server"} & {kind for kind, _ in node.dead_processes()}
     else:
         here = ray.get_runtime_context().get_node_id()
-        alive = any(other["Alive"] and other["NodeID"] == here for other in ray.nodes())
+        alive = not ask or any(n["Alive"] and n["NodeID"] == here for n in ray.nodes())
     if not alive:
         raise UserError(
             "Ray has ended on this machine: someone has killed it, or memory ran out. Its log is "
-            f"in {node.get_logs_dir_path()} ; {remedy}"
+            f"in {node.get_logs_dir_path()}; {remedy}"
         )
 
 

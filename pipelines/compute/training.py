@@ -409,7 +409,7 @@ def _launch(
             with following:
                 result: Any = trainer.fit()
         except ray.exceptions.RayActorError as error:
-            check_alive(f"go on with --resume {run_dir.name}")
+            check_alive(f"go on with --resume {run_dir.name}", ask=True)
             _give_back(run_dir)
             reason = str(error).splitlines()[0]
             raise ControllerLost(f"Ray Train's controller died: {reason}") from error

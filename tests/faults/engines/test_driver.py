@@ -244,5 +244,5 @@ def test_a_killed_raylet(runs: Runs, command: Command) -> None:
     assert command.ended() == 2
     *_, last = command.said().splitlines()
     assert "Ray has ended on this machine" in last and f"--resume {runs.run_dir.name}" in last
-    logs = re.search(r"log is in (\S+)\.", last)
+    logs = re.search(r"log is in (\S+);", last)
     assert logs is not None and (Path(logs[1]) / "raylet.out").exists()

@@ -6,6 +6,7 @@ from __future__ import annotations
 import os
 import re
 import signal
+import subprocess
 import threading
 import time
 from collections.abc import Callable, Iterator
@@ -109,15 +110,16 @@ def disturbed(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Disturbed]:
 
 
 def controller() -> int:
-    """The process of Ray Train's controller that lives."""
-    found = [
-        int(entry.name)
-        for entry in Path("/proc").glob("[0-9]*")
-        if (entry / "stat").exists()
-        and "TrainController" in (entry / "cmdline").read_text(errors="replace")
-        and f" {os.getsid(0)} " in (entry / "stat").read_text()
-    ]
-    return max(found)
+    """The process of Ray Train's controller, which this process has started."""
+    listed = subprocess.run(
+        ["ps", "--sid", str(os.getsid(0)), "-o", "pid=,stat=,args="],
+        capture_output=True,
+        text=True,
+        check=True,
+    )
+    rows = [line.split(None, 2) for line in listed.stdout.splitlines()]
+    (pid,) = (row[0] for row in rows if "ray::TrainController" in row[2] and "Z" not in row[1])
+    return int(pid)
 
 
 @pytest.mark.fault("SIGKILL of a worker", "trains on from the last checkpoint, in the same bits")

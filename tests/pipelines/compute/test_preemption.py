@@ -32,6 +32,9 @@ def nodes(tmp_path: Path) -> Iterator[Nodes]:
         yield nodes
 
 
+@pytest.mark.fault(
+    "a preemption notice of Ray", "the workers save, and go on elsewhere: nothing is lost"
+)
 def test_a_node_that_will_be_taken_away(nodes: Nodes, tiny_source: Path, tmp_path: Path) -> None:
     nodes.start("head")
     doomed = nodes.start("doomed")

