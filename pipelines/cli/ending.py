@@ -37,11 +37,16 @@ def interruptible() -> Iterator[None]:
 def stopped(interrupt: KeyboardInterrupt) -> int:
     """Say that the command was stopped, and return its exit status: 130 after SIGINT, 143 after
     SIGTERM, 129 after SIGHUP."""
-    print("gan-train: stopped", file=sys.stderr, flush=True)
-    status = stop_signals.status_of(*(interrupt.args or (signal.SIGINT,)))
-    # the interpreter's end aborts a thread that is in Ray's code
+    print("gan-train: stopped", file=sys.stderr)
+    return left(stop_signals.status_of(*(interrupt.args or (signal.SIGINT,))))
+
+
+def left(status: int) -> int:
+    """The exit status of a command that did not come to its end. Where a thread is still in Ray's
+    code, the process ends here, because it would abort at the interpreter's end."""
     if any(thread.name.startswith(THREAD) for thread in threading.enumerate()):
         sys.stdout.flush()
+        sys.stderr.flush()
         os._exit(status)
     return status
 

@@ -60,6 +60,10 @@ TRAINING = {
 }
 
 
+class RayEnded(UserError):
+    """The Ray of this machine has ended, and with it the workers."""
+
+
 def environment(local: bool) -> dict[str, str]:
     """The environment variables that Ray needs here; those that the user has set stay."""
     return _unless_set(QUIET | (LOOPBACK if local else {}))
@@ -97,10 +101,13 @@ def connected(cluster: ClusterConfig) -> Iterator[None]:
     here = on_this_machine(cluster)
     os.environ.update(environment(here))
     import ray
+    from ray._private import worker
 
     if ray.is_initialized():
         yield
         return
+    # Ray prints here, on stdout, that a process of it has died, and pages of that one's log
+    worker.print_to_stdstream = _hear_ray
     wanted = math.ceil(cluster.workers * cluster.cpus_per_worker)
     options: dict[str, Any] = {"log_to_driver": False, "logging_level": logging.ERROR}
     try:
@@ -133,6 +140,10 @@ def connected(cluster: ClusterConfig) -> Iterator[None]:
         ray.shutdown()
 
 
+def _hear_ray(data: Any, ignore_prefix: bool) -> None:
+    log.debug("Ray: %s", data["lines"])
+
+
 @contextmanager
 def _signals_kept() -> Iterator[None]:
     """Start Ray in this block, and the signals act afterwards as they did before.
@@ -160,7 +171,7 @@ def _signals_kept() -> Iterator[None]:
 
 
 def check_alive(remedy: str, ask: bool = False) -> None:
-    """Raise UserError, which ends with `remedy`, when the Ray that this process has started has
+    """Raise RayEnded, which ends with `remedy`, when the Ray that this process has started has
     ended. With `ask` also when this machine is no longer part of the cluster that it has joined, as
     the head node knows."""
     import ray
@@ -176,7 +187,7 @@ def check_alive(remedy: str, ask: bool = False) -> None:
         here = ray.get_runtime_context().get_node_id()
         alive = not ask or any(n["Alive"] and n["NodeID"] == here for n in ray.nodes())
     if not alive:
-        raise UserError(
+        raise RayEnded(
             "Ray has ended on this machine: someone has killed it, or memory ran out. Its log is "
             f"in {node.get_logs_dir_path()}; {remedy}"
         )

@@ -13,7 +13,7 @@ from pathlib import Path
 
 from gan_train.runs import run_folder
 from gan_train.runs.events import Event
-from pipelines.compute.cluster import check_alive
+from pipelines.compute.cluster import RayEnded, check_alive
 from pipelines.compute.training import Outcome
 from pipelines.flows.progress import Display
 from pipelines.flows.running import RunningTraining, save_and_end
@@ -61,8 +61,8 @@ def attend(
 ) -> Ended:
     """Run `training` to the end, or until an interrupt; `forecast` knows its schedule.
 
-    Raises what `training` raises, an interrupt after the workers saved a checkpoint, and likewise
-    UserError when Ray has ended on this machine: the workers outlive it for a while.
+    Raises what `training` raises, an interrupt after the workers saved a checkpoint, and RayEnded
+    when Ray has ended on this machine.
     """
     before = run_folder.read_events(run_dir)
     for event in before:
@@ -84,6 +84,7 @@ def attend(
             if attention.cancelled():
                 running.stop()
 
+    lost = False
     try:
         while not running.done:
             look()
@@ -91,8 +92,11 @@ def attend(
             running.wait(LOOK_S)
         look()
         outcome = running.result()
+    except RayEnded:
+        lost = True
+        raise
     finally:
-        if not running.done:
+        if not (running.done or lost):
             display.say("stopping: the workers save a checkpoint ...")
             save_and_end([running])
             display.say(f"go on later with --resume {run_dir.name}")
