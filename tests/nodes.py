@@ -144,6 +144,11 @@ class Nodes:
         return node
 
     @property
+    def newest(self) -> Node:
+        """The node that was started last."""
+        return self._nodes[-1]
+
+    @property
     def address(self) -> str:
         """The address of the cluster."""
         return f"{self._nodes[0].address}:{_PORT}"

@@ -10,6 +10,7 @@ import sys
 import time
 from collections.abc import Callable, Iterator
 from pathlib import Path
+from typing import NamedTuple
 
 import pytest
 
@@ -37,18 +38,10 @@ elastic.fit(run_folder.configuration(run_dir), shards, run_dir)
 """
 
 
-@pytest.fixture(scope="module")
-def nodes(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Nodes]:
-    with Nodes(tmp_path_factory.mktemp("nodes")) as nodes:
-        nodes.start("head")
-        nodes.start("kept")
-        yield nodes
-
-
 def raylet(node: Node) -> int:
     """The process of a node's raylet."""
     listed = subprocess.run(
-        ["ps", "--ppid", str(node.processes[0].pid), "-o", "pid=,args="],
+        ["ps", "-ww", "--ppid", str(node.processes[0].pid), "-o", "pid=,args="],
         capture_output=True,
         text=True,
         check=True,
@@ -75,7 +68,6 @@ class Training:
         self.run_dir = run_folder.new(config, shards)
         self._log = self.run_dir / training.WORKER_LOG
         self._command = nodes.command(sys.executable, "-c", TRAIN, str(shards), str(self.run_dir))
-        self.wait(lambda: list_checkpoints(self.run_dir))
 
     def wait(self, ready: Callable[[], object]) -> None:
         """Return when `ready`, while the training goes on."""
@@ -100,29 +92,37 @@ class Training:
         return [int(rank) for rank in re.findall(r"worker (\d): process", self._log.read_text())]
 
     def stop(self) -> None:
-        """Stop the training. No image of it was counted twice."""
+        """Stop the training."""
         (self.run_dir / training.STOP).touch()
         told, _ = self._command.communicate(timeout=BOUND_S)
         assert self._command.returncode == 0, told
-        ticks = [e["nimg"] for e in read_events(self.run_dir) if e["kind"] == "metrics"]
-        assert ticks == sorted(set(ticks))
+
+    def kill(self) -> None:
+        self._command.kill()
+        self._command.communicate()
 
 
-@pytest.mark.fault(
-    "SIGKILL of a raylet without a spare node (`cluster.workers=1-2`)",
-    "trains on from the last checkpoint with fewer workers",
-)
-def test_fewer_workers_go_on(
-    nodes: Nodes, tmp_path: Path, record_property: Callable[[str, object], None]
-) -> None:
-    doomed = nodes.start("first")
-    run = Training(nodes, tmp_path, "1-2")
-    before = len(run.ranks())
-    took = run.after_the_loss_of(doomed)
-    run.stop()
-    record_property("recovered_s", took)
-    assert took < BOUND_S
-    assert run.ranks()[before:] == [0], "one worker"
+class Cluster(NamedTuple):
+    """Nodes of one CPU each, beside the head, and the training on two of them."""
+
+    nodes: Nodes
+    first: Node
+    run: Training
+
+
+@pytest.fixture(scope="module")
+def cluster(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Cluster]:
+    folder = tmp_path_factory.mktemp("nodes")
+    with Nodes(folder) as nodes:
+        nodes.start("head")
+        nodes.start("kept")
+        first = nodes.start("first")
+        run = Training(nodes, folder, "1-2")
+        try:
+            run.wait(lambda: list_checkpoints(run.run_dir))
+            yield Cluster(nodes, first, run)
+        finally:
+            run.kill()
 
 
 @pytest.mark.fault(
@@ -130,14 +130,30 @@ def test_fewer_workers_go_on(
     "trains on there from the last checkpoint, in the same bits",
 )
 def test_a_spare_node_takes_over(
-    nodes: Nodes, tmp_path: Path, record_property: Callable[[str, object], None]
+    cluster: Cluster, record_property: Callable[[str, object], None]
 ) -> None:
-    doomed = nodes.start("second")
-    run = Training(nodes, tmp_path, "2")
-    nodes.start("spare")
-    took = run.after_the_loss_of(doomed)
-    run.stop()
+    cluster.nodes.start("second")
+    before = len(cluster.run.ranks())
+    took = cluster.run.after_the_loss_of(cluster.first)
     record_property("recovered_s", took)
     assert took < BOUND_S
-    kinds = {event["kind"] for event, _ in read_with_offsets(run.run_dir)}
+    assert sorted(cluster.run.ranks()[before:]) == [0, 1]
+    kinds = {event["kind"] for event, _ in read_with_offsets(cluster.run.run_dir)}
     assert "cut" not in kinds, "what was repeated was the same"
+
+
+@pytest.mark.fault(
+    "SIGKILL of a raylet without a spare node (`cluster.workers=1-2`)",
+    "trains on from the last checkpoint with fewer workers",
+)
+def test_fewer_workers_go_on(
+    cluster: Cluster, record_property: Callable[[str, object], None]
+) -> None:
+    before = len(cluster.run.ranks())
+    took = cluster.run.after_the_loss_of(cluster.nodes.newest)
+    record_property("recovered_s", took)
+    assert took < BOUND_S
+    assert cluster.run.ranks()[before:] == [0], "one worker"
+    cluster.run.stop()
+    ticks = [e["nimg"] for e in read_events(cluster.run.run_dir) if e["kind"] == "metrics"]
+    assert ticks == sorted(set(ticks)), "no image is counted twice"

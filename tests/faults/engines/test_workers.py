@@ -112,7 +112,7 @@ def disturbed(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Disturbed]:
 def controller() -> int:
     """The process of Ray Train's controller, which this process has started."""
     listed = subprocess.run(
-        ["ps", "--sid", str(os.getsid(0)), "-o", "pid=,stat=,args="],
+        ["ps", "-ww", "--sid", str(os.getsid(0)), "-o", "pid=,stat=,args="],
         capture_output=True,
         text=True,
         check=True,
