@@ -109,21 +109,8 @@ def connected(cluster: ClusterConfig) -> Iterator[None]:
     # Ray prints here, on stdout, that a process of it has died, and pages of that one's log
     worker.print_to_stdstream = _hear_ray
     wanted = math.ceil(cluster.workers * cluster.cpus_per_worker)
-    options: dict[str, Any] = {"log_to_driver": False, "logging_level": logging.ERROR}
     try:
-        with _signals_kept():
-            if address is None:
-                # these CPUs are logical: more workers than cores is slow, not wrong
-                cpus = max(os.cpu_count() or 1, wanted)
-                ray.init(address="local", num_cpus=cpus, include_dashboard=False, **options)
-            else:
-                ray.init(address=address, **options)
-    except ConnectionError as error:
-        raise UserError(
-            f"cluster.address={address}: no Ray cluster answers there ({error}). Start one "
-            "with `ray start --head`, or leave the key empty to train locally"
-        ) from error
-    try:
+        _start(address, wanted)
         cpus = int(resources().get("CPU", 0))
         if cpus < wanted:
             raise UserError(
@@ -140,6 +127,26 @@ def connected(cluster: ClusterConfig) -> Iterator[None]:
         ray.shutdown()
 
 
+def _start(address: str | None, wanted: int) -> None:
+    """Join the cluster at the address; without one start Ray here, with so many CPUs at least."""
+    import ray
+
+    options: dict[str, Any] = {"log_to_driver": False, "logging_level": logging.ERROR}
+    try:
+        with _signals_kept():
+            if address is None:
+                # these CPUs are logical: more workers than cores is slow, not wrong
+                cpus = max(os.cpu_count() or 1, wanted)
+                ray.init(address="local", num_cpus=cpus, include_dashboard=False, **options)
+            else:
+                ray.init(address=address, **options)
+    except ConnectionError as error:
+        raise UserError(
+            f"cluster.address={address}: no Ray cluster answers there ({error}). Start one "
+            "with `ray start --head`, or leave the key empty to train locally"
+        ) from error
+
+
 def _hear_ray(data: Any, ignore_prefix: bool) -> None:
     log.debug("Ray: %s", data["lines"])
 
@@ -150,8 +157,8 @@ def _signals_kept() -> Iterator[None]:
 
     Ray's processes inherit that SIGINT and SIGHUP are blocked: Ctrl-C and a terminal that closes
     send these to all that was started there, and the workers shall save a checkpoint first. For
-    this process they come at the end of the block. Ray takes SIGTERM for itself, and is ended by
-    it.
+    this process they come at the end of the block. Ray takes SIGTERM for itself, even where this
+    process has a use for it.
     """
     main = threading.current_thread() is threading.main_thread()
     terminate = signal.getsignal(signal.SIGTERM)
