@@ -121,8 +121,9 @@ class Command:
         """Return when `ready`, while the command runs."""
         deadline = time.monotonic() + BOUND_S
         while not ready():
-            assert self.process.poll() is None, self.said()
-            assert time.monotonic() < deadline, self.said()
+            said = self.said()  # a terminal that nobody reads would fill up
+            assert self.process.poll() is None, said
+            assert time.monotonic() < deadline, said
             time.sleep(0.05)
 
     def train(self) -> None:
