@@ -244,7 +244,8 @@ def test_killed_ray(runs: Runs, command: Command, victim: str) -> None:
     command.train()
     os.kill(command.other(victim)[0], signal.SIGKILL)
     assert command.ended() == 2
-    *_, last = command.said().splitlines()
-    assert "Ray has ended on this machine" in last and f"--resume {runs.run_dir.name}" in last
-    logs = re.search(r"log is in (\S+);", last)
+    (message,) = (line for line in command.said().splitlines() if "Ray has ended" in line)
+    assert f"--resume {runs.run_dir.name}" in message
+    assert "(raylet)" not in command.said(), "Ray's log stays in its files"
+    logs = re.search(r"log is in (\S+);", message)
     assert logs is not None and (Path(logs[1]) / "raylet.out").exists()
