@@ -27,6 +27,7 @@ from gan_train.errors import UserError, hide_tracebacks, told
 from gan_train.nn.collectives import broadcast_text, end
 from gan_train.runs import run_folder, stop_signals
 from gan_train.runs.runtime import PlainRuntime
+from gan_train.text import VisibleFormatter
 from gan_train.training.trainer import train
 
 log = logging.getLogger("gan_train")
@@ -113,7 +114,9 @@ def main(arguments: list[str] | None = None) -> int:
     given = parser.parse_args(arguments)
     if not given.debug:
         hide_tracebacks()
-    logging.basicConfig(level=logging.INFO, format="%(message)s")
+    handler = logging.StreamHandler()
+    handler.setFormatter(VisibleFormatter("%(message)s"))
+    logging.basicConfig(level=logging.INFO, handlers=[handler])
     try:
         trained = train_plain(recipes.load(given.recipe, given.overrides), given.resume)
     except (UserError, OSError, FloatingPointError) as error:

@@ -6,6 +6,8 @@ import sys
 import traceback
 from types import TracebackType
 
+from gan_train.text import visible
+
 
 class UserError(ValueError):
     """An input or a setting is wrong: its text names what is wrong and what to do. Commands show
@@ -37,7 +39,7 @@ def told(error: Told, debug: bool) -> int:
     if debug:
         traceback.print_exception(error)
     else:
-        print(f"gan-train: {_words(error)}", file=sys.stderr)
+        print(f"gan-train: {visible(_words(error))}", file=sys.stderr)
     if isinstance(error, FloatingPointError):
         return DIVERGED
     return error.status if isinstance(error, UserError) else UserError.status
@@ -60,6 +62,6 @@ def hide_tracebacks() -> None:
 def _in_two_lines(kind: type[BaseException], error: BaseException, _: TracebackType | None) -> None:
     words = " ".join(str(error).split())[:500]
     print(
-        f"gan-train: {kind.__name__}: {words}\nThe option --debug shows where it arose.",
+        f"gan-train: {kind.__name__}: {visible(words)}\nThe option --debug shows where it arose.",
         file=sys.stderr,
     )

@@ -98,8 +98,10 @@ def main(arguments: list[str] | None = None) -> int:
 def _log_to_terminal() -> None:
     """Show only this project's own warnings. Ray, Prefect and MLflow log to their own files and
     UIs."""
+    from gan_train.text import VisibleFormatter
+
     handler = logging.StreamHandler()
-    handler.setFormatter(logging.Formatter("%(levelname)s: %(message)s"))
+    handler.setFormatter(VisibleFormatter("%(levelname)s: %(message)s"))
     for name in ("gan_train", "pipelines"):
         logging.getLogger(name).handlers = [handler]
         logging.getLogger(name).propagate = False

@@ -9,6 +9,7 @@ import argparse
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
+from gan_train.text import line
 from pipelines.cli.arguments import add_command, add_overrides
 from pipelines.cli.sampling import add_model, registered_model
 
@@ -59,7 +60,7 @@ def _serve(given: argparse.Namespace) -> int:
         about = _about(given)
         from pipelines.serving.app import application
 
-        print(f"{about.title}: {address_of(listening)}", flush=True)
+        print(f"{line(about.title)}: {address_of(listening)}", flush=True)
         server_of(application(about, token)).run(sockets=[listening])
     return 0
 

@@ -7,12 +7,13 @@ are inside it, and there is no script, so it can be mailed or kept. Jinja escape
 from __future__ import annotations
 
 from collections.abc import Sequence
-from html import escape
 from pathlib import Path
 
 from jinja2 import Environment, FileSystemLoader, StrictUndefined
 
 from gan_train.metrics.scores import number, references
+from gan_train.text import line
+from gan_train.text import markdown as escaped
 from pipelines.comparison.charts import DARK, LIGHT, MARKS
 from pipelines.comparison.facts import (
     Cell,
@@ -71,9 +72,9 @@ def _environment() -> Environment:
 
 def markdown(facts: Facts) -> str:
     """The main figures as Markdown tables."""
-    lines = [f"**{_plain(facts.budget)}** for each recipe, on {_plain(facts.data)}."]
+    lines = [f"**{escaped(facts.budget)}** for each recipe, on {escaped(facts.data)}."]
     for section in sections(facts):
-        lines += ["", _plain(verdict(section))]
+        lines += ["", escaped(verdict(section))]
         for table in (quality(section), cost(section)):
             heads = ["recipe", *(head for head, _ in table.heads)]
             lines += ["", _line(heads), _line(["---", *["---:"] * len(table.heads)])]
@@ -81,7 +82,7 @@ def markdown(facts: Facts) -> str:
                 lines.append(_line([entry.recipe, *(c.text for c in cells)], best=cells))
             lines += [_line([name, *(c.text for c in cells)]) for name, cells in table.references]
         failed = [entry for entry in section.entries if entry.error]
-        lines += [f"\n**{_plain(e.recipe)} failed**: {_plain(e.error or '')}" for e in failed]
+        lines += [f"\n**{escaped(e.recipe)} failed**: {escaped(e.error or '')}" for e in failed]
     return "\n".join(lines) + "\n"
 
 
@@ -89,24 +90,19 @@ def text(facts: Facts) -> str:
     """The order of the recipes and what each needed, as text for a terminal."""
     lines = []
     for section in sections(facts):
-        lines += ["", verdict(section), ""]
+        lines += ["", line(verdict(section)), ""]
         table = cost(section)
         rows = [["", *(head for head, _ in table.heads)]]
         rows += [[e.recipe, *(cell.text for cell in cells)] for e, cells in table.rows]
         lines.append(aligned(rows))
-        lines += [f"{e.recipe}: {note}" for e in section.entries for note in e.notes]
+        lines += [line(f"{e.recipe}: {note}") for e in section.entries for note in e.notes]
     return "\n".join(lines)
 
 
 def _line(texts: Sequence[str], best: Sequence[Cell] = ()) -> str:
     bold = [False, *(cell.best for cell in best)] if best else [False] * len(texts)
-    shown = (f"**{_plain(t)}**" if b else _plain(t) for t, b in zip(texts, bold, strict=True))
+    shown = (f"**{escaped(t)}**" if b else escaped(t) for t, b in zip(texts, bold, strict=True))
     return f"| {' | '.join(shown)} |"
-
-
-def _plain(text: str) -> str:
-    """The text on one line, escaped so that it neither ends a cell of Markdown nor becomes HTML."""
-    return escape(" ".join(text.split()), quote=False).replace("|", "\\|")
 
 
 def verdict(section: Section) -> str:

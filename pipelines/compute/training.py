@@ -37,6 +37,7 @@ from gan_train.runs.shared import REFUSED as REFUSED
 from gan_train.runs.shared import RESIZE as RESIZE
 from gan_train.runs.shared import STOP as STOP
 from gan_train.runs.shared import WORKER_LOG as WORKER_LOG
+from gan_train.text import VisibleFormatter
 from pipelines.compute.cluster import (
     check_alive,
     connected,
@@ -227,7 +228,7 @@ def _log_to(path: Path, rank: int) -> None:
     """Send this worker's messages to a file that the driver follows."""
     handler = logging.FileHandler(path, encoding="utf-8")
     layout = f"%(asctime)s %(levelname)s worker {rank}: %(message)s"
-    handler.setFormatter(logging.Formatter(layout))
+    handler.setFormatter(VisibleFormatter(layout))
     logger = logging.getLogger("gan_train")
     logger.handlers = [handler]
     logger.setLevel(logging.INFO)

@@ -1,4 +1,5 @@
 """Shows a flow run in Prefect's UI: progress, the table of scores, sample grids, links.
+The UI renders Markdown, also in descriptions and tables: names are escaped on their way there.
 
 A server that does not answer for a moment must not end a training of many hours. An artifact that
 cannot be shown is logged and left out, so nothing here raises for an absent server.
@@ -36,6 +37,7 @@ from prefect.exceptions import PrefectException
 from prefect.runtime import flow_run
 
 from gan_train.metrics.scores import number
+from gan_train.text import markdown
 
 log = logging.getLogger(__name__)
 
@@ -59,7 +61,9 @@ class Progress:
     def __init__(self, key: str, description: str) -> None:
         self._id: UUID | None = _shown(
             "progress",
-            lambda: create_progress_artifact(progress=0.0, key=key, description=description),
+            lambda: create_progress_artifact(
+                progress=0.0, key=key, description=markdown(description)
+            ),
         )
 
     def __call__(self, fraction: float) -> None:
@@ -72,17 +76,17 @@ class Progress:
 
 def score_table(rows: list[dict[str, Any]], description: str) -> None:
     """Show the scores of a run's checkpoints, a row each, with their references."""
-    table = [{name: _cell(name, value) for name, value in row.items()} for row in rows]
+    table = [{markdown(name): _cell(name, value) for name, value in row.items()} for row in rows]
     _shown(
         "the score table",
-        lambda: create_table_artifact(table=table, key="scores", description=description),
+        lambda: create_table_artifact(table=table, key="scores", description=markdown(description)),
     )
 
 
 def _cell(name: str, value: Any) -> Any:
     """A score in three digits; where a row stands in the training, to five."""
     if not isinstance(value, float):
-        return value
+        return markdown(value) if isinstance(value, str) else value
     return float(f"{value:.5g}") if name in ("kimg", "resolution", "alpha") else number(value)
 
 
@@ -99,11 +103,13 @@ def sample_grid(path: Path, description: str) -> None:
 
 def image(key: str, url: str, description: str) -> None:
     """Show an image by its URL, which may hold the image itself (`data:`)."""
-    _shown(key, lambda: create_image_artifact(image_url=url, key=key, description=description))
+    about = markdown(description)
+    _shown(key, lambda: create_image_artifact(image_url=url, key=key, description=about))
 
 
 def note(key: str, text: str) -> None:
-    """Show some lines of Markdown, such as where things are and links to them."""
+    """Show some lines of Markdown, such as where things are and links to them. Whoever makes them
+    escapes what may hold any text (`gan_train.text`)."""
     _shown(key, lambda: create_markdown_artifact(markdown=text, key=key))
 
 

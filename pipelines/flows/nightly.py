@@ -27,6 +27,7 @@ from gan_train.data.planning import ShardPlan
 from gan_train.errors import UserError
 from gan_train.rng import derive
 from gan_train.runs import run_folder, warm_start
+from gan_train.text import markdown
 from pipelines.compute import sharding
 from pipelines.compute.cluster import connected
 from pipelines.flows import artifacts
@@ -156,7 +157,7 @@ def _changes(
     earlier = _earlier(data, trained)
     became = "is the new champion" if registration.appointed else f"is {registration.alias}"
     lines = [
-        f"**Version {registration.version} {became}**: {registration.reason}.",
+        f"**Version {registration.version} {became}**: {markdown(registration.reason)}.",
         "",
         _data_in_words(data, index, earlier),
         "",
@@ -185,7 +186,7 @@ def _data_in_words(data: ShardPlan, index: Index, earlier: Index | None) -> str:
     else:
         said = f"**All {index.samples:,} images are new to this model.**"
     bad = f" {index.quarantined} files are in quarantine." if index.quarantined else ""
-    fault = f" {data.fault[0].upper()}{data.fault[1:]}." if data.fault else ""
+    fault = f" {markdown(data.fault[0].upper() + data.fault[1:])}." if data.fault else ""
     return f"{said}{bad}{fault} Content hash `{index.content_hash[:16]}`."
 
 
@@ -203,7 +204,7 @@ def _class_table(index: Index, earlier: Index | None) -> list[str]:
     if not index.classes or earlier is None:
         return []
     rows = [
-        f"| {name} | {before:,} | {now:,} |"
+        f"| {markdown(name)} | {before:,} | {now:,} |"
         for name, before, now in zip(
             index.classes, earlier.class_counts, index.class_counts, strict=True
         )

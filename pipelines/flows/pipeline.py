@@ -31,6 +31,7 @@ from gan_train.data.index import Index
 from gan_train.errors import UserError
 from gan_train.runs import run_folder
 from gan_train.runs.events import Event
+from gan_train.text import code, markdown
 from gan_train.training.fitting import schedule_of_run
 from gan_train.training.schedule import check, checkpoints, schedule_end, world_sizes
 from pipelines.compute import elastic, jobs, sharding, training
@@ -74,7 +75,7 @@ def write_shards(config: Config, verify: bool) -> Path:
         "data-set",
         f"{'Verified' if sharded.skipped else 'Written'}: **{index.samples} images** of"
         f" {index.resolution} px in {len(index.shards)} shards, {len(index.classes)} classes, "
-        f"{index.quarantined} quarantined.\n\n`{sharded.directory}`\n\ncontent hash "
+        f"{index.quarantined} quarantined.\n\n{code(str(sharded.directory))}\n\ncontent hash "
         f"`{index.content_hash}`",
     )
     log.info("shards %s: %s", "verified" if sharded.skipped else "written", sharded.directory)
@@ -247,7 +248,7 @@ def _show_registration(registration: versions.Registration) -> None:
     artifacts.note(
         "registered",
         f"**{registration.model} version {registration.version}** is `{registration.alias}`: "
-        f"{registration.reason}.\n\n{link}",
+        f"{markdown(registration.reason)}.\n\n{link}",
     )
     if registration.appointed:
         artifacts.event(

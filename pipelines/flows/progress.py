@@ -13,6 +13,8 @@ from tqdm import tqdm
 
 from gan_train.metrics.scores import scores_of
 from gan_train.runs.events import Event
+from gan_train.text import line as one_line
+from gan_train.text import visible
 from pipelines.flows.time_left import Forecast, in_words
 
 _SHOWN = 4  # scores in a line
@@ -21,6 +23,7 @@ _LINE_S = 15.0  # between two lines where there is no terminal
 
 def aligned(rows: Sequence[Sequence[str]]) -> str:
     """A table as text: the first column stands at the left, the others at the right."""
+    rows = [[*map(one_line, row)] for row in rows]
     widths = [max(map(len, column)) for column in zip(*rows, strict=True)]
     return "\n".join(
         "  ".join([row[0].ljust(widths[0]), *map(str.rjust, row[1:], widths[1:])]) for row in rows
@@ -92,7 +95,7 @@ class Display:
 
     def say(self, text: str) -> None:
         """Print a line without tearing the bar."""
-        self._bar.write(text, file=self._stream)
+        self._bar.write(visible(text), file=self._stream)
         self._stream.flush()
 
     def close(self) -> None:

@@ -8,6 +8,7 @@ from pathlib import Path
 from urllib.parse import quote, urlencode
 
 from gan_train.config import Config
+from gan_train.text import code, markdown
 from pipelines.registry.run_table import TRAINING, page
 
 
@@ -45,9 +46,8 @@ def _parent(folder: Path) -> str:
         name = folder.parent.name
         place = f"#/models/{quote(name)}/versions/{downloaded[1]}?{TRAINING}"
         return _link(f"{name} version {downloaded[1]}", place)
-    return f"`{folder.parent.parent.name}/{folder.parent.name}/{folder.name}`"
+    return code(f"{folder.parent.parent.name}/{folder.parent.name}/{folder.name}")
 
 
 def _link(text: str, address: str | None) -> str:
-    plain = re.sub(r"([\\`*_{}\[\]<>()])", r"\\\1", text)
-    return f"[{plain}]({address})" if address else f"`{text}`"
+    return f"[{markdown(text)}]({address})" if address else code(text)

@@ -6,6 +6,7 @@ images inside the text (`data:`). Its database holds 5,000 characters of a descr
 
 from __future__ import annotations
 
+import json
 import math
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
@@ -15,6 +16,7 @@ from urllib.parse import urlencode
 from gan_train.config import Config
 from gan_train.data.index import Index
 from gan_train.metrics.scores import number, scores_of
+from gan_train.text import code, markdown
 
 LIMIT = 5000
 _CLASSES_SHOWN = 40
@@ -68,11 +70,7 @@ def _colour(channels: int) -> str:
 def _classes(index: Index) -> str:
     names = ", ".join(index.classes[:_CLASSES_SHOWN])
     more = len(index.classes) - _CLASSES_SHOWN
-    return _cut(names, 300) + (f" and {more} more" if more > 0 else "")
-
-
-def _cut(text: str, limit: int) -> str:
-    return text if len(text) <= limit else text[: limit - 1] + "…"
+    return markdown(names, 300) + (f" and {more} more" if more > 0 else "")
 
 
 def _what(config: Config, index: Index, facts: CardFacts) -> str:
@@ -82,12 +80,12 @@ def _what(config: Config, index: Index, facts: CardFacts) -> str:
         return (
             f"This **{config.family.name}** generator {_DOES[facts.task]}, in "
             f"{_colour(index.channels)}. It was trained from scratch on "
-            f"*{_cut(_source(config), 80)}* at {side}x{side} pixels."
+            f"*{markdown(_source(config), 80)}* at {side}x{side} pixels."
         )
     return (
         f"This **{config.family.name}** generator turns latents into {_colour(index.channels)} "
         f"images of {side}x{side} pixels{asked}. It was trained from scratch on "
-        f"*{_cut(_source(config), 80)}*; its images are synthetic."
+        f"*{markdown(_source(config), 80)}*; its images are synthetic."
     )
 
 
@@ -121,7 +119,10 @@ def score_rows(scores: Mapping[str, float], metric: str) -> list[tuple[str, str,
     """Rows that hold a measure's name, the version's value, and that of its reference. The measure
     that decides comes first."""
     found = sorted(scores_of(scores, {}).values(), key=lambda score: score.name != metric)
-    return [(score.name, _shown(score.value), _shown(score.reference)) for score in found[:_ROWS]]
+    return [
+        (markdown(score.name, 80), _shown(score.value), _shown(score.reference))
+        for score in found[:_ROWS]
+    ]
 
 
 _REFERENCES = {
@@ -137,7 +138,7 @@ def _scores(facts: CardFacts) -> str:
         for name, value, real in score_rows(facts.scores, facts.metric)
     ]
     how = "; ".join(
-        f"{key} {_cut(str(value), 48 if key == 'reference' else 24)}"
+        f"{key} {markdown(str(value), 48 if key == 'reference' else 24)}"
         for key, value in facts.protocol.items()
         if key != "null_images"
     )
@@ -167,7 +168,7 @@ def _data(config: Config, index: Index) -> str:
     return (
         f"### Data\n\n- {index.samples:,} images, {_colour(index.channels)}, "
         f"{index.resolution}x{index.resolution}, content hash `{index.content_hash[:16]}`{labels}\n"
-        f"- licence: {_cut(config.data.licence or 'not recorded', 200)}"
+        f"- licence: {markdown(config.data.licence or 'not recorded', 200)}"
     )
 
 
@@ -204,8 +205,9 @@ def _use_of_pictures(config: Config, facts: CardFacts, alias: str) -> str:
 
 
 def _use(config: Config, index: Index, facts: CardFacts) -> str:
-    label = f', "label": "{_cut(index.classes[0], 40)}"' if facts.conditional else ""
-    request = f'{{"seed": 1{label}}}'
+    label = {"label": index.classes[0][:40]} if facts.conditional else {}
+    request = json.dumps({"seed": 1} | label)
+    body = code(f'{{"inputs": [{request}]}}')
     alias = "champion"
     if facts.task != "generate":
         return _use_of_pictures(config, facts, alias)
@@ -215,7 +217,7 @@ def _use(config: Config, index: Index, facts: CardFacts) -> str:
         f"images = model.predict([{request}])  # uint8 [N, H, W, C]\n```\n\n"
         f"`gan-train serve models:/{facts.model}@{alias}` shows a gallery in the browser. "
         f"Served by `mlflow models serve --env-manager local -m models:/{facts.model}@{alias}`, "
-        f'it answers `{{"inputs": [{request}]}}`. Instead of `seed`, `z` gives the latents: '
+        f"it answers {body}. Instead of `seed`, `z` gives the latents: "
         f"{facts.z_dim} numbers from N(0, 1). `truncation` below 1 trades variety for "
         f"typicality, where the family has it. Weights are safetensors; nothing is pickled."
     )

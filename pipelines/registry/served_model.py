@@ -3,8 +3,11 @@
 MLflow copies this file into every served model and executes it on loading ("models from code"),
 so that nothing has to be pickled. `set_model` in the last line tells MLflow which object to serve.
 This file may import only `gan_train` and the packages of `logged_model.requirements()`.
+
+A request is bounded in what it makes the model do. MLflow itself reads and parses any body whole.
 """
 
+import threading
 from pathlib import Path
 from typing import Annotated, Any
 
@@ -17,6 +20,12 @@ from pydantic import BaseModel, BeforeValidator, ConfigDict, Field
 
 from gan_train.errors import UserError
 from gan_train.inference import Generator
+from gan_train.sampling.painter import Look, Painter
+from gan_train.sampling.seeds import LARGEST_SEED
+
+MOST_IMAGES = 256
+MOST_PIXELS = 1 << 22
+"""The most images and pixels of one request: a pixel takes about 120 bytes on its way into JSON."""
 
 
 def _whole(value: Any) -> Any:
@@ -39,8 +48,8 @@ class Request(BaseModel):
     model_config = ConfigDict(extra="forbid")
 
     z: list[float] | None = None
-    seed: Annotated[int | None, BeforeValidator(_whole)] = None
-    label: Annotated[str | None, BeforeValidator(_text)] = None
+    seed: Annotated[int | None, BeforeValidator(_whole)] = Field(None, ge=0, le=LARGEST_SEED)
+    label: Annotated[str | None, BeforeValidator(_text)] = Field(None, max_length=500)
     truncation: float | None = Field(None, ge=-2, le=2)
 
 
@@ -50,6 +59,8 @@ class ServedGenerator(PythonModel):
     def load_context(self, context: PythonModelContext) -> None:
         """Read the weights (safetensors) that were logged with the model."""
         self.generator = Generator.load(Path(context.artifacts["generator"]))
+        self.most = max(1, min(MOST_IMAGES, MOST_PIXELS // self.generator.shape.resolution**2))
+        self._one_at_a_time = threading.Lock()  # MLflow calls from several threads
 
     def predict(
         self,
@@ -59,23 +70,29 @@ class ServedGenerator(PythonModel):
     ) -> np.ndarray:
         """Images uint8 [N, H, W, C], one for each request.
 
-        Raises MlflowException (HTTP status 400 when served) for latents, classes or truncations
-        that the generator does not have.
+        Raises MlflowException (HTTP status 400 when served) for too many images, and for latents,
+        classes or truncations that the generator does not have.
         """
         try:
-            z = torch.stack([self._latent(request) for request in model_input])  # [N, z_dim]
-            labels = [self._label(request) for request in model_input]
-            truncations = [1.0 if r.truncation is None else r.truncation for r in model_input]
-            out = torch.empty(len(z), *self._image_size(), dtype=torch.uint8)  # [N, C, H, W]
-            # the generator takes one truncation at a time
-            for truncation in sorted(set(truncations)):
-                rows = [i for i, other in enumerate(truncations) if other == truncation]
-                label = (
-                    torch.tensor([labels[i] for i in rows]) if self.generator.conditional else None
-                )
-                out[rows] = self.generator.images(z[rows], label, truncation)
+            if not 1 <= len(model_input) <= self.most:
+                raise UserError(f"{len(model_input)} images; allowed: 1 to {self.most} at a time")
+            with self._one_at_a_time:
+                return self._images(model_input)
         except UserError as error:
             raise MlflowException.invalid_parameter_value(str(error)) from error
+
+    def _images(self, requests: list[Request]) -> np.ndarray:
+        z = torch.stack([self._latent(request) for request in requests])  # [N, z_dim]
+        labels = torch.tensor([self._label(request) for request in requests])
+        truncations = [1.0 if r.truncation is None else r.truncation for r in requests]
+        out = torch.empty(len(z), *self._image_size(), dtype=torch.uint8)  # [N, C, H, W]
+        at_once = Painter(self.generator, Look()).at_once
+        # the generator takes one truncation at a time
+        for truncation in sorted(set(truncations)):
+            alike = [i for i, other in enumerate(truncations) if other == truncation]
+            for rows in (alike[i : i + at_once] for i in range(0, len(alike), at_once)):
+                label = labels[rows] if self.generator.conditional else None
+                out[rows] = self.generator.images(z[rows], label, truncation)
         return out.permute(0, 2, 3, 1).contiguous().numpy()
 
     def _image_size(self) -> tuple[int, int, int]:
@@ -90,7 +107,10 @@ class ServedGenerator(PythonModel):
             raise UserError("give either `z` or `seed` for each image")
         if len(request.z) != self.generator.z_dim:
             raise UserError(f"z has {len(request.z)} numbers; expected {self.generator.z_dim}")
-        return torch.tensor(request.z, dtype=torch.float32)
+        z = torch.tensor(request.z, dtype=torch.float32)
+        if not torch.isfinite(z).all():
+            raise UserError("z holds numbers that are infinite or not a number")
+        return z
 
     def _label(self, request: Request) -> int:
         """A class's position; names are looked up first, so that the class "7" can be asked for."""

@@ -24,6 +24,9 @@ PICTURE_PIXELS = 1 << 20
 """The largest picture that is taken. Translation takes about 1.2 KiB of memory for each pixel."""
 BODY_S = 30.0
 """The longest time, in seconds, that the body of a request may take to arrive."""
+REQUEST_S = 10.0
+"""The longest time, in seconds, that a connection may go without a whole request. It may take twice
+as long until that is noticed."""
 REQUESTS_OF_A_CLIENT = 32
 REQUESTS = 128
 CONNECTIONS = 256

@@ -2,12 +2,14 @@
 
 from __future__ import annotations
 
+import asyncio
 import os
 import socket
 from pathlib import Path
 
 import uvicorn
 from fastapi import FastAPI
+from uvicorn.protocols.http.h11_impl import H11Protocol
 
 from gan_train.errors import UserError
 from pipelines.serving import limits
@@ -52,10 +54,32 @@ def listen(host: str, port: int) -> socket.socket:
         ) from error
 
 
+class Timed(H11Protocol):
+    """A connection that is closed where no request arrives. Uvicorn waits for the rest of a request
+    without end, and with all of its connections for such requests it would refuse all others."""
+
+    def connection_made(self, transport: asyncio.Transport) -> None:  # type: ignore[override]
+        """Look at the connection from now on."""
+        super().connection_made(transport)
+        self.loop.call_later(limits.REQUEST_S, self._look, None)
+
+    def _look(self, last: object) -> None:
+        """Close the connection if it has waited since the last look, when `last` was answered."""
+        if self.transport.is_closing():
+            return
+        request = self.cycle
+        waits = request is None or request.response_complete
+        if waits and request is last:
+            self.transport.close()
+        else:
+            self.loop.call_later(limits.REQUEST_S, self._look, request if waits else object())
+
+
 def server_of(app: FastAPI) -> uvicorn.Server:
     """A server that is not started yet."""
     settings = uvicorn.Config(
         app,
+        http=Timed,
         log_level="warning",
         access_log=False,
         proxy_headers=False,  # limits are by the address that a connection comes from

@@ -21,7 +21,7 @@ MAX_LINES = 450
 
 ROOMS: dict[str, tuple[str, ...]] = {
     "gan_train": (
-        *("errors", "settings", "rng", "files", "adversary", "nn", "images", "pretrained"),
+        *("text", "errors", "settings", "rng", "files", "adversary", "nn", "images", "pretrained"),
         *("families", "sections", "config", "recipes", "data", "metrics", "inference", "runs"),
         *("tasks", "training", "sampling", "published", "bench", "__main__", "__init__"),
     ),

@@ -1,0 +1,66 @@
+"""Untrusted text as text: names of classes, files and recipes may hold anything.
+
+What shows them goes through here: `visible` and `line` for terminals and logs, `markdown` and
+`code` for what the UIs of MLflow and Prefect render. HTML pages are escaped by Jinja.
+"""
+
+from __future__ import annotations
+
+import logging
+import re
+import unicodedata
+
+_HIDDEN = {"Cc", "Cf", "Cs", "Co", "Zl", "Zp"}
+"""Unicode's categories of what has no shape of its own: controls (with the escape that terminals
+obey), formats (with the marks that turn the direction of writing), surrogates, separators."""
+_KEPT = "\n\t\u200c\u200d"  # the last two join letters in several scripts, and emoji
+_MARKUP = re.compile(
+    r"[\\`*~\[\]<>|&@]"
+    r"|(?<![a-z0-9])_|_(?![a-z0-9])"  # within a word it stays
+    r"|^[#+=-]"
+    r"|:(?=//)|(?<=www)\.",  # some renderers make links of bare addresses
+    re.IGNORECASE,
+)
+
+
+def visible(text: str) -> str:
+    r"""The text with what has no shape as an escape, such as `\x1b` for that of terminals; line
+    breaks and tabs stay."""
+    return "".join(map(_shown, text))
+
+
+def line(text: str) -> str:
+    """The text, made `visible`, in one line."""
+    return visible(" ".join(text.split()))
+
+
+def _shown(character: str) -> str:
+    hidden = unicodedata.category(character) in _HIDDEN and character not in _KEPT
+    return character.encode("unicode_escape").decode() if hidden else character
+
+
+def markdown(text: str, limit: int | None = None) -> str:
+    """The text for a place within a line of Markdown, where it shows as it is: no markup, no link,
+    no end of a table's cell. With a limit, at most so many characters, the escapes counted."""
+    # numbers of characters, because not every renderer knows all escapes by backslash
+    escaped = _MARKUP.sub(lambda found: f"&#{ord(found[0])};", line(text))
+    if limit is None or len(escaped) <= limit:
+        return escaped
+    whole = re.compile(r"&#\d+;|.")
+    return "".join(part[0] for part in whole.finditer(escaped) if part.end() < limit) + "…"
+
+
+def code(text: str) -> str:
+    """The text as code within a line of Markdown, but not of a table."""
+    plain = line(text)
+    longest = max(map(len, re.findall("`+", plain)), default=0)
+    fence, space = "`" * (longest + 1), " " if longest else ""
+    return f"{fence}{space}{plain}{space}{fence}"
+
+
+class VisibleFormatter(logging.Formatter):
+    """Formats a log record for a terminal, which must not obey what stands in a message."""
+
+    def format(self, record: logging.LogRecord) -> str:
+        """The record's line, or lines."""
+        return visible(super().format(record))
