@@ -6,7 +6,7 @@ import sys
 import traceback
 from types import TracebackType
 
-from gan_train.text import visible
+from gan_train.text import visible, without_passwords
 
 
 class UserError(ValueError):
@@ -14,6 +14,10 @@ class UserError(ValueError):
     the text without a traceback, and end with `status`."""
 
     status = 2
+
+    def __str__(self) -> str:
+        """The text, which logs and Prefect keep, without the passwords of addresses."""
+        return without_passwords(super().__str__())
 
 
 class DiskFull(UserError, OSError):

@@ -1,7 +1,8 @@
 """Untrusted text as text: names of classes, files and recipes may hold anything.
 
 What shows them goes through here: `visible` and `line` for terminals and logs, `markdown` and
-`code` for what the UIs of MLflow and Prefect render. HTML pages are escaped by Jinja.
+`code` for what the UIs of MLflow and Prefect render. HTML pages are escaped by Jinja. Passwords in
+addresses are left out of every message.
 """
 
 from __future__ import annotations
@@ -21,6 +22,14 @@ _MARKUP = re.compile(
     r"|:(?=//)|(?<=www)\.",  # some renderers make links of bare addresses
     re.IGNORECASE,
 )
+
+PASSWORD = re.compile(r"(?<=://)([^\s/:@]*):[^\s/@]+@")
+"""The name and the password in an address such as `postgresql://name:password@host`."""
+
+
+def without_passwords(text: str) -> str:
+    """The text with `***` for the password of each address in it."""
+    return PASSWORD.sub(r"\1:***@", text)
 
 
 def visible(text: str) -> str:
@@ -59,8 +68,9 @@ def code(text: str) -> str:
 
 
 class VisibleFormatter(logging.Formatter):
-    """Formats a log record for a terminal, which must not obey what stands in a message."""
+    """Formats a log record for a terminal, which must not obey what stands in a message. It
+    holds no password of an address."""
 
     def format(self, record: logging.LogRecord) -> str:
         """The record's line, or lines."""
-        return visible(super().format(record))
+        return visible(without_passwords(super().format(record)))

@@ -62,9 +62,7 @@ class ServedConverter(PythonModel):
         """
         try:
             if not 1 <= len(model_input) <= MOST_PICTURES:
-                raise UserError(
-                    f"{len(model_input)} pictures; allowed: 1 to {MOST_PICTURES}"
-                )
+                raise UserError(f"{len(model_input)} pictures; allowed: 1 to {MOST_PICTURES}")
             with self._one_at_a_time:
                 left, made = MOST_PIXELS, []
                 for request in model_input:

@@ -139,7 +139,7 @@ def _ray(stack: Stack, cpus: int) -> Start:
     port, dashboard, agent, client = free_ports(6379, 8265, 0, 0)
     # Ray's sockets need a short path; and in a folder of its own it does not become the cluster
     # that `auto` means for every program of this machine
-    temporary = tempfile.mkdtemp(prefix="gan-train-ray-")
+    temporary = tempfile.mkdtemp(prefix="gan-train-ray-")  # nobody else may enter it
     return Start(
         (
             *("-m", "ray.scripts.scripts", "start", "--head", "--block"),
@@ -147,7 +147,8 @@ def _ray(stack: Stack, cpus: int) -> Start:
             *("--include-dashboard", "true", "--dashboard-host", HOST),
             *("--dashboard-port", str(dashboard), "--dashboard-agent-listen-port", str(agent)),
             *("--ray-client-server-port", str(client)),
-            *("--temp-dir", temporary, "--disable-usage-stats"),
+            # a folder in it, because Ray lets all users of the machine write to its folder
+            *("--temp-dir", f"{temporary}/r", "--disable-usage-stats"),
         ),
         QUIET | LOOPBACK | _RAY_ENVIRONMENT | {"RAY_AUTH_TOKEN": stack.ray_token},
         port,

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import copy
+import json
 import threading
 from collections.abc import Iterator
 from pathlib import Path
@@ -19,10 +20,13 @@ from gan_train.config import Config
 from gan_train.errors import UserError
 from gan_train.runs import run_folder
 from gan_train.runs.checkpoint import SCORES, list_checkpoints
+from gan_train.text import markdown
 from pipelines.compute import training
+from pipelines.flows import artifacts as shown
 from pipelines.flows import pipeline
 from pipelines.registry import tracking, versions
 from tests.training import tiny_config
+from tests.unit.test_text import HOSTILE
 
 pytestmark = [
     pytest.mark.slow,
@@ -102,6 +106,19 @@ def test_the_whole_chain_then_again(
     assert pipeline.promote_flow(config, version=2).alias == "champion"
     rows = pipeline.evaluate_flow(config, run_dir.name)
     assert [row["kimg"] for row in rows] == [e["nimg"] / 1000 for e in checkpoints(run_dir)]
+
+
+def test_names_are_text_in_artifacts(client: SyncPrefectClient) -> None:
+    for name in HOSTILE:
+        shown.score_table([{"checkpoint": name, f"psnr_{name}": 1.0}], name)
+        shown.image("hostile", "https://host/x.png", name)
+        read = client.read_artifacts(limit=2)
+        told = [markdown(name), markdown(f"psnr_{name}")]
+        assert {str(a.key): a.description for a in read} == dict.fromkeys(
+            ("scores", "hostile"), told[0]
+        )
+        (table,) = (json.loads(str(a.data)) for a in read if a.key == "scores")
+        assert table == [{"checkpoint": told[0], told[1]: "1"}]
 
 
 def checkpoints(run_dir: Path) -> list[dict[str, Any]]:

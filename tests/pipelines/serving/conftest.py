@@ -22,6 +22,23 @@ from pipelines.serving.server import address_of, listen, server_of
 from tests.training import stylegan
 
 CLASSES = ("A", "<b onclick=alert(1)>", "c'd $(e)")
+SRGAN: dict[str, Any] = {
+    "name": "srgan",
+    "scale": 2,
+    "blocks": 1,
+    "width": 2,
+    "high_width": 2,
+    "kernel": 3,
+    "discriminator_width": 1,
+}
+CYCLEGAN: dict[str, Any] = {
+    "name": "cyclegan",
+    "halvings": 1,
+    "width": 4,
+    "blocks": 1,
+    "discriminator_width": 4,
+    "discriminator_layers": 1,
+}
 
 
 class Served:
@@ -35,8 +52,7 @@ class Served:
 
 
 @contextmanager
-def running(about: About, token: str | None) -> Iterator[Served]:
-    app = application(about, token)
+def running(app: Any) -> Iterator[httpx.Client]:
     with listen("127.0.0.1", 0) as listening:
         server = server_of(app)
         thread = threading.Thread(target=server.run, kwargs={"sockets": [listening]})
@@ -46,7 +62,7 @@ def running(about: About, token: str | None) -> Iterator[Served]:
                 assert thread.is_alive()
                 time.sleep(0.01)
             with httpx.Client(base_url=address_of(listening), timeout=60) as client:
-                yield Served(client, app.state)
+                yield client
         finally:
             server.should_exit = True
             thread.join()
@@ -62,7 +78,8 @@ def serve() -> Iterator[Serve]:
 
         def start(generator: Generator, token: str | None = None, **known: Any) -> Served:
             about = About(generator, **{"name": "tiny", "weights": "ab" * 32} | known)
-            return stack.enter_context(running(about, token))
+            app = application(about, token)
+            return Served(stack.enter_context(running(app)), app.state)
 
         yield start
 
@@ -82,12 +99,10 @@ def styled() -> Generator:
 @pytest.fixture(scope="session")
 def upscaler() -> Generator:
     """An SRGAN that doubles the sides of RGB pictures."""
-    sizes = {"blocks": 1, "width": 2, "high_width": 2, "kernel": 3, "discriminator_width": 1}
-    return untrained({"name": "srgan", "scale": 2, **sizes}, ImageShape(3, 32))
+    return untrained(SRGAN, ImageShape(3, 32))
 
 
 @pytest.fixture(scope="session")
 def translator() -> Generator:
     """A CycleGAN for RGB pictures."""
-    sizes = {"width": 4, "blocks": 1, "discriminator_width": 4, "discriminator_layers": 1}
-    return untrained({"name": "cyclegan", "halvings": 1, **sizes}, ImageShape(3, 16))
+    return untrained(CYCLEGAN, ImageShape(3, 16))
