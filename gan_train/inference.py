@@ -13,7 +13,6 @@ from typing import Any
 
 import torch
 from pydantic import TypeAdapter, ValidationError
-from safetensors.torch import load_file
 from torch import Tensor
 
 from gan_train.adversary import (
@@ -30,6 +29,7 @@ from gan_train.adversary import (
 from gan_train.errors import UserError
 from gan_train.families.catalogue import FamilyConfig
 from gan_train.files.atomic import read_json
+from gan_train.files.tensors import load_tensors
 from gan_train.images.pixels import to_float, to_uint8, to_uint8_at
 from gan_train.images.tiles import upscale_picture
 from gan_train.rng import BatchRandom
@@ -112,7 +112,7 @@ class Generator:
         """
         described, path = read_description(directory), directory / "generator.json"
         adversary = _build(described, path)
-        weights = load_file(directory / "generator.safetensors")
+        weights = load_tensors(directory / "generator.safetensors")
         for name in adversary.averaged:
             part = {k[len(name) + 1 :]: v for k, v in weights.items() if k.startswith(f"{name}.")}
             try:

@@ -30,7 +30,7 @@ from typing import Any, get_args
 
 import torch
 from pydantic import BaseModel, ValidationError
-from safetensors.torch import load_file, save_file
+from safetensors.torch import save_file
 from torch import Tensor
 
 from gan_train import inference
@@ -39,6 +39,7 @@ from gan_train.config import Config
 from gan_train.errors import UserError
 from gan_train.files.atomic import folder_aside, write_json
 from gan_train.files.digests import sha256_of
+from gan_train.files.tensors import load_tensors
 from gan_train.runs.integrity import FORMAT, STATE, Damaged, read_state, refuse_not_finite
 from gan_train.runs.integrity import MANIFEST as MANIFEST
 from gan_train.runs.integrity import SCORES as SCORES
@@ -236,10 +237,10 @@ def load(
         )
     refuse_changes(state.config, config)
     device = next(adversary.parameters()).device
-    adversary.load_state_dict(load_file(folder / "networks.safetensors", device=str(device)))
-    moments = load_file(folder / "optimizers.safetensors", device=str(device))
+    adversary.load_state_dict(load_tensors(folder / "networks.safetensors", device=str(device)))
+    moments = load_tensors(folder / "optimizers.safetensors", device=str(device))
     load_optimizer_state(adversary, optimizers, moments)
-    averaged = load_file(folder / "generator.safetensors", device=str(device))
+    averaged = load_tensors(folder / "generator.safetensors", device=str(device))
     return state.clock, state.stage, averaged
 
 

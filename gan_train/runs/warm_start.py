@@ -9,12 +9,12 @@ from collections.abc import Mapping
 from pathlib import Path
 
 import torch
-from safetensors.torch import load_file
 from torch import Tensor
 
 from gan_train.adversary import Adversary
 from gan_train.errors import UserError
 from gan_train.files.store import brought
+from gan_train.files.tensors import load_tensors
 from gan_train.runs.checkpoint import find_damage
 
 NETWORKS = "networks.safetensors"
@@ -35,10 +35,10 @@ def start_from(place: str, adversary: Adversary, averaged: Mapping[str, Tensor])
     if fault is not None:
         raise UserError(f"train.start_from: {folder} is damaged: {fault}")
     names = network_names(adversary)
-    given = {k: v for k, v in load_file(folder / NETWORKS).items() if k.split(".")[0] in names}
+    given = {k: v for k, v in load_tensors(folder / NETWORKS).items() if k.split(".")[0] in names}
     pairs = [
         (networks(adversary), given),
-        (averaged, load_file(folder / AVERAGED)),
+        (averaged, load_tensors(folder / AVERAGED)),
     ]
     for own, found in pairs:
         if (first := difference(own, found)) is not None:
