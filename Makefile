@@ -14,7 +14,7 @@ WARNINGS := -W error::UserWarning -W 'ignore:Error parsing type annotation Forwa
     -W ignore::UserWarning:mlflow.types.type_hints
 
 .DEFAULT_GOAL := help
-.PHONY: help demo test test-all faults soak lint lint-infra docs clean
+.PHONY: help demo test test-all faults soak lint lint-infra audit docs clean
 .DELETE_ON_ERROR:
 
 help: ## Show this help
@@ -47,6 +47,11 @@ lint-infra: $(INSTALLED) ## Check the files of infra/, shell and GitHub's workfl
 	$(BIN)/check-jsonschema --builtin-schema vendor.github-workflows .github/workflows/*.yml
 	$(BIN)/check-jsonschema --builtin-schema vendor.compose-spec infra/compose/*.yaml
 	$(BIN)/pytest --quiet tests/unit/test_infra.py tests/unit/test_kubernetes.py
+
+# --strict: a package about which the service says nothing is an error, not a clean bill
+audit: $(INSTALLED) ## Ask PyPI for known vulnerabilities of the pinned packages
+	$(BIN)/python -m pip check
+	$(BIN)/pip-audit --strict --disable-pip --no-deps --requirement constraints.txt
 
 docs: $(INSTALLED) ## Build the API reference into build/docs; a warning is an error
 	PDOC_ALLOW_EXEC=1 $(BIN)/python $(WARNINGS) -m pdoc --docformat markdown \

@@ -14,6 +14,7 @@ import signal
 import threading
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
+from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from gan_train.errors import UserError
@@ -90,6 +91,17 @@ def on_this_machine(cluster: ClusterConfig) -> bool:
     return address_of(cluster) in (None, os.environ.get(HERE))
 
 
+def close_token() -> None:
+    """Keep other users from the token of the Ray that is started here. Where the environment gives
+    none, Ray makes one, in a file of this folder that everyone may read."""
+    if os.environ.get("RAY_AUTH_TOKEN") or os.environ.get("RAY_AUTH_TOKEN_PATH"):
+        return
+    folder = Path.home() / ".ray"
+    folder.mkdir(mode=0o700, parents=True, exist_ok=True)
+    if folder.stat().st_uid == os.getuid():
+        folder.chmod(0o700)
+
+
 @contextmanager
 def connected(cluster: ClusterConfig) -> Iterator[None]:
     """Connect to Ray for the time of the block. A local instance ends with the block, and nested
@@ -137,6 +149,7 @@ def _start(address: str | None, wanted: int) -> None:
             if address is None:
                 # these CPUs are logical: more workers than cores is slow, not wrong
                 cpus = max(os.cpu_count() or 1, wanted)
+                close_token()
                 ray.init(address="local", num_cpus=cpus, include_dashboard=False, **options)
             else:
                 ray.init(address=address, **options)

@@ -9,6 +9,7 @@ import atexit
 import http.client
 import importlib
 import os
+import secrets
 import socket
 import subprocess
 import sys
@@ -29,7 +30,8 @@ SERVER_ALONE = {
 def prepare(config: Config) -> None:
     """Set server, database and log levels, where the user's environment does not set them.
 
-    Where no server is named, one is started on loopback until this process ends. Its database
+    Where no server is named, one is started on loopback until this process ends, with a password
+    that this process and those it starts know. Its database
     stays in the workspace, so that `PREFECT_HOME=<workspace>/prefect prefect server start` shows
     all runs later.
 
@@ -56,6 +58,9 @@ def prepare(config: Config) -> None:
 def _start_server(home: Path) -> None:
     """Start a server that ends with this process, and have Prefect use it. Returns once the server
     answers."""
+    login = (
+        f"gan-train:{secrets.token_urlsafe(24)}"  # other users of the machine reach loopback too
+    )
     home.mkdir(mode=0o700, parents=True, exist_ok=True)
     log = home / "server.log"
     with socket.create_server(("127.0.0.1", 0)) as listening, log.open("wb") as output:
@@ -67,10 +72,11 @@ def _start_server(home: Path) -> None:
             stderr=output,
             pass_fds=[listening.fileno()],
             start_new_session=True,
-            env=SERVER_ALONE | os.environ,
+            env=SERVER_ALONE | os.environ | {"PREFECT_SERVER_API_AUTH_STRING": login},
         )
     atexit.register(_stop, server)
     os.environ["PREFECT_API_URL"] = f"http://127.0.0.1:{port}/api"
+    os.environ["PREFECT_API_AUTH_STRING"] = login
     importlib.import_module("prefect.flows")  # takes seconds, while the server starts
     # the socket listens already: the request waits in its queue until the server is up
     connection = http.client.HTTPConnection("127.0.0.1", port, timeout=STARTUP_S)

@@ -50,20 +50,32 @@ def test_a_commit_is_checked_as_make_lint_checks() -> None:
 def test_ci_calls_the_targets_that_there_are() -> None:
     called = re.findall(r"^make ([\w-]+)$", (ROOT / ".ci/run").read_text(), re.MULTILINE)
     assert called == ["lint", "test-all", "docs"]
-    (job,) = workflow()["jobs"].values()
+    steps = {name: targets(job) for name, job in workflow()["jobs"].items()}
+    assert steps == {"audit": ["audit"], "check": ["lint", "test", "test-all", "docs"]}
+    assert {*called, *steps["check"], "audit"} <= recipes().keys()
+
+
+def targets(job: dict[str, Any]) -> list[str]:
+    """The targets of the Makefile that a job calls, in order."""
     commands = [step["run"] for step in job["steps"] if "run" in step]
-    steps = [line.removeprefix("make ") for line in commands if line.startswith("make ")]
-    assert steps == ["lint", "test", "test-all", "docs"]
-    assert {*called, *steps} <= recipes().keys()
+    return [line.removeprefix("make ") for line in commands if line.startswith("make ")]
+
+
+def test_vulnerabilities_are_looked_up_without_a_push_too() -> None:
+    (weekly,) = workflow()["on"]["schedule"]
+    assert re.fullmatch(r"\d+ \d+ \* \* [0-6]", weekly["cron"])
+    assert workflow()["jobs"]["check"]["if"] == "github.event_name != 'schedule'"
+    assert "--strict" in " ".join(recipes()["audit"]), "no answer is no clean bill"
 
 
 def test_the_workflow_can_be_started() -> None:
     read = workflow()
-    assert read["on"].keys() == {"push", "pull_request"}
+    assert read["on"].keys() == {"push", "pull_request", "schedule"}
     assert read["permissions"] == {"contents": "read"}
-    (job,) = read["jobs"].values()
-    assert job["runs-on"] == "ubuntu-latest" and job["timeout-minutes"] <= 90
-    for step in job["steps"]:
+    jobs = read["jobs"].values()
+    assert all(job["runs-on"] == "ubuntu-latest" for job in jobs)
+    assert all(job["timeout-minutes"] <= 90 for job in jobs)
+    for step in [step for job in jobs for step in job["steps"]]:
         assert len({"uses", "run"} & step.keys()) == 1
         assert step.keys() <= {"uses", "run", "with", "name", "env"}
         assert re.fullmatch(r"actions/[a-z-]+@v\d+", step.get("uses", "actions/none@v0"))
@@ -71,13 +83,12 @@ def test_the_workflow_can_be_started() -> None:
     text = WORKFLOW.read_text(encoding="utf-8")
     expressions = re.findall(r"\$\{\{ ([\w.]+) \}\}", text)
     assert len(expressions) == text.count("${{") == text.count("}}")
-    known = {f"matrix.{name}" for name in job["strategy"]["matrix"]}
+    known = {f"matrix.{name}" for name in read["jobs"]["check"]["strategy"]["matrix"]}
     assert set(expressions) <= known | {"github.workflow", "github.ref"}
 
 
 def test_the_workflow_tries_every_python_from_the_oldest_on() -> None:
-    (job,) = workflow()["jobs"].values()
-    tried = job["strategy"]["matrix"]["python"]
+    tried = workflow()["jobs"]["check"]["strategy"]["matrix"]["python"]
     assert all(isinstance(version, str) for version in tried), "3.10 unquoted would be 3.1"
     supported = SpecifierSet(PROJECT["requires-python"])
     assert tried == ["3.11", "3.12", "3.13"]

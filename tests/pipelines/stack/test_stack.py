@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import base64
+import contextlib
 import json
 import os
 import subprocess
@@ -56,6 +57,8 @@ def test_up_a_run_and_down(tiny_source: Path, tmp_path: Path) -> None:
         assert "healthy" in gan_train(tmp_path, "status")
         everything_asks_who_is_there(stack)
         a_run_uses_all_of_it(stack, tiny_source, tmp_path)
+        nothing_listens_beyond_this_machine(stack)
+        secrets_are_where_they_belong(stack, tmp_path)
 
         os.kill(services[MLFLOW].pid, 9)
         while services[MLFLOW].alive:
@@ -98,6 +101,55 @@ def everything_asks_who_is_there(stack: Stack) -> None:
         with refused.value as answer:
             assert answer.code == 401
         assert ask(url, logins(stack)[name])
+
+
+def listening(pid: int) -> set[str]:
+    """The addresses, in the kernel's form, on which a process listens."""
+    tables = [line.split() for name in ("tcp", "tcp6") for line in table(pid, name)]
+    sockets = {f"socket:[{row[9]}]": row[1] for row in tables if row[3] == "0A"}
+    opened = (str(handle.readlink()) for handle in handles(pid))
+    return {sockets[name].partition(":")[0] for name in opened if name in sockets}
+
+
+def table(pid: int, name: str) -> list[str]:
+    return Path(f"/proc/{pid}/net/{name}").read_text().splitlines()[1:]
+
+
+def handles(pid: int) -> list[Path]:
+    return [*Path(f"/proc/{pid}/fd").iterdir()]
+
+
+LOOPBACK = {"0100007F", "0000000000000000FFFF00000100007F", "00000000000000000000000001000000"}
+"""127.0.0.1, as itself and within IPv6, and ::1."""
+
+
+def nothing_listens_beyond_this_machine(stack: Stack) -> None:
+    """No process of the stack, Ray's agents and idle workers included. Those that train let PyTorch
+    listen on all interfaces; they have ended by now."""
+    found: dict[str, set[str]] = {}
+    for name, service in stack.services.items():
+        for pid in marked(service.mark):
+            with contextlib.suppress(FileNotFoundError, ProcessLookupError):  # it has just ended
+                found.setdefault(name, set()).update(listening(pid))
+    assert all(found[name] for name in (PREFECT, MLFLOW, RAY))
+    assert set().union(*found.values()) <= LOOPBACK, found
+
+
+def secrets_are_where_they_belong(stack: Stack, folder: Path) -> None:
+    """In files that nobody else may read, and in no log, database or artifact."""
+    assert stack.folder.stat().st_mode & 0o777 == 0o700
+    assert (stack.folder.parent / "prefect").stat().st_mode & 0o777 == 0o700
+    temporary = Path(stack.services[RAY].temporary)
+    assert temporary.stat().st_mode & 0o777 == 0o700
+    basic = logins(stack)[PREFECT]["Authorization"].partition(" ")[2]
+    secrets = [s.encode() for s in (stack.password, stack.ray_token, stack.secret("mlflow_key"))]
+    holding = set()
+    for root in (folder, temporary):
+        for path in root.rglob("*"):
+            if path.is_file() and any(s in path.read_bytes() for s in (*secrets, basic.encode())):
+                holding.add(path.name)
+                assert path.stat().st_mode & 0o777 == 0o600, path
+    assert holding == {"password", "ray_token", "mlflow_key", "env.sh"}
 
 
 def a_run_uses_all_of_it(stack: Stack, source: Path, folder: Path) -> None:
