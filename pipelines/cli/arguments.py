@@ -49,3 +49,29 @@ def positive(text: str) -> float:
     if not 0 < value < math.inf:
         raise argparse.ArgumentTypeError(f"{text[:40]}: allowed: a number above 0")
     return value
+
+
+def add_minutes(parser: argparse.ArgumentParser) -> None:
+    """Add `--minutes`, to which the schedule of a new run is fitted."""
+    parser.add_argument(
+        "--minutes",
+        type=positive,
+        metavar="M",
+        help="make the schedule shorter or longer, so that the whole command takes so long",
+    )
+
+
+def check_minutes(given: argparse.Namespace) -> None:
+    """Raise UserError where `--resume` stands beside `--minutes`."""
+    from gan_train.errors import UserError
+
+    if given.resume is not None and given.minutes is not None:
+        raise UserError(
+            f"--minutes {given.minutes:g}: a run that goes on keeps its schedule; leave --minutes "
+            "out, or start a new run"
+        )
+
+
+def chosen(given: argparse.Namespace) -> list[str]:
+    """The keys that `--set` has set."""
+    return [override.partition("=")[0].strip() for override in given.overrides]

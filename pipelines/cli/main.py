@@ -29,7 +29,13 @@ from pipelines.cli import (
     serve,
     stack,
 )
-from pipelines.cli.arguments import add_command, add_overrides, positive
+from pipelines.cli.arguments import (
+    add_command,
+    add_minutes,
+    add_overrides,
+    check_minutes,
+    chosen,
+)
 from pipelines.cli.ending import STOPPED
 
 if TYPE_CHECKING:
@@ -130,7 +136,7 @@ def _parser() -> argparse.ArgumentParser:
         action="store_true",
         help="show the plan, and what it costs in time and memory, and start nothing",
     )
-    _minutes(run)
+    add_minutes(run)
     run.add_argument("--resume", metavar="RUN", help="go on with this run")
 
     shard = add_command(commands, "shard", _shard, "turn images into verified WebDataset shards")
@@ -151,7 +157,7 @@ def _parser() -> argparse.ArgumentParser:
         "With torchrun: torchrun --nproc-per-node 2 -m gan_train demo",
     )
     _recipe(train)
-    _minutes(train)
+    add_minutes(train)
     train.add_argument("--resume", metavar="RUN", help="go on with this run")
     train.add_argument(
         "--plain", action="store_true", help="in this process, without Ray, Prefect and MLflow"
@@ -232,15 +238,6 @@ def _recipe(parser: argparse.ArgumentParser) -> None:
     add_overrides(parser)
 
 
-def _minutes(parser: argparse.ArgumentParser) -> None:
-    parser.add_argument(
-        "--minutes",
-        type=positive,
-        metavar="M",
-        help="make the schedule shorter or longer, so that the whole command takes so long",
-    )
-
-
 # ---- commands ----------------------------------------------------------------------------------
 
 
@@ -281,15 +278,10 @@ def _fitted(given: argparse.Namespace, config: Config, data: ShardPlan, prices: 
     from pipelines.flows import plan, price
 
     found = price.fitted(
-        config, given.minutes, prices, plan.image_shape(config, data), _chosen(given)
+        config, given.minutes, prices, plan.image_shape(config, data), chosen(given)
     )
     print(f"gan-train: {price.change_in_words(config, found)}", file=sys.stderr, flush=True)
     return found
-
-
-def _chosen(given: argparse.Namespace) -> list[str]:
-    """The keys that --set has set."""
-    return [override.partition("=")[0].strip() for override in given.overrides]
 
 
 def _to_train(given: argparse.Namespace) -> Config:
@@ -298,16 +290,12 @@ def _to_train(given: argparse.Namespace) -> Config:
     from gan_train.runs import run_folder
     from gan_train.training import fitting
 
+    check_minutes(given)
     config = _load(given)
     if given.resume is None:
         return config
-    if given.minutes is not None:
-        raise UserError(
-            f"--minutes {given.minutes:g}: a run that goes on keeps its schedule; leave --minutes "
-            "out, or start a new run"
-        )
     started = run_folder.configuration(run_folder.find(config, given.resume))
-    return fitting.schedule_of_run(config, started, _chosen(given))
+    return fitting.schedule_of_run(config, started, chosen(given))
 
 
 def _run(given: argparse.Namespace) -> int:

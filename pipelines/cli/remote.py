@@ -14,7 +14,13 @@ from datetime import timedelta
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from pipelines.cli.arguments import add_command, add_overrides
+from pipelines.cli.arguments import (
+    add_command,
+    add_minutes,
+    add_overrides,
+    check_minutes,
+    chosen,
+)
 
 if TYPE_CHECKING:
     from gan_train.config import Config
@@ -43,18 +49,33 @@ def add(commands: Any) -> None:
         "that the code needs, and a folder that all its nodes see: the workspace. Its token is\n"
         "taken from RAY_AUTH_TOKEN or ~/.ray/auth_token. Nothing else of this machine's\n"
         "environment is sent: passwords of MLflow and Prefect belong into the cluster's own.\n\n"
+        "--minutes is handed on to the job, which takes some steps on the cluster's head first to\n"
+        "see what they cost: the head needs a processor or a GPU as the workers have it.\n\n"
+        "--image is Ray's `image_uri`: driver, workers and sharding run in containers of an image\n"
+        "that has Python, gan-train and Ray in the cluster's versions. All nodes need podman, and\n"
+        "access to the image; code and files do not travel, the configuration does. A container\n"
+        "sees of its node only Ray's folder and variables named RAY_*: the rest, such as GPUs, a\n"
+        "shared folder and credentials, is given by podman's containers.conf of each node\n"
+        "(devices, volumes, env_host). Nobody has run this yet.\n\n"
         "The same recipe, code and files have the same id, and an id is trained once: submitting\n"
         "again follows the job that is there. Ctrl-C leaves the job running.",
     )
     submit.add_argument("recipe", help="a YAML file, or the name of one in configs/")
     _address(submit)
     submit.add_argument("--id", help="the name of the job; default: by recipe, code and files")
+    add_minutes(submit)
     submit.add_argument("--resume", metavar="RUN", help="go on with this run of the workspace")
     submit.add_argument("--detach", action="store_true", help="do not wait for the job's end")
     submit.add_argument(
         "--no-code",
         action="store_true",
         help="send no code: the cluster has gan-train installed, in an image for instance",
+    )
+    submit.add_argument(
+        "--image",
+        metavar="URI",
+        help="run the job in containers of this image, which has the code; needs podman on all "
+        "nodes; never tried, see below",
     )
     submit.add_argument(
         "--no-upload", action="store_true", help="send no files: all paths are the cluster's"
@@ -159,24 +180,34 @@ def _submit(given: argparse.Namespace) -> int:
     from pipelines.registry.provenance import source_tags
     from pipelines.stack import discovery
 
+    check_minutes(given)
     config = recipes.load(given.recipe, given.overrides)
     address = address_of(given.address, config.workspace)
     ours = address == discovery.dashboard(config.workspace, address)
     if ours:  # the job runs on this machine
         config = recipes.change(config, {"workspace": str(config.workspace.absolute())})
     package = submission.package(
-        config, source_tags(), code=not given.no_code, upload=not given.no_upload
+        config,
+        source_tags(),
+        code=not given.no_code,
+        upload=not given.no_upload,
+        image=given.image,
     )
     _precheck(config, given)
-    resumed = ["--resume", given.resume] if given.resume else []
-    id = given.id or package.id(*resumed)
+    arguments = arguments_of_run(given, config)
+    id = given.id or package.id(*arguments)
     if not re.fullmatch(r"[A-Za-z0-9][A-Za-z0-9._-]*", id):
         raise UserError(f"--id {id}: allowed: letters, digits, dots, dashes and underscores")
+    if given.image is not None and config.store is None:
+        _say(
+            f"workspace={config.workspace}: podman's containers.conf of every node must mount this "
+            "folder, or the run is lost with its container; a workspace in a bucket needs no mount"
+        )
     for name in () if ours else filter(os.environ.get, _SECRETS):
         _say(f"{name} is not sent; the cluster's own environment must have it")
 
     client = connect(address, "--address")
-    if submission.submit(client, package, id, given.python, resumed):
+    if submission.submit(client, package, id, given.python, arguments):
         _say(f"submitted {id}")
     else:
         job = submission.find(client, id)
@@ -195,6 +226,20 @@ def _submit(given: argparse.Namespace) -> int:
     return _followed(client, id)
 
 
+def arguments_of_run(given: argparse.Namespace, config: Config) -> list[str]:
+    """What of the arguments the job is told beside its configuration: to fit the schedule to
+    --minutes or to go on with a run, and with either which lengths were chosen and thus stay."""
+    from gan_train import recipes
+
+    found = ["--resume", given.resume] if given.resume else []
+    found += [] if given.minutes is None else ["--minutes", str(given.minutes)]
+    for key, override in zip(chosen(given), given.overrides, strict=True) if found else ():
+        # paths are others on the cluster
+        if key.startswith(("family.", "train.")) and key not in recipes.paths(config):
+            found += ["--set", override]
+    return found
+
+
 def _precheck(config: Config, given: argparse.Namespace) -> None:
     """Check the configuration against the images, if they are on this machine. What is found out
     of them is not kept: the workspace is the cluster's."""
@@ -203,7 +248,7 @@ def _precheck(config: Config, given: argparse.Namespace) -> None:
     from pipelines.flows import plan
 
     wanted = {key for key in recipes.paths(config) if key in recipes.SOURCES}
-    if given.no_upload or not wanted <= local_paths(config).keys():
+    if given.no_upload or given.image is not None or not wanted <= local_paths(config).keys():
         _say("the images are on the cluster: the job checks whether they fit the configuration")
         return
     with tempfile.TemporaryDirectory() as folder:

@@ -6,7 +6,8 @@ of the cluster, and looks after such jobs.
 The job gets one zip, which Ray unpacks as the job's working directory on every node: the
 configuration, the code of this project as it is here, and the files that the configuration names
 and that are only here. Nothing is installed on the cluster, and nothing of this machine's
-environment travels: jobs are listed with their environment. The reasons stand in
+environment travels: jobs are listed with their environment. With an image (`--image`) Ray takes no
+zip: the image has the code, and the entrypoint holds the configuration. The reasons stand in
 docs/decisions/0030-whole-runs-as-jobs.md.
 """
 
@@ -55,6 +56,8 @@ class Package:
     config: Config
     files: Mapping[str, Path | bytes]
     """Contents by their names in the job's working directory, or where they are read."""
+    image: str | None = None
+    """The container image in which the job runs; then the recipe is all of `files`."""
 
     def id(self, *more: str) -> str:
         """A name for the job: the same recipe, code and files have the same, on any machine. `more`
@@ -63,7 +66,7 @@ class Package:
         for name, content in sorted(self.files.items()):
             data = content if isinstance(content, bytes) else content.read_bytes()
             digest.update(json.dumps([name, hashlib.sha256(data).hexdigest()]).encode())
-        digest.update(json.dumps(more).encode())
+        digest.update(json.dumps([*more, *filter(None, [self.image])]).encode())
         return f"{self.config.name}-{digest.hexdigest()[:10]}"
 
     def write(self, path: Path) -> None:
@@ -78,19 +81,29 @@ class Package:
 
 
 def package(
-    config: Config, tags: Mapping[str, str], *, code: bool = True, upload: bool = True
+    config: Config,
+    tags: Mapping[str, str],
+    *,
+    code: bool = True,
+    upload: bool = True,
+    image: str | None = None,
 ) -> Package:
     """What is sent to the cluster for a run of `config`, whose paths are as the user gave them.
 
     Files and folders that exist here are sent; other absolute paths are taken as the cluster's, and
-    so are all without `upload`. `tags` say which code is sent. Raises UserError for a path that is
-    neither here nor can be on the cluster, and for more than the upload's limit.
+    so are all without `upload`. `tags` say which code is sent. With an `image` neither code nor
+    files can be sent, and all paths are those in its containers.
+
+    Raises UserError for a path that is neither here nor can be on the cluster, and for more than
+    the upload's limit.
     """
     if not config.workspace.is_absolute():
         raise UserError(
             f"workspace={config.workspace}: a job needs a folder that every node of the cluster "
             "sees, by its absolute path: --set workspace=/shared/runs"
         )
+    if image is not None:
+        code = upload = False
     sent = {**(_code(tags) if code else {})}
     changes: dict[str, Any] = {"cluster.address": "auto", "cluster.jobs": None}
     places: dict[Path, str] = {}
@@ -103,7 +116,7 @@ def package(
             sent |= files
         changes[key] = places[place]
     there = recipes.change(config, changes)
-    return Package(there, sent | {RECIPE: recipes.dump(there).encode()})
+    return Package(there, sent | {RECIPE: recipes.dump(there).encode()}, image)
 
 
 def local_paths(config: Config) -> dict[str, Path]:
@@ -213,25 +226,43 @@ def submit(
     """
     if state(client, id) is not None:
         return False
-    command = [python, "-m", "pipelines.cli.main", "run", RECIPE, *arguments]
     with tempfile.TemporaryDirectory() as folder:
-        archive = Path(folder) / "job.zip"
-        package.write(archive)
         try:
             client.submit_job(
-                entrypoint=shlex.join(command),
+                entrypoint=entrypoint(package, python, arguments),
                 submission_id=id,
                 metadata={MARK: "run", "recipe": package.config.name},
-                runtime_env={
-                    "working_dir": str(archive),
-                    "env_vars": QUIET | {"RAY_JOB_STOP_WAIT_TIME_S": str(STOP_WAIT_S)},
-                },
+                runtime_env=runtime_environment(package, Path(folder)),
             )
         except RuntimeError:
             if state(client, id) is not None:  # another one has submitted it meanwhile
                 return False
             raise
     return True
+
+
+def runtime_environment(package: Package, folder: Path) -> dict[str, Any]:
+    """Ray's description of where the job runs: in the package's zip, which is written into
+    `folder`, or in an image, beside which Ray takes only variables."""
+    variables = QUIET | {"RAY_JOB_STOP_WAIT_TIME_S": str(STOP_WAIT_S)}
+    if package.image is not None:
+        return {"image_uri": package.image, "env_vars": variables}
+    archive = folder / "job.zip"
+    package.write(archive)
+    return {"working_dir": str(archive), "env_vars": variables}
+
+
+def entrypoint(package: Package, python: str, arguments: list[str]) -> str:
+    """The shell command of the job. In an image it writes the recipe first, into a folder of its
+    own: the user of the container may write nowhere else."""
+    run, more = [python, "-m", "pipelines.cli.main", "run"], shlex.join(arguments)
+    if package.image is None:
+        return shlex.join([*run, RECIPE, *arguments])
+    recipe = shlex.quote(recipes.dump(package.config))
+    return (
+        f'recipe="$(mktemp -d)/{RECIPE}" && printf %s {recipe} > "$recipe" && '
+        f'exec {shlex.join(run)} "$recipe" {more}'
+    )
 
 
 def jobs(client: JobSubmissionClient, *, foreign: bool = False) -> list[Job]:

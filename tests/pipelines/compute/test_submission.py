@@ -3,7 +3,9 @@
 from __future__ import annotations
 
 import os
+import subprocess
 import zipfile
+from argparse import Namespace
 from dataclasses import replace
 from datetime import datetime
 from pathlib import Path
@@ -13,7 +15,7 @@ import pytest
 from gan_train import recipes
 from gan_train.errors import UserError
 from pipelines.cli.main import main
-from pipelines.cli.remote import address_of, exit_status
+from pipelines.cli.remote import address_of, arguments_of_run, exit_status
 from pipelines.compute import submission
 from pipelines.compute.submission import Job, package
 from pipelines.registry.provenance import source_tags
@@ -63,6 +65,43 @@ def test_without_code_or_without_files(tiny_source: Path) -> None:
     bare = package(config, TAGS, code=False, upload=False)
     assert bare.files.keys() == {"recipe.yaml"}
     assert bare.config.data.source == str(tiny_source)
+
+
+def test_in_an_image_the_entrypoint_brings_the_recipe(tiny_source: Path, tmp_path: Path) -> None:
+    from ray.runtime_env import RuntimeEnv
+
+    config = tiny_config(tiny_source, Path("/shared/runs"), evaluate__pictures="/it's/a b.zip")
+    sent = package(config, TAGS, image="registry.example/gan-train:1")
+    assert sent.files.keys() == {"recipe.yaml"}, "Ray takes no working directory beside an image"
+    there = submission.runtime_environment(sent, tmp_path)
+    assert there.keys() == {"image_uri", "env_vars"} and not list(tmp_path.glob("*.zip"))
+    assert there["image_uri"] == "registry.example/gan-train:1"
+    RuntimeEnv(**there)  # Ray's own check of what may stand beside it
+
+    # what the shell makes of it
+    python = tmp_path / "the python"
+    python.write_text('#!/bin/sh\necho "$1 $2 $3 $5 $6"\ncat "$4"\n', encoding="utf-8")
+    python.chmod(0o755)
+    command = submission.entrypoint(sent, str(python), ["--resume", "tiny 1"])
+    shown = subprocess.run(["sh", "-c", command], capture_output=True, text=True, check=True)
+    words, _, recipe = shown.stdout.partition("\n")
+    assert words == "-m pipelines.cli.main run --resume tiny 1"
+    assert recipe == recipes.dump(sent.config)
+
+    ids = {sent.id(), replace(sent, image="other").id(), replace(sent, image=None).id()}
+    assert len(ids) == 3
+
+
+def test_the_job_fits_its_schedule_and_keeps_the_lengths_that_were_chosen() -> None:
+    settings = ["train.checkpoint_kimg=3", "family.lr = 0.1", "train.start_from=x", "seed=2"]
+    given = Namespace(minutes=2.5, resume=None, overrides=settings)
+    config = tiny_config(Path("source"), Path("runs"), train__start_from="x")
+    kept = ["--set", settings[0], "--set", settings[1]]
+    assert arguments_of_run(given, config) == ["--minutes", "2.5", *kept]
+    given = Namespace(minutes=None, resume="tiny-1", overrides=settings)
+    assert arguments_of_run(given, config) == ["--resume", "tiny-1", *kept]
+    given = Namespace(minutes=None, resume=None, overrides=settings)
+    assert arguments_of_run(given, config) == []
 
 
 def test_equal_packages_have_equal_ids_and_bytes(tiny_source: Path, tmp_path: Path) -> None:
@@ -117,15 +156,17 @@ def test_nothing_of_the_environment_is_sent(
 
 
 @pytest.mark.parametrize(
-    ("changes", "message"),
+    ("arguments", "message"),
     [
-        (["train.batch=7", "cluster.workers=2"], "train.batch"),
-        (["nmae=x"], "did you mean name?"),
-        (["data.classes=none"], "family.conditional"),
+        (["--set=train.batch=7", "--set=cluster.workers=2"], "train.batch"),
+        (["--set=nmae=x"], "did you mean name?"),
+        (["--set=data.classes=none"], "family.conditional"),
+        (["--minutes=9", "--resume=x"], "a run that goes on keeps its schedule"),
+        (["--minutes=0"], "--minutes 0: allowed: more than 0"),
     ],
 )
 def test_mistakes_are_told_before_a_cluster_is_asked(
-    changes: list[str],
+    arguments: list[str],
     message: str,
     tiny_source: Path,
     tmp_path: Path,
@@ -134,7 +175,7 @@ def test_mistakes_are_told_before_a_cluster_is_asked(
     recipe = tmp_path / "tiny.yaml"
     recipe.write_text(recipes.dump(tiny_config(tiny_source, tmp_path / "workspace")))
     nobody = ["--address", "http://127.0.0.1:1"]
-    assert main(["submit", str(recipe), *nobody, *(f"--set={change}" for change in changes)]) == 2
+    assert main(["submit", str(recipe), *nobody, *arguments]) == 2
     assert message in capsys.readouterr().err
     assert not (tmp_path / "workspace").exists()
 
