@@ -1,7 +1,9 @@
-"""The whole job on nodes without a shared folder: images, shards and runs lie in a bucket."""
+"""Whole jobs on nodes without a shared folder, submitted by a machine that is no node: images,
+shards and runs lie in a bucket."""
 
 from __future__ import annotations
 
+import subprocess
 import sys
 import time
 from collections.abc import Iterator
@@ -56,23 +58,34 @@ def long(source: str, workspace: Path) -> Config:
     )
 
 
-def test_shard_train_lose_a_node_score_and_register(nodes: Nodes, tmp_path: Path) -> None:
+def test_submitted_from_outside_a_node_lost_registered_and_stopped(
+    nodes: Nodes, tmp_path: Path
+) -> None:
     images = tiny_images(tmp_path / "images")
     for path in images.rglob("*.png"):
         Store(IMAGES).send(path, path.relative_to(images).as_posix())
     config = long("x", tmp_path / "w")
     config = recipes.change(config, {"workspace": WORKSPACE, "data.source": IMAGES})
     nodes.start("head")
-    config = recipes.change(config, {"cluster.address": nodes.address})
     doomed = nodes.start("doomed")
     nodes.start("stays")
     recipe = tmp_path / "tiny.yaml"
     recipe.write_text(recipes.dump(config), encoding="utf-8")
-    command = nodes.command(sys.executable, "-m", "pipelines.cli.main", "run", str(recipe))
+
+    def call(*arguments: str) -> subprocess.Popen[str]:
+        command = (sys.executable, "-m", "pipelines.cli.main", *arguments)
+        return nodes.command(*command, "--address", nodes.dashboard, outside=True)
+
+    def checkpoints() -> set[str]:
+        """The runs and checkpoints that are whole in the bucket."""
+        keys = [Path(entry.key) for entry in store.entries("train")]
+        return {key.parent.as_posix() for key in keys if key.name == "MANIFEST.json"}
 
     store = Store(WORKSPACE)
+    submit = ("submit", str(recipe), "--python", sys.executable)
+    command = call(*submit)
     deadline = time.monotonic() + 300
-    while not [entry for entry in store.entries("train") if entry.key.endswith("MANIFEST.json")]:
+    while not checkpoints():
         assert command.poll() is None, command.communicate()[0]
         assert time.monotonic() < deadline
         time.sleep(0.2)
@@ -97,3 +110,22 @@ def test_shard_train_lose_a_node_score_and_register(nodes: Nodes, tmp_path: Path
     shard(beside.data, beside.workspace)
     run_workers(2, tmp_path, run, beside, tmp_path / "beside")
     assert_same_bits(weights(found), weights(tmp_path / "beside"))
+
+    # a second one, whose schedule is fitted over there, saves into the bucket when it is stopped
+    command = call(*submit, "--id=second", "--minutes=60", "--set=train.tick_kimg=0.5")
+    while not (others := [one for one in run_folder.runs_of(config) if one != run_dir]) or not any(
+        event["kind"] == "metrics" for event in read_events(run_folder.find(config, others[0].name))
+    ):
+        assert command.poll() is None, command.communicate()[0]
+        time.sleep(0.5)
+    stop = call("stop", "second")
+    output, _ = stop.communicate(timeout=120)
+    assert stop.returncode == 0 and f"--resume {others[0].name}" in output, output
+    output, _ = command.communicate(timeout=60)
+    assert command.returncode == 130 and "second is stopped" in output, output
+    other = run_folder.find(config, others[0].name)
+    end = read_events(other)[-1]
+    assert (end["kind"], end["status"]) == ("end", "stopped")
+    assert f"train/{other.name}/checkpoints/{end['nimg']:012d}" in checkpoints()
+    trained = run_folder.configuration(other).train
+    assert (trained.fitted_minutes, trained.tick_kimg) == (60, 0.5)
