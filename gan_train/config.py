@@ -203,11 +203,7 @@ class Config(Settings):
         return self.store or str(workspace)
 
     @model_validator(mode="after")
-    def _some_need_a_folder(self) -> Config:
-        if self.data.grow and self.store is not None:
-            raise ValueError(
-                "data.grow is true: the workspace must be a folder (data.source may be in a bucket)"
-            )
+    def _jobs_need_a_folder(self) -> Config:
         if self.cluster.jobs is not None and self.store is not None:
             raise ValueError(
                 f"cluster.jobs is {self.cluster.jobs}: the workspace must be a folder. With one in "

@@ -4,7 +4,8 @@ With `data.grow`, every finished set has a record beside its index: the images t
 the set that it added them to. The next plan looks for the newest set of the same settings and
 source whose images are all in the source, unchanged. Its shards stay as they are, and only images
 that it has not are sharded. Each set has a folder of its own, with links to the shards of earlier
-sets, so that a run that trains on an earlier set finds it unchanged.
+sets, so that a run that trains on an earlier set finds it unchanged. With a workspace in a bucket,
+the records are copied to whoever plans, and the links are a list (`shard_cache.py`).
 
 What an addition holds, and in which order, depends on its images alone. So two places where the
 same images came at the same times have the same shards. The content hash depends on these times: it
@@ -24,13 +25,15 @@ from typing import TYPE_CHECKING, Literal, NamedTuple
 from pydantic import BaseModel, ConfigDict, ValidationError
 
 from gan_train.data.selection import Chosen
-from gan_train.files.atomic import write_aside
-from gan_train.files.store import path_of
+from gan_train.files.atomic import read_json, write_aside, write_json
+from gan_train.files.locks import locked
+from gan_train.files.store import Store, origin_of, path_of
 
 if TYPE_CHECKING:
     from gan_train.data.planning import ShardPlan
 
 RECORD_NAME = "addition.jsonl"
+_TAGS = "records.json"
 
 
 class Addition(NamedTuple):
@@ -107,9 +110,31 @@ def history(
 
 
 def is_recorded(directory: Path, lineage: str) -> bool:
-    """Whether the set in this folder has a record of this lineage."""
+    """Whether the set in this folder has an undamaged record of this lineage."""
     head = _head(directory / RECORD_NAME)
-    return head is not None and head.lineage == lineage
+    return head is not None and head.lineage == lineage and bool(_images(directory, head))
+
+
+def bring(sets: Path, store: Store) -> None:
+    """Make the records of the sets in the folder `sets` what they are in the store. Those that have
+    not changed since they were brought are not read again."""
+    sets.mkdir(parents=True, exist_ok=True)
+    with locked(sets / ".lock"):
+        known = read_json(sets / _TAGS) if (sets / _TAGS).exists() else {}
+        tags = {}
+        for name in store.folders(""):
+            entry = store.look(f"{name}/{RECORD_NAME}")
+            if entry is None:
+                continue
+            path = sets / name / RECORD_NAME
+            if known.get(name) != entry.tag or not path.exists():
+                store.fetch(entry.key, path)
+                os.utime(path, (entry.modified, entry.modified))  # it tells which set is newest
+            tags[name] = entry.tag
+        for path in sets.glob(f"*/{RECORD_NAME}"):
+            if path.parent.name not in tags:
+                path.unlink()
+        write_json(sets / _TAGS, tags)
 
 
 def record(plan: ShardPlan) -> None:
@@ -126,20 +151,26 @@ def record(plan: ShardPlan) -> None:
 
 
 def link(shard: Path, directory: Path) -> None:
-    """Let a shard of an earlier set be found in the folder of a later one."""
+    """Let a shard of an earlier set be found in the folder of a later one. The copy of a bucket has
+    no links: what is missing there is fetched."""
+    if origin_of(directory) is not None:
+        return
     with suppress(FileExistsError):
         (directory / shard.name).symlink_to(os.path.relpath(shard, directory))
 
 
 def _heads(sets: Path, lineage: str) -> dict[str, _Head]:
     """The heads of this lineage's records by the names of their sets, newest first."""
-    found = [
-        (path.stat().st_mtime_ns, path.parent.name, head)
-        for path in sets.glob(f"*/{RECORD_NAME}")
-        if (head := _head(path)) is not None and head.lineage == lineage
-    ]
-    newest_first = sorted(found, key=lambda one: one[:2], reverse=True)
-    return {name: head for _, name, head in newest_first}
+    times, heads = {}, dict[str, _Head]()
+    for path in sets.glob(f"*/{RECORD_NAME}"):
+        if (head := _head(path)) is not None and head.lineage == lineage:
+            times[path.parent.name], heads[path.parent.name] = path.stat().st_mtime_ns, head
+
+    def age(name: str) -> tuple[int, int, str]:
+        """A bucket's times may be whole seconds; of two sets, one may have grown from the other."""
+        return times[name], len(_chain(name, heads)), name
+
+    return {name: heads[name] for name in sorted(heads, key=age, reverse=True)}
 
 
 def _head(path: Path) -> _Head | None:

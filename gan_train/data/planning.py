@@ -21,6 +21,7 @@ from gan_train.data.images import Transform
 from gan_train.data.index import Part, shard_name
 from gan_train.data.selection import FORMAT, BadFile, Chosen, arrange, choose
 from gan_train.data.sources import SourceFile, list_source, local_place, trusted_since
+from gan_train.files.store import Store
 
 _PIXELS = {"resolution", "colour", "resize", "crop", "background", "classes", "only_classes"}
 
@@ -137,14 +138,19 @@ class ShardTask:
 
 
 def plan_shards(
-    config: DataConfig, directory: Path | None, workspace: Path, *, verify: bool = False
+    config: DataConfig,
+    directory: Path | None,
+    workspace: Path,
+    *,
+    store: str | None = None,
+    verify: bool = False,
 ) -> ShardPlan:
     """List the sources and decide which image goes into which shard.
 
     This writes no shard, but to `workspace/sources` the checksums of a folder's or tar's files, and
     a compressed tar in plain form. Files that were read in the last `data.verify_days` and have not
     changed are not read again, neither here nor by the functions that take the plan; with `verify`
-    all are read.
+    all are read. `store` is the address of a workspace in a bucket, whose copy `workspace` then is.
 
     The shards go to `directory`, or to `workspace/shards/<fingerprint>`. With `classes: folder`
     the class of an image is the name of its folder, and an image outside of the class folders is
@@ -154,7 +160,9 @@ def plan_shards(
     if config.second is not None:
         origins.append((config.second.source or config.source, config.second.only_classes))
     since = time.time() if verify else trusted_since(config.verify_days)
-    lists = {place: list_source(local_place(place), workspace, since) for place, _ in origins}
+    lists = {
+        place: list_source(local_place(place), workspace, since, store) for place, _ in origins
+    }
     sources, listed = zip(*(lists[place] for place, _ in origins), strict=True)
     chosen, rejected = [], list[BadFile]()
     for place, only_classes in origins:
@@ -196,6 +204,8 @@ def plan_shards(
         lineage=growth.lineage_of(recipe, config.source) if config.grow else "",
     )
     if config.grow:
+        if store is not None:
+            growth.bring(sets, Store(store) / sets.name)
         plan = _grown(plan, config, chosen[0])
     if directory is not None:
         plan = replace(plan, directory=directory.resolve())

@@ -6,6 +6,9 @@ the index, once, on arrival. A copy that is damaged later is noticed when it is 
 fetched again. When the folder's shards take more than a limit, those that arrived
 first go first: lanes move on at one pace, so these are the ones that have been read.
 
+The shards that a set has of earlier ones (`growth.py`) lie in the earlier sets' folders. The list
+LINKS tells in which. What this machine has of them is not fetched again.
+
 Only what is read is fetched, so a machine holds the shards of its own workers' lanes, and training
 begins with the first of them.
 """
@@ -13,17 +16,26 @@ begins with the first of them.
 from __future__ import annotations
 
 import logging
+import os
 from concurrent.futures import ThreadPoolExecutor
+from contextlib import suppress
 from pathlib import Path
+from typing import Annotated
+
+from pydantic import Field, TypeAdapter, ValidationError
 
 from gan_train.data.index import INDEX_NAME, DamagedShard, Index, ShardInfo
 from gan_train.files.atomic import remove_leftovers, write_aside
+from gan_train.files.digests import sha256_of
 from gan_train.files.locks import locked
 from gan_train.files.store import Store, attach, origin_of
 
 LIMIT = "cache-limit"
+LINKS = "links.json"
+"""The list of a grown set's shards that lie in the folders of earlier sets, with these folders."""
 _TRIES = 2
 _THREADS = 4
+_LINKS = TypeAdapter(dict[str, Annotated[str, Field(pattern="^[0-9a-f]{16}$")]])
 
 log = logging.getLogger(__name__)
 
@@ -37,6 +49,8 @@ def open_folder(folder: Path, store: Store, most_gb: float) -> Path:
         remove_leftovers(folder)
         write_aside(folder / LIMIT, str(round(most_gb * 1e9)).encode())
         if not (folder / INDEX_NAME).exists() and store.look(INDEX_NAME) is not None:
+            with suppress(FileNotFoundError):  # a set that has not grown
+                store.fetch(LINKS, folder / LINKS)
             store.fetch(INDEX_NAME, folder / INDEX_NAME)
     return folder
 
@@ -53,6 +67,11 @@ def fetch(folder: Path, info: ShardInfo) -> bool:
     with locked(folder / f".{info.name}.lock"):
         if path.exists():
             return True
+        earlier = _links(folder).get(info.name)
+        if earlier is not None:
+            store = store.beside(earlier)
+            if _linked(folder.parent / earlier / info.name, path, info):
+                return True
         for attempt in range(_TRIES):
             try:
                 digest = store.fetch(info.name, path)
@@ -80,6 +99,26 @@ def discard(folder: Path, info: ShardInfo) -> bool:
     with locked(folder / f".{info.name}.lock"):
         (folder / info.name).unlink(missing_ok=True)
     return True
+
+
+def _links(folder: Path) -> dict[str, str]:
+    """The earlier sets in which shards of this one lie, by the shards' names."""
+    path = folder / LINKS
+    try:
+        return _LINKS.validate_json(path.read_bytes())
+    except FileNotFoundError:
+        return {}
+    except ValidationError as error:
+        raise DamagedShard(f"{path} is damaged: {error.errors()[0]['msg']}") from None
+
+
+def _linked(there: Path, here: Path, info: ShardInfo) -> bool:
+    """Whether this machine has an earlier set's shard, which then lies in both folders."""
+    with suppress(FileNotFoundError):  # also where it is forgotten meanwhile
+        if sha256_of(there) == info.sha256:
+            os.link(there, here)
+            return True
+    return False
 
 
 def _make_room(folder: Path, keep: Path) -> None:

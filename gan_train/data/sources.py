@@ -22,8 +22,9 @@ import tarfile
 import time
 import zipfile
 import zlib
-from collections.abc import Callable, Iterable
+from collections.abc import Callable, Iterable, Iterator
 from concurrent.futures import ThreadPoolExecutor
+from contextlib import contextmanager, suppress
 from functools import lru_cache
 from pathlib import Path, PurePosixPath
 from typing import Any, BinaryIO, NamedTuple, Protocol
@@ -47,6 +48,7 @@ _COMPRESSED: dict[bytes, Callable[[Path], Any]] = {
     b"\xfd7zXZ\x00": lzma.open,
 }
 _LARGEST_DICTIONARY = 256 << 20  # bytes; a file may ask for 16 times as many
+_LISTING = "listing.json"
 _LEFT_BY_SYSTEMS = {"__MACOSX", "Thumbs.db", "desktop.ini"}
 
 
@@ -126,17 +128,39 @@ def trusted_since(verify_days: float) -> float:
     return time.time() - 86400 * verify_days
 
 
-def list_source(path: Path, workspace: Path, since: float) -> tuple[Path, list[SourceFile]]:
+def list_source(
+    path: Path, workspace: Path, since: float, store: str | None = None
+) -> tuple[Path, list[SourceFile]]:
     """The path at which to open a source (see `plain_source`), and all its files.
 
     The checksums of its files are remembered in `workspace/sources/listings`. A file is read again
-    when it has changed, or was last read before `since`.
+    when it has changed, or was last read before `since`. Those of a folder in a bucket are
+    remembered in the bucket of the workspace, too, if it has one (`store`), for all machines.
     """
     plain = plain_source(path, workspace, since)
+    origin = origin_of(plain) if plain.is_dir() else None
+    if origin is not None and store is not None:
+        with _shared_listing(plain, origin, Store(store)):
+            return plain, open_source(plain).files()
     known = _memory(plain, workspace, since)
     files = open_source(plain).files(known)
     known.save()
     return plain, files
+
+
+@contextmanager
+def _shared_listing(folder: Path, origin: Store, workspace: Store) -> Iterator[None]:
+    """Have what is remembered of a folder in a bucket from the workspace's bucket, if this machine
+    knows nothing of it, and tell the others what the block has learned."""
+    listing = folder / _LISTING
+    key = f"sources/listings/{hashlib.sha256(origin.url.encode()).hexdigest()[:16]}.json"
+    if not listing.exists():
+        with suppress(FileNotFoundError):
+            workspace.fetch(key, listing)
+    before = listing.read_bytes() if listing.exists() else b""
+    yield
+    if listing.read_bytes() != before:
+        workspace.send(listing, key)
 
 
 def _memory(path: Path, workspace: Path, since: float) -> VerifiedFiles:
@@ -259,7 +283,7 @@ class _Bucket:
     """A folder in a bucket. What was read of its files is remembered in `folder`, by their tags."""
 
     def __init__(self, folder: Path, store: Store) -> None:
-        self._memory, self._store = folder / "listing.json", store
+        self._memory, self._store = folder / _LISTING, store
 
     def files(self, known: VerifiedFiles | None = None) -> list[SourceFile]:
         entries = {}

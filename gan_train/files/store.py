@@ -43,11 +43,13 @@ class StoreError(OSError):
 
 @dataclass(frozen=True)
 class Entry:
-    """An object: its key, its size in bytes, and a tag that changes with every write."""
+    """An object: its key, its size in bytes, a tag that changes with every write, and the time of
+    the last one in seconds since 1970."""
 
     key: str
     size: int
     tag: str
+    modified: float
 
 
 def is_url(place: str) -> bool:
@@ -134,6 +136,10 @@ class Store:
             first = str(error).splitlines()[0][:300]
             raise StoreError(f"{self.url}/{key}: {first}") from error
 
+    def beside(self, folder: str) -> Store:
+        """A folder that lies where this one does."""
+        return Store(f"{self.url.rpartition('/')[0]}/{folder}")
+
     def check(self) -> None:
         """Raise UserError unless the store answers, and lets itself be listed."""
         try:
@@ -175,7 +181,7 @@ class Store:
         import obstore
 
         with self._told(folder):
-            found = obstore.list_with_delimiter(self._objects, prefix=folder)
+            found = obstore.list_with_delimiter(self._objects, prefix=folder or None)
         return sorted(Path(prefix).name for prefix in found["common_prefixes"])
 
     def read(self, key: str) -> bytes:
@@ -246,7 +252,8 @@ class Store:
 
 
 def _entry(meta: Any) -> Entry:
-    return Entry(meta["path"], meta["size"], meta["e_tag"] or "")
+    modified = meta["last_modified"].timestamp()
+    return Entry(meta["path"], meta["size"], meta["e_tag"] or "", modified)
 
 
 # ---- local folders that are copies ---------------------------------------------------------------

@@ -127,7 +127,9 @@ def planned(
     for config in loaded:
         with _of(config.name):
             alike = _like(config, base, workers)
-            shards = shards or plan_shards(alike.data, None, alike.workspace)  # one for all
+            shards = shards or plan_shards(
+                alike.data, None, alike.workspace, store=alike.store
+            )  # one for all
             shape = image_shape(alike, shards)
             stages = check(alike, shape, alike.cluster.workers)
             configs.append(_budgeted(alike, kimg, schedule_end(alike, stages), own_places))
@@ -185,7 +187,7 @@ def _budgeted(config: Config, kimg: float | None, end: int, own_places: bool) ->
 def describe(comparison: Comparison) -> str:
     """Some lines of text that tell a user what the comparison would do."""
     first = comparison.configs[0]
-    data = plan_shards(first.data, None, first.workspace)
+    data = plan_shards(first.data, None, first.workspace, store=first.store)
     shape = image_shape(first, data)
     evaluate = first.evaluate
     lines = [

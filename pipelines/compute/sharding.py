@@ -6,21 +6,22 @@ same on any number of workers.
 
 from __future__ import annotations
 
+import json
 import logging
 import sys
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from contextvars import ContextVar
 from dataclasses import dataclass, replace
-from pathlib import Path
+from pathlib import Path, PurePath
 from tempfile import TemporaryDirectory
 
 from tqdm import tqdm
 
 from gan_train.config import Config
-from gan_train.data import shard_cache
+from gan_train.data import growth, shard_cache
 from gan_train.data.index import INDEX_NAME, Index, shard_name
-from gan_train.data.planning import ShardPlan, ShardTask, plan_shards
+from gan_train.data.planning import ShardPlan, ShardTask, plan_shards, receipt_path
 from gan_train.data.sharding import (
     MANIFEST_NAME,
     QUARANTINE_NAME,
@@ -31,6 +32,7 @@ from gan_train.data.sharding import (
 )
 from gan_train.data.sources import local_place, plain_source
 from gan_train.errors import UserError
+from gan_train.files.atomic import write_aside
 from gan_train.files.store import Store, is_url, local_copy
 from pipelines.compute.cluster import connected
 
@@ -70,7 +72,7 @@ def plan_of(config: Config, *, verify: bool = False) -> ShardPlan:
         same = (other.data, other.workspace) == (config.data, config.workspace)
         if same and (plan.verify or not verify):
             return plan
-    return plan_shards(config.data, None, config.workspace, verify=verify)
+    return plan_shards(config.data, None, config.workspace, store=config.store, verify=verify)
 
 
 def shard(
@@ -93,9 +95,7 @@ def shard(
         return Sharded(plan.directory, index, skipped=True)
     with connected(config.cluster):
         receipts = _spread(plan, stored, on_progress)
-    index = finish_shards(plan, receipts)
-    if stored:
-        stored.finish(plan.directory)
+    index = stored.finish(plan, receipts) if stored else finish_shards(plan, receipts)
     return Sharded(plan.directory, index, skipped=False)
 
 
@@ -105,11 +105,16 @@ def finished(config: Config) -> Path:
     Raises UserError when the images have not been sharded yet.
     """
     directory = plan_of(config).directory
+    index_of(config, directory)
+    return directory
+
+
+def index_of(config: Config, directory: Path) -> Index:
+    """The index of a finished data set of the workspace. Raises UserError when there is none."""
     stored = StoredShards.of(config, directory)
     if stored:
         stored.open()
-    Index.load(directory)
-    return directory
+    return Index.load(directory)
 
 
 @dataclass(frozen=True)
@@ -145,34 +150,58 @@ class StoredShards:
     def index(self, plan: ShardPlan) -> Index | None:
         """The index of the finished data set, if all shards are in the bucket with the sizes that
         it names; their digests are verified where they arrive, and with `plan.verify` here, too.
-        None otherwise: the damaged ones are then removed, so that `write` replaces them."""
+        None otherwise: the damaged ones are then removed, so that `write` replaces them, and
+        `finish` replaces the index."""
         if self.store.look(INDEX_NAME) is None:
             return None
-        index = Index.load(self.open())
-        sizes = {entry.key: entry.size for entry in self.store.entries()}
+        folder = self.open()
+        try:
+            index = Index.load(folder)
+        except UserError as error:
+            log.warning("shards are checked and indexed anew: %s", error)
+            (folder / INDEX_NAME).unlink()
+            return None
+        if plan.lineage and not growth.is_recorded(plan.directory, plan.lineage):
+            return None
+        if {self._kept(shard_cache.LINKS), _read(folder / shard_cache.LINKS)} != {_links(plan)}:
+            return None
+        set_of = {shard_name(task.number): self._set_of(task).store for task in plan.tasks()}
+        sizes = {
+            (store.url, entry.key): entry.size
+            for store in {store.url: store for store in set_of.values()}.values()
+            for entry in store.entries()
+        }
         damaged = [
-            shard.name
+            (store, shard.name)
             for shard in index.shards
-            if sizes.get(shard.name) != shard.bytes
-            or (plan.verify and self._sha256(shard.name) != shard.sha256)
+            if sizes.get(((store := set_of[shard.name]).url, shard.name)) != shard.bytes
+            or (plan.verify and _sha256(store, shard.name) != shard.sha256)
         ]
-        for name in damaged:
-            log.warning("%s/%s is missing or damaged, and is written anew", self.store.url, name)
-            self.store.delete(name)
+        for store, name in damaged:
+            log.warning("%s/%s is missing or damaged, and is written anew", store.url, name)
+            store.delete(name)
         return None if damaged else index
 
-    def _sha256(self, name: str) -> str:
-        with TemporaryDirectory() as folder:
-            return self.store.fetch(name, Path(folder) / name)
+    def _set_of(self, task: ShardTask) -> StoredShards:
+        """The set to which a task's shard belongs: this one, or one that it grew from."""
+        return replace(self, folder=f"{PurePath(self.folder).parent}/{task.directory.name}")
+
+    def _kept(self, name: str) -> bytes:
+        """What the bucket has of a file; empty if it has none."""
+        try:
+            return self.store.read(name)
+        except FileNotFoundError:
+            return b""
 
     def write(self, task: ShardTask) -> ShardReceipt:
         """Write a shard, unless it is in the bucket, and send it there: first its tar, and then its
         receipt. This runs on any node."""
-        name = Path(shard_name(task.number)).with_suffix(".json").name
-        folder = self.open()
-        if self.store.look(name) is not None:
-            receipt = ShardReceipt.model_validate_json(self.store.read(name))
-            if receipt.info is None or self.store.look(receipt.info.name) is not None:
+        name = receipt_path(task.directory, task.number).name
+        own = self._set_of(task)
+        folder, store = own.open(), own.store
+        if store.look(name) is not None:
+            receipt = ShardReceipt.model_validate_json(store.read(name))
+            if receipt.info is None or store.look(receipt.info.name) is not None:
                 return receipt
         sources = tuple(
             plain_source(local_place(place), local_copy(self.url)) if is_url(place) else path
@@ -181,15 +210,44 @@ class StoredShards:
         here = replace(task, directory=folder, memory=folder / "verified", sources=sources)
         receipt = write_shard(here)
         if receipt.info is not None:
-            self.store.send(folder / receipt.info.name, receipt.info.name)
-        self.store.send(folder / name, name)
+            store.send(folder / receipt.info.name, receipt.info.name)
+        store.send(folder / name, name)
         return receipt
 
-    def finish(self, directory: Path) -> None:
-        """Send what `finish_shards` has written, the index last."""
-        self.open()
-        for name in (QUARANTINE_NAME, MANIFEST_NAME, INDEX_NAME):
-            self.store.send(directory / name, name)
+    def finish(self, plan: ShardPlan, receipts: list[ShardReceipt]) -> Index:
+        """Finish the shards as `finish_shards` does, and send what it has written, the index
+        last."""
+        folder = self.open()
+        index = finish_shards(plan, receipts)
+        sent = [QUARANTINE_NAME, MANIFEST_NAME]
+        if plan.before:
+            write_aside(folder / shard_cache.LINKS, _links(plan))
+            sent.append(shard_cache.LINKS)
+        if plan.lineage:
+            sent.append(growth.RECORD_NAME)
+        for name in (*sent, INDEX_NAME):
+            self.store.send(folder / name, name)
+        return index
+
+
+def _links(plan: ShardPlan) -> bytes:
+    """The earlier sets that a set's shards lie in, as the bucket keeps it; empty without any."""
+    found = {
+        shard_name(task.number): task.directory.name
+        for task in plan.tasks()
+        if task.directory != plan.directory
+    }
+    return json.dumps(found, sort_keys=True).encode() if found else b""
+
+
+def _read(path: Path) -> bytes:
+    """The content of a file; empty if it is missing."""
+    return path.read_bytes() if path.exists() else b""
+
+
+def _sha256(store: Store, name: str) -> str:
+    with TemporaryDirectory() as folder:
+        return store.fetch(name, Path(folder) / name)
 
 
 def _write(stored: StoredShards | None, task: ShardTask) -> ShardReceipt:

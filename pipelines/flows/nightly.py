@@ -12,7 +12,7 @@ the two is champion.
 from __future__ import annotations
 
 import logging
-from contextlib import nullcontext
+from contextlib import nullcontext, suppress
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -22,7 +22,7 @@ from prefect.states import Cancelled, Completed
 
 from gan_train import recipes
 from gan_train.config import Config
-from gan_train.data.index import INDEX_NAME, Index
+from gan_train.data.index import Index
 from gan_train.data.planning import ShardPlan
 from gan_train.errors import UserError
 from gan_train.rng import derive
@@ -92,7 +92,8 @@ def nightly_flow(config: Config) -> Any:
             return Cancelled(message=state.message)
         run_dir: Path = state.result()
         registration = promote_flow(start.config, run_dir.name)
-    artifacts.note("night", _changes(data, index, trained, start, registration))
+    earlier = _earlier(config, data, trained)
+    artifacts.note("night", _changes(data, index, earlier, start, registration))
     return run_dir, registration
 
 
@@ -112,12 +113,15 @@ def _start(config: Config, data: ShardPlan, index: Index) -> Start:
     folder = champions.checkpoint_of(config, champion.version)
     why: str | None = "its checkpoint is not in this workspace"
     if folder is not None:
+        place = str(folder)
+        if config.store is not None:  # where the workers of all machines find it
+            place = run_folder.store_of(config, folder).url
         adversary = config.family.build(index.image_shape, config.train.batch)
         why = warm_start.misfit(folder, adversary)
     if why is not None:
         log.warning("the run does not begin with %s: %s", name, why)
         return Start(config, f"from new networks and not with {name}: {why}", champion, before)
-    config = recipes.change(config, {"train.start_from": str(folder)})
+    config = recipes.change(config, {"train.start_from": place})
     return Start(config, f"with the networks of {name}", champion, before)
 
 
@@ -137,9 +141,10 @@ def _begun(config: Config, shards: Path) -> str | None:
     """The run to go on with: the newest one of this very night. None if there is none."""
     wanted = versions.config_hash(config)
     for run_dir in reversed(run_folder.runs_of(config)):
-        same_data = (run_dir / run_folder.SHARDS).resolve() == shards.resolve()
-        if same_data and versions.config_hash(run_folder.configuration(run_dir)) == wanted:
-            return run_dir.name
+        if versions.config_hash(run_folder.configuration(run_dir)) == wanted:
+            begun = run_folder.find(config, run_dir.name)  # out of the bucket, if it is in one
+            if (begun / run_folder.SHARDS).resolve() == shards.resolve():
+                return begun.name
     return None
 
 
@@ -149,12 +154,11 @@ def _begun(config: Config, shards: Path) -> str | None:
 def _changes(
     data: ShardPlan,
     index: Index,
-    trained: dict[str, int],
+    earlier: Index | None,
     start: Start,
     registration: versions.Registration,
 ) -> str:
     """What the night brought, in Markdown."""
-    earlier = _earlier(data, trained)
     became = "is the new champion" if registration.appointed else f"is {registration.alias}"
     lines = [
         f"**Version {registration.version} {became}**: {markdown(registration.reason)}.",
@@ -169,11 +173,11 @@ def _changes(
     return "\n".join(lines)
 
 
-def _earlier(data: ShardPlan, trained: dict[str, int]) -> Index | None:
+def _earlier(config: Config, data: ShardPlan, trained: dict[str, int]) -> Index | None:
     """The newest of the sets that this one grew from on which a version was trained."""
     for plan in reversed(data.before):
-        if (plan.directory / INDEX_NAME).is_file():
-            index = Index.load(plan.directory)
+        with suppress(UserError):  # its folder may lack an index: all that is needed are its shards
+            index = sharding.index_of(config, plan.directory)
             if index.content_hash in trained:
                 return index
     return None

@@ -36,7 +36,7 @@ def precheck(config: Config, *, verify: bool = False) -> ShardPlan:
     Returns the plan of the shards, which the flow then uses; `plan_shards` gets `verify`.
     Raises UserError for a missing source, or workers or batches that do not fit.
     """
-    plan = plan_shards(config.data, None, config.workspace, verify=verify)
+    plan = plan_shards(config.data, None, config.workspace, store=config.store, verify=verify)
     world_sizes(config, image_shape(config, plan))
     return plan
 

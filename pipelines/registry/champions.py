@@ -8,7 +8,7 @@ from __future__ import annotations
 
 import json
 from collections.abc import Iterator, Mapping
-from contextlib import contextmanager
+from contextlib import contextmanager, suppress
 from pathlib import Path
 from typing import Any
 
@@ -44,6 +44,9 @@ def checkpoint_of(config: Config, version: int) -> Path | None:
         found = client.get_model_version(model_name(config), str(version))
         run = str(client.get_run(str(found.run_id)).info.run_name)
     images = int(found.tags.get("images_seen", 0))
+    if config.store is not None:
+        with suppress(UserError):  # there is none
+            run_folder.find(config, run)
     folder = run_folder.folder(config) / run / FOLDER / f"{images:012d}"
     weights = folder / FILES[1]
     if not weights.is_file() or sha256_of(weights) != found.tags.get(WEIGHTS_TAG):

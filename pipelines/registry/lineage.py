@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import re
 from collections.abc import Mapping
-from pathlib import Path
+from pathlib import PurePath
 from urllib.parse import quote, urlencode
 
 from gan_train.config import Config
@@ -31,7 +31,7 @@ def lineage(
         dashboard = jobs and f"{jobs.rstrip('/')}/#/jobs/{quote(job)}"
         lines.append(f"Ray job {_link(job, dashboard)}")
     if config.train.start_from is not None:
-        lines.append(f"began with the networks of {_parent(Path(config.train.start_from))}")
+        lines.append(f"began with the networks of {_parent(PurePath(config.train.start_from))}")
     if compare := tags.get("compare"):
         search = {"searchFilter": f"tags.compare = '{compare}'"}
         place = f"{runs}?{TRAINING}&{urlencode(search, quote_via=quote)}"
@@ -39,7 +39,7 @@ def lineage(
     return lines
 
 
-def _parent(folder: Path) -> str:
+def _parent(folder: PurePath) -> str:
     """The version in whose download the folder lies, or else the folder's name."""
     downloaded = re.fullmatch(r"(\d+)-[0-9a-f]{16}", folder.name)
     if downloaded and folder.parent.parent.name == "models":

@@ -1,7 +1,10 @@
-"""Three nights on real Prefect, Ray and MLflow: without a champion, without news, and with both."""
+"""Three nights on real Prefect, Ray and MLflow: without a champion, without news, and with both.
+The images and the workspace lie in a bucket; with folders, it is the same but for their places."""
 
 from __future__ import annotations
 
+import os
+import shutil
 import time
 from collections.abc import Iterator
 from pathlib import Path
@@ -13,13 +16,16 @@ from PIL import Image
 from prefect.client.orchestration import SyncPrefectClient, get_client
 from prefect.client.schemas.filters import FlowRunFilter, FlowRunFilterId
 
+from gan_train import recipes
 from gan_train.config import Config
 from gan_train.data.index import Index
 from gan_train.errors import UserError
+from gan_train.files.store import Store
 from gan_train.runs import run_folder
 from pipelines.compute import training
 from pipelines.flows import nightly
 from pipelines.registry import champions, promotion, tracking, versions
+from tests import bucket
 from tests.training import tiny_config
 
 pytestmark = [
@@ -27,8 +33,22 @@ pytestmark = [
     # the code of Ray, MLflow and Prefect uses what they have deprecated
     pytest.mark.filterwarnings(r"ignore::DeprecationWarning"),
     pytest.mark.filterwarnings(r"ignore::FutureWarning"),
-    pytest.mark.usefixtures("prefect_server", "local_ray"),
+    pytest.mark.usefixtures("bucket_for_all", "prefect_server", "local_ray"),
 ]
+
+
+BUCKET = "s3://nights"
+
+
+@pytest.fixture(scope="module")
+def bucket_for_all(s3_port: int, tmp_path_factory: pytest.TempPathFactory) -> Iterator[None]:
+    """What the workers of Ray must find in their environment, too."""
+    bucket.make_bucket(s3_port, "nights")
+    with pytest.MonkeyPatch.context() as patch:
+        for name, value in bucket.environment(s3_port).items():
+            patch.setenv(name, value)
+        patch.setenv("GAN_TRAIN_CACHE", str(tmp_path_factory.mktemp("copies")))
+        yield
 
 
 @pytest.fixture
@@ -37,16 +57,24 @@ def client() -> Iterator[SyncPrefectClient]:
         yield connected
 
 
-def tonight(source: Path, workspace: Path) -> Config:
+def tonight() -> Config:
     """One checkpoint, at the end, with a score that decides."""
-    return tiny_config(
-        source,
-        workspace,
+    config = tiny_config(
+        Path("source"),
+        Path("workspace"),
         evaluate__metrics=["frechet"],
         evaluate__batch=8,
         family__milestones_from=8,
         train__ema_ramp=None,
     )
+    places = {"workspace": f"{BUCKET}/team", "data.source": f"{BUCKET}/images"}
+    return recipes.change(config, places)
+
+
+def send(source: Path) -> None:
+    """Have the pictures of a folder in the bucket."""
+    for path in source.rglob("*.png"):
+        Store(f"{BUCKET}/images").send(path, path.relative_to(source).as_posix())
 
 
 def note(client: SyncPrefectClient) -> str:
@@ -65,6 +93,9 @@ def come(source: Path) -> None:
     for number, name in enumerate(["red", "red", "red", "red", "blue"]):
         grey = (30 * number, 200 - 20 * number, 90)
         Image.new("RGB", (16, 16), grey).save(source / name / f"new{number}.png")
+        Store(f"{BUCKET}/images").send(
+            source / name / f"new{number}.png", f"{name}/new{number}.png"
+        )
 
 
 def tags(config: Config, version: int) -> dict[str, str]:
@@ -82,9 +113,10 @@ def champions_told(client: SyncPrefectClient) -> list[dict[str, Any]]:
 
 
 def test_three_nights(
-    client: SyncPrefectClient, tiny_source: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+    client: SyncPrefectClient, tiny_source: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    config = tonight(tiny_source, tmp_path / "workspace")
+    config = tonight()
+    send(tiny_source)
 
     # The first night: no champion to begin with
     first_dir, first = nightly.nightly_flow(config)
@@ -110,6 +142,7 @@ def test_three_nights(
         patch.setattr(nightly, "promote_flow", _cut_off)
         with pytest.raises(UserError, match="the power is gone"):
             nightly.nightly_flow(config)
+    forget_all()  # the next process runs on another machine, and so do its workers
     with monkeypatch.context() as patch:
         patch.setattr(training, "fit", _not_again(training.fit))
         second_dir, second = nightly.nightly_flow(config)
@@ -120,7 +153,9 @@ def test_three_nights(
     trained = run_folder.configuration(second_dir)
     assert trained.seed == nightly.seed_of(config, grown.content_hash)
     assert trained.seed != nightly.seed_of(config, index.content_hash)
-    assert trained.train.start_from == str(champions.checkpoint_of(config, 1))
+    champion = champions.checkpoint_of(config, 1)
+    assert champion is not None
+    assert trained.train.start_from == run_folder.store_of(config, champion).url
 
     # Scores are compared under one protocol: the champion's was measured anew
     assert second.version == 2 and "not comparable" not in second.reason
@@ -151,6 +186,15 @@ def test_three_nights(
         told = champions_told(client)
     assert {e["payload"]["version"] for e in told} == expected
     assert {e["resource"]["prefect.resource.id"] for e in told} == {"gan-train.model/progan-tiny"}
+
+
+def forget_all() -> None:
+    """Remove what this machine has of the bucket; its file with the registry stays."""
+    copies = Path(os.environ["GAN_TRAIN_CACHE"])
+    for folder in (*copies.glob("*/shards"), *copies.glob("*/train")):
+        shutil.rmtree(folder)
+    for listing in copies.glob("*/listing.json"):
+        listing.unlink()
 
 
 def _cut_off(*_: Any) -> None:
