@@ -10,13 +10,14 @@ from __future__ import annotations
 from typing import Any
 
 from prefect import flow
-from pydantic import BaseModel, ConfigDict, Field, model_validator
+from pydantic import BaseModel, ConfigDict, Field
 
 from gan_train import recipes
+from gan_train.errors import UserError
 from gan_train.rng import derive
 from pipelines.comparison.flow import compare_flow
 from pipelines.comparison.plan import Comparison, planned
-from pipelines.flows.on_demand import offer_recipes
+from pipelines.flows.on_demand import Setting, offer_recipes, refused
 from pipelines.flows.plan import growing, precheck
 
 
@@ -35,17 +36,11 @@ class Contest(BaseModel):
     workers: int | None = Field(
         None, ge=1, description="The number of workers for each recipe. Empty means its own."
     )
-    settings: list[str] = Field(
+    settings: list[Setting] = Field(
         [],
         title="Other settings",
         description="Settings for every recipe, each as `--set` takes it: `evaluate.images=1000`.",
     )
-
-    @model_validator(mode="after")
-    def _can_be_configurations(self) -> Contest:
-        for recipe in self.recipes:
-            recipes.load(recipe, self.settings)
-        return self
 
     def comparison(self) -> Comparison:
         """The comparison on the data of now. Raises UserError, as `gan-train compare` does."""
@@ -66,5 +61,9 @@ class Contest(BaseModel):
 @flow(name="compare-again", flow_run_name="compare-again")
 def compare_again_flow(contest: Contest) -> Any:
     """Train every recipe of the contest on the data of now, and write the report; returns its
-    facts. Raises UserError, before anything is written, where a recipe cannot be trained so."""
-    return compare_flow.fn(contest.comparison())
+    facts. Ends as Failed, before anything is written, where a recipe cannot be trained so."""
+    try:
+        comparison = contest.comparison()
+    except UserError as error:
+        return refused(error)
+    return compare_flow.fn(comparison)

@@ -2,20 +2,22 @@
 
 The whole tree is the form of `run_flow`. Here a recipe's name stands for it, and any other setting
 is written as `--set` takes it. The server checks a form by its JSON Schema, before there is a run:
-the names of the recipes, the limits of the numbers, unknown fields. The flow run checks the rest
-before it does anything, and then fails with the message of the command line.
+the names of the recipes, the limits of the numbers, unknown fields, the form of a setting. The flow
+run checks the rest before it does anything, and then fails with the message of the command line.
 """
 
 from __future__ import annotations
 
-from typing import Any
+from typing import Annotated, Any
 
 from prefect import Flow, flow
 from prefect.client.schemas.objects import FlowRun, State
-from pydantic import BaseModel, ConfigDict, Field, model_validator
+from prefect.states import Failed
+from pydantic import BaseModel, ConfigDict, Field
 
 from gan_train import recipes
 from gan_train.config import Config
+from gan_train.errors import UserError
 from pipelines.compute import jobs, sharding
 from pipelines.flows.pipeline import run_flow
 from pipelines.flows.plan import precheck
@@ -25,6 +27,18 @@ def offer_recipes(schema: dict[str, Any]) -> None:
     """Let a form offer the recipes that have a bare name where it is deployed."""
     offered = schema.get("items", schema)
     offered["enum"] = [path.stem for path in recipes.known()]
+
+
+_GROUPS = "|".join(name for name in Config.model_fields if name != "store")
+Setting = Annotated[str, Field(json_schema_extra={"pattern": rf"^\s*({_GROUPS})(\.[^=]*)?="})]
+"""A setting as `--set` takes it. The server refuses what has no value, or no key of the tree at its
+beginning; all other mistakes are told by the command line's own words."""
+
+
+def refused(error: UserError) -> State[Any]:
+    """The end of a flow run that was asked for what cannot be done: the words of the command line
+    are all of its message."""
+    return Failed(message=str(error))
 
 
 class Training(BaseModel):
@@ -48,17 +62,12 @@ class Training(BaseModel):
     seed: int | None = Field(
         None, ge=0, description="The seed of all that is random. Empty means the recipe's."
     )
-    settings: list[str] = Field(
+    settings: list[Setting] = Field(
         [],
         title="Other settings",
         description="Other settings of the recipe, each as `--set` takes it: `train.batch=64`. All "
         "of them: `gan-train config RECIPE`.",
     )
-
-    @model_validator(mode="after")
-    def _can_be_a_configuration(self) -> Training:
-        self.config()
-        return self
 
     def config(self) -> Config:
         """The configuration that is asked for. Raises UserError, as the command line does."""
@@ -83,8 +92,12 @@ def stop_training(flow: Flow[..., Any], flow_run: FlowRun, state: State[Any]) ->
 def on_demand_flow(training: Training) -> Any:
     """Shard, train, score and register a recipe; returns the run's folder and its registration.
 
-    Raises UserError, before anything is written, where the data or the workers do not fit.
+    Ends as Failed, before anything is written, where a setting, the data or the workers do not fit.
     """
-    config = recipes.with_absolute_paths(training.config())
-    with sharding.planned(config, precheck(config)):
+    try:
+        config = recipes.with_absolute_paths(training.config())
+        data = precheck(config)
+    except UserError as error:
+        return refused(error)
+    with sharding.planned(config, data):
         return run_flow.fn(config, None, training.minutes)

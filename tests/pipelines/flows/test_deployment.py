@@ -19,7 +19,9 @@ from uuid import UUID
 import httpx
 import pytest
 
+from gan_train import recipes
 from gan_train.config import Config
+from gan_train.errors import UserError
 from gan_train.runs import run_folder
 from pipelines.flows.on_demand import Training
 from tests.training import tiny_config
@@ -60,7 +62,8 @@ class Server:
             )
         )
 
-    def call(self, *arguments: str) -> None:
+    def call(self, *arguments: str, status: int = 0) -> str:
+        """What a command of Prefect prints; it must end with `status`."""
         done = subprocess.run(
             [PREFECT, *arguments],
             cwd=ROOT,
@@ -70,7 +73,8 @@ class Server:
             timeout=120,
             check=False,
         )
-        assert done.returncode == 0, done.stdout + done.stderr
+        assert done.returncode == status, done.stdout + done.stderr
+        return done.stdout + done.stderr
 
     def get(self, path: str) -> Any:
         return httpx.get(f"{self.url}/{path}", timeout=30).raise_for_status().json()
@@ -172,11 +176,28 @@ def test_deployed_run_by_a_worker_and_cancelled(
     answer = httpx.post(f"{server.url}/deployments/{deployment['id']}/create_flow_run", json=wrong)
     assert answer.status_code in (409, 422) and "nmae" in answer.text
 
-    # So is a form with a mistake that a schema can tell
+    # So is a form with a mistake that a schema can tell, also by the command of Prefect
     form = server.get("deployments/name/on-demand/on-demand")["id"]
-    wrong = {"parameters": {"training": {"recipe": "demmo"}}}
-    answer = httpx.post(f"{server.url}/deployments/{form}/create_flow_run", json=wrong)
-    assert answer.status_code == 409 and "'demmo' is not one of" in answer.text
+    for mistake, says in (
+        ({"recipe": "demmo"}, "'demmo' is not one of"),
+        ({"recipe": "demo", "workers": 0}, "0 is less than the minimum of 1"),
+        ({"recipe": "demo", "settings": ["train.batch"]}, "'train.batch' does not match"),
+    ):
+        wrong = {"parameters": {"training": mistake}}
+        answer = httpx.post(f"{server.url}/deployments/{form}/create_flow_run", json=wrong)
+        assert answer.status_code == 409 and says in answer.text
+    asked = ("deployment", "run", "on-demand/on-demand", "--param")
+    said = server.call(*asked, 'training={"recipe": "demmo"}', status=1)
+    assert "'demmo' is not one of" in " ".join(said.split())
+    assert not server.post("flow_runs/filter", {"deployments": {"id": {"any_": [form]}}})
+
+    # The rest is refused before anything is done, once, in the words of `gan-train run`
+    bad = run(form, training={"recipe": "demo", "settings": ["train.bacth=64"]})
+    with pytest.raises(UserError) as told:
+        recipes.load("demo", ["train.bacth=64"])
+    server.wait(lambda: state(bad) == "FAILED", 120)
+    refused = server.get(f"flow_runs/{bad}")
+    assert (refused["state"]["message"], refused["run_count"]) == (str(told.value), 1)
 
     # A whole run, and one behind it, which waits for the pool's limit
     first = run(deployment["id"], config=config.model_dump(mode="json"))

@@ -10,7 +10,6 @@ from typing import Any
 import pytest
 import yaml
 from prefect.events.schemas.automations import AutomationCore, EventTrigger, Posture
-from prefect.exceptions import ParameterTypeError
 from prefect.settings import get_current_settings
 from prefect.utilities.schema_tools import ValidationError, validate
 
@@ -19,6 +18,7 @@ from gan_train.errors import UserError
 from pipelines.comparison.scheduled import Contest, compare_again_flow
 from pipelines.flows.nightly import NOTHING_NEW, nightly_flow
 from pipelines.flows.on_demand import Training, on_demand_flow
+from pipelines.flows.plan import precheck
 from tests.training import tiny_images
 
 ROOT = Path(__file__).parents[3]
@@ -69,7 +69,10 @@ def test_the_form_is_short_and_offers_the_recipes() -> None:
         ({"recipe": "demmo"}, "'demmo' is not one of"),
         ({"minutes": 0}, "0 is less than or equal to the minimum of 0"),
         ({"workers": 1.5}, "1.5 is not valid under any of the given schemas"),
+        ({"workers": 0}, "0 is less than the minimum of 1"),
         ({"wrokers": 2}, "'wrokers' was unexpected"),
+        ({"settings": ["train.batch"]}, "'train.batch' does not match"),
+        ({"settings": ["trian.batch=64"]}, "'trian.batch=64' does not match"),
     ],
 )
 def test_the_server_refuses_what_the_schema_tells(changes: dict[str, Any], says: str) -> None:
@@ -91,17 +94,21 @@ def test_the_server_refuses_what_the_schema_tells(changes: dict[str, Any], says:
 def test_a_run_refuses_the_rest_in_the_words_of_the_command_line(
     settings: list[str], recipe: str
 ) -> None:
-    """Prefect validates the parameters of a run before it calls the flow."""
     with pytest.raises(UserError) as told:
         recipes.load(recipe, settings)
-    training = {"recipe": recipe, "settings": settings}
-    with pytest.raises(ParameterTypeError) as refused:
-        on_demand_flow.validate_parameters({"training": training})
-    assert str(told.value) in str(refused.value)
-    contest = {"recipes": ["demo", recipe], "settings": settings}
-    with pytest.raises(ParameterTypeError) as refused:
-        compare_again_flow.validate_parameters({"contest": contest})
-    assert str(told.value) in str(refused.value)
+    state = on_demand_flow.fn(Training(recipe=recipe, settings=settings))
+    assert state.is_failed() and state.message == str(told.value)
+    state = compare_again_flow.fn(Contest(recipes=["demo", recipe], settings=settings))
+    assert state.is_failed() and str(told.value) in state.message
+
+
+def test_a_run_refuses_what_does_not_fit_the_data(tmp_path: Path) -> None:
+    asked = Training(recipe="demo", workers=5, settings=[f"workspace={tmp_path}"])
+    with pytest.raises(UserError, match="lanes") as told:
+        precheck(asked.config())
+    state = on_demand_flow.fn(asked)
+    assert state.is_failed() and state.message == str(told.value)
+    assert not (tmp_path / "shards").exists()
 
 
 def test_a_form_becomes_a_configuration() -> None:
