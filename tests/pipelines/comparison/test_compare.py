@@ -15,6 +15,7 @@ from typing import Any
 
 import pytest
 from prefect.client.orchestration import get_client
+from prefect.client.schemas.filters import FlowRunFilter, FlowRunFilterId
 from prefect.states import Cancelling
 
 from gan_train import recipes
@@ -28,6 +29,7 @@ from pipelines.cli.main import STOPPED, main
 from pipelines.comparison import contest, flow, gather
 from pipelines.comparison.facts import Facts
 from pipelines.comparison.plan import Comparison, describe, planned
+from pipelines.comparison.scheduled import Contest, compare_again_flow
 from pipelines.registry import tracking
 from tests.training import stylegan, tiny_config
 
@@ -284,34 +286,6 @@ def test_the_same_images_for_all_then_a_second_time_for_nothing(
     assert len(mlflow_runs(comparison)) == 3
 
 
-@engines
-def test_the_same_time_for_all_side_by_side_and_a_failure_loses_nothing(
-    growing: str, styles: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
-) -> None:
-    monkeypatch.chdir(tmp_path)
-    minutes = 0.1  # longer than the schedule of `growing`, shorter than that of the others
-    long = ["train.tick_kimg=0.016", "train.checkpoint_kimg=50"]
-    endless = recipe_like(styles, tmp_path, "endless", family__kimg=500)
-    diverging = recipe_like(styles, tmp_path, "diverging", family__kimg=500, family__lr=1e30)
-    comparison = planned([growing, endless, diverging], long, minutes=minutes)
-    found: Facts = flow.compare_flow(comparison)
-    ended, cut, failed = found.entries
-    assert ended.kimg == 0.192 and ended.error is None
-    assert cut.minutes >= 0.9 * minutes, "stopped when its time was over"
-    assert 0.016 < cut.kimg < 500 and len(cut.checkpoints) == 1 and FD in cut.scores
-    assert "was cut at" in " ".join(cut.notes)
-    if ended.minutes < 0.97 * minutes:
-        assert "its schedule of 0.192 kimg ended after" in " ".join(ended.notes)
-    assert failed.error is not None and "not finite" in failed.error
-    page = (comparison.folder / "compare.html").read_text()
-    assert "Failed: " in page and "not finite" in page
-    tracked = mlflow_runs(comparison)
-    status = {entry.recipe: tracked[entry.run].info.status for entry in found.entries}
-    assert status == {"growing": "FINISHED", "endless": "FINISHED", "diverging": "FAILED"}
-    record = json.loads((comparison.folder / "diverging.json").read_text())
-    assert record["done"] is False and record["run"] == failed.run
-
-
 def recipe_like(path: str, folder: Path, name: str, **changes: Any) -> str:
     """A copy of a recipe under another name, with changes as for `tiny_config`."""
     config = recipes.load(
@@ -331,11 +305,17 @@ def wait_for_scores(workspace: Path, name: str, given_up: Callable[[], bool]) ->
 
 
 @engines
-def test_cancelled_in_prefect_the_same_comparison_goes_on(styles: str, tmp_path: Path) -> None:
-    endless = recipe_like(styles, tmp_path, "endless", family__kimg=500)
-    brief = recipe_like(styles, tmp_path, "brief", family__kimg=0.096)
+def test_a_weekly_comparison_goes_on_where_it_was_cancelled_and_loses_nothing_by_a_failure(
+    growing: str, styles: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.chdir(tmp_path)
+    minutes = 0.2  # longer than the schedule of `growing`, shorter than that of the others
     quick = ["train.tick_kimg=0.016", "train.checkpoint_kimg=0.16"]
-    comparison = planned([endless, brief], quick, minutes=0.2, at_once=1)
+    endless = recipe_like(styles, tmp_path, "endless", family__kimg=500)
+    diverging = recipe_like(styles, tmp_path, "diverging", family__kimg=500, family__lr=1e30)
+    week = Contest(recipes=[endless, growing, diverging], settings=quick, minutes=minutes)
+    comparison = week.comparison()
+    assert all(config.data.grow for config in comparison.configs)
     workspace, over = comparison.configs[0].workspace, threading.Event()
 
     def cancel() -> None:
@@ -348,23 +328,46 @@ def test_cancelled_in_prefect_the_same_comparison_goes_on(styles: str, tmp_path:
 
     thread = threading.Thread(target=cancel)
     thread.start()
-    state = flow.compare_flow(comparison, return_state=True)
+    one_by_one = comparison.model_copy(update={"at_once": 1})
+    state = flow.compare_flow(one_by_one, return_state=True)
     over.set()
     thread.join()
     assert state.is_cancelled() and "the same command goes on" in str(state.message)
     (first,) = workspace.glob("train/endless-*")
     stopped = run_folder.read_events(first)[-1]
     assert (stopped["kind"], stopped["status"]) == ("end", "stopped")
-    (second,) = workspace.glob("train/brief-*")
-    assert run_folder.read_events(second) == [], "it has not begun"
+    others = [path for path in workspace.glob("train/*") if path != first]
+    assert [run_folder.read_events(path) for path in others] == [[], []], "they have not begun"
 
-    found: Facts = flow.compare_flow(comparison)
-    assert [entry.run for entry in found.entries] == [first.name, second.name]
-    assert found.entries[0].kimg > stopped["nimg"] / 1000, "it went on"
-    assert [entry.error for entry in found.entries] == [None, None]
+    # it goes on by the flow that a schedule runs, side by side
+    found: Facts = compare_again_flow(week)
+    cut, ended, failed = found.entries
+    assert found.id == comparison.id and cut.run == first.name
     # its time was used up, and ended it; how soon that is seen depends on the machine
-    assert found.entries[0].minutes > 0.16
-    assert found.entries[0].kimg < 500
+    assert cut.minutes > 0.8 * minutes and stopped["nimg"] / 1000 < cut.kimg < 500
+    assert cut.error is None and cut.checkpoints[-1].kimg == cut.kimg and FD in cut.scores
+    assert "was cut at" in " ".join(cut.notes)
+    assert ended.kimg == 0.192 and ended.error is None
+    if ended.minutes < 0.97 * minutes:
+        assert "its schedule of 0.192 kimg ended after" in " ".join(ended.notes)
+    assert failed.error is not None and "not finite" in failed.error
+    record = json.loads((comparison.folder / "diverging.json").read_text())
+    assert record["done"] is False and record["run"] == failed.run
+
+    # what is shown of it: the page, the runs and the report in MLflow, the flow run in Prefect
+    page = (comparison.folder / "compare.html").read_text()
+    assert "Failed: " in page and "not finite" in page
+    status = {run.info.run_name: run.info.status for run in mlflow_runs(comparison).values()}
+    done = dict.fromkeys([cut.run, ended.run, comparison.id], "FINISHED")
+    assert status == done | {failed.run: "FAILED"}
+    with get_client(sync_client=True) as prefect:
+        (run,) = (run for run in prefect.read_flow_runs() if run.name == "compare-again")
+        of_run = FlowRunFilter(id=FlowRunFilterId(any_=[run.id]))
+        artifacts = prefect.read_artifacts(flow_run_filter=of_run, limit=200)
+    shown = {str(a.key): str(a.data) for a in artifacts}
+    assert all(f"| {name} |" in shown["comparison"] for name in ("growing", "endless"))
+    assert "diverging" in shown["comparison"]
+    assert shown["comparison-chart"].startswith("data:image/svg+xml;base64,")
 
 
 @pytest.mark.slow

@@ -59,6 +59,7 @@ def test_up_a_run_and_down(tiny_source: Path, tmp_path: Path) -> None:
         a_run_uses_all_of_it(stack, tiny_source, tmp_path)
         nothing_listens_beyond_this_machine(stack)
         secrets_are_where_they_belong(stack, tmp_path)
+        a_night_uses_it_too(stack, tmp_path)
 
         os.kill(services[MLFLOW].pid, 9)
         while services[MLFLOW].alive:
@@ -179,3 +180,14 @@ def a_run_uses_all_of_it(stack: Stack, source: Path, folder: Path) -> None:
     (job,) = ask(f"{address[RAY]}/api/jobs/", login[RAY])
     tags = {tag["key"]: tag["value"] for tag in recorded["data"]["tags"]}
     assert tags["ray.job_id"] == job["job_id"]
+
+
+def a_night_uses_it_too(stack: Stack, folder: Path) -> None:
+    """Only the stack's MLflow knows the version that makes this night one without news."""
+    shown = gan_train(folder, "nightly", "tiny.yaml")
+    assert "nothing new: version 1 was trained on these 24 images" in shown
+    prefect = stack.services[PREFECT].address
+    wanted = {"flow_runs": {"name": {"any_": ["nightly-tiny"]}}}
+    (night,) = ask(f"{prefect}/api/flow_runs/filter", logins(stack)[PREFECT], wanted)
+    assert (night["state_type"], night["state_name"]) == ("COMPLETED", "Nothing new")
+    assert len(ask(f"{stack.services[RAY].address}/api/jobs/", logins(stack)[RAY])) == 2
