@@ -1,6 +1,6 @@
 """Plans the shards of a data set: which image goes into which shard.
 
-Nothing is written here, but what is remembered of the source.
+Nothing is written here, but what is remembered of the source and of sets in a bucket.
 """
 
 from __future__ import annotations

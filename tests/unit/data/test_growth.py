@@ -176,7 +176,7 @@ def test_an_image_that_came_late_and_goes_costs_what_came_with_it(tmp_path: Path
     assert "top/a/0027.png is gone or changed" in plan.fault
 
 
-@pytest.mark.parametrize("damage", ["record", "folder", "link", "shard"])
+@pytest.mark.parametrize("damage", ["record", "folder", "link", "shard", "own record"])
 def test_damage_is_noticed(tmp_path: Path, damage: str) -> None:
     root = source(tmp_path / "s", 25)
     data = config(root, grow=True)
@@ -192,6 +192,14 @@ def test_damage_is_noticed(tmp_path: Path, damage: str) -> None:
             record.write_bytes(record.read_bytes()[:-9])
         plan = plan_shards(data, None, tmp_path / "w")
         assert plan.before == () and f"set {first.name} is gone or damaged" in plan.fault
+        return
+    if damage == "own record":
+        own = second / growth.RECORD_NAME
+        whole = own.read_bytes()
+        own.write_bytes(whole[:-9])
+        assert "is gone or damaged" in plan_shards(data, None, tmp_path / "w").fault
+        assert shard(data, tmp_path / "w") == second and own.read_bytes() == whole
+        assert not plan_shards(data, None, tmp_path / "w").fault
         return
     if damage == "link":
         (second / "shard-000001.tar").unlink()
