@@ -10,6 +10,7 @@ import logging
 import re
 import shutil
 import textwrap
+from datetime import datetime
 from pathlib import Path
 from typing import Any
 
@@ -60,6 +61,11 @@ def add(commands: Any) -> None:
         "Choose the champion:  gan-train promote RECIPE --version 3",
     )
     versions.add_argument("recipe", help="a YAML file, or the name of one in configs/")
+    versions.add_argument(
+        "--champions",
+        action="store_true",
+        help="list instead who was champion from when to when, and why",
+    )
     add_overrides(versions)
 
 
@@ -153,6 +159,16 @@ def _versions(given: argparse.Namespace) -> int:
             f"{listed.place(config)} has no version yet; one is registered by "
             f"`gan-train run {given.recipe}`"
         )
+    if given.champions:
+        reigns = listed.champions(config)
+        times = [
+            [str(reign.version), _minute(reign.since), _minute(end) if end else "now"]
+            for reign, end in reigns
+        ]
+        lines = aligned([["version", "from", "to"], *times]).splitlines()
+        for line, why in zip(lines, ["why", *(reign.reason for reign, _ in reigns)], strict=True):
+            print(f"{line}  {why}")
+        return 0
     rows = [
         [
             str(version.number),
@@ -168,3 +184,8 @@ def _versions(given: argparse.Namespace) -> int:
     head = ["version", "alias", "score", "measure", "kimg", "run", "registered"]
     print(aligned([head, *rows]))
     return 0
+
+
+def _minute(when: str) -> str:
+    """A time in ISO 8601, by the clock of this place."""
+    return f"{datetime.fromisoformat(when).astimezone():%Y-%m-%d %H:%M}"

@@ -11,6 +11,8 @@ from datetime import datetime
 from gan_train.config import Config
 from gan_train.errors import UserError
 from pipelines.registry.promotion import CHALLENGER, CHAMPION
+from pipelines.registry.reigns import Reign, spans
+from pipelines.registry.reigns import of as reigns_of
 from pipelines.registry.tracking import connect, connect_to_read, exists, failures, tracking_uri
 from pipelines.registry.versions import find_version, model_name
 
@@ -83,6 +85,22 @@ def versions(config: Config) -> list[Listed]:
         for version in found
     ]
     return sorted(listed, key=lambda version: -version.number)
+
+
+def champions(config: Config) -> list[tuple[Reign, str]]:
+    """Who was champion from when to when, and why, the newest first; each reign with its end, which
+    is empty for the one that lasts.
+
+    Raises UserError when the tracking server is away.
+    """
+    from mlflow.exceptions import MlflowException
+
+    try:
+        return spans(reigns_of(connect(config).get_registered_model(model_name(config))))
+    except failures() as error:
+        if isinstance(error, MlflowException) and error.error_code == "RESOURCE_DOES_NOT_EXIST":
+            return []
+        raise _away(config, error) from error
 
 
 def described(config: Config, version_or_alias: str) -> Described:

@@ -93,8 +93,11 @@ class Delivery:
                 cursor = self._begin_anew(cursor, outlook.abandoned_from)
                 outlook = look(self.run_dir, cursor)
             tracking = self._tracking(cursor)
+            if cursor.lost and outlook.cut:  # what was abandoned may have arrived
+                cursor = self._begin_anew(replace(cursor, run_id=tracking.run_id), 0)
+                tracking = self._tracking(cursor)
             if cursor.run_id is None:
-                cursor = self._keep(replace(cursor, run_id=tracking.run_id))
+                cursor = self._keep(replace(cursor, run_id=tracking.run_id, lost=False))
             if outlook.cut and cursor.heeded < outlook.end:
                 cursor = self._keep(replace(cursor, heeded=outlook.end))
             for events, behind in batches(outlook.events):

@@ -11,6 +11,7 @@ one on. Nothing here imports MLflow.
 
 from __future__ import annotations
 
+import logging
 import math
 import uuid
 from collections.abc import Sequence
@@ -21,6 +22,8 @@ from gan_train.files.atomic import read_json, write_json
 from gan_train.runs.events import LOG_NAME, Event, read_with_offsets
 
 CURSOR_NAME = "mlflow.json"
+
+log = logging.getLogger(__name__)
 
 Placed = tuple[Event, int]
 """An event, and the byte position behind it in the log."""
@@ -44,18 +47,27 @@ class Cursor:
     """The position up to which cuts have been acted on."""
     follows: str | None = None
     """The id of the MLflow run that this one replaces, because its events were abandoned."""
+    lost: bool = False
+    """Whether the file was damaged: the MLflow run is then found by what the log says of it."""
 
 
 def load_cursor(run_dir: Path, tracking_uri: str) -> Cursor:
     """The stored cursor, or else a new one, which is stored. It is new for another tracking server,
-    and if the log is shorter than the stored position: the whole log is then sent."""
+    if the log is shorter than the stored position, and if the file is damaged: the whole log is
+    then sent, which leaves what has arrived as it is."""
     path = run_dir / CURSOR_NAME
-    stored = Cursor(**read_json(path)) if path.exists() else None
-    cursor = stored or Cursor(uuid.uuid4().hex, tracking_uri)
+    stored, lost = None, False
+    if path.exists():
+        try:
+            stored = Cursor(**read_json(path))
+        except (ValueError, TypeError):
+            lost = True
+            log.warning("%s is damaged; the whole log is sent to MLflow again", path)
+    cursor = stored or Cursor(uuid.uuid4().hex, tracking_uri, lost=lost)
     if cursor.tracking_uri != tracking_uri:
         cursor = Cursor(cursor.key, tracking_uri, status=cursor.status)
-    log = run_dir / LOG_NAME
-    if cursor.offset > (log.stat().st_size if log.exists() else 0):
+    events = run_dir / LOG_NAME
+    if cursor.offset > (events.stat().st_size if events.exists() else 0):
         cursor = replace(cursor, offset=0, sending=0, heeded=0)
     if cursor != stored:
         save_cursor(run_dir, cursor)

@@ -16,6 +16,7 @@ import tempfile
 import uuid
 import warnings
 from collections.abc import Iterator, Mapping
+from contextlib import contextmanager
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -115,6 +116,18 @@ def failures() -> tuple[type[Exception], ...]:
     return MlflowException, SQLAlchemyError, OSError  # requests' exceptions are OSErrors
 
 
+@contextmanager
+def existing_allowed() -> Iterator[None]:
+    """Let something be made under a name that may be taken already: then it stays as it is."""
+    from mlflow.exceptions import MlflowException
+
+    try:
+        yield
+    except MlflowException as error:
+        if error.error_code != "RESOURCE_ALREADY_EXISTS":
+            raise
+
+
 # ---- the run -----------------------------------------------------------------------------------
 
 
@@ -175,7 +188,10 @@ class Tracking:
         self.client, self.config, self.run_dir = connect(config), config, run_dir
         self.index, self.ids = index, ids
         if cursor.run_id is None:
-            run = self._find(cursor.key) or self._create(cursor)
+            run = self._find(cursor.key)
+            if run is None and cursor.lost and (run := self._find_by_log()) is not None:
+                self.client.set_tag(run.info.run_id, KEY_TAG, cursor.key)
+            run = run or self._create(cursor)
             if cursor.follows is not None:
                 self.client.set_tag(cursor.follows, FOLLOWED_TAG, run.info.run_id)
         else:
@@ -204,6 +220,17 @@ class Tracking:
         experiment = experiment_of(self.client, self.config)
         runs = self.client.search_runs([experiment], f"tags.`{KEY_TAG}` = '{key}'", max_results=1)
         return runs[0] if runs else None
+
+    def _find_by_log(self) -> Run | None:
+        """The run that has this folder's name, and began when its log did."""
+        first = next(read_with_offsets(self.run_dir), None)
+        if first is None:
+            return None
+        experiment = experiment_of(self.client, self.config)
+        named = f"attributes.run_name = '{self.run_dir.name}'"
+        began = f"attributes.start_time = {first[0]['time_ms']}"
+        found = self.client.search_runs([experiment], f"{named} AND {began}")
+        return next((run for run in found if ABANDONED_TAG not in run.data.tags), None)
 
     def _create(self, cursor: Cursor) -> Run:
         tags = {

@@ -1,8 +1,9 @@
 """Registers the best generators as versions, and gives them the alias that `promotion.py` decides.
 
 This is the door of the room: what other rooms need stands here, `Shipper` and `ship` included.
-Registered models and aliases are handled here, runs in `tracking.py`, the files of a model in
-`logged_model.py`. `promotion.py` decides who is champion, `model_card.py` writes the description.
+Registered models are handled here, runs in `tracking.py`, the files of a model in
+`logged_model.py`. `promotion.py` decides who is champion, `aliases.py` makes it so, and
+`model_card.py` writes the description.
 """
 
 from __future__ import annotations
@@ -10,7 +11,7 @@ from __future__ import annotations
 import hashlib
 import json
 from collections.abc import Mapping
-from dataclasses import dataclass, field, replace
+from dataclasses import dataclass, field
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 from urllib.parse import quote
@@ -24,18 +25,14 @@ from gan_train.runs.checkpoint import harmless_keys
 from gan_train.runs.events import read_events
 from gan_train.runs.shared import workspace_lock
 from pipelines.registry import logged_model
+from pipelines.registry.aliases import Given, appoint, appoint_by_hand
 from pipelines.registry.card_picture import card_picture
 from pipelines.registry.lineage import lineage
 from pipelines.registry.model_card import CardFacts, model_card
 from pipelines.registry.promotion import (
-    CHALLENGER,
     CHAMPION,
-    Decision,
-    Standing,
     best_checkpoint,
-    decide,
     event_standing,
-    refusal,
     version_standing,
     why_none,
 )
@@ -46,6 +43,7 @@ from pipelines.registry.tracking import (
     FOLLOWS_TAG,
     connect,
     connect_to_read,
+    existing_allowed,
     experiment_of,
     failures,
     flatten,
@@ -123,9 +121,10 @@ def register_best(
         client = connect(config)
         with workspace_lock(config, "registry"):
             version = _version_of(client, config, run_dir, index, ids, run_id, event)
-            return _appoint(client, config, version)
+        given = appoint(client, version)
     except failures() as error:
         raise _unreachable(config, error) from error
+    return _registration(config, version, given)
 
 
 def register_import(config: Config, folder: Path, origin: str, digest: str) -> tuple[int, str]:
@@ -177,20 +176,11 @@ def promote(config: Config, version: int, force: bool = False) -> Registration:
     """
     try:
         client = connect(config)
-        with workspace_lock(config, "registry"):
-            new, now = find_version(client, config, str(version)), _champion(client, config)
-            if now is not None and int(now.version) == int(new.version):
-                return _registration(config, new, CHAMPION, "it was champion already")
-            standing = version_standing(new.version, new.tags)
-            before = _compared(now, standing)
-            why = refusal(standing, before)
-            if why and not force:
-                raise UserError(f"version {version} is not made champion: {why}; --force overrides")
-            reason = "promoted by hand" + (f" over version {now.version}" if now else "")
-            reason += f", {why}" if why else ""
-            return _give(client, config, new, Decision(CHAMPION, reason))
+        new = find_version(client, config, str(version))
+        given = appoint_by_hand(client, new, force)
     except failures() as error:
         raise _unreachable(config, error) from error
+    return _registration(config, new, given)
 
 
 def champion(config: Config) -> Registration | None:
@@ -199,7 +189,9 @@ def champion(config: Config) -> Registration | None:
         now = _champion(connect(config), config)
     except failures() as error:
         raise _unreachable(config, error) from error
-    return None if now is None else _registration(config, now, CHAMPION, now.tags.get("reason", ""))
+    if now is None:
+        return None
+    return _registration(config, now, Given(CHAMPION, now.tags.get("reason", ""), appointed=False))
 
 
 def download(config: Config, version_or_alias: str) -> Path:
@@ -335,14 +327,9 @@ def _link(client: MlflowClient, model: LoggedModel, version: ModelVersion) -> No
 
 
 def _ensure_model(client: MlflowClient, config: Config, name: str) -> None:
-    from mlflow.exceptions import MlflowException
-
     about = f"Generators of the recipe `{config.name}`. `models:/{name}@champion` is the best one."
-    try:
+    with existing_allowed():
         client.create_registered_model(name, description=about)
-    except MlflowException as error:
-        if error.error_code != "RESOURCE_ALREADY_EXISTS":
-            raise
 
 
 def _picture(client: MlflowClient, run_id: str, run_dir: Path, nimg: int) -> str | None:
@@ -382,49 +369,22 @@ def _champion(client: MlflowClient, config: Config) -> ModelVersion | None:
         return None
 
 
-# ---- aliases -----------------------------------------------------------------------------------
+# ---- what is told of a version -----------------------------------------------------------------
 
 
-def _appoint(client: MlflowClient, config: Config, version: ModelVersion) -> Registration:
-    """Make the version champion or challenger, by comparison with the present champion."""
-    now = _champion(client, config)
-    if now is not None and int(now.version) == int(version.version):
-        return _registration(config, version, CHAMPION, version.tags.get("reason", ""))
-    standing = version_standing(version.version, version.tags)
-    before = _compared(now, standing)
-    decision = decide(standing, before)
-    return _give(client, config, version, decision)
-
-
-def _compared(now: ModelVersion | None, new: Standing) -> Standing | None:
-    """The champion's score with which a new version is compared; None if there is no champion."""
-    return None if now is None else version_standing(now.version, now.tags, new.protocol)
-
-
-def _give(
-    client: MlflowClient, config: Config, version: ModelVersion, decision: Decision
-) -> Registration:
-    """Give the version its alias, and record the reason as a tag."""
-    client.set_registered_model_alias(version.name, decision.alias, str(version.version))
-    if decision.alias == CHAMPION and CHALLENGER in version.aliases:
-        client.delete_registered_model_alias(version.name, CHALLENGER)
-    client.set_model_version_tag(version.name, str(version.version), "reason", decision.reason)
-    given = _registration(config, version, decision.alias, decision.reason)
-    return replace(given, appointed=decision.alias == CHAMPION)
-
-
-def _registration(config: Config, version: ModelVersion, alias: str, reason: str) -> Registration:
+def _registration(config: Config, version: ModelVersion, given: Given) -> Registration:
     standing = version_standing(version.version, version.tags)
     return Registration(
         model=version.name,
         version=int(version.version),
-        alias=alias,
-        reason=reason,
+        alias=given.alias,
+        reason=given.reason,
         metric=standing.metric,
         score=standing.value,
         scores=json.loads(version.tags.get("scores", "{}")),
         run_id=version.run_id or "",
         ui=_page(config, version.name, int(version.version)),
+        appointed=given.appointed,
     )
 
 

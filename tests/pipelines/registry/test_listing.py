@@ -10,6 +10,7 @@ from gan_train import recipes
 from gan_train.runs import run_folder
 from pipelines.cli.main import main
 from pipelines.registry import versions
+from pipelines.registry.tracking import connect
 from tests.pipelines import registry_runs
 
 
@@ -123,6 +124,19 @@ def test_versions_are_listed_with_alias_score_and_run(
         ["2", "challenger", "40", measure, "2", "tiny-20260102-000000"],
         ["1", "champion", "31.5", measure, "2", "tiny-20260101-000000"],
     ]
+    # who was champion, from when to when, and why
+    versions.promote(registry_runs.config(workspace), 2)
+    assert main(["versions", str(recipe), "--champions"]) == 0
+    now, before = words(capsys.readouterr().out)[1:]
+    assert (
+        now[0] == "2"
+        and now[3] == "now"
+        and now[4:] == ["promoted", "by", "hand", "over", "version", "1"]
+    )
+    assert before[0] == "1" and before[3:5] == now[1:3]
+    assert " ".join(before[5:]) == f"first scored version, {measure} 31.5"
+    about = connect(registry_runs.config(workspace)).get_registered_model("progan-tiny").description
+    assert about.startswith("Generators of the recipe") and "promoted by hand" in about
 
 
 def test_what_only_reads_makes_no_database(

@@ -4,17 +4,13 @@ from __future__ import annotations
 
 import json
 import logging
-import os
-import shutil
 import signal
-import socket
 import subprocess
 import sys
 import threading
 import time
 import urllib.error
 import urllib.request
-from collections.abc import Iterator
 from dataclasses import replace
 from itertools import pairwise
 from pathlib import Path
@@ -41,6 +37,7 @@ from tests.pipelines.registry_runs import (
     models_of,
     written_metrics,
 )
+from tests.pipelines.registry_server import Server, free_port
 
 # ---- the spool -----------------------------------------------------------------------------------
 
@@ -74,60 +71,6 @@ def test_the_cursor_starts_anew_at_another_server(tmp_path: Path) -> None:
 
 
 # ---- a real server -------------------------------------------------------------------------------
-
-
-def free_port() -> int:
-    with socket.socket() as probe:
-        probe.bind(("127.0.0.1", 0))
-        return int(probe.getsockname()[1])
-
-
-class Server:
-    """An `mlflow server` of its own on loopback; `kill` is SIGKILL to all its processes."""
-
-    def __init__(self, folder: Path) -> None:
-        self.folder, self.port = folder, free_port()
-        self.uri = f"http://127.0.0.1:{self.port}"
-        self.process: subprocess.Popen[bytes] | None = None
-
-    def start(self) -> None:
-        command = [
-            *(sys.executable, "-m", "mlflow", "server", "--host", "127.0.0.1", "--workers", "1"),
-            *(
-                "--port",
-                str(self.port),
-                "--backend-store-uri",
-                f"sqlite:///{self.folder}/server.db",
-            ),
-            *("--artifacts-destination", str(self.folder / "artifacts")),
-        ]
-        with (self.folder / "server.log").open("ab") as log:
-            self.process = subprocess.Popen(
-                command, stdout=log, stderr=log, cwd=self.folder, start_new_session=True
-            )
-        deadline = time.monotonic() + 240
-        while time.monotonic() < deadline:
-            try:
-                with urllib.request.urlopen(f"{self.uri}/health", timeout=5):
-                    return
-            except OSError:
-                time.sleep(0.3)
-        raise AssertionError((self.folder / "server.log").read_text())
-
-    def kill(self) -> None:
-        if self.process is not None:
-            os.killpg(self.process.pid, signal.SIGKILL)
-            self.process.wait()
-            self.process = None
-
-
-@pytest.fixture(scope="module")
-def server(tmp_path_factory: pytest.TempPathFactory, blank_database: Path) -> Iterator[Server]:
-    made = Server(tmp_path_factory.mktemp("server"))
-    shutil.copy(blank_database, made.folder / "server.db")
-    made.start()
-    yield made
-    made.kill()
 
 
 @pytest.mark.slow
@@ -294,6 +237,33 @@ def test_death_after_any_call_to_mlflow(workspace: Path, monkeypatch: pytest.Mon
         assert ship(settings, run.folder, run.index, {})
         assert_everything_stands_once(settings, run)
     assert set(died) >= set(WRITERS) - {"update_run"}, died
+
+
+@pytest.mark.slow
+@pytest.mark.fault(
+    "the record of what MLflow has of a run empty or garbled",
+    "its MLflow run is found again, and everything stands there once",
+)
+@pytest.mark.parametrize("left", ["", '{"key": "abc', "[1]"])
+def test_a_damaged_cursor(workspace: Path, left: str) -> None:
+    settings = config(workspace)
+    run = full_run(settings)
+    assert ship(settings, run.folder, run.index, {})
+    record = run.folder / "mlflow.json"
+    before = json.loads(record.read_text())["run_id"]
+    record.write_text(left)
+    assert ship(settings, run.folder, run.index, {})
+    assert json.loads(record.read_text())["run_id"] == before
+    assert_everything_stands_once(settings, run)
+
+    # where training went on otherwise, what was abandoned may have arrived: another run replaces it
+    run.append("cut", 2000)
+    run.metrics(2000, **{"loss/D": 7.0})
+    run.end(2000)
+    record.write_text(left)
+    assert ship(settings, run.folder, run.index, {})
+    assert json.loads(record.read_text())["run_id"] != before
+    assert_everything_stands_once(settings, run)
 
 
 @pytest.mark.slow
