@@ -24,7 +24,7 @@ from gan_train.files.atomic import write_aside
 from gan_train.files.lease import Held, holder_of, leased
 from gan_train.files.locks import is_locked, locked_now
 from gan_train.files.store import Store, attach, local_copy, origin_of, path_of
-from gan_train.runs import shared
+from gan_train.runs import claim, shared
 from gan_train.runs.events import Event as Event
 from gan_train.runs.events import read_events as read_events
 
@@ -199,11 +199,12 @@ def _held(run_dir: Path, holder: Exception) -> str:
 
 
 def is_trained_now(run_dir: Path) -> bool:
-    """Whether a process holds the lock of the run, to train or to score it."""
+    """Whether a process holds the lock of the run, to train or to score it, or still trains it
+    although the process that started it is gone."""
     store = origin_of(run_dir)
-    return is_locked(run_dir / ".lock") or (
-        store is not None and holder_of(store, shared.LEASE) is not None
-    )
+    if is_locked(run_dir / ".lock") or claim.holder_of(run_dir) is not None:
+        return True
+    return store is not None and holder_of(store, shared.LEASE) is not None
 
 
 def reached(events: Iterable[Event]) -> int:

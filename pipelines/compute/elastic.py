@@ -17,6 +17,7 @@ from __future__ import annotations
 import logging
 import threading
 import time
+import uuid
 from collections.abc import Iterator
 from contextlib import contextmanager
 from pathlib import Path
@@ -24,6 +25,7 @@ from pathlib import Path
 from gan_train import recipes
 from gan_train.config import ClusterConfig, Config
 from gan_train.data.index import Index
+from gan_train.runs import claim
 from gan_train.runs.events import EventReader
 from gan_train.training.schedule import world_sizes
 from pipelines.compute import training
@@ -42,10 +44,14 @@ def fit(config: Config, shards: Path, run_dir: Path) -> training.Outcome:
     """Train like `training.fit`, and go on elsewhere when a node will be taken away; with
     `cluster.max_workers` on a number of workers that follows the cluster's room.
 
-    A lost worker counts as a failure (`cluster.max_failures`), whatever the number after it.
+    A lost worker counts as a failure (`cluster.max_failures`), whatever the number after it. Waits
+    for workers that have outlived an earlier driver of this run, and raises UserError when they
+    train on.
     """
+    claim.wait_until_free(run_dir)
+    owner = uuid.uuid4().hex
     if config.cluster.max_workers is None:
-        return _fit_fixed(config, shards, run_dir)
+        return _fit_fixed(config, shards, run_dir, owner)
     numbers = world_sizes(config, Index.load(shards).image_shape)
     failures = 0
     with connected(config.cluster):
@@ -65,7 +71,7 @@ def fit(config: Config, shards: Path, run_dir: Path) -> training.Outcome:
             more = [number for number in numbers if number > workers]
             try:
                 with _asking_for_more(config.cluster, gpu, workers, more, run_dir):
-                    outcome = training.fit(attempt, shards, run_dir, restart=False)
+                    outcome = training.fit(attempt, shards, run_dir, restart=False, owner=owner)
             except RuntimeError as error:
                 failures += 1
                 if failures > config.cluster.max_failures or _stopped(run_dir):
@@ -76,13 +82,13 @@ def fit(config: Config, shards: Path, run_dir: Path) -> training.Outcome:
                 return outcome
 
 
-def _fit_fixed(config: Config, shards: Path, run_dir: Path) -> training.Outcome:
+def _fit_fixed(config: Config, shards: Path, run_dir: Path, owner: str) -> training.Outcome:
     """Train on a fixed number of workers, in as many attempts as nodes are taken away."""
     with connected(config.cluster):
         gpu = gpus_wanted(config.cluster)
         config = recipes.change(config, {"cluster.gpu": "yes" if gpu else "no"})
         while True:
-            outcome = training.fit(config, shards, run_dir)
+            outcome = training.fit(config, shards, run_dir, owner=owner)
             if outcome.value:
                 log.warning("a node or a worker will be taken away; going on elsewhere")
                 _wait_for_room(config.cluster, gpu, [config.cluster.workers], run_dir)

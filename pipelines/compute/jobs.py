@@ -5,20 +5,21 @@
 
 The flow itself stays in this process; `submission.py` submits a whole flow.
 The workspace is a folder that the cluster and this process both see, and the run is followed
-through its event log. A cluster takes each submission id only once, so submitting a training twice
-never trains twice.
+through its event log. A cluster takes each submission id only once, and the id depends on the run,
+so a run is never trained by two jobs at once; whoever resumes a run whose job lives joins it.
 """
 
 from __future__ import annotations
 
 import argparse
+import hashlib
 import logging
 import os
 import shlex
 import sys
 import time
 from pathlib import Path
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, NamedTuple
 
 from gan_train import recipes
 from gan_train.config import Config
@@ -30,7 +31,9 @@ from pipelines.compute import elastic, training
 from pipelines.compute.cluster import QUIET, environment
 
 if TYPE_CHECKING:
-    from ray.job_submission import JobSubmissionClient
+    from ray.job_submission import JobDetails, JobSubmissionClient
+
+log = logging.getLogger(__name__)
 
 POLL_S = 1.0
 _LOG_TAIL = 3000  # characters
@@ -69,28 +72,62 @@ def connect(address: str, key: str = "cluster.jobs") -> JobSubmissionClient:
         os.environ.update({name: value for name, value in aside.items() if value is not None})
 
 
-def submission_id(run: str, flow_run_id: str) -> str:
-    """The submission id of a run's attempt in a flow run; the same arguments give the same id."""
-    return f"{run}-{flow_run_id[:8]}"
+def submission_of(address: str, run_dir: Path) -> str:
+    """The submission id of a run's job: of the one that lives, else of the run's next attempt.
+
+    It depends on the run alone, and a cluster takes an id only once, so that of several who resume
+    a run at once one submits it, and the others join.
+    """
+    told = [_told(job) for job in connect(address).list_jobs()]
+    attempts = [job for job in told if job.run_dir == str(run_dir)]
+    living = [job.id for job in attempts if not job.ended]
+    place = hashlib.sha256(str(run_dir).encode()).hexdigest()[:8]
+    return living[0] if living else f"{run_dir.name}-{place}-{len(attempts) + 1}"
 
 
-def run(config: Config, shards: Path, run_dir: Path, submission: str) -> training.Outcome:
-    """Submit the training, unless it was submitted already, and wait for its end.
+class _Told(NamedTuple):
+    """What a job says of itself."""
+
+    id: str
+    run_dir: str
+    flow_run: str
+    ended: bool
+
+
+def _told(job: JobDetails) -> _Told:
+    about = job.metadata or {}
+    ended = job.status.is_terminal()
+    return _Told(
+        job.submission_id or "", about.get("run_dir", ""), about.get("flow_run", ""), ended
+    )
+
+
+def run(
+    config: Config, shards: Path, run_dir: Path, submission: str, flow_run_id: str = ""
+) -> training.Outcome:
+    """Submit the training, unless it was submitted already, and wait for its end. So a flow that
+    resumes a run whose job outlived the flow before joins that job.
 
     Raises UserError for a mistake that the workers found, RuntimeError with the end of the job's
     log when it failed.
     """
     assert config.cluster.jobs is not None
     client = connect(config.cluster.jobs)
-    known = {job.submission_id for job in client.list_jobs()}
-    if submission not in known:
-        command = [sys.executable, "-m", "pipelines.compute.jobs", str(run_dir), str(shards)]
-        client.submit_job(
-            entrypoint=shlex.join(command),
-            submission_id=submission,
-            metadata={MARK: "train", "run": run_dir.name, "recipe": config.name},
-            runtime_env={"env_vars": QUIET},
-        )
+    command = [sys.executable, "-m", "pipelines.compute.jobs", str(run_dir), str(shards)]
+    about = {"run": run_dir.name, "run_dir": str(run_dir), "flow_run": flow_run_id}
+    if _is_known(client, submission):
+        log.warning("%s is trained by the Ray job %s: following it", run_dir.name, submission)
+    else:
+        try:
+            client.submit_job(
+                entrypoint=shlex.join(command),
+                submission_id=submission,
+                metadata={MARK: "train", "recipe": config.name} | about,
+                runtime_env={"env_vars": QUIET},
+            )
+        except RuntimeError:
+            if not _is_known(client, submission):  # else another one was faster
+                raise
     while not (status := client.get_job_status(submission)).is_terminal():
         time.sleep(POLL_S)
     refused = run_dir / training.REFUSED
@@ -102,14 +139,20 @@ def run(config: Config, shards: Path, run_dir: Path, submission: str) -> trainin
     return training.Outcome(next(iter(list_checkpoints(run_dir)), None), {})
 
 
-def stop(address: str, part: str) -> list[str]:
-    """End the jobs that were submitted for the flow run with the id `part`; returns their ids."""
+def _is_known(client: JobSubmissionClient, submission: str) -> bool:
+    return submission in {job.submission_id for job in client.list_jobs()}
+
+
+def stop(address: str, flow_run_id: str, resumed: str | None = None) -> list[str]:
+    """End the jobs that a flow run has submitted, and that of the run which it `resumed`, by name
+    or folder; returns their ids."""
     client = connect(address)
     running = [
-        job.submission_id
-        for job in client.list_jobs()
-        if job.submission_id and job.submission_id.endswith(f"-{part[:8]}")
-        if not job.status.is_terminal()
+        job.id
+        for job in map(_told, client.list_jobs())
+        if job.run_dir and not job.ended
+        if job.flow_run == flow_run_id
+        or (resumed is not None and Path(job.run_dir).name == Path(resumed).name)
     ]
     for submission in running:
         client.stop_job(submission)

@@ -33,6 +33,7 @@ from gan_train.files.atomic import write_aside
 from gan_train.files.store import Store, attach, origin_of
 from gan_train.nn.collectives import any_worker, broadcast_text
 from gan_train.runs import shared, stop_signals
+from gan_train.runs.claim import Claim, claimed
 from gan_train.runs.shared import REFUSED as REFUSED
 from gan_train.runs.shared import RESIZE as RESIZE
 from gan_train.runs.shared import STOP as STOP
@@ -103,6 +104,7 @@ class RayRuntime:
         self.run_dir = run_dir
         self.in_bucket = origin_of(run_dir) is not None
         self.outbox: shared.Outbox | None = None
+        self.claim: Claim | None = None
         self.moves = False
         """Whether a node or a worker is about to be taken away, so they must go on elsewhere."""
         self._hears = os.environ.get("RAY_TRAIN_ENABLE_PREEMPTION_WATCHER") != "0"
@@ -152,6 +154,8 @@ class RayRuntime:
         `shared.Superseded` when another process has taken the run over."""
         if self.outbox is not None:
             self.outbox.check()
+        if self.claim is not None:
+            self.claim.check()
         self.moves = _asked.is_set()
         if self._hears:
             import ray.train
@@ -205,9 +209,13 @@ def _train(settings: dict[str, Any]) -> bool:
     """The training function of Ray Train; returns whether the workers ended to go on elsewhere."""
     from gan_train.training.trainer import train
 
-    with _worker(settings) as (config, runtime, shards), runtime.exporting(config.name):
+    with ExitStack() as held:
+        config, runtime, shards = held.enter_context(_worker(settings))
+        held.enter_context(runtime.exporting(config.name))
         at = (os.getpid(), socket.gethostname())
         logging.getLogger("gan_train").info("process %d of %s", *at)
+        if runtime.rank == 0 and not runtime.in_bucket:
+            runtime.claim = held.enter_context(claimed(runtime.run_dir, settings["owner"]))
         train(config, Index.load(shards), shards, runtime)
         return any_worker(runtime.moves, runtime.device)
 
@@ -307,18 +315,22 @@ def withdraw(run_dir: Path, *names: str) -> None:
             store.delete(name)
 
 
-def fit(config: Config, shards: Path, run_dir: Path, *, restart: bool = True) -> Outcome:
+def fit(
+    config: Config, shards: Path, run_dir: Path, *, restart: bool = True, owner: str | None = None
+) -> Outcome:
     """Train on `config.cluster.workers` workers until the schedule ends or STOP appears, or until
     Ray announces that a node will be taken away: then the outcome's value is True, and
     `elastic.fit` goes on.
 
     `shards` and `run_dir` are absolute paths that every worker sees. A lost worker restarts the
     group from the newest valid checkpoint, at most `config.cluster.max_failures` times, and not at
-    all without `restart`; so does, as often, a lost controller. May be called from any thread,
-    after `clear`. Raises UserError for a mistake that a restart cannot mend, and RuntimeError with
-    the workers' errors when the restarts are used up.
+    all without `restart`; so does, as often, a lost controller. `owner` names the training of which
+    this is an attempt (`gan_train/runs/claim.py`). May be called from any thread, after `clear`.
+
+    Raises UserError for a mistake that a restart cannot mend, and RuntimeError with the workers'
+    errors when the restarts are used up.
     """
-    settings = {"shards": str(shards), "run_dir": str(run_dir)}
+    settings = {"shards": str(shards), "run_dir": str(run_dir), "owner": owner or uuid.uuid4().hex}
     retries = config.cluster.max_failures if restart else 0
     while True:
         (run_dir / _SNAPSHOT).unlink(missing_ok=True)  # it may name deleted checkpoints

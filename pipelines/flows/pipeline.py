@@ -99,7 +99,7 @@ def stop_job(flow: Flow[..., Any], flow_run: FlowRun, state: State[Any]) -> None
     own processes, and a job on another cluster is not one of them."""
     address = flow_run.parameters["config"].get("cluster", {}).get("jobs")
     if address:
-        jobs.stop(address, str(flow_run.id))
+        jobs.stop(address, str(flow_run.id), flow_run.parameters.get("resume"))
 
 
 @task(name="train", cache_policy=NO_CACHE)
@@ -137,8 +137,9 @@ def _workers(
     """Yield the training as a call that blocks, and its identifiers in Prefect and Ray."""
     ids = {"prefect.flow_run_id": runtime.flow_run.get_root_flow_run_id() or ""}
     if config.cluster.jobs is not None:
-        job = jobs.submission_id(run_dir.name, ids["prefect.flow_run_id"])
-        yield partial(jobs.run, config, shards, run_dir, job), ids | {"ray.submission_id": job}
+        job = jobs.submission_of(config.cluster.jobs, run_dir)
+        fit = partial(jobs.run, config, shards, run_dir, job, ids["prefect.flow_run_id"])
+        yield fit, ids | {"ray.submission_id": job}
         return
     with connected(config.cluster):
         yield partial(elastic.fit, config, shards, run_dir), ids | identifiers()

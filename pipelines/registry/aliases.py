@@ -24,6 +24,7 @@ from pipelines.registry.promotion import (
     refusal,
     version_standing,
 )
+from pipelines.registry.tracking import failures, is_missing
 from pipelines.registry.turns import turn
 
 if TYPE_CHECKING:
@@ -117,7 +118,7 @@ def _choose(
 
 def _found(now: ModelVersion, last: ModelVersion | None, any_known: bool) -> reigns.Reign:
     """The reign of a champion that the list does not end with."""
-    at = datetime.fromtimestamp(now.last_updated_timestamp / 1000, UTC)
+    at = datetime.fromtimestamp((now.last_updated_timestamp or 0) / 1000, UTC)
     return reigns.begun(int(now.version), _why(now, _by_score(now, last), any_known), at)
 
 
@@ -159,11 +160,9 @@ def _give(
 
 def _version(client: MlflowClient, name: str, number: int) -> ModelVersion | None:
     """The version; None if it was deleted."""
-    from mlflow.exceptions import MlflowException
-
     try:
         return client.get_model_version(name, str(number))
-    except MlflowException as error:
-        if error.error_code != "RESOURCE_DOES_NOT_EXIST":
+    except failures() as error:
+        if not is_missing(error):
             raise
         return None

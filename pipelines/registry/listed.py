@@ -13,7 +13,14 @@ from gan_train.errors import UserError
 from pipelines.registry.promotion import CHALLENGER, CHAMPION
 from pipelines.registry.reigns import Reign, spans
 from pipelines.registry.reigns import of as reigns_of
-from pipelines.registry.tracking import connect, connect_to_read, exists, failures, tracking_uri
+from pipelines.registry.tracking import (
+    connect,
+    connect_to_read,
+    exists,
+    failures,
+    is_missing,
+    tracking_uri,
+)
 from pipelines.registry.versions import find_version, model_name
 
 
@@ -93,12 +100,10 @@ def champions(config: Config) -> list[tuple[Reign, str]]:
 
     Raises UserError when the tracking server is away.
     """
-    from mlflow.exceptions import MlflowException
-
     try:
         return spans(reigns_of(connect(config).get_registered_model(model_name(config))))
     except failures() as error:
-        if isinstance(error, MlflowException) and error.error_code == "RESOURCE_DOES_NOT_EXIST":
+        if is_missing(error):
             return []
         raise _away(config, error) from error
 

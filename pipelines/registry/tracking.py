@@ -116,6 +116,11 @@ def failures() -> tuple[type[Exception], ...]:
     return MlflowException, SQLAlchemyError, OSError  # requests' exceptions are OSErrors
 
 
+def is_missing(error: Exception) -> bool:
+    """Whether the server said that it has no such thing."""
+    return getattr(error, "error_code", None) == "RESOURCE_DOES_NOT_EXIST"
+
+
 @contextmanager
 def existing_allowed() -> Iterator[None]:
     """Let something be made under a name that may be taken already: then it stays as it is."""

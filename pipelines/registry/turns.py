@@ -16,7 +16,7 @@ from collections.abc import Callable, Iterator
 from contextlib import contextmanager, suppress
 from typing import TYPE_CHECKING
 
-from pipelines.registry.tracking import existing_allowed, failures
+from pipelines.registry.tracking import existing_allowed, failures, is_missing
 
 if TYPE_CHECKING:
     from mlflow import MlflowClient
@@ -67,15 +67,13 @@ def turn(client: MlflowClient, model: str) -> Iterator[Callable[[], bool]]:
 
 
 def _draw(client: MlflowClient, model: str, owner: str) -> None:
-    from mlflow.exceptions import MlflowException
-
     for _ in range(2):
         try:
             tags = {"model": model, "owner": owner}
             client.create_model_version(MODEL, _SOURCE, tags=tags, await_creation_for=0)
             return
-        except MlflowException as error:
-            if error.error_code != "RESOURCE_DOES_NOT_EXIST":
+        except failures() as error:
+            if not is_missing(error):
                 raise
         with existing_allowed():
             client.create_registered_model(MODEL, description=_ABOUT)
@@ -96,10 +94,8 @@ def _oldest(client: MlflowClient, model: str) -> tuple[int, str] | None:
 
 
 def _delete(client: MlflowClient, number: int) -> None:
-    from mlflow.exceptions import MlflowException
-
     try:
         client.delete_model_version(MODEL, str(number))
-    except MlflowException as error:  # another one who waits was faster
-        if error.error_code != "RESOURCE_DOES_NOT_EXIST":
+    except failures() as error:  # another one who waits was faster
+        if not is_missing(error):
             raise

@@ -160,7 +160,8 @@ class Killed(BaseException):
 
 
 def kill_after(patch: pytest.MonkeyPatch, writers: Sequence[str], nth: int) -> None:
-    """Let the process die right after the nth call of MLflow's client was obeyed."""
+    """Let the process die right after the nth call of MLflow's client was obeyed: no later one is,
+    not even of what cleans up."""
     from mlflow import MlflowClient
 
     calls = 0
@@ -170,6 +171,8 @@ def kill_after(patch: pytest.MonkeyPatch, writers: Sequence[str], nth: int) -> N
 
         def call(self: MlflowClient, *args: Any, **kwargs: Any) -> Any:
             nonlocal calls
+            if calls >= nth:
+                raise Killed(name)
             result = real(self, *args, **kwargs)
             calls += 1
             if calls == nth:

@@ -41,6 +41,9 @@ MLFLOW_FILES = {
         "model_interface",
         "served_model",
         "served_picture_model",
+        "aliases",
+        "reigns",
+        "turns",
     )
 }
 RAY_TRAIN_FILES = {"pipelines/compute/training.py"}

@@ -3,17 +3,12 @@
 from __future__ import annotations
 
 import os
-import shutil
-import signal
-import socket
 import sqlite3
 import subprocess
 import sys
-import tempfile
 import threading
 import time
 from collections.abc import Iterator
-from contextlib import ExitStack
 from pathlib import Path
 
 import pytest
@@ -26,6 +21,7 @@ from gan_train.runs.checkpoint import list_checkpoints
 from pipelines.cli.main import main
 from pipelines.compute import cluster, jobs, submission, training
 from pipelines.registry import provenance
+from tests.ray_head import RAY, head
 from tests.training import tiny_config
 
 pytestmark = [
@@ -33,47 +29,13 @@ pytestmark = [
     # Ray's own code uses what Ray has deprecated
     pytest.mark.filterwarnings(r"ignore::DeprecationWarning:ray\..*"),
 ]
-RAY = str(Path(sys.executable).with_name("ray"))
-
-
-def free_ports(count: int) -> list[str]:
-    """TCP ports that nobody listens on, all different."""
-    with ExitStack() as stack:
-        sockets = [stack.enter_context(socket.socket()) for _ in range(count)]
-        for one in sockets:
-            one.bind(("127.0.0.1", 0))
-        return [str(one.getsockname()[1]) for one in sockets]
 
 
 @pytest.fixture(scope="module")
 def dashboard() -> Iterator[str]:
-    """The dashboard's address of a cluster of one node, on loopback, with token authentication."""
-    port, board, agent, client = free_ports(4)
-    folder = tempfile.mkdtemp(prefix="ray-", dir="/tmp")  # sockets need a short path
-    head = subprocess.Popen(
-        [
-            *(RAY, "start", "--head", "--block", "--disable-usage-stats", "--num-cpus", "4"),
-            *("--port", port, "--dashboard-host", "127.0.0.1", "--dashboard-port", board),
-            *("--dashboard-agent-listen-port", agent, "--ray-client-server-port", client),
-            *("--temp-dir", folder),
-        ],
-        env=os.environ | cluster.environment(local=True),
-        stdout=subprocess.DEVNULL,
-        stderr=subprocess.DEVNULL,
-        start_new_session=True,
-    )
-    address = f"http://127.0.0.1:{board}"
-    deadline = time.monotonic() + 120
-    while True:
-        with socket.socket() as probe:
-            if probe.connect_ex(("127.0.0.1", int(board))) == 0:
-                break
-        assert head.poll() is None and time.monotonic() < deadline, "no dashboard"
-        time.sleep(0.5)
-    yield address
-    os.killpg(head.pid, signal.SIGKILL)  # its own session, so no other Ray's processes
-    head.wait(30)
-    shutil.rmtree(folder, ignore_errors=True)
+    """The dashboard's address of a cluster of one node."""
+    with head() as address:
+        yield address
 
 
 def submit(address: str, name: str, recipe: Path) -> subprocess.CompletedProcess[str]:
@@ -120,13 +82,13 @@ def test_submitted_through_the_sdk_joined_and_stopped(
     shards = shard(config.data, config.workspace)
     run_dir = run_folder.new(config, shards)
     flow_run = "0123abcd-0000-0000-0000-000000000000"
-    submission = jobs.submission_id(run_dir.name, flow_run)
-    assert submission == jobs.submission_id(run_dir.name, flow_run)
+    submission = jobs.submission_of(dashboard, run_dir)
+    assert submission == jobs.submission_of(dashboard, run_dir)
     ended: list[object] = []
 
     def train() -> None:
         try:
-            ended.append(jobs.run(config, shards, run_dir, submission))
+            ended.append(jobs.run(config, shards, run_dir, submission, flow_run))
         except RuntimeError as error:
             ended.append(error)
 
@@ -136,6 +98,7 @@ def test_submitted_through_the_sdk_joined_and_stopped(
     while not list_checkpoints(run_dir):
         assert waiting[0].is_alive(), ended
         time.sleep(0.2)
+    assert jobs.submission_of(dashboard, run_dir) == submission
     waiting[1].start()
     client = jobs.connect(dashboard)
     assert [j.submission_id for j in client.list_jobs()].count(submission) == 1
@@ -146,6 +109,7 @@ def test_submitted_through_the_sdk_joined_and_stopped(
     for thread in waiting:
         thread.join(60)
     assert client.get_job_status(submission).value == "STOPPED"
+    assert jobs.submission_of(dashboard, run_dir) != submission  # the next attempt's
     assert len(ended) == 2 and all("ended as STOPPED" in str(error) for error in ended)
 
 

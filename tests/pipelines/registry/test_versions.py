@@ -15,7 +15,7 @@ from PIL import Image
 from gan_train import recipes
 from gan_train.config import Config
 from gan_train.errors import UserError
-from pipelines.registry import logged_model, versions
+from pipelines.registry import logged_model, reigns, turns, versions
 from pipelines.registry.promotion import best_checkpoint
 from pipelines.registry.provenance import COMMIT_TAG, VERSION_TAG, source_tags
 from pipelines.registry.tracking import connect, tracking_uri
@@ -241,6 +241,10 @@ def test_only_the_registered_checkpoint_is_a_served_model(workspace: Path) -> No
     assert files_of(client, later.model_id) == whole
 
 
+@pytest.mark.fault(
+    "kill in the middle of a registration",
+    "registering again completes it: one version, its alias, its reason",
+)
 def test_registration_is_taken_up_after_a_kill(
     workspace: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
@@ -250,9 +254,11 @@ def test_registration_is_taken_up_after_a_kill(
     writers = [
         *("create_registered_model", "log_model_artifacts", "set_logged_model_tags"),
         *("log_model_artifact", "log_artifact", "create_model_version"),
-        *("set_registered_model_alias", "set_model_version_tag"),
+        *("set_registered_model_alias", "set_model_version_tag", "update_registered_model"),
+        *("set_registered_model_tag", "delete_model_version"),
     ]
-    died = []
+    monkeypatch.setattr(turns, "LIFE_S", 0.3)
+    died: list[str] = []
     for limit in range(1, 100):
         settings = config(workspace, model=f"taken-up-{limit}")
         run = finished_run(settings, f"taken-up-{limit}", 50.0)
@@ -267,6 +273,10 @@ def test_registration_is_taken_up_after_a_kill(
         assert (done.version, done.alias) == (1, "champion")
         client = connect(settings)
         (version,) = client.search_model_versions(f"name = '{done.model}'")
+        page = client.get_registered_model(done.model)
+        assert version.tags["reason"] == done.reason == f"first scored version, {METRIC} 50"
+        assert [(one.version, one.reason) for one in reigns.of(page)] == [(1, done.reason)]
+        assert page.description.count(done.reason) == 1
         model = client.get_logged_model(version.tags["logged_model"])
         assert model.tags["mlflow.modelVersions"] == f'[{{"name": "{done.model}", "version": 1}}]'
         assert version.tags["weights_sha256"] == model.tags["weights_sha256"]
