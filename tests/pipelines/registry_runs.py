@@ -164,17 +164,17 @@ def kill_after(patch: pytest.MonkeyPatch, writers: Sequence[str], nth: int) -> N
     not even of what cleans up."""
     from mlflow import MlflowClient
 
-    calls = 0
+    calls, last = 0, ""
 
     def counted(name: str) -> Any:
         real = getattr(MlflowClient, name)
 
         def call(self: MlflowClient, *args: Any, **kwargs: Any) -> Any:
-            nonlocal calls
+            nonlocal calls, last
             if calls >= nth:
-                raise Killed(name)
+                raise Killed(last)
             result = real(self, *args, **kwargs)
-            calls += 1
+            calls, last = calls + 1, name
             if calls == nth:
                 raise Killed(name)
             return result

@@ -249,8 +249,6 @@ def test_registration_is_taken_up_after_a_kill(
     workspace: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     """For every n: the registration dies right after its n-th call was obeyed, and is repeated."""
-    import mlflow.pyfunc
-
     writers = [
         *("create_registered_model", "log_model_artifacts", "set_logged_model_tags"),
         *("log_model_artifact", "log_artifact", "create_model_version"),
@@ -284,6 +282,8 @@ def test_registration_is_taken_up_after_a_kill(
             break
     assert set(died) == set(writers), died
     monkeypatch.setenv("MLFLOW_TRACKING_URI", tracking_uri(settings))
+    import mlflow.pyfunc  # not before `connect` has set what it reads
+
     loaded = mlflow.pyfunc.load_model(str(version.source))
     assert loaded.metadata.metadata["family"] == "progan"
 
