@@ -101,7 +101,7 @@ def champions(config: Config) -> list[tuple[Reign, str]]:
     Raises UserError when the tracking server is away.
     """
     try:
-        return spans(reigns_of(connect(config).get_registered_model(model_name(config))))
+        return spans(reigns_of(connect_to_read(config).get_registered_model(model_name(config))))
     except failures() as error:
         if is_missing(error):
             return []
