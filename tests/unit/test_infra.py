@@ -12,6 +12,7 @@ from typing import Any
 
 import pytest
 import yaml
+from ray._private import ray_constants
 
 from pipelines.compute import metrics
 
@@ -96,6 +97,17 @@ def test_the_image_runs_as_a_number_and_holds_no_secret() -> None:
     bases = {line.split("=")[1] for line in lines if line.startswith("ARG BASE_IMAGE")}
     compose = (INFRA / "compose/compose.yaml").read_text(encoding="utf-8")
     assert set(re.findall(r"BASE_IMAGE:-([^}]+)", compose)) == bases
+
+
+def test_nodes_are_drained_in_the_time_that_they_get(services: dict[str, dict[str, Any]]) -> None:
+    drains = "RAY_GRACEFUL_SHUTDOWN_DRAIN_TIMEOUT_S"
+    assert hasattr(ray_constants, drains), "Ray reads it"
+    worker = services["ray-worker"]
+    assert (worker["environment"][drains], worker["stop_grace_period"]) == ("100", "2m")
+    for name in CLUSTERS:
+        start = load(f"ray/{name}")["worker_start_ray_commands"][-1]
+        assert f"--setenv={drains}=100 " in start and "ray start --block " in start, name
+        assert "--property=KillMode=mixed " in start and "TimeoutStopSec=120 " in start, name
 
 
 # ---- Ray's own launcher ------------------------------------------------------------------------

@@ -20,6 +20,7 @@ ROOT = Path(__file__).parents[2]
 KUBERNETES = ROOT / "infra" / "kubernetes"
 VERSION = "1.37"
 FILES = sorted(KUBERNETES.rglob("kustomization.yaml"))
+DRAIN = "RAY_GRACEFUL_SHUTDOWN_DRAIN_TIMEOUT_S"
 OVERLAYS = ("cluster", "job", "job-spot-queued")
 
 Object = dict[str, Any]
@@ -101,6 +102,10 @@ def check_pods(cluster: Object, claim: str) -> None:
         assert container["resources"]["limits"] == container["resources"]["requests"]
         assert container["securityContext"]["capabilities"] == {"drop": ["ALL"]}
         assert {"name": "metrics", "containerPort": 8080} in container["ports"]
+    for template in pods_of(cluster)[1:]:  # a worker's pod says that it goes, and has time for it
+        (container,) = template["spec"]["containers"]
+        (drains,) = [each["value"] for each in container["env"] if each["name"] == DRAIN]
+        assert int(drains) + 15 <= template["spec"]["terminationGracePeriodSeconds"]
 
 
 @pytest.mark.parametrize("file", FILES, ids=lambda file: str(file.parent.relative_to(KUBERNETES)))
