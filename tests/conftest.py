@@ -24,7 +24,7 @@ import pytest
 import torch
 from xdist.scheduler import LoadScopeScheduling
 
-from tests import browser, bucket, postgres, small_disk
+from tests import browser, bucket, nodes, postgres, small_disk
 from tests.faults import table
 from tests.training import tiny_images
 
@@ -83,8 +83,9 @@ def pytest_terminal_summary(terminalreporter: Any) -> None:
 
 
 def pytest_report_header() -> list[str]:
-    """Say it where tests are left out for want of a program."""
-    return [f"tests marked {name} are left out: this machine lacks it" for name in lacking()]
+    """Say it where tests are left out for want of a program, and what joins the nodes of others."""
+    absent = [f"tests marked {name} are left out: this machine lacks it" for name in lacking()]
+    return [*absent, f"network of several nodes: {nodes.network()}"]
 
 
 class Scheduling(LoadScopeScheduling):

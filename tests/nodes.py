@@ -2,7 +2,8 @@
 
 As root on Linux, every node is in a network namespace of its own, and a bridge joins them, as a
 switch joins machines. Elsewhere all are on loopback. Each has a folder of its own for copies of
-what is in a bucket, so no two of them see one folder of a run.
+what is in a bucket, so no two of them see one folder of a run. The cables have the rate, and where
+the kernel can do it the delay, of a modest network between machines.
 """
 
 from __future__ import annotations
@@ -17,20 +18,53 @@ import tempfile
 import time
 from contextlib import suppress
 from dataclasses import dataclass, field
+from functools import cache
 from pathlib import Path
 from types import TracebackType
 
 from pipelines.compute.cluster import LOOPBACK, QUIET
 
 STARTUP_S = 180.0
+RATE, DELAY = "200mbit", "5ms"
+"""Of each node's cable, in either direction."""
 _RAY = str(Path(sys.executable).with_name("ray"))
-_PORT = "6390"
+_PORT, _BOARD = "6390", "6391"
+
+
+def _does(*command: str) -> bool:
+    """Whether a command did what it was asked for."""
+    return subprocess.run(command, capture_output=True, check=False).returncode == 0
 
 
 def _ip(*arguments: str) -> bool:
     """Whether `ip` did what it was asked for."""
-    done = subprocess.run(["ip", *arguments], capture_output=True, check=False)
-    return done.returncode == 0
+    return _does("ip", *arguments)
+
+
+def apart() -> bool:
+    """Whether nodes get addresses of their own here."""
+    return sys.platform == "linux" and os.geteuid() == 0 and shutil.which("ip") is not None
+
+
+@cache
+def limits() -> dict[str, list[str]]:
+    """What of a network's limits the kernel can give a cable: in words, and as arguments after `tc
+    qdisc add dev CABLE`. Tried out in a network that nobody else sees."""
+    both = ["root", "netem", "delay", DELAY, "rate", RATE, "limit", "10000"]
+    rate = ["root", "tbf", "rate", RATE, "burst", "256kb", "latency", "200ms"]
+    trial = ["unshare", "--net", "tc", "qdisc", "add", "dev", "lo"]
+    if not (apart() and shutil.which("tc")):
+        return {}
+    if _does(*trial, *both):
+        return {f"{RATE}, {DELAY}": both}
+    return {f"{RATE}, no delay (the kernel has no netem)": rate} if _does(*trial, *rate) else {}
+
+
+def network() -> str:
+    """What joins the nodes of the tests on this machine, in words."""
+    if not apart():
+        return "loopback alone: addresses of their own need root and `ip`"
+    return ", ".join(["a cable each", *(limits() or ["no limits (they need `tc`)"])])
 
 
 @dataclass
@@ -57,11 +91,7 @@ class Nodes:
         self._nodes: list[Node] = []
         self._sessions = tempfile.mkdtemp(prefix="ray-", dir="/tmp")  # sockets need a short path
         self.environment = {"RAY_AUTH_TOKEN": secrets.token_urlsafe(32)}
-        self.apart = (
-            os.geteuid() == 0
-            and shutil.which("ip") is not None
-            and _ip("link", "add", self._bridge, "type", "bridge")
-        )
+        self.apart = apart() and _ip("link", "add", self._bridge, "type", "bridge")
         self.outside = f"{self._net}.254" if self.apart else "127.0.0.1"
         if self.apart:
             assert _ip("addr", "add", f"{self.outside}/24", "dev", self._bridge)
@@ -97,6 +127,9 @@ class Nodes:
                 and _ip("-n", space, "link", "set", "lo", "up")
             )
             assert made, "no network for the node"
+            for limit in limits().values():
+                add = ["tc", "qdisc", "add", "dev"]
+                assert _does(*add, cable, *limit) and _does(*node.before, *add, "eth0", *limit)
         self._nodes.append(node)
         return node
 
@@ -123,14 +156,19 @@ class Nodes:
         return self._folder / name
 
     def start(self, name: str) -> Node:
-        """Start a node: the first is the head, and all others have one CPU."""
+        """Start a node: the first is the head, and all others have one CPU. A SIGTERM to the first
+        of its processes has Ray end it in an orderly way."""
         node = self._new(name)
         head = self._nodes[0]
+        # in a folder that they share, each would unpack a job's files anew, below the others' feet
+        session = Path(self._sessions) / str(len(self._nodes))
         role = ["--address", f"{head.address}:{_PORT}", "--num-cpus", "1"]
         if node is head:
-            role = ["--head", "--port", _PORT, "--num-cpus", "0", "--temp-dir", self._sessions]
+            role = ["--head", "--port", _PORT, "--num-cpus", "0"]
+            role += ["--dashboard-host", head.address, "--dashboard-port", _BOARD]
         with (self._folder / f"{name}.log").open("wb") as log:
             ray = [*node.before, _RAY, "start", "--block", "--node-ip-address", node.address]
+            ray += ["--temp-dir", str(session)]
             node.processes.append(
                 subprocess.Popen(
                     [*ray, *role],
@@ -153,6 +191,11 @@ class Nodes:
         """The address of the cluster."""
         return f"{self._nodes[0].address}:{_PORT}"
 
+    @property
+    def dashboard(self) -> str:
+        """The address of the head's dashboard."""
+        return f"http://{self._nodes[0].address}:{_BOARD}"
+
     def _wait_for(self, node: Node) -> None:
         deadline = time.monotonic() + STARTUP_S
         log = self._folder / f"{node.name}.log"
@@ -160,15 +203,15 @@ class Nodes:
             assert node.processes[0].poll() is None and time.monotonic() < deadline, log.read_text()
             time.sleep(0.1)
 
-    def command(self, *command: str) -> subprocess.Popen[str]:
-        """Start a command on the head, with its output in a pipe."""
-        head = self._nodes[0]
+    def command(self, *command: str, outside: bool = False) -> subprocess.Popen[str]:
+        """Start a command on the head, or `outside` of all nodes, with its output in a pipe."""
+        node = Node("here", self.outside, []) if outside else self._nodes[0]
         return subprocess.Popen(
-            [*head.before, *command],
+            [*node.before, *command],
             stdout=subprocess.PIPE,
             stderr=subprocess.STDOUT,
             text=True,
-            env=self._variables(head),
+            env=self._variables(node),
             start_new_session=True,
         )
 
