@@ -296,11 +296,12 @@ def recipe_like(path: str, folder: Path, name: str, **changes: Any) -> str:
     return str(copy)
 
 
-def wait_for_scores(workspace: Path, name: str, given_up: Callable[[], bool]) -> None:
-    """Until a checkpoint of the recipe is scored."""
-    while not list(workspace.glob(f"train/{name}-*/checkpoints/*/scores.json")):
-        if given_up():
-            return
+def wait_for_a_tick(workspace: Path, name: str, given_up: Callable[[], bool]) -> None:
+    """Until the recipe trains."""
+    while not given_up():
+        for run_dir in workspace.glob(f"train/{name}-*"):
+            if any(event["kind"] == "metrics" for event in run_folder.read_events(run_dir)):
+                return
         time.sleep(0.2)
 
 
@@ -309,8 +310,8 @@ def test_a_weekly_comparison_goes_on_where_it_was_cancelled_and_loses_nothing_by
     growing: str, styles: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     monkeypatch.chdir(tmp_path)
-    minutes = 0.2  # longer than the schedule of `growing`, shorter than that of the others
-    quick = ["train.tick_kimg=0.016", "train.checkpoint_kimg=0.16"]
+    minutes = 0.4  # much more than it takes to see that the flow run is cancelled
+    quick = ["train.tick_kimg=0.016", "train.checkpoint_kimg=50"]
     endless = recipe_like(styles, tmp_path, "endless", family__kimg=500)
     diverging = recipe_like(styles, tmp_path, "diverging", family__kimg=500, family__lr=1e30)
     week = Contest(recipes=[endless, growing, diverging], settings=quick, minutes=minutes)
@@ -320,7 +321,7 @@ def test_a_weekly_comparison_goes_on_where_it_was_cancelled_and_loses_nothing_by
 
     def cancel() -> None:
         """As the UI does."""
-        wait_for_scores(workspace, "endless", over.is_set)
+        wait_for_a_tick(workspace, "endless", over.is_set)
         with get_client(sync_client=True) as client:
             name = f"compare-{comparison.id}"
             (run,) = (run for run in client.read_flow_runs() if run.name == name)
@@ -376,7 +377,7 @@ def test_an_interrupt_saves_a_checkpoint(styles: str, tmp_path: Path) -> None:
     endless = recipe_like(styles, tmp_path, "endless", family__kimg=500)
     workspace = planned([endless], minutes=60).configs[0].workspace
     command = [sys.executable, "-m", "pipelines.cli.main", "compare", endless, "--minutes", "60"]
-    command += ["--set", "train.tick_kimg=0.016", "--set", "train.checkpoint_kimg=0.16"]
+    command += ["--set", "train.tick_kimg=0.016", "--set", "train.checkpoint_kimg=50"]
 
     def hear_interrupts() -> None:
         """Which a background job of a shell, as these tests may be, has inherited to ignore."""
@@ -389,7 +390,7 @@ def test_an_interrupt_saves_a_checkpoint(styles: str, tmp_path: Path) -> None:
         preexec_fn=hear_interrupts,
         start_new_session=True,
     ) as process:
-        wait_for_scores(workspace, "endless", lambda: process.poll() is not None)
+        wait_for_a_tick(workspace, "endless", lambda: process.poll() is not None)
         os.killpg(process.pid, signal.SIGINT)  # all that it started, as Ctrl-C in a terminal does
         _, said = process.communicate(timeout=120)
     assert process.returncode == STOPPED, said
