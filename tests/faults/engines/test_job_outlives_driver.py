@@ -6,9 +6,11 @@ import os
 import signal
 import subprocess
 import sys
+import threading
 import time
 from collections import Counter
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
+from contextlib import ExitStack, suppress
 from pathlib import Path
 from typing import Any
 
@@ -36,15 +38,33 @@ def dashboard() -> Iterator[str]:
         yield address
 
 
-def train(recipe: Path, *more: str) -> subprocess.Popen[str]:
-    """`gan-train train`, in a group of its own."""
-    return subprocess.Popen(
-        [sys.executable, "-m", "pipelines.cli.main", "train", str(recipe), *more],
-        stdout=subprocess.PIPE,
-        stderr=subprocess.STDOUT,
-        text=True,
-        start_new_session=True,
-    )
+@pytest.fixture
+def train() -> Iterator[Callable[..., subprocess.Popen[str]]]:
+    """Starts `gan-train train`, in a session of its own; none outlives the test, or trains for
+    longer than five minutes."""
+    with ExitStack() as started:
+
+        def start(recipe: Path, *more: str) -> subprocess.Popen[str]:
+            process = subprocess.Popen(
+                [sys.executable, "-m", "pipelines.cli.main", "train", str(recipe), *more],
+                stdout=subprocess.PIPE,
+                stderr=subprocess.STDOUT,
+                text=True,
+                start_new_session=True,
+            )
+            end = threading.Timer(300, kill, [process])
+            end.start()
+            started.callback(kill, process)
+            started.callback(end.cancel)
+            return process
+
+        yield start
+
+
+def kill(process: subprocess.Popen[str]) -> None:
+    """SIGKILL to all processes of its session."""
+    with suppress(ProcessLookupError):
+        os.killpg(process.pid, signal.SIGKILL)
 
 
 @pytest.mark.fault(
@@ -52,7 +72,7 @@ def train(recipe: Path, *more: str) -> subprocess.Popen[str]:
     "whoever resumes follows that job; the run is trained once",
 )
 def test_whoever_resumes_joins_the_job(
-    dashboard: str, tiny_source: Path, tmp_path: Path, record_property: Any
+    dashboard: str, train: Any, tiny_source: Path, tmp_path: Path, record_property: Any
 ) -> None:
     config = tiny_config(
         tiny_source,
@@ -68,7 +88,7 @@ def test_whoever_resumes_joins_the_job(
     while not any(list_checkpoints(run_dir) for run_dir in run_folder.runs_of(config)):
         assert first.poll() is None, first.communicate()[0]
         time.sleep(0.2)
-    os.killpg(first.pid, signal.SIGKILL)
+    kill(first)
     first.communicate()
     (run_dir,) = run_folder.runs_of(config)
 
