@@ -16,6 +16,7 @@ import logging
 import os
 import signal
 import sys
+import uuid
 from pathlib import Path
 from typing import NamedTuple
 
@@ -26,6 +27,7 @@ from gan_train.data.sharding import shard
 from gan_train.errors import UserError, hide_tracebacks, told
 from gan_train.nn.collectives import broadcast_text, end
 from gan_train.runs import run_folder, stop_signals
+from gan_train.runs.claim import claimed, wait_until_free
 from gan_train.runs.runtime import PlainRuntime
 from gan_train.text import VisibleFormatter
 from gan_train.training.trainer import train
@@ -78,6 +80,8 @@ def train_plain(config: Config, resume: str | None = None) -> Trained:
             shards = shard(config.data, config.workspace)
             run_dir = _run_of(config, resume, shards)
             held.enter_context(run_folder.exclusive(run_dir))
+            wait_until_free(run_dir)
+            held.enter_context(claimed(run_dir, uuid.uuid4().hex))
         shards = Path(broadcast_text(str(shards), runtime.device))
         runtime.run_dir = Path(broadcast_text(str(run_dir), runtime.device))
         with stop_signals.heard(runtime.stop):

@@ -14,9 +14,12 @@ from pathlib import Path
 
 import pytest
 
+from gan_train.__main__ import train_plain
+from gan_train.data.sharding import shard
 from gan_train.errors import UserError
-from gan_train.runs import claim
+from gan_train.runs import claim, run_folder
 from gan_train.runs.shared import Superseded
+from tests.training import tiny_config
 
 _HOLD = """
 import sys, time
@@ -112,3 +115,22 @@ def test_one_of_many(tmp_path: Path, quick: Callable[[float], None]) -> None:
     for thread in threads:
         thread.join()
     assert most == [1] and inside == [0]
+
+
+def test_plain_training_heeds_and_makes_claims(
+    tiny_source: Path, tmp_path: Path, quick: Callable[[float], None]
+) -> None:
+    config = tiny_config(tiny_source, tmp_path / "workspace", train__total_kimg=0.032)
+    run_dir = run_folder.new(config, shard(config.data, config.workspace))
+    before = {number: signal.getsignal(number) for number in (signal.SIGINT, signal.SIGTERM)}
+    try:
+        with claim.claimed(run_dir, "a Ray job"):
+            quick(0.1)
+            with pytest.raises(UserError, match="is being trained by process"):
+                train_plain(config, run_dir.name)
+        train_plain(config, run_dir.name)
+    finally:
+        for number, handler in before.items():
+            signal.signal(number, handler)
+    (path,) = (run_dir / claim.FOLDER).iterdir()
+    assert path.name == "000002" and claim.holder_of(run_dir) is None
