@@ -10,6 +10,7 @@ from pathlib import Path
 from typing import Any
 
 import pytest
+from prefect import flow
 from prefect.client.orchestration import SyncPrefectClient, get_client
 from prefect.client.schemas.filters import FlowRunFilter, FlowRunFilterId
 from prefect.exceptions import ParameterTypeError
@@ -64,7 +65,7 @@ def artifacts(client: SyncPrefectClient, config: Config) -> dict[str, Any]:
 
 
 def of(config: Config, parameters: dict[str, Any]) -> bool:
-    return bool(parameters["config"]["workspace"] == str(config.workspace))
+    return bool(parameters.get("config", {}).get("workspace") == str(config.workspace))
 
 
 def test_the_whole_chain_then_again(
@@ -109,9 +110,13 @@ def test_the_whole_chain_then_again(
 
 
 def test_names_are_text_in_artifacts(client: SyncPrefectClient) -> None:
-    for name in HOSTILE:
+    @flow
+    def shows(name: str) -> None:
         shown.score_table([{"checkpoint": name, f"psnr_{name}": 1.0}], name)
         shown.image("hostile", "https://host/x.png", name)
+
+    for name in HOSTILE[:4]:
+        shows(name)
         read = sorted(client.read_artifacts(limit=200), key=lambda a: str(a.created))
         newest = {str(a.key): a for a in read}
         told, column = markdown(name), markdown(f"psnr_{name}")
