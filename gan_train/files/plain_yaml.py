@@ -143,7 +143,7 @@ def parse(text: str, name: str) -> Any:
     if len(text) > MOST_BYTES:
         raise UserError(f"{name}: more than {MOST_BYTES} characters; a recipe has fewer")
     try:
-        return yaml.load(text, Loader=_Loader)  # noqa: S506: a subclass of SafeLoader
+        return yaml.load(text, Loader=_Loader)  # noqa: S506 (a SafeLoader)
     except yaml.MarkedYAMLError as error:
         mark = error.problem_mark or error.context_mark
         where = f" in line {mark.line + 1}, column {mark.column + 1}" if mark else ""

@@ -7,11 +7,12 @@ This file only reads arguments. `pipelines/comparison/plan.py` decides what is c
 from __future__ import annotations
 
 import argparse
+import math
 import sys
 from pathlib import Path
 from typing import Any
 
-from pipelines.cli.arguments import add_command, add_overrides, positive
+from pipelines.cli.arguments import add_command, add_overrides
 from pipelines.cli.ending import STOPPED
 
 FAILED = 1
@@ -34,9 +35,7 @@ def add(commands: Any) -> None:
     compare.add_argument("recipes", nargs="+", metavar="RECIPE", help="YAML files, or names")
     budget = compare.add_mutually_exclusive_group(required=True)
     budget.add_argument("--kimg", type=float, metavar="K", help="thousands of images for each")
-    budget.add_argument(
-        "--minutes", type=positive, metavar="M", help="minutes of training for each"
-    )
+    budget.add_argument("--minutes", type=float, metavar="M", help="minutes of training for each")
     compare.add_argument("--data", metavar="RECIPE", help="whose data and protocol all get")
     compare.add_argument("--workers", type=int, metavar="N", help="for each; default: its own")
     compare.add_argument("--at-once", type=int, metavar="N", help="side by side, at most")
@@ -53,7 +52,7 @@ def _compare(given: argparse.Namespace) -> int:
 
     for name in ("kimg", "minutes", "workers", "at_once"):
         value = getattr(given, name)
-        if value is not None and value <= 0:
+        if value is not None and not 0 < value < math.inf:
             raise UserError(f"--{name.replace('_', '-')} {value:g}: allowed: more than 0")
     if given.out is not None and given.out.suffix != ".html":
         raise UserError(f"--out {given.out}: the report is a page, name a file ending in .html")

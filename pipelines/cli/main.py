@@ -35,6 +35,7 @@ from pipelines.cli.arguments import (
     add_overrides,
     check_minutes,
     chosen,
+    positive,
 )
 from pipelines.cli.ending import STOPPED
 

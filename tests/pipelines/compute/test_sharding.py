@@ -20,9 +20,9 @@ def plans(monkeypatch: pytest.MonkeyPatch) -> list[bool]:
     made: list[bool] = []
     real = library.plan_shards
 
-    def counting(*arguments: Any, verify: bool = False) -> library.ShardPlan:
+    def counting(*arguments: Any, verify: bool = False, **more: Any) -> library.ShardPlan:
         made.append(verify)
-        return real(*arguments, verify=verify)
+        return real(*arguments, verify=verify, **more)
 
     monkeypatch.setattr(sharding, "plan_shards", counting)
     monkeypatch.setattr("pipelines.flows.plan.plan_shards", counting)

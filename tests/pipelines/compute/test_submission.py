@@ -162,7 +162,6 @@ def test_nothing_of_the_environment_is_sent(
         (["--set=nmae=x"], "did you mean name?"),
         (["--set=data.classes=none"], "family.conditional"),
         (["--minutes=9", "--resume=x"], "a run that goes on keeps its schedule"),
-        (["--minutes=0"], "--minutes 0: allowed: more than 0"),
     ],
 )
 def test_mistakes_are_told_before_a_cluster_is_asked(
