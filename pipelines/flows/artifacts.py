@@ -11,6 +11,7 @@ import base64
 import io
 import logging
 from collections.abc import Callable
+from functools import partial
 from pathlib import Path
 from typing import Any
 from uuid import UUID
@@ -18,6 +19,7 @@ from uuid import UUID
 import httpx
 from PIL import Image
 from prefect.artifacts import (
+    MarkdownArtifact,
     create_image_artifact,
     create_markdown_artifact,
     create_progress_artifact,
@@ -31,7 +33,7 @@ from prefect.client.schemas.filters import (
     FlowRunFilterState,
     FlowRunFilterStateType,
 )
-from prefect.client.schemas.objects import StateType
+from prefect.client.schemas.objects import FlowRun, StateType
 from prefect.events import emit_event
 from prefect.exceptions import PrefectException
 from prefect.runtime import flow_run
@@ -113,6 +115,14 @@ def note(key: str, text: str) -> None:
     _shown(key, lambda: create_markdown_artifact(markdown=text, key=key))
 
 
+def note_above(key: str, text: str) -> None:
+    """Show some lines of Markdown on this flow run's page, and on that of the run that it is part
+    of. Call it in a flow, not in a task."""
+    for one in _with_root():
+        shown = MarkdownArtifact(markdown=text, key=key, flow_run_id=one)
+        _shown(key, partial(shown.create, _sync=True))  # type: ignore[call-arg]
+
+
 def event(name: str, about: str, **facts: Any) -> None:
     """Send an event to the server, which may start an automation (infra/prefect): what happened to
     which thing, such as `gan-train.champion` to the model `progan-demo`, and facts about it."""
@@ -127,16 +137,29 @@ def alarm(run: str, message: str) -> None:
 
 def cancelled() -> bool:
     """Whether someone asked to cancel this flow run, or one that it is part of."""
-    ids = [UUID(i) for i in (flow_run.get_id(), flow_run.get_root_flow_run_id()) if i]
+    return cancellation() is not None
+
+
+def cancellation() -> str | None:
+    """The words with which someone asked to cancel this flow run, or one that it is part of: empty
+    if there were none. None if nobody asked."""
     cancelled = FlowRunFilter(
-        id=FlowRunFilterId(any_=ids),
+        id=FlowRunFilterId(any_=_with_root()),
         state=FlowRunFilterState(
             type=FlowRunFilterStateType(any_=[StateType.CANCELLING, StateType.CANCELLED])
         ),
     )
 
-    def ask() -> bool:
+    def ask() -> list[FlowRun]:
         with get_client(sync_client=True) as client:
-            return bool(client.read_flow_runs(flow_run_filter=cancelled, limit=1))
+            return client.read_flow_runs(flow_run_filter=cancelled, limit=1)
 
-    return bool(_shown("cancellation", ask))
+    for run in _shown("cancellation", ask) or []:
+        return (run.state.message if run.state else None) or ""
+    return None
+
+
+def _with_root() -> list[UUID]:
+    """The ids of this flow run and of the outermost one that it is part of, each once."""
+    ids = (flow_run.get_id(), flow_run.get_root_flow_run_id())
+    return [UUID(one) for one in dict.fromkeys(ids) if one]

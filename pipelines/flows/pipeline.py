@@ -13,6 +13,7 @@ run. The other flows expect absolute paths.
 from __future__ import annotations
 
 import logging
+import shlex
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager, nullcontext
 from functools import partial
@@ -22,6 +23,7 @@ from typing import Any, cast
 from prefect import Flow, flow, runtime, task
 from prefect.cache_policies import NO_CACHE
 from prefect.client.schemas.objects import FlowRun, State, TaskRun
+from prefect.exceptions import TerminationSignal
 from prefect.states import Cancelled
 from prefect.tasks import Task
 
@@ -30,6 +32,7 @@ from gan_train.config import Config
 from gan_train.data.index import Index
 from gan_train.errors import UserError
 from gan_train.runs import run_folder
+from gan_train.runs.checkpoint import list_checkpoints
 from gan_train.runs.events import Event
 from gan_train.text import code, markdown
 from gan_train.training.fitting import schedule_of_run
@@ -122,12 +125,20 @@ def train_workers(config: Config, shards: Path, run_dir: Path) -> Ended:
     )
     end = schedule_end(config, stages)
     forecast = Forecast(stages, end, checkpoints(config, stages, end))
-    with (
-        run_folder.exclusive(run_dir),
-        _workers(config, shards, run_dir) as (training, ids),
-        versions.Shipper(config, run_dir, index, ids),
-    ):
-        return attend(training, run_dir, forecast, attention)
+    try:
+        with (
+            run_folder.exclusive(run_dir),
+            _workers(config, shards, run_dir) as (fit, ids),
+            versions.Shipper(config, run_dir, index, ids),
+        ):
+            return attend(fit, run_dir, forecast, attention)
+    except TerminationSignal:
+        # Prefect ends a cancelled run by SIGTERM. The task would count as crashed if it let this
+        # pass, though the workers have saved and ended.
+        if not artifacts.cancelled():
+            raise
+        newest = next(iter(list_checkpoints(run_dir)), None)
+        return Ended(False, int(newest.name) if newest else 0, training.Outcome(newest, {}))
 
 
 @contextmanager
@@ -165,10 +176,27 @@ def train_flow(config: Config, resume: str | None = None) -> Any:
             config = schedule_of_run(config, run_folder.configuration(run_dir))
     ended = train_workers(config, run_folder.shards_of(run_dir), run_dir)
     if not ended.finished:
-        return Cancelled(
-            message=f"stopped at {ended.nimg / 1000:.1f} kimg; go on with --resume {run_dir.name}"
-        )
+        return _cancelled(run_dir, ended.nimg)
     return run_dir
+
+
+def _cancelled(run_dir: Path, nimg: int) -> State[Any]:
+    """The state in which a flow run ends whose training was stopped. The reason and the command
+    that goes on stand on its page, because the last word of a run that a Prefect worker has
+    cancelled is the worker's."""
+    asked = artifacts.cancellation()
+    if asked is None:
+        reason = f"The file `{training.STOP}` in the run's folder asked for it."
+    else:
+        reason = "The flow run was cancelled" + (f": {asked}" if asked else ".")
+    recipe = shlex.quote(str(run_dir / run_folder.CONFIG))
+    at = f"stopped at {nimg / 1000:.1f} kimg"
+    artifacts.note_above(
+        "stopped",
+        f"**Training {at}.** {reason}\n\nThis goes on from there:\n\n"
+        f"```\ngan-train run {recipe} --resume {run_dir.name}\n```",
+    )
+    return Cancelled(message=f"{at}; go on with --resume {run_dir.name}")
 
 
 # ---- evaluate ----------------------------------------------------------------------------------
