@@ -14,7 +14,7 @@ WARNINGS := -W error::UserWarning -W 'ignore:Error parsing type annotation Forwa
     -W ignore::UserWarning:mlflow.types.type_hints
 
 .DEFAULT_GOAL := help
-.PHONY: help demo test test-all faults soak lint lint-infra audit docs clean
+.PHONY: help demo test test-all faults soak walkthrough lint lint-infra audit docs clean
 .DELETE_ON_ERROR:
 
 help: ## Show this help
@@ -34,6 +34,9 @@ faults: $(INSTALLED) ## Inject every fault of docs/faults.md; the rows go to bui
 
 soak: $(INSTALLED) ## Harm runs at random for half an hour; they end as one without faults
 	$(BIN)/python -m tests.faults.soak --minutes 30
+
+walkthrough: $(INSTALLED) ## Walk as three people, with real servers: docs/walkthrough.md
+	docs/walkthrough.sh
 
 lint: $(INSTALLED) ## Check style, format, types, and the files of infra/
 	$(BIN)/ruff check .

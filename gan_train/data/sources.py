@@ -9,44 +9,35 @@ listed.
 
 from __future__ import annotations
 
-import bz2
-import gzip
 import hashlib
-import lzma
 import os
 import re
-import shutil
 import stat
 import struct
 import tarfile
 import time
 import zipfile
 import zlib
-from collections.abc import Callable, Iterable, Iterator
+from collections.abc import Iterable, Iterator
 from concurrent.futures import ThreadPoolExecutor
 from contextlib import contextmanager, suppress
 from functools import lru_cache
 from pathlib import Path, PurePosixPath
-from typing import Any, BinaryIO, NamedTuple, Protocol
+from typing import BinaryIO, NamedTuple, Protocol
 
+from gan_train.data.compressed import DAMAGED, memory_of, plain_source
 from gan_train.errors import UserError
-from gan_train.files.atomic import aside, read_json, write_json
+from gan_train.files.atomic import read_json, write_json
 from gan_train.files.digests import VerifiedFiles
 from gan_train.files.locks import locked
 from gan_train.files.store import Store, attach, is_url, local_copy, origin_of, path_of
 
 _READ, _BLOCK = 1 << 20, 512
 _READERS = 16  # files of a bucket that are read at once
-_DAMAGED_ARCHIVE = (zipfile.BadZipFile, zlib.error, lzma.LZMAError, EOFError, gzip.BadGzipFile)
 _ZIP_METHODS = (
     *(zipfile.ZIP_STORED, zipfile.ZIP_DEFLATED),
     *(zipfile.ZIP_BZIP2, zipfile.ZIP_LZMA),
 )
-_COMPRESSED: dict[bytes, Callable[[Path], Any]] = {
-    b"\x1f\x8b": gzip.open,
-    b"BZh": bz2.open,
-    b"\xfd7zXZ\x00": lzma.open,
-}
 _LARGEST_DICTIONARY = 256 << 20  # bytes; a file may ask for 16 times as many
 _LISTING = "listing.json"
 _LEFT_BY_SYSTEMS = {"__MACOSX", "Thumbs.db", "desktop.ini"}
@@ -142,7 +133,7 @@ def list_source(
     if origin is not None and store is not None:
         with _shared_listing(plain, origin, Store(store)):
             return plain, open_source(plain).files()
-    known = _memory(plain, workspace, since)
+    known = memory_of(plain, workspace, since)
     files = open_source(plain).files(known)
     known.save()
     return plain, files
@@ -161,42 +152,6 @@ def _shared_listing(folder: Path, origin: Store, workspace: Store) -> Iterator[N
     yield
     if listing.read_bytes() != before:
         workspace.send(listing, key)
-
-
-def _memory(path: Path, workspace: Path, since: float) -> VerifiedFiles:
-    """The remembered checksums of the source at an absolute path, which may be an unpacked tar."""
-    key = hashlib.sha256(str(path).encode()).hexdigest()[:16]
-    sources = workspace.resolve() / "sources"
-    ours = path.parent == sources
-    return VerifiedFiles(sources / "listings" / f"{key}.jsonl", since, ours=ours)
-
-
-def plain_source(path: Path, workspace: Path, since: float = 0.0) -> Path:
-    """The absolute path to open. A compressed tar is first turned into a plain tar in
-    `workspace/sources`, because a file in it is found only by reading all that comes before.
-
-    Raises UserError when the path does not exist, or is a compressed tar that is damaged.
-    """
-    path = path.expanduser().resolve()
-    if path.is_dir() or (path.is_file() and zipfile.is_zipfile(path)):
-        return path
-    if not path.is_file():
-        raise UserError(f"data.source: {path} does not exist")
-    with path.open("rb") as file:
-        magic = file.read(6)
-    unpack = next((how for start, how in _COMPRESSED.items() if magic.startswith(start)), None)
-    if unpack is None:
-        return path
-    known = _memory(path, workspace, since)
-    plain = workspace.resolve() / "sources" / f"{known.sha256(path)[:16]}.tar"
-    known.save()
-    if not plain.exists():
-        try:
-            with unpack(path) as packed, aside(plain) as file:
-                shutil.copyfileobj(packed, file, _READ)
-        except (*_DAMAGED_ARCHIVE, ValueError) as error:
-            raise UserError(f"data.source: {path} is damaged: {error}") from error
-    return plain
 
 
 class _Folder:
@@ -350,7 +305,7 @@ class _Zip:
             raise UnreadableFile("its LZMA dictionary takes too much memory")
         try:
             return _as_listed(self._zip.read(info), file)
-        except (*_DAMAGED_ARCHIVE, NotImplementedError, UnicodeDecodeError, struct.error) as error:
+        except (*DAMAGED, NotImplementedError, UnicodeDecodeError, struct.error) as error:
             raise UnreadableFile(f"damaged in the zip: {error}") from error
         except OSError as error:
             if error.errno is not None:

@@ -20,6 +20,7 @@ from tqdm import tqdm
 
 from gan_train.config import Config
 from gan_train.data import growth, shard_cache
+from gan_train.data.compressed import plain_source
 from gan_train.data.index import INDEX_NAME, Index, shard_name
 from gan_train.data.planning import ShardPlan, ShardTask, plan_shards, receipt_path
 from gan_train.data.sharding import (
@@ -30,7 +31,7 @@ from gan_train.data.sharding import (
     verified_index,
     write_shard,
 )
-from gan_train.data.sources import local_place, plain_source
+from gan_train.data.sources import local_place
 from gan_train.errors import UserError
 from gan_train.files.atomic import write_aside
 from gan_train.files.store import Store, is_url, local_copy

@@ -5,7 +5,8 @@ the versions of a registered model, each number given once and never again. Whoe
 draws a ticket, which is a version of the model `MODEL`, and waits until all older tickets for the
 same model are gone. A ticket is only ever made, and deleted by its number. Nobody waits for ever:
 the oldest ticket, seen as the oldest for `LIFE_S`, belongs to a dead process, and whoever waits
-deletes it. No clocks are compared. What is left to chance stands in docs/decisions/0035.
+deletes it. No clocks are compared. What is left to chance stands in
+docs/decisions/0035-turns-on-the-tracking-server.md.
 """
 
 from __future__ import annotations

@@ -74,10 +74,10 @@ def networks_to_start_from(folder: Path) -> None:
 
 def a_checkpoint_to_resume(folder: Path) -> None:
     config, adversary, place = saved(folder)
-    state = {"format": checkpoint.FORMAT, "data": "x", "stage": "", "clock": {}}
+    state = {"format": checkpoint.FORMAT, "data": "0" * 64, "stage": "", "clock": {}}
     state["config"] = config.model_dump(mode="json")
     (place / "state.json").write_text(json.dumps(state))
-    checkpoint.load(place, adversary, {}, config, "x")
+    checkpoint.load(place, adversary, {}, config, "0" * 64)
 
 
 def a_published_pickle(folder: Path) -> None:

@@ -78,7 +78,7 @@ def test_lineage_links_where_an_address_is_known(tmp_path: Path) -> None:
     ids = {"prefect.flow_run_id": "f1", "ray.job_id": "01", "compare": "c7"}
     run, *others = told(tmp_path, ids)
     assert run.startswith(
-        "run [demo\\_1](#/experiments/4/runs/abc?workflowType=machine_learning), one of [all runs]("
+        "run [demo_1](#/experiments/4/runs/abc?workflowType=machine_learning), one of [all runs]("
     )
     assert others[:2] == ["Prefect flow run `f1`", "Ray job `01`"]
     assert "searchFilter=tags.compare = 'c7'" in unquote(others[2])

@@ -210,7 +210,9 @@ def test_card_fits_the_database(tmp_path: Path) -> None:
     many = DATA.model_copy(update={"classes": tuple(f"{i}" * 200 for i in range(1000))})
     scores = {METRIC: 1.0} | {f"measure_number_{i:03d}": 0.5 for i in range(100)}
     long = settings(tmp_path)
-    long = recipes.change(long, {"data.source": "x" * 500, "data.licence": "y" * 4000})
+    long = recipes.change(
+        long, {"data.source": "x" * 250 + "/" + "x" * 249, "data.licence": "y" * 4000}
+    )
     assert len(model_card(long, many, facts(scores=scores, protocol=FD | PATHS))) <= LIMIT
     links = [f"run [x](https://{'y' * 5000}.example)"]
     text = model_card(long, many, facts(scores=scores, protocol=FD | PATHS, lineage=links))

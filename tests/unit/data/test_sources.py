@@ -18,13 +18,13 @@ from pathlib import Path
 
 import pytest
 
+from gan_train.data.compressed import plain_source
 from gan_train.data.sharding import shard
 from gan_train.data.sources import (
     SourceFile,
     UnreadableFile,
     local_place,
     open_source,
-    plain_source,
 )
 from gan_train.errors import UserError
 from gan_train.files.store import Store
