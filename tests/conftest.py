@@ -35,6 +35,8 @@ ENGINES = (
     *(f"tests/pipelines/{room}/" for room in ("compute", "stack", "flows", "comparison")),
 )
 """Where Ray and Prefect are started, which take all cores: one such test at a time."""
+LONG = "tests/faults/engines/"
+"""Where engines are killed, and each test waits until all goes on."""
 SINGLE = ("tests/distributed/", "tests/faults/")
 """Where no test shares a fixture with the others of its file."""
 
@@ -63,7 +65,11 @@ def lacking() -> list[str]:
 
 
 def pytest_collection_modifyitems(config: pytest.Config, items: list[pytest.Item]) -> None:
-    """Tests for a GPU run where they are asked for, those of a program where it is installed."""
+    """Tests for a GPU run where they are asked for, those of a program where it is installed.
+    Faults in engines are `long`."""
+    for item in items:
+        if item.nodeid.startswith(LONG):
+            item.add_marker("long")
     absent = [*([] if for_gpu(config) else ["gpu"]), *lacking()]
     left_out = [item for item in items if any(map(item.get_closest_marker, absent))]
     if left_out:
