@@ -1,15 +1,22 @@
 """The deployments of infra/prefect on a real Prefect server: run by a real worker, one after
-another, and cancelled."""
+another, cancelled, trained on without the servers, and killed with the worker."""
 
 from __future__ import annotations
 
+import json
+import os
+import signal
 import sqlite3
+import time
 from collections.abc import Callable, Iterator
 from contextlib import closing
 from datetime import datetime
+from itertools import pairwise
 from pathlib import Path
+from typing import Any
 
 import httpx
+import numpy as np
 import pytest
 
 from gan_train import recipes
@@ -17,11 +24,17 @@ from gan_train.config import Config
 from gan_train.errors import UserError
 from gan_train.runs import run_folder
 from gan_train.runs.checkpoint import list_checkpoints
+from gan_train.runs.events import Event
 from pipelines.flows.on_demand import Training
+from pipelines.registry.spool import CURSOR_NAME
+from tests.pipelines import registry_server
 from tests.prefect_site import INFRA, PREFECT, Site
 from tests.training import tiny_config, tiny_images
 
 pytestmark = [pytest.mark.slow, pytest.mark.timeout(1200)]
+
+AWAY_S = 20.0
+"""How long the servers are away."""
 
 
 @pytest.fixture(scope="module")
@@ -145,3 +158,124 @@ def test_deployed_run_by_a_worker_and_cancelled(
     with closing(sqlite3.connect(workspace / "mlflow.db")) as database:
         statuses = {status for (status,) in database.execute("SELECT status FROM runs")}
     assert statuses == {"FINISHED", "KILLED"}
+
+
+# ---- servers that are away ---------------------------------------------------------------------
+
+
+class Away:
+    """A long run of a deployment, whose MLflow server comes later."""
+
+    def __init__(self, site: Site, source: Path, folder: Path) -> None:
+        self.mlflow = registry_server.Server(folder)
+        asked = {
+            "recipe": "demo",
+            "settings": [
+                *long_settings(source, folder / "workspace"),
+                f"registry.tracking_uri={self.mlflow.uri}",
+                *("cluster.workers=1", "train.total_kimg=100000", "train.tick_kimg=0.32"),
+                *("train.checkpoint_kimg=100000", "train.sample_kimg=100000"),
+            ],
+        }
+        self.config = Training.model_validate(asked).config()
+        self.flow_run = site.run(site.deployment("on-demand/on-demand")["id"], training=asked)
+
+    @property
+    def run_dir(self) -> Path:
+        (found,) = run_folder.runs_of(self.config)
+        return found
+
+    def trains(self) -> bool:
+        return bool(run_folder.runs_of(self.config)) and bool(list_checkpoints(self.run_dir))
+
+    def ticks(self) -> list[Event]:
+        return [e for e in run_folder.read_events(self.run_dir) if e["kind"] == "metrics"]
+
+    def delivered(self) -> int:
+        """How many bytes of the log have reached MLflow."""
+        path = self.run_dir / CURSOR_NAME
+        return int(json.loads(path.read_text())["offset"]) if path.exists() else 0
+
+    def log_length(self) -> int:
+        return (self.run_dir / "events.jsonl").stat().st_size
+
+    def mlflow_runs(self) -> list[dict[str, Any]]:
+        answer = httpx.post(
+            f"{self.mlflow.uri}/api/2.0/mlflow/runs/search",
+            json={"experiment_ids": [str(number) for number in range(9)]},
+            timeout=60,
+        )
+        return list(answer.raise_for_status().json().get("runs", []))
+
+    def history(self, run_id: str, key: str) -> list[int]:
+        """The steps of a metric in MLflow, in order."""
+        answer = httpx.get(
+            f"{self.mlflow.uri}/api/2.0/mlflow/metrics/get-history",
+            params={"run_id": run_id, "metric_key": key},
+            timeout=60,
+        )
+        return sorted(int(m["step"]) for m in answer.raise_for_status().json()["metrics"])
+
+
+@pytest.fixture(scope="module")
+def away(site: Site, source: Path, tmp_path_factory: pytest.TempPathFactory) -> Iterator[Away]:
+    started = Away(site, source, tmp_path_factory.mktemp("away"))
+    try:
+        yield started
+    finally:
+        started.mlflow.kill()
+
+
+def seconds_between(ticks: list[Event], begin: float, end: float) -> np.ndarray:
+    """The seconds from one tick to the next, of the ticks between two points in time."""
+    times = [t["time_ms"] / 1000 for t in ticks if begin < t["time_ms"] / 1000 < end]
+    return np.array([after - before for before, after in pairwise(times)])
+
+
+@pytest.mark.long
+@pytest.mark.fault(
+    "MLflow away at the start; MLflow and Prefect's server killed in mid-run and started again",
+    "trains on as fast; then every step is in MLflow once, and the flow shows progress again",
+)
+def test_servers_that_are_away(
+    site: Site, away: Away, record_property: Callable[[str, object], None]
+) -> None:
+    site.wait(away.trains, 400)
+    assert not away.delivered(), "there is no MLflow yet"
+    away.mlflow.start()
+    site.wait(away.delivered, 120)
+    calm = time.time()
+    time.sleep(10)
+
+    killed = time.time()
+    away.mlflow.kill()
+    os.killpg(site.server.pid, signal.SIGKILL)
+    site.server.wait()
+    time.sleep(AWAY_S)
+    before, without = (
+        seconds_between(away.ticks(), *times) for times in ((calm, killed), (killed, time.time()))
+    )
+    ratio = np.percentile(without, 99) / np.percentile(before, 99)
+    record_property("lost", f"nothing; ticks took {ratio:.2f} times as long (p99)")
+    # where the machine has other work, a tick may take longer; a wait for a server takes far longer
+    assert np.percentile(without, 99) < max(1.5 * np.percentile(before, 99), 2.0)
+
+    behind = away.log_length()
+    restarted = time.time()
+    site.start_server()
+    away.mlflow.start()
+    site.wait(lambda: away.delivered() > behind, 120)
+    record_property("recovered_s", time.time() - restarted)
+    (run,) = away.mlflow_runs()
+    assert run["info"]["status"] == "RUNNING"
+    steps = away.history(run["info"]["run_id"], "images_per_second")
+    assert steps == [tick["nimg"] for tick in away.ticks()[: len(steps)]]
+
+    def progress() -> str:
+        return max(
+            a["updated"] for a in site.post("artifacts/filter", {}) if a["type"] == "progress"
+        )
+
+    shown = progress()
+    site.wait(lambda: progress() > shown, 60)
+    assert site.state(away.flow_run) == "RUNNING"
