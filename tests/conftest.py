@@ -12,6 +12,7 @@ from typing import Any
 os.environ.update(
     RAY_USAGE_STATS_ENABLED="0",
     RAY_TRAIN_HEALTH_CHECK_INTERVAL_S="0.2",
+    RAY_AUTH_MODE="token",  # Ray keeps what it reads when it is first imported
     PREFECT_SERVER_ANALYTICS_ENABLED="false",
     DO_NOT_TRACK="1",
     MLFLOW_DISABLE_TELEMETRY="true",

