@@ -95,7 +95,7 @@ def test_a_training_exports_every_metric(port: int, tiny_source: Path, tmp_path:
 
 
 def test_a_training_that_diverges_is_counted(port: int, tiny_source: Path, tmp_path: Path) -> None:
-    config = tiny_config(tiny_source, tmp_path, cluster__workers=2, family__lr=1e30)
+    config = tiny_config(tiny_source, tmp_path, cluster__workers=2, family__lr=1000)
     shards = shard(config.data, config.workspace)
     run_dir = run_folder.new(config, shards)
     with pytest.raises(UserError, match="diverged"):
