@@ -310,7 +310,7 @@ def test_a_weekly_comparison_goes_on_where_it_was_cancelled_and_loses_nothing_by
     growing: str, styles: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     monkeypatch.chdir(tmp_path)
-    minutes = 0.4  # much more than it takes to see that the flow run is cancelled
+    minutes = 1.0  # much more than it takes to see that the flow run is cancelled, and to start
     quick = ["train.tick_kimg=0.016", "train.checkpoint_kimg=50"]
     endless = recipe_like(styles, tmp_path, "endless", family__kimg=500)
     diverging = recipe_like(styles, tmp_path, "diverging", family__kimg=500, family__lr=1000)
