@@ -253,7 +253,9 @@ class Trainer:
         if self.events and passed_over:
             self.events.append("passed_over", self.clock.nimg, checkpoints=passed_over)
         log.info("resumed from %s at %.1f kimg", folder, self.clock.nimg / 1000)
-        if not any_worker(self.runtime.should_stop(), self.device):  # scoring may take minutes
+        # scoring may take minutes, but nobody else would score the last checkpoint of a schedule
+        asked = any_worker(self.runtime.should_stop(), self.device)
+        if self.clock.nimg >= self.end or not asked:
             self.score_checkpoint(folder)
 
     def asked_to_stop(self) -> bool:

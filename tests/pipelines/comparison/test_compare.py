@@ -346,7 +346,7 @@ def test_a_weekly_comparison_goes_on_where_it_was_cancelled_and_loses_nothing_by
     assert found.id == comparison.id and cut.run == first.name
     # its time was used up, and ended it; the log counts the steps alone, and a tick for each step
     # takes longer than the step where the machine has other work
-    assert cut.minutes > 0 and stopped["nimg"] / 1000 <= cut.kimg < 500
+    assert cut.minutes > 0.2 * minutes and stopped["nimg"] / 1000 < cut.kimg < 500
     assert cut.error is None and cut.checkpoints[-1].kimg == cut.kimg and FD in cut.scores
     assert "was cut at" in " ".join(cut.notes)
     assert ended.kimg == 0.192 and ended.error is None
