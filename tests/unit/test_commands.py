@@ -49,9 +49,12 @@ def test_a_commit_is_checked_as_make_lint_checks() -> None:
 
 def test_ci_calls_the_targets_that_there_are() -> None:
     called = re.findall(r"^make ([\w-]+)$", (ROOT / ".ci/run").read_text(), re.MULTILINE)
-    assert called == ["lint", "test-all", "docs"]
+    assert called == ["lint", "test-all", "walkthrough", "docs"]
     steps = {name: targets(job) for name, job in workflow()["jobs"].items()}
-    assert steps == {"audit": ["audit"], "check": ["lint", "test", "test-all", "docs"]}
+    assert steps == {
+        "audit": ["audit"],
+        "check": ["lint", "test", "test-all", "test-long", "walkthrough", "docs"],
+    }
     assert {*called, *steps["check"], "audit"} <= recipes().keys()
 
 

@@ -202,8 +202,8 @@ def _cut_off(*_: Any) -> None:
 
 
 def _not_again(fit: Any) -> Any:
-    def resumed(config: Config, shards: Path, run_dir: Path) -> Any:
+    def resumed(config: Config, shards: Path, run_dir: Path, **more: Any) -> Any:
         assert run_folder.finished(run_folder.read_events(run_dir)), "it goes on with its run"
-        return fit(config, shards, run_dir)
+        return fit(config, shards, run_dir, **more)
 
     return resumed
