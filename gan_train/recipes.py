@@ -197,6 +197,7 @@ def _explain(error: ErrorDetails, tree: dict[str, Any]) -> str:
         "too_large",
         "too_long",
         "unprintable",
+        "password",
     ):  # our own validators say what is allowed
         message = error["msg"].removeprefix("Value error, ")
         return f"{shown}: {message}" if path and not isinstance(value, dict) else message

@@ -23,12 +23,19 @@ from pydantic import (
 )
 from pydantic_core import InitErrorDetails, PydanticCustomError
 
+from gan_train.text import PASSWORD, without_passwords
+
 MOST = 1 << 20
 """The most of anything that is counted: widths, batches, steps, images of a shard."""
 MOST_KIMG = 1e7
 """The longest schedule, in thousands of images."""
 MOST_CHARACTERS = 4000
 """Of any text."""
+_ELSEWHERE = (
+    "a password is shown with its run; leave it out of the address, and set MLFLOW_TRACKING_URI or "
+    "MLFLOW_TRACKING_PASSWORD, PREFECT_API_AUTH_STRING, RAY_AUTH_TOKEN or AWS_SECRET_ACCESS_KEY in "
+    "the environment"
+)
 
 Count = Annotated[int, Field(ge=1, le=MOST)]
 """A number of things, such as feature maps or images."""
@@ -62,7 +69,9 @@ class Settings(BaseModel):
             if not any(issubclass(kind, BaseModel) for kind in kinds):  # a group checks its own
                 problem = _problem(given[name], kinds)
             if problem is not None:
-                wrong.append({"type": problem, "loc": (name,), "input": given[name]})
+                value = given[name]
+                shown = without_passwords(value) if isinstance(value, str) else value
+                wrong.append({"type": problem, "loc": (name,), "input": shown})
         if wrong:
             raise ValidationError.from_exception_data(cls.__name__, wrong)
         return given
@@ -109,6 +118,8 @@ def _problem_of_text(text: str) -> PydanticCustomError | None:
         )
     if any(unicodedata.category(c) in ("Cc", "Cs") for c in text if c not in "\n\t"):
         return PydanticCustomError("unprintable", "allowed: a text without control characters")
+    if PASSWORD.search(text):  # a configuration is stored with its run, and shown by the UIs
+        return PydanticCustomError("password", _ELSEWHERE)
     return None
 
 
