@@ -24,6 +24,7 @@ import logging
 import os
 import shutil
 import threading
+from abc import ABC, abstractmethod
 from collections.abc import Iterator
 from contextlib import contextmanager, suppress
 from pathlib import Path
@@ -90,7 +91,7 @@ def _files(run_dir: Path) -> dict[str, tuple[int, int]]:
     return dict(sorted(found.items(), key=lambda each: (each[0].endswith(MANIFEST), each[0])))
 
 
-class _Courier:
+class _Courier(ABC):
     """Makes passes between a folder and its store, from a thread, and a last one at the end of the
     block. A store that is away holds nothing up: a warning tells `meanwhile`."""
 
@@ -121,11 +122,13 @@ class _Courier:
                     log.warning("the store does not answer; %s: %s", self._meanwhile, error)
                 away = True
 
+    @abstractmethod
     def _pass(self) -> None:
-        raise NotImplementedError
+        """Carry what there is to carry. Raises StoreError while the store is away."""
 
+    @abstractmethod
     def _last_pass(self) -> None:
-        raise NotImplementedError
+        """Carry what is left at the end."""
 
 
 # ---- to the store --------------------------------------------------------------------------------

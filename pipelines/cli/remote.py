@@ -21,13 +21,13 @@ from pipelines.cli.arguments import (
     check_minutes,
     chosen,
 )
+from pipelines.cli.ending import STOPPED
 
 if TYPE_CHECKING:
     from gan_train.config import Config
     from pipelines.compute.submission import Job
 
 FAILED = 1
-STOPPED = 130
 _ADDRESS = "http://127.0.0.1:8265"
 _WORKSPACE = Path("runs")
 _VARIABLES = ("RAY_API_SERVER_ADDRESS", "RAY_ADDRESS")

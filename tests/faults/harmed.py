@@ -3,13 +3,11 @@
 from __future__ import annotations
 
 import contextlib
-import os
 import random
 import signal
 import subprocess
 import sys
 import time
-import urllib.request
 from collections.abc import Callable
 from dataclasses import dataclass, field
 from pathlib import Path
@@ -18,6 +16,7 @@ import psutil
 
 from gan_train.runs.checkpoint import list_checkpoints
 from gan_train.runs.events import LOG_NAME, read_events
+from tests.pipelines.registry_server import Server
 
 ROOT = Path(__file__).parents[2]
 COMMAND = str(Path(sys.executable).with_name("gan-train"))
@@ -39,59 +38,22 @@ def recipe(kimg: float) -> list[str]:
     return [word for setting in settings for word in ("--set", setting)]
 
 
-class Registry:
-    """An MLflow server on loopback, which can be killed and comes back on the same port."""
-
-    def __init__(self, folder: Path, port: int) -> None:
-        self._folder, self._port = folder, port
-        self.url = f"http://127.0.0.1:{port}"
-        folder.mkdir()
-        self._process: subprocess.Popen[bytes] | None = None
-        self.start()
-
-    def start(self) -> None:
-        with (self._folder / "log.txt").open("ab") as log:
-            self._process = subprocess.Popen(
-                [
-                    *(sys.executable, "-m", "mlflow", "server", "--host", "127.0.0.1"),
-                    *("--port", str(self._port), "--workers", "1"),
-                    *("--backend-store-uri", f"sqlite:///{self._folder}/mlflow.db"),
-                    *("--artifacts-destination", str(self._folder / "artifacts")),
-                ],
-                stdout=log,
-                stderr=log,
-                start_new_session=True,
-            )
-        deadline = time.monotonic() + 180
-        while time.monotonic() < deadline:
-            with contextlib.suppress(OSError):
-                if urllib.request.urlopen(f"{self.url}/health", timeout=5).status == 200:
-                    return
-            time.sleep(0.3)
-        raise TimeoutError(f"no MLflow at {self.url}")
-
-    def kill(self) -> None:
-        if self._process is not None:
-            os.killpg(self._process.pid, signal.SIGKILL)
-            self._process.wait()
-            self._process = None
-
-
 @dataclass
 class Pipeline:
     """One run of the pipeline, taken up again after each end that was not its own."""
 
     folder: Path
     kimg: float
-    port: int
-    registry: Registry = field(init=False)
+    registry: Server = field(init=False)
     process: subprocess.Popen[bytes] | None = None
     starts: int = 0
     statuses: list[int] = field(default_factory=list)
 
     def __post_init__(self) -> None:
         self.folder.mkdir()
-        self.registry = Registry(self.folder / "registry", self.port)
+        (self.folder / "registry").mkdir()
+        self.registry = Server(self.folder / "registry")
+        self.registry.start()
 
     @property
     def run_dir(self) -> Path | None:
@@ -111,7 +73,7 @@ class Pipeline:
             self.process = subprocess.Popen(
                 [
                     *(COMMAND, "run", str(ROOT / "configs" / "demo.yaml"), *resume),
-                    *("--set", f"registry.tracking_uri={self.registry.url}"),
+                    *("--set", f"registry.tracking_uri={self.registry.uri}"),
                     *("--set", f"data.source={ROOT / 'sample_data' / 'glyphs.zip'}"),
                     *recipe(self.kimg),
                 ],

@@ -73,7 +73,7 @@ def recorded(pipeline: Pipeline, apart: set[int]) -> dict[str, Any]:
     """What the registry says: the metrics of the run, each step once, and the versions."""
     import mlflow
 
-    client = mlflow.MlflowClient(pipeline.registry.url, pipeline.registry.url)
+    client = mlflow.MlflowClient(pipeline.registry.uri, pipeline.registry.uri)
     (experiment,) = (e for e in client.search_experiments() if e.name != "Default")
     (run,) = client.search_runs([experiment.experiment_id])
     metrics = {
@@ -219,12 +219,12 @@ class Settings:
     """The number of faults in a run at most."""
 
 
-def soak(folder: Path, settings: Settings, port: int) -> tuple[str, bool]:
+def soak(folder: Path, settings: Settings) -> tuple[str, bool]:
     """Harm runs until the minutes are over, at least one; returns the report and whether all of
-    them ended as the run without faults did. The registries take the ports from `port` on."""
+    them ended as the run without faults did."""
     chance = random.Random(settings.seed)
     begun = time.monotonic()
-    whole = Pipeline(folder / "whole", settings.kimg, port)
+    whole = Pipeline(folder / "whole", settings.kimg)
     rounds: list[list[Injected]] = []
     wrong: list[str] = []
     try:
@@ -235,9 +235,7 @@ def soak(folder: Path, settings: Settings, port: int) -> tuple[str, bool]:
         print(f"without faults: {time.monotonic() - begun:.0f} s", flush=True)
         start = time.monotonic()
         while not rounds or (time.monotonic() - start < 60 * settings.minutes and not wrong):
-            harmed = Pipeline(
-                folder / f"harmed-{len(rounds)}", settings.kimg, port + 1 + len(rounds)
-            )
+            harmed = Pipeline(folder / f"harmed-{len(rounds)}", settings.kimg)
             try:
                 rounds.append(harm(harmed, chance, settings.pause, settings.most))
                 found = list(differences(whole, harmed))
@@ -260,13 +258,12 @@ def main() -> int:
     parser.add_argument("--minutes", type=float, default=30)
     parser.add_argument("--seed", type=int, default=0)
     parser.add_argument("--kimg", type=float, default=60, help="images at 8 pixels, in thousands")
-    parser.add_argument("--port", type=int, default=5400, help="the first of the registries' ports")
     parser.add_argument("--keep", type=Path, help="a new folder, which stays")
     options = parser.parse_args()
     folder = options.keep or Path(tempfile.mkdtemp(prefix="soak-"))
     folder.mkdir(parents=True, exist_ok=True)
     settings = Settings(options.minutes, options.seed, options.kimg)
-    text, same = soak(folder.absolute(), settings, options.port)
+    text, same = soak(folder.absolute(), settings)
     place = ROOT / "build" / "soak.md"
     place.parent.mkdir(exist_ok=True)
     place.write_text(text, encoding="utf-8")

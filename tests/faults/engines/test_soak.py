@@ -2,27 +2,11 @@
 
 from __future__ import annotations
 
-import socket
 from pathlib import Path
 
 import pytest
 
 from tests.faults import soak
-
-
-def free_ports(count: int) -> int:
-    """The first of some ports that are free now, and follow each other."""
-    while True:
-        with socket.socket() as probe:
-            probe.bind(("127.0.0.1", 0))
-            first = int(probe.getsockname()[1])
-        try:
-            for port in range(first, first + count):
-                with socket.socket() as probe:
-                    probe.bind(("127.0.0.1", port))
-        except OSError:
-            continue
-        return first
 
 
 @pytest.mark.slow
@@ -33,6 +17,6 @@ def free_ports(count: int) -> int:
 )
 def test_a_harmed_run_ends_as_one_without_faults(tmp_path: Path) -> None:
     harmed = soak.Settings(minutes=0, seed=3, kimg=3, pause=(0.0, 2.0), most=2)
-    report, same = soak.soak(tmp_path, harmed, free_ports(2))
+    report, same = soak.soak(tmp_path, harmed)
     assert same, report
     assert "2 faults" in report

@@ -1,5 +1,5 @@
 """Who becomes champion where several promote at once, from workspaces that know nothing of each
-other; on a real server, on SQLite and on PostgreSQL."""
+other; on a real server, on SQLite."""
 
 from __future__ import annotations
 
