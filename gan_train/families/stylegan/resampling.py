@@ -6,7 +6,8 @@ form of every function here.
 
 The three maps here (filter, downsample, upsample) are linear, and the derivative of each is one of
 the three, so each derivative calls that map. PyTorch's own derivative of a strided depthwise
-convolution takes up to ten times as long on a CPU (bfloat16).
+convolution takes up to ten times as long on a CPU (bfloat16). A GPU has a kernel for all three maps
+(`filter_on_gpu.py`).
 """
 
 from __future__ import annotations
@@ -18,6 +19,7 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor
 
+from gan_train.families.stylegan import filter_on_gpu
 from gan_train.nn.convolution import conv2d, conv_transpose2d
 
 Taps = tuple[float, ...]
@@ -52,6 +54,9 @@ class _ApplyFilter(torch.autograd.Function):
     @staticmethod
     def forward(ctx: Any, x: Tensor, padding: int, gain: float, taps: Taps) -> Tensor:
         ctx.padding, ctx.gain, ctx.taps = padding, gain, taps
+        if filter_on_gpu.applies_to(x):
+            wider = 2 * padding - len(taps) + 1
+            return filter_on_gpu.resample(x, taps, gain, up=1, down=1, padding=padding, side=wider)
         return _by_channel(x, _kernel(x, gain, taps), 1, padding)
 
     @staticmethod
@@ -65,6 +70,8 @@ class _Downsample(torch.autograd.Function):
     @staticmethod
     def forward(ctx: Any, x: Tensor, gain: float) -> Tensor:
         ctx.gain = gain
+        if filter_on_gpu.applies_to(x):
+            return filter_on_gpu.resample(x, TAPS, gain, up=1, down=2, padding=1, side=0)
         return _by_channel(x, _kernel(x, gain), 2, 1)
 
     @staticmethod
@@ -76,6 +83,8 @@ class _Downsample(torch.autograd.Function):
 class _Upsample(torch.autograd.Function):
     @staticmethod
     def forward(ctx: Any, x: Tensor) -> Tensor:
+        if filter_on_gpu.applies_to(x):
+            return filter_on_gpu.resample(x, TAPS, 4.0, up=2, down=1, padding=2, side=0)
         # Bilinear interpolation has the weights [1, 3] / 4 and [3, 1] / 4, the filter's two halves.
         # It differs at the border alone, where it repeats x and the filter meets zeros.
         y = F.interpolate(x, scale_factor=2.0, mode="bilinear")
