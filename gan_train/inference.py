@@ -90,6 +90,17 @@ def _build(described: Mapping[str, Any], path: Path) -> Adversary:
     return adversary
 
 
+def _load_averaged(adversary: Adversary, weights: Mapping[str, Tensor], path: Path) -> None:
+    """Load the averaged networks. Raises UserError where names or shapes are not those of the
+    description at `path`."""
+    for name in adversary.averaged:
+        part = {k[len(name) + 1 :]: v for k, v in weights.items() if k.startswith(f"{name}.")}
+        try:
+            getattr(adversary, name).load_state_dict(part)
+        except RuntimeError as error:
+            raise _of_another_version(path, " ".join(str(error).split())) from None
+
+
 class Generator:
     """A trained generator, which makes images from latents or from pictures.
 
@@ -111,14 +122,12 @@ class Generator:
         Raises UserError where a file is missing, or comes from another version of the program.
         """
         described, path = read_description(directory), directory / "generator.json"
-        adversary = _build(described, path)
         weights = load_tensors(directory / "generator.safetensors")
-        for name in adversary.averaged:
-            part = {k[len(name) + 1 :]: v for k, v in weights.items() if k.startswith(f"{name}.")}
-            try:
-                getattr(adversary, name).load_state_dict(part)
-            except RuntimeError as error:  # names or shapes differ
-                raise _of_another_version(path, " ".join(str(error).split())) from None
+        with torch.device("meta"):  # shapes alone: a description may ask for any amount of memory
+            shapes = {name: tensor.to("meta") for name, tensor in weights.items()}
+            _load_averaged(_build(described, path), shapes, path)
+        adversary = _build(described, path)
+        _load_averaged(adversary, weights, path)
         return cls(adversary.to(device), described["family"]["name"])
 
     @property

@@ -10,6 +10,7 @@ from typing import Any
 import pytest
 import torch
 
+from gan_train import inference
 from gan_train.errors import UserError
 from gan_train.files.atomic import read_json, write_json
 from gan_train.inference import Generator
@@ -84,3 +85,24 @@ def test_a_generator_of_another_version_is_a_sentence_with_a_remedy(
         Generator.load(checkpoint)
     message = str(raised.value)
     assert re.search(named, message) and "use the version that wrote it" in message
+
+
+def test_a_description_that_does_not_fit_its_weights_gets_no_memory(
+    checkpoint: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """A downloaded description may ask for gigabytes."""
+    built: list[str] = []
+    build = inference._build
+
+    def recorded(*arguments: Any) -> Any:
+        built.append(torch.get_default_device().type)
+        return build(*arguments)
+
+    monkeypatch.setattr(inference, "_build", recorded)
+    Generator.load(checkpoint)
+    assert built == ["meta", "cpu"]
+    path = checkpoint / "generator.json"
+    write_json(path, read_json(path) | {"family": {"name": "progan", "z_dim": 1000}})
+    with pytest.raises(UserError, match="size mismatch"):
+        Generator.load(checkpoint)
+    assert built == ["meta", "cpu", "meta"]
