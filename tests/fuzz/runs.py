@@ -10,8 +10,6 @@ from __future__ import annotations
 import json
 import sys
 import tempfile
-from collections.abc import Iterator
-from contextlib import contextmanager
 from pathlib import Path
 
 import torch
@@ -41,7 +39,7 @@ _STATE = {
 }
 _SCORES = {"scores": {"fid": 1.5, "kid": 2}, "protocol": {"images": 8, "data": "x"}}
 _MANIFEST = {f"{name}.safetensors": "0" * 64 for name in ("networks", "generator", "optimizers")}
-SEEDS = (
+_SEEDS = (
     json.dumps(_MANIFEST | {"generator.json": "1" * 64, "state.json": "2" * 64}).encode(),
     json.dumps(_STATE).encode(),
     json.dumps(_SCORES).encode(),
@@ -52,30 +50,32 @@ TOKENS = (b"null", b"[]", b"{}", b"NaN", b"1e999", b'"format": 2', b"\n", b"-1",
 ALLOWED = (integrity.Damaged, UserError)
 
 
-@contextmanager
-def target() -> Iterator[Target]:
-    """A function that gives bytes to each reader, as the file that it reads."""
-    with tempfile.TemporaryDirectory() as name:
-        folder = Path(name)
+def seeds() -> list[bytes]:
+    """Whole files of each kind."""
+    return list(_SEEDS)
 
-        def read(data: bytes) -> None:
-            refused: list[Exception] = []
-            for file, reader in (
-                (integrity.MANIFEST, integrity.read_manifest),
-                (integrity.STATE, integrity.read_state),
-                (integrity.SCORES, integrity.read_scores),
-            ):
-                (folder / file).write_bytes(data)
-                try:
-                    reader(folder)
-                except ALLOWED as error:
-                    refused.append(error)
-            _tensors(folder, data)
-            _log(folder, data)
-            if len(refused) == 3:
-                raise refused[0]
 
-        yield read
+def target(folder: Path) -> Target:
+    """Gives bytes to each reader, as the file in this folder that it reads."""
+
+    def read(data: bytes) -> None:
+        refused: list[Exception] = []
+        for file, reader in (
+            (integrity.MANIFEST, integrity.read_manifest),
+            (integrity.STATE, integrity.read_state),
+            (integrity.SCORES, integrity.read_scores),
+        ):
+            (folder / file).write_bytes(data)
+            try:
+                reader(folder)
+            except ALLOWED as error:
+                refused.append(error)
+        _tensors(folder, data)
+        _log(folder, data)
+        if len(refused) == 3:
+            raise refused[0]
+
+    return read
 
 
 def _tensors(folder: Path, data: bytes) -> None:
@@ -103,5 +103,5 @@ def _log(folder: Path, data: bytes) -> None:
 
 
 if __name__ == "__main__":
-    with target() as read:
-        sys.exit(main("runs", read, SEEDS, ALLOWED, TOKENS))
+    with tempfile.TemporaryDirectory() as place:
+        sys.exit(main("runs", target(Path(place)), seeds(), ALLOWED, TOKENS))

@@ -117,9 +117,9 @@ def test_a_damaged_line_of_the_log_is_set_aside(
     assert [event["nimg"] for event in read_events(tmp_path)] == [10, 30, 30]
 
 
-def test_any_bytes_are_read_or_refused() -> None:
+def test_any_bytes_are_read_or_refused(tmp_path: Path) -> None:
     """A hundred thousand inputs: python -m tests.fuzz.runs --inputs 100000"""
-    with runs.target() as read:
-        report = fuzz(read, runs.SEEDS, runs.ALLOWED, 60, tokens=runs.TOKENS)
+    read = runs.target(tmp_path)
+    report = fuzz(read, runs.seeds(), runs.ALLOWED, 60, tokens=runs.TOKENS)
     assert not report.findings, report.findings[0].what
     assert report.refused > 30
