@@ -70,6 +70,21 @@ def test_help_names_every_command_and_shows_examples(capsys: pytest.CaptureFixtu
         (["run", "demo", "--set", "cluster.workers=5"], "5"),
         (["run", "demo", "--set", "train.batch=30"], "must be a multiple of 8"),
         (["evaluate", "nothing"], "nothing: no run in runs/train"),
+        (
+            ["train", "demo", "--plain", "--set", "workspace=s3://bucket/team"],
+            "training writes to a folder; name one with --set workspace=FOLDER, or train with Ray",
+        ),
+        (
+            [
+                "run",
+                "demo",
+                "--set",
+                "workspace=s3://bucket/team",
+                "--set",
+                "cluster.jobs=http://h:1",
+            ],
+            "With one in a bucket, leave it empty and submit the whole run: gan-train submit",
+        ),
         (["config"], "name a recipe"),
         (["bench-step", "nowhere"], "nowhere: no such recipe"),
         (["run", "demo", "--set", "family.z_dim=1000000000"], "at most 1048576"),
