@@ -7,6 +7,8 @@ import json
 import os
 import signal
 import sqlite3
+import subprocess
+import sys
 import time
 from collections.abc import Callable, Iterator
 from contextlib import closing
@@ -18,6 +20,7 @@ from typing import Any
 import httpx
 import numpy as np
 import pytest
+import yaml
 
 from gan_train import recipes
 from gan_train.config import Config
@@ -25,16 +28,19 @@ from gan_train.errors import UserError
 from gan_train.runs import run_folder
 from gan_train.runs.checkpoint import list_checkpoints
 from gan_train.runs.events import Event
+from pipelines.compute.training import WORKER_LOG
 from pipelines.flows.on_demand import Training
 from pipelines.registry.spool import CURSOR_NAME
 from tests.pipelines import registry_server
-from tests.prefect_site import INFRA, PREFECT, Site
+from tests.prefect_site import INFRA, PREFECT, Site, kill
 from tests.training import tiny_config, tiny_images
 
 pytestmark = [pytest.mark.slow, pytest.mark.timeout(1200)]
 
-AWAY_S = 20.0
+AWAY_S = 60.0
 """How long the servers are away."""
+SILENT_S = 60
+"""After so many seconds without a heartbeat, which comes every 30 here, a run counts as crashed."""
 
 
 @pytest.fixture(scope="module")
@@ -245,7 +251,7 @@ def test_servers_that_are_away(
     away.mlflow.start()
     site.wait(away.delivered, 120)
     calm = time.time()
-    time.sleep(10)
+    site.wait(lambda: len(seconds_between(away.ticks(), calm, time.time())) > 9, 120)
 
     killed = time.time()
     away.mlflow.kill()
@@ -279,3 +285,75 @@ def test_servers_that_are_away(
     shown = progress()
     site.wait(lambda: progress() > shown, 60)
     assert site.state(away.flow_run) == "RUNNING"
+
+
+@pytest.mark.long
+@pytest.mark.fault(
+    "SIGKILL of a Prefect worker and of its flow run's process",
+    "the training ends with them, and all of Ray within 240 s; Prefect marks the flow runs as "
+    "Crashed; `--resume` goes on from the last checkpoint",
+)
+def test_a_killed_worker(
+    site: Site, away: Away, record_property: Callable[[str, object], None]
+) -> None:
+    if away.mlflow.process is None:
+        away.mlflow.start()
+    site.wait(away.trains, 400)
+    # as infra/prefect has it, but sooner
+    automation = yaml.safe_load((INFRA / "automations.yaml").read_text())["automations"][0]
+    automation["trigger"]["within"] = SILENT_S
+    made = datetime.now().astimezone().isoformat()
+    site.post("automations/", automation)
+    heartbeats = {
+        "filter": {
+            "event": {"name": ["prefect.flow-run.heartbeat"]},
+            "occurred": {"since": made},
+        }
+    }
+
+    def running() -> set[str]:
+        asked = {"flow_runs": {"state": {"type": {"any_": ["RUNNING"]}}}}
+        return {f"prefect.flow-run.{run['id']}" for run in site.post("flow_runs/filter", asked)}
+
+    def heard() -> set[str]:
+        events = site.post("events/filter", heartbeats)["events"]
+        return {event["resource"]["prefect.resource.id"] for event in events}
+
+    assert len(running()) == 2, "the deployed flow, and the training in it"
+    site.wait(lambda: running() <= heard(), 90)
+
+    (flow,) = (pid for pid, name in site.processes().items() if "-m prefect." in name)
+    assert any("RayTrainWorker" in name for name in session(flow))
+    killed = time.monotonic()
+    os.killpg(site.worker.pid, signal.SIGKILL)
+    kill(flow)
+    site.wait(lambda: not any("RayTrainWorker" in name for name in session(flow)), 60)
+
+    newest = int(list_checkpoints(away.run_dir)[0].name)
+    log = away.run_dir / WORKER_LOG
+    recipe, name = str(away.run_dir / run_folder.CONFIG), away.run_dir.name
+    site.call(
+        *(sys.executable, "-m", "pipelines.cli.main", "train", recipe, "--resume", name),
+        *("--set", f"train.total_kimg={newest / 1000 + 0.1}"),
+    )
+    assert f"/{newest:012d} " in log.read_text().rpartition("resumed from ")[2]
+    assert run_folder.finished(run_folder.read_events(away.run_dir))
+    assert [run["info"]["status"] for run in away.mlflow_runs()] == ["FINISHED"]
+    record_property("lost", "what was trained since the last checkpoint")
+
+    site.wait(lambda: not running(), SILENT_S + 120)
+    record_property("recovered_s", time.monotonic() - killed)
+    assert site.state(away.flow_run) == "CRASHED"
+    # two helpers of Ray try for a minute and more to tell a dead one
+    site.wait(lambda: not session(flow), 240 - (time.monotonic() - killed))
+
+
+def session(leader: int) -> list[str]:
+    """The command lines of the living processes of a session."""
+    listed = subprocess.run(
+        ["ps", "-ww", "--sid", str(leader), "-o", "stat=,args="],
+        capture_output=True,
+        text=True,
+        check=False,
+    )
+    return [line for line in listed.stdout.splitlines() if "Z" not in line.split()[0]]
