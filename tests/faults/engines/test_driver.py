@@ -201,11 +201,15 @@ def test_sigterm(
 
 
 @pytest.mark.fault(
-    "SIGTERM, or SIGINT twice, while Ray starts", "ends at once, with nothing left behind"
+    "SIGTERM, SIGHUP, or SIGINT twice, while Ray starts", "ends at once, with nothing left behind"
 )
 @pytest.mark.parametrize(
     ("signals", "statuses"),
-    [((signal.SIGTERM,), {143}), ((signal.SIGINT, signal.SIGINT), {130, -signal.SIGINT})],
+    [
+        ((signal.SIGTERM,), {143}),
+        ((signal.SIGHUP,), {129}),
+        ((signal.SIGINT, signal.SIGINT), {130, -signal.SIGINT}),
+    ],
 )
 def test_signals_while_ray_starts(
     command: Command, signals: tuple[signal.Signals, ...], statuses: set[int]
