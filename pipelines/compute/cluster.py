@@ -12,7 +12,7 @@ import math
 import os
 import signal
 import threading
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Mapping
 from contextlib import contextmanager
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
@@ -20,7 +20,7 @@ from typing import TYPE_CHECKING, Any
 from gan_train.errors import UserError
 
 if TYPE_CHECKING:
-    from gan_train.config import ClusterConfig
+    from gan_train.config import ClusterConfig, Config
 
 log = logging.getLogger(__name__)
 
@@ -92,6 +92,14 @@ def on_this_machine(cluster: ClusterConfig) -> bool:
     """Whether all workers are processes of this machine, which talk over loopback: Ray is started
     here by this command, or was started here by `gan-train up`."""
     return address_of(cluster) in (None, os.environ.get(HERE))
+
+
+def threads_per_worker(config: Config, cores: int) -> int:
+    """The number of CPU threads of one worker: `train.threads`, else its share of `cores`."""
+    if config.train.threads is not None:
+        return config.train.threads
+    share = cores // config.cluster.workers if on_this_machine(config.cluster) else 0
+    return max(1, share, int(config.cluster.cpus_per_worker))
 
 
 def close_token() -> None:
@@ -249,6 +257,15 @@ def nodes() -> list[dict[str, float]]:
     import ray
 
     return [node["Resources"] for node in ray.nodes() if node["Alive"]]
+
+
+def can_grow() -> bool:
+    """Whether an autoscaler can add nodes with CPUs or GPUs; call it inside `connected`."""
+    from ray._private.state import state  # Ray's API for developers
+
+    most: Mapping[str, float] = state.get_max_resources_from_cluster_config() or {}
+    now = resources()
+    return any(most.get(kind, 0) > now.get(kind, 0) for kind in ("CPU", "GPU"))
 
 
 def needs(cluster: ClusterConfig, gpu: bool) -> dict[str, float]:

@@ -29,13 +29,11 @@ from gan_train.runs import claim
 from gan_train.runs.events import EventReader
 from gan_train.training.schedule import world_sizes
 from pipelines.compute import training
-from pipelines.compute.cluster import connected, gpus_wanted, needs, unused
+from pipelines.compute.cluster import connected, gpus_wanted
+from pipelines.compute.room import SAY_S, SETTLE_S, NoRoom, missing, room
 
 LOOK_S = 60.0
 """Seconds between two looks for room for more workers. A change costs some seconds of training."""
-SETTLE_S = 10.0
-"""Seconds that a new attempt waits for room for all its workers, before it begins with fewer: those
-of the attempt before take a moment to leave."""
 
 log = logging.getLogger(__name__)
 
@@ -58,6 +56,8 @@ def fit(config: Config, shards: Path, run_dir: Path) -> training.Outcome:
         gpu = gpus_wanted(config.cluster)
         while True:
             workers = _wait_for_room(config.cluster, gpu, numbers, run_dir)
+            if workers is None:
+                return training.unchanged(run_dir)
             training.withdraw(run_dir, training.RESIZE)
             attempt = recipes.change(
                 config,
@@ -72,6 +72,9 @@ def fit(config: Config, shards: Path, run_dir: Path) -> training.Outcome:
             try:
                 with _asking_for_more(config.cluster, gpu, workers, more, run_dir):
                     outcome = training.fit(attempt, shards, run_dir, restart=False, owner=owner)
+            except NoRoom as error:
+                log.info("others were faster: %s", error)
+                continue
             except RuntimeError as error:
                 failures += 1
                 if failures > config.cluster.max_failures or _stopped(run_dir):
@@ -96,31 +99,23 @@ def _fit_fixed(config: Config, shards: Path, run_dir: Path, owner: str) -> train
                 return outcome
 
 
-def room(cluster: ClusterConfig, gpu: bool) -> int:
-    """How many more workers there is room for; call it inside `connected`."""
-    each = needs(cluster, gpu)
-
-    def fits(there: dict[str, float]) -> int:
-        return int(min(there.get(name, 0.0) // need for name, need in each.items()))
-
-    return sum(map(fits, unused()))
-
-
-def _wait_for_room(cluster: ClusterConfig, gpu: bool, numbers: list[int], run_dir: Path) -> int:
+def _wait_for_room(
+    cluster: ClusterConfig, gpu: bool, numbers: list[int], run_dir: Path
+) -> int | None:
     """The largest of these numbers of workers for which there is room, as soon as there is room for
-    the largest of all, or after a while. Waits as long as there is room for none; the least number
-    is returned when the training is asked to stop meanwhile."""
-    deadline, told = time.monotonic() + SETTLE_S, False
+    the largest of all, or after a while. Waits as long as there is room for none; None when the
+    training is asked to stop meanwhile."""
+    enough = due = time.monotonic() + SETTLE_S
     while not _stopped(run_dir):
         found = max((n for n in numbers if n <= room(cluster, gpu)), default=None)
-        late = time.monotonic() > deadline
-        if found == numbers[-1] or (found is not None and late):
+        now = time.monotonic()
+        if found == numbers[-1] or (found is not None and now > enough):
             return found
-        if late and not told:
-            log.warning("waiting for room for %d workers", numbers[0])
-            told = True
+        if now > due:
+            due += SAY_S
+            log.warning("waiting for room: %s", missing(cluster, gpu, numbers[0]))
         time.sleep(1)
-    return numbers[0]
+    return None
 
 
 @contextmanager

@@ -26,7 +26,6 @@ from gan_train.config import Config
 from gan_train.errors import UserError
 from gan_train.files.atomic import write_aside
 from gan_train.runs import run_folder
-from gan_train.runs.checkpoint import list_checkpoints
 from pipelines.compute import elastic, training
 from pipelines.compute.cluster import QUIET, environment
 
@@ -136,7 +135,7 @@ def run(
     if status.value != "SUCCEEDED" and not (run_dir / training.STOP).exists():
         tail = client.get_job_logs(submission)[-_LOG_TAIL:]
         raise RuntimeError(f"Ray job {submission} ended as {status.value}:\n{tail}")
-    return training.Outcome(next(iter(list_checkpoints(run_dir)), None), {})
+    return training.unchanged(run_dir)
 
 
 def _is_known(client: JobSubmissionClient, submission: str) -> bool:

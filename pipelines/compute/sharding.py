@@ -18,7 +18,7 @@ from tempfile import TemporaryDirectory
 
 from tqdm import tqdm
 
-from gan_train.config import Config
+from gan_train.config import ClusterConfig, Config
 from gan_train.data import growth, shard_cache
 from gan_train.data.compressed import plain_source
 from gan_train.data.index import INDEX_NAME, Index, shard_name
@@ -35,6 +35,7 @@ from gan_train.data.sources import local_place
 from gan_train.errors import UserError
 from gan_train.files.atomic import write_aside
 from gan_train.files.store import Store, is_url, local_copy
+from pipelines.compute import room
 from pipelines.compute.cluster import connected
 
 log = logging.getLogger(__name__)
@@ -258,9 +259,11 @@ def _write(stored: StoredShards | None, task: ShardTask) -> ShardReceipt:
 def _spread(
     plan: ShardPlan, stored: StoredShards | None, on_progress: Callable[[float], None]
 ) -> list[ShardReceipt]:
-    """Write every shard in a Ray task of its own. A task whose process dies is tried again."""
+    """Write every shard in a Ray task of its own. A task whose process dies is tried again. Waits
+    while others use all CPUs of the cluster."""
     import ray
 
+    room.wait(ClusterConfig(), gpu=False, over=lambda: False)  # what one task needs
     task = ray.remote(num_cpus=1, max_retries=3)(_write)
     waiting = [task.remote(stored, one) for one in plan.tasks()]
     receipts: list[ShardReceipt] = []

@@ -20,6 +20,7 @@ import uuid
 from collections.abc import Callable, Iterator
 from contextlib import AbstractContextManager, ExitStack, contextmanager, nullcontext
 from dataclasses import dataclass
+from functools import partial
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -33,12 +34,14 @@ from gan_train.files.atomic import write_aside
 from gan_train.files.store import Store, attach, origin_of
 from gan_train.nn.collectives import any_worker, broadcast_text
 from gan_train.runs import shared, stop_signals
+from gan_train.runs.checkpoint import list_checkpoints
 from gan_train.runs.claim import Claim, claimed
 from gan_train.runs.shared import REFUSED as REFUSED
 from gan_train.runs.shared import RESIZE as RESIZE
 from gan_train.runs.shared import STOP as STOP
 from gan_train.runs.shared import WORKER_LOG as WORKER_LOG
 from gan_train.text import VisibleFormatter
+from pipelines.compute import room
 from pipelines.compute.cluster import (
     check_alive,
     connected,
@@ -46,6 +49,7 @@ from pipelines.compute.cluster import (
     gpus_wanted,
     needs,
     on_this_machine,
+    threads_per_worker,
 )
 from pipelines.compute.metrics import Exporter, Origin, collected, count_failure
 
@@ -58,9 +62,6 @@ _SNAPSHOT = "checkpoint_manager_snapshot.json"
 SILENT_S = 60.0
 """A worker whose process does not answer for so many seconds is replaced: it was stopped, or its
 machine does not run any more. `cluster.timeout_s` may be less."""
-
-_ROOM = ".room"
-"""The file with the id of the placement group in which the run's workers stand."""
 
 log = logging.getLogger(__name__)
 
@@ -266,38 +267,24 @@ def _after_failures(run_dir: Path, recipe: str) -> UserCallback:
     return AfterFailures()
 
 
-def _at_start(run_dir: Path) -> RayTrainCallback:
-    """A callback of the controller that has new workers hear signals, and notes their room."""
+def _at_start(run_dir: Path, check_room: Callable[[], None]) -> RayTrainCallback:
+    """A callback of the controller that checks whether there is room for workers, has new ones hear
+    signals, and notes where they stand."""
     from ray.train.v2._internal.execution.callback import WorkerGroupCallback
 
     class AtStart(WorkerGroupCallback):
+        def before_worker_group_start(self, worker_group_context: Any) -> None:
+            check_room()
+
         def after_worker_group_start(self, worker_group: Any) -> None:
             worker_group.execute(_hear)
-            room = worker_group.get_worker_group_state().placement_group_handle.placement_group
-            write_aside(run_dir / _ROOM, room.id.binary())
+            handle = worker_group.get_worker_group_state().placement_group_handle
+            room.note(run_dir, handle.placement_group)
 
     return AtStart()
 
 
-def _give_back(run_dir: Path) -> None:
-    """Give back the room of the workers whose controller died, and so end those that are left. Ray
-    Train's own cleaner needs Ray's dashboard."""
-    from ray._raylet import PlacementGroupID
-    from ray.util.placement_group import PlacementGroup, remove_placement_group
-
-    if (run_dir / _ROOM).exists():
-        remove_placement_group(PlacementGroup(PlacementGroupID((run_dir / _ROOM).read_bytes())))
-
-
 # ---- the driver's side -------------------------------------------------------------------------
-
-
-def threads_per_worker(config: Config, cores: int) -> int:
-    """The number of CPU threads of one worker: `train.threads`, else its share of `cores`."""
-    if config.train.threads is not None:
-        return config.train.threads
-    share = cores // config.cluster.workers if on_this_machine(config.cluster) else 0
-    return max(1, share, int(config.cluster.cpus_per_worker))
 
 
 def clear(run_dir: Path) -> None:
@@ -313,6 +300,11 @@ def withdraw(run_dir: Path, *names: str) -> None:
         (run_dir / name).unlink(missing_ok=True)
         if store is not None:
             store.delete(name)
+
+
+def unchanged(run_dir: Path) -> Outcome:
+    """The outcome of a training that was stopped before it began."""
+    return Outcome(next(iter(list_checkpoints(run_dir)), None), {})
 
 
 def fit(
@@ -333,7 +325,6 @@ def fit(
     settings = {"shards": str(shards), "run_dir": str(run_dir), "owner": owner or uuid.uuid4().hex}
     retries = config.cluster.max_failures if restart else 0
     while True:
-        (run_dir / _SNAPSHOT).unlink(missing_ok=True)  # it may name deleted checkpoints
         try:
             return _launch(_train, config, settings, run_dir, restart)
         except ControllerLost as error:
@@ -368,9 +359,24 @@ def evaluate(config: Config, shards: Path, checkpoint: Path) -> dict[str, Any]:
 def _launch(
     loop: Loop, config: Config, settings: dict[str, str], run_dir: Path, restart: bool = True
 ) -> Outcome:
+    """Run `loop` on all workers. With `restart`, wait for room while others use it, also when they
+    have taken that of a worker that was lost; without it, raise NoRoom then."""
+    while True:
+        (run_dir / _SNAPSHOT).unlink(missing_ok=True)  # it may name deleted checkpoints
+        try:
+            return _attempt(loop, config, settings, run_dir, restart)
+        except room.NoRoom as error:
+            if not restart:
+                raise
+            log.info("others were faster: %s", error)
+
+
+def _attempt(
+    loop: Loop, config: Config, settings: dict[str, str], run_dir: Path, restart: bool
+) -> Outcome:
     """Run `loop` on all workers by Ray Train. Its storage is the run's folder, or with a workspace
     in a bucket a folder of the controller's machine: there is nothing to store, but some records of
-    a run that only this attempt needs."""
+    a run that only this attempt needs. Raises NoRoom."""
     storage, name = run_dir.parent, run_dir.name
     following: AbstractContextManager[Any] = nullcontext()
     if config.store is not None:
@@ -386,6 +392,9 @@ def _launch(
         # type checkers see the classes of Ray Train v1, but v2 is what runs
         v2: Any = ray.train
         use_gpu = gpus_wanted(config.cluster)
+        if restart and not room.wait(config.cluster, use_gpu, (run_dir / STOP).exists):
+            return unchanged(run_dir)
+        check_room = partial(room.check, config.cluster, use_gpu)
         threads = threads_per_worker(config, os.cpu_count() or 1)
         local = on_this_machine(config.cluster)
         trainer = ray.train.torch.TorchTrainer(
@@ -411,7 +420,7 @@ def _launch(
                 worker_runtime_env={
                     "env_vars": environment_of_workers(local) | {"OMP_NUM_THREADS": str(threads)}
                 },
-                callbacks=[_after_failures(run_dir, config.name), _at_start(run_dir)],
+                callbacks=[_after_failures(run_dir, config.name), _at_start(run_dir, check_room)],
                 logging_config=v2.LoggingConfig(log_level="ERROR"),
             ),
         )
@@ -423,10 +432,12 @@ def _launch(
                 result: Any = trainer.fit()
         except ray.exceptions.RayActorError as error:
             check_alive(f"go on with --resume {run_dir.name}", ask=True)
-            _give_back(run_dir)
+            room.give_back(run_dir)
             reason = str(error).splitlines()[0]
             raise ControllerLost(f"Ray Train's controller died: {reason}") from error
         except ray.train.TrainingFailedError as error:
+            if isinstance(cause := getattr(error, "controller_failure", None), room.NoRoom):
+                raise cause from error
             refused = run_dir / REFUSED
             if refused.exists():
                 raise UserError(refused.read_text(encoding="utf-8")) from error

@@ -30,8 +30,7 @@ from gan_train.metrics.real_cache import RECORD
 from gan_train.tasks.task import SHIPPED_STATISTICS
 from gan_train.training.fitting import least_factor, stretched
 from gan_train.training.schedule import checkpoints, schedule_end, stage_at, world_sizes
-from pipelines.compute.cluster import on_this_machine
-from pipelines.compute.training import threads_per_worker
+from pipelines.compute.cluster import on_this_machine, threads_per_worker
 
 START_S, END_S = 25.0, 10.0
 """Seconds from the command to the first step, and from the last score to the end of the command."""

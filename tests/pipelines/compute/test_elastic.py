@@ -6,6 +6,7 @@ import os
 import signal
 import threading
 import time
+from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
@@ -16,9 +17,18 @@ from gan_train.adversary import ImageShape
 from gan_train.data.sharding import shard
 from gan_train.errors import UserError
 from gan_train.runs import run_folder
+from gan_train.runs.checkpoint import list_checkpoints
 from gan_train.training.schedule import world_sizes
 from pipelines.compute import cluster, elastic, training
 from tests.training import tiny_config
+
+
+class Other:
+    """Somebody else's work, which takes room."""
+
+    def pid(self) -> int:
+        return os.getpid()
+
 
 SHAPE = ImageShape(1, 8, ("blue", "green", "red"))
 
@@ -69,15 +79,8 @@ def test_a_training_grows_and_shrinks_with_the_room(
 
     monkeypatch.setattr(training, "fit", noted)
 
-    @ray.remote
-    class Other:
-        """Somebody else's work, which takes room."""
-
-        def pid(self) -> int:
-            return os.getpid()
-
     def taking_all_but_one() -> Any:
-        return Other.options(num_cpus=cluster.resources()["CPU"] - 1).remote()
+        return ray.remote(Other).options(num_cpus=cluster.resources()["CPU"] - 1).remote()
 
     config = tiny_config(
         tiny_source,
@@ -131,6 +134,69 @@ def test_a_training_grows_and_shrinks_with_the_room(
     ticks = [e["nimg"] for e in run_folder.read_events(run_dir) if e["kind"] == "metrics"]
     assert ticks == sorted(set(ticks)), "no image is counted twice"
     ray.kill(other)
+
+
+@pytest.mark.slow
+@pytest.mark.long
+@pytest.mark.fault(
+    "SIGKILL of a worker whose room another job takes",
+    "the training says what it waits for, and goes on from the last checkpoint when there is room",
+)
+@pytest.mark.usefixtures("local_ray")
+@pytest.mark.filterwarnings(r"ignore::DeprecationWarning:ray\..*")
+def test_a_fixed_number_of_workers_waits_for_its_room(
+    tiny_source: Path,
+    tmp_path: Path,
+    caplog: pytest.LogCaptureFixture,
+    record_property: Callable[[str, object], None],
+) -> None:
+    import ray
+
+    cpus = int(cluster.resources()["CPU"])
+    other = ray.remote(Other).options(num_cpus=1)
+    config = tiny_config(
+        tiny_source,
+        tmp_path / "workspace",
+        cluster__workers=cpus,
+        train__total_kimg=1000,
+        train__checkpoint_kimg=0.4,
+        train__tick_kimg=0.08,
+        train__sample_kimg=1000,
+    )
+    shards = shard(config.data, config.workspace)
+    run_dir = run_folder.new(config, shards)
+    log = run_dir / training.WORKER_LOG
+    ended: list[Any] = []
+    trainer = threading.Thread(target=lambda: ended.append(elastic.fit(config, shards, run_dir)))
+    trainer.start()
+
+    def wait(ready: Callable[[], object]) -> None:
+        while not ready():  # the test's own timeout ends a wait in vain
+            assert not ended, ended
+            time.sleep(0.2)
+
+    wait(lambda: list_checkpoints(run_dir))
+    taker = other.remote()  # it waits for the room that a worker leaves
+    os.kill(workers(run_dir)[0], signal.SIGKILL)
+    ray.get(taker.pid.remote())
+    wait(lambda: "waiting for room" in caplog.text)
+    assert f"needed are {cpus} x 1 CPU, and {cpus - 1} of {cpus} CPUs" in caplog.text
+    assert "resumed from" not in log.read_text()
+    free = time.monotonic()
+    ray.kill(taker)
+    wait(lambda: "resumed from" in log.read_text())
+    record_property("recovered_s", time.monotonic() - free)
+
+    # Asked to stop while it waits, it ends
+    taker = other.remote()
+    os.kill(workers(run_dir)[0], signal.SIGKILL)
+    ray.get(taker.pid.remote())
+    said = caplog.text.count("waiting for room")
+    wait(lambda: caplog.text.count("waiting for room") > said)
+    (run_dir / training.STOP).touch()
+    trainer.join(30)
+    assert ended == [training.unchanged(run_dir)]
+    ray.kill(taker)
 
 
 def workers(run_dir: Path) -> list[int]:

@@ -8,12 +8,13 @@ import subprocess
 import sys
 import threading
 import time
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from pathlib import Path
 
 import pytest
 
 from gan_train import recipes
+from gan_train.config import Config
 from gan_train.data.sharding import shard
 from gan_train.errors import UserError
 from gan_train.runs import run_folder
@@ -203,3 +204,96 @@ def test_a_whole_run_is_submitted_once_stopped_and_resumed(
     status, _, err = call("stop", foreign, *here)
     assert status == 2 and "was not submitted by gan-train" in err
     assert not submission.find(jobs.connect(dashboard), foreign).ended
+
+
+@pytest.mark.long
+@pytest.mark.timeout(1200)
+def test_several_runs_share_a_cluster(
+    dashboard: str,
+    tiny_source: Path,
+    tmp_path: Path,
+    capsys: pytest.CaptureFixture[str],
+) -> None:
+    """Two runs train side by side in what they asked for; a third waits until one is stopped."""
+    from ray.util.state import list_placement_groups
+
+    client = jobs.connect(dashboard)
+
+    def call(*arguments: str) -> str:
+        capsys.readouterr()
+        status = main([*arguments, "--address", dashboard])
+        out, err = capsys.readouterr()
+        assert status == 0, out + err
+        return out + err
+
+    def submit(name: str, workers: int, cpus: int) -> Config:
+        config = tiny_config(
+            tiny_source,
+            tmp_path / "workspace",
+            name=name,
+            cluster__workers=workers,
+            cluster__cpus_per_worker=cpus,
+            train__total_kimg=1000,
+            train__checkpoint_kimg=1000,
+            train__tick_kimg=0.08,
+            train__sample_kimg=1000,
+            evaluate__metrics=["diversity"],
+        )
+        recipe = tmp_path / f"{name}.yaml"
+        recipe.write_text(recipes.dump(config), encoding="utf-8")
+        call("submit", str(recipe), "--python", sys.executable, "--detach", "--id", name)
+        return config
+
+    def trained(config: Config) -> int:
+        """The number of images that the run has seen."""
+        events = [e for run in run_folder.runs_of(config) for e in run_folder.read_events(run)]
+        return max((e["nimg"] for e in events if e["kind"] == "metrics"), default=0)
+
+    def wait(ready: Callable[[], object]) -> None:
+        while not ready():  # the test's own timeout ends a wait in vain
+            for name in ("wide", "pair", "late"):
+                job = submission.state(client, name)
+                assert job is None or not job.ended or name in stopped, call("logs", name)
+            time.sleep(0.5)
+
+    def rooms() -> list[list[float]]:
+        """The CPUs of the workers of each training that has its room."""
+        groups = list_placement_groups(dashboard, detail=True, raise_on_missing_output=False)
+        return sorted(
+            [bundle["unit_resources"]["CPU"] for bundle in group.bundles]
+            for group in groups
+            if group.state == "CREATED"
+        )
+
+    stopped: set[str] = set()
+    wide = submit("wide", 1, 2)
+    wait(lambda: trained(wide))  # it has sharded the images of all
+    pair = submit("pair", 2, 1)
+    wait(lambda: trained(pair))
+    assert rooms() == [[1, 1], [2]]
+
+    late = submit("late", 2, 1)
+    line = (
+        "waiting for room: needed are 2 x 1 CPU, and 0 of 4 CPUs of the cluster are free; it goes "
+        "on by itself once they are"
+    )
+    before = trained(wide), trained(pair)
+    wait(lambda: line in call("logs", "late"))
+    assert "late" in call("jobs")
+    wait(lambda: trained(wide) > before[0] and trained(pair) > before[1])
+    assert not trained(late) and rooms() == [[1, 1], [2]]
+
+    stopped.add("pair")
+    said = call("stop", "pair")
+    assert "--resume pair-" in said
+    wait(lambda: trained(late))
+    before = trained(wide), trained(late)
+    wait(lambda: trained(wide) > before[0])
+    assert rooms() == [[1, 1], [2]]
+    for config in (wide, late):
+        (run_dir,) = run_folder.runs_of(config)
+        assert "resumed from" not in (run_dir / training.WORKER_LOG).read_text(), "undisturbed"
+    stopped |= {"late", "wide"}
+    for name in ("late", "wide"):
+        call("stop", name)
+        assert submission.find(client, name).status == "STOPPED"

@@ -13,6 +13,7 @@ from gan_train.data.sharding import shard
 from gan_train.errors import UserError
 from gan_train.runs import run_folder
 from pipelines.compute import cluster, elastic
+from pipelines.compute.room import room
 from tests.training import tiny_config
 
 pytestmark = [
@@ -57,7 +58,7 @@ def test_workers_stand_on_nodes_of_the_type(tiny_source: Path, tmp_path: Path) -
         UserError, match=r"accelerator_type=H100: no node .* has it; there are: A100\."
     ):
         elastic.fit(wrong, shards, run_dir)
-    assert [elastic.room(each.cluster, gpu=False) for each in (right, wrong)] == [2, 0]
+    assert [room(each.cluster, gpu=False) for each in (right, wrong)] == [2, 0]
     elastic.fit(right, shards, run_dir)
     assert run_folder.finished(run_folder.read_events(run_dir))
 

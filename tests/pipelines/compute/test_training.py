@@ -201,10 +201,10 @@ def test_a_checkpoint_is_scored_alike_by_training_and_by_evaluate(quiet: Quiet) 
 
 def test_threads_are_shared_out(tiny_source: Path, tmp_path: Path) -> None:
     config = tiny_config(tiny_source, tmp_path, cluster__workers=2)
-    assert training.threads_per_worker(config, cores=16) == 8
-    assert training.threads_per_worker(config, cores=1) == 1
+    assert cluster.threads_per_worker(config, cores=16) == 8
+    assert cluster.threads_per_worker(config, cores=1) == 1
     chosen = tiny_config(tiny_source, tmp_path, cluster__workers=2, train__threads=3)
-    assert training.threads_per_worker(chosen, cores=16) == 3
+    assert cluster.threads_per_worker(chosen, cores=16) == 3
 
 
 def test_gpus_that_are_not_there_are_refused(tiny_source: Path, tmp_path: Path) -> None:
