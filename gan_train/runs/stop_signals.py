@@ -8,6 +8,7 @@ at once.
 from __future__ import annotations
 
 import signal
+import threading
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from types import FrameType
@@ -39,6 +40,21 @@ def heard(act: Callable[[signal.Signals], None]) -> Iterator[None]:
     finally:
         for number, handler in before.items():
             signal.signal(number, handler)
+
+
+@contextmanager
+def next_term_kills() -> Iterator[None]:
+    """A SIGTERM in this block ends the process at once, whoever hears SIGTERM outside of it, unless
+    this process ignores it. In a thread other than the main one nothing changes."""
+    before = signal.getsignal(signal.SIGTERM)
+    if before == signal.SIG_IGN or threading.current_thread() is not threading.main_thread():
+        yield
+        return
+    signal.signal(signal.SIGTERM, signal.SIG_DFL)
+    try:
+        yield
+    finally:
+        signal.signal(signal.SIGTERM, before)
 
 
 def status_of(number: signal.Signals) -> int:

@@ -171,6 +171,12 @@ def all_is_saved(run_dir: Path) -> bool:
     return (end["kind"], end["status"], end["nimg"]) == ("end", "stopped", int(newest.name))
 
 
+def resumed(run_dir: Path) -> str:
+    """The checkpoint from which the workers have gone on last; empty before that."""
+    found = re.findall(r"resumed from (\S+) ", (run_dir / WORKER_LOG).read_text())
+    return found[-1] if found else ""
+
+
 @pytest.mark.fault(
     "a terminal closed (SIGHUP) in mid-run",
     "a checkpoint of all that was trained, status 129; `--resume` goes on",
@@ -222,6 +228,22 @@ def test_signals_while_ray_starts(
 
 
 @pytest.mark.fault(
+    "a second SIGTERM of the driver in mid-run",
+    "ends at once, and all of Ray within 240 s; `--resume` goes on from the last checkpoint",
+)
+def test_a_second_signal(runs: Runs, command: Command) -> None:
+    command.train()
+    command.process.send_signal(signal.SIGTERM)
+    command.wait(lambda: "stopping: the workers save" in command.said())
+    command.process.send_signal(signal.SIGTERM)
+    assert command.process.wait(10) == -signal.SIGTERM
+    assert command.ended() == -signal.SIGTERM
+    newest = list_checkpoints(runs.run_dir)[0]
+    with Command(runs) as again:
+        again.wait(lambda: resumed(runs.run_dir) == str(newest))
+
+
+@pytest.mark.fault(
     "SIGKILL of the driver", "Ray ends with it; `--resume` goes on from the last checkpoint"
 )
 def test_a_killed_driver(
@@ -231,24 +253,45 @@ def test_a_killed_driver(
     killed = time.monotonic()
     command.process.kill()
     assert command.ended() == -signal.SIGKILL
-    log = runs.run_dir / WORKER_LOG
-    resumed, newest = log.read_text().count("resumed from"), list_checkpoints(runs.run_dir)[0]
+    newest = list_checkpoints(runs.run_dir)[0]
     with Command(runs) as again:
-        again.wait(lambda: log.read_text().count("resumed from") > resumed)
+        again.wait(lambda: resumed(runs.run_dir) == str(newest))
         record_property("recovered_s", time.monotonic() - killed)
-        assert re.findall(r"resumed from (\S+) ", log.read_text())[-1] == str(newest)
 
 
-@pytest.mark.fault(
-    "SIGKILL of the raylet of the only machine",
-    "one message with cause and remedy; `--resume` goes on from the last checkpoint",
+@pytest.mark.parametrize(
+    "name",
+    [
+        pytest.param(
+            "raylet",
+            marks=pytest.mark.fault(
+                "SIGKILL of the raylet of the only machine",
+                "one message with cause and remedy; `--resume` goes on from the last checkpoint",
+            ),
+        ),
+        pytest.param(
+            "gcs_server",
+            marks=pytest.mark.fault(
+                "SIGKILL of Ray's GCS on the only machine",
+                "one message with cause and remedy; Ray ends within 240 s; `--resume` goes on from "
+                "the last checkpoint",
+            ),
+        ),
+    ],
 )
-def test_a_killed_raylet(runs: Runs, command: Command) -> None:
+def test_a_killed_process_of_ray(
+    runs: Runs, command: Command, name: str, record_property: Callable[[str, object], None]
+) -> None:
     command.train()
-    os.kill(command.other("raylet")[0], signal.SIGKILL)
+    killed = time.monotonic()
+    os.kill(command.other(name)[0], signal.SIGKILL)
     assert command.ended() == 2
+    newest = list_checkpoints(runs.run_dir)[0]
     (message,) = (line for line in command.said().splitlines() if "Ray has ended" in line)
     assert f"--resume {runs.run_dir.name}" in message
-    assert "(raylet)" not in command.said(), "Ray's log stays in its files"
+    assert f"({name})" not in command.said(), "Ray's log stays in its files"
     logs = re.search(r"log is in (\S+);", message)
-    assert logs is not None and (Path(logs[1]) / "raylet.out").exists()
+    assert logs is not None and (Path(logs[1]) / f"{name}.out").exists()
+    with Command(runs) as again:
+        again.wait(lambda: resumed(runs.run_dir) == str(newest))
+        record_property("recovered_s", time.monotonic() - killed)
