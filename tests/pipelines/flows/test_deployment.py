@@ -251,7 +251,7 @@ def test_servers_that_are_away(
     away.mlflow.start()
     site.wait(away.delivered, 120)
     calm = time.time()
-    site.wait(lambda: len(seconds_between(away.ticks(), calm, time.time())) > 9, 120)
+    site.wait(lambda: len(seconds_between(away.ticks(), calm, time.time())) > 9, 400)
 
     killed = time.time()
     away.mlflow.kill()
@@ -338,7 +338,9 @@ def test_a_killed_worker(
     )
     assert f"/{newest:012d} " in log.read_text().rpartition("resumed from ")[2]
     assert run_folder.finished(run_folder.read_events(away.run_dir))
-    assert [run["info"]["status"] for run in away.mlflow_runs()] == ["FINISHED"]
+    # what was told behind the checkpoint is left to an MLflow run of its own, which is closed
+    statuses = sorted(run["info"]["status"] for run in away.mlflow_runs())
+    assert statuses in (["FINISHED"], ["FINISHED", "KILLED"])
     record_property("lost", "what was trained since the last checkpoint")
 
     site.wait(lambda: not running(), SILENT_S + 120)
