@@ -133,7 +133,7 @@ class Generator(nn.Module):
         if self.embed is not None:
             assert label is not None, "a conditional generator needs labels"
             z = torch.cat([z, pixel_norm(self.embed(label))], dim=1)
-        x = self.dense(z).view(len(z), -1, self.first_side, self.first_side)
+        x = self.dense(z).view(z.shape[0], -1, self.first_side, self.first_side)
         x = pixel_norm(F.leaky_relu(x, 0.2))
         x = pixel_norm(F.leaky_relu(self.conv(x), 0.2))
         below = x

@@ -27,10 +27,14 @@ def to_uint8_at(image: Tensor, resolution: int) -> Tensor:
 
     A generator that still grows makes images of a lower resolution r: their pixels are repeated.
     """
+    return to_uint8(at_resolution(image, resolution))
+
+
+def at_resolution(image: Tensor, resolution: int) -> Tensor:
+    """Repeat the pixels of images [N, C, r, r] where r is lower than the resolution, which is a
+    multiple of it."""
     factor = resolution // image.shape[-1]
-    if factor > 1:
-        image = F.interpolate(image, scale_factor=factor, mode="nearest")
-    return to_uint8(image)
+    return F.interpolate(image, scale_factor=factor, mode="nearest") if factor > 1 else image
 
 
 def to_picture(pixels: Tensor) -> Image.Image:

@@ -11,6 +11,7 @@ from __future__ import annotations
 import functools
 
 import torch
+import torch.nn.functional as F
 from torch import Tensor
 
 
@@ -39,11 +40,24 @@ def bicubic_upsample(images: Tensor, scale: int) -> Tensor:
 def bicubic_upsample_float(images: Tensor, scale: int) -> Tensor:
     """float [..., H, W] to [..., scale H, scale W] in the same type, also under autocast."""
     assert images.is_floating_point()
+    if torch.compiler.is_exporting():  # a program for images of any size has no matrix of one size
+        return _upsampled_by_phases(images, scale)
     height, width = images.shape[-2:]
     rows = _upsampling_matrix(height, scale, images.dtype, images.device)
     columns = _upsampling_matrix(width, scale, images.dtype, images.device)
     with torch.autocast(images.device.type, enabled=False):  # bfloat16's 8 bits are too few
         return rows @ images @ columns.mT
+
+
+def _upsampled_by_phases(images: Tensor, scale: int) -> Tensor:
+    """`bicubic_upsample_float` of [N, C, H, W] as one convolution that makes the scale x scale new
+    pixels of each old one."""
+    shifts = (torch.arange(scale, dtype=torch.float64) + 0.5) / scale - 0.5
+    taps = _cubic(shifts[:, None] - torch.arange(-2, 3))  # [scale, 5]
+    kernel = torch.einsum("ik,jl->ijkl", taps, taps).reshape(scale**2, 1, 5, 5).to(images)
+    n, c, h, w = images.shape
+    padded = F.pad(images.reshape(n * c, 1, h, w), (2, 2, 2, 2), mode="replicate")
+    return F.pixel_shuffle(F.conv2d(padded, kernel), scale).reshape(n, c, scale * h, scale * w)
 
 
 def _to_bytes(values: Tensor) -> Tensor:

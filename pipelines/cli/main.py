@@ -20,6 +20,7 @@ from pipelines.cli import (
     compare,
     completion,
     ending,
+    export,
     importing,
     listing,
     nightly,
@@ -186,6 +187,7 @@ def _parser() -> argparse.ArgumentParser:
     pictures.add(commands)
     serve.add(commands)
     importing.add(commands)
+    export.add(commands)
     compare.add(commands)
     listing.add(commands)
     nightly.add(commands)

@@ -220,6 +220,17 @@ def download(config: Config, version_or_alias: str) -> Path:
     return target
 
 
+def set_tag(config: Config, version_or_alias: str, key: str, value: str) -> None:
+    """Write a tag, which the version's page shows. Raises UserError when there is no such version,
+    or the tracking server is away."""
+    try:
+        client = connect_to_read(config)
+        found = find_version(client, config, version_or_alias)
+        client.set_model_version_tag(found.name, found.version, key, value)
+    except failures() as error:
+        raise _unreachable(config, error) from error
+
+
 # ---- versions ----------------------------------------------------------------------------------
 
 

@@ -18,8 +18,10 @@ from gan_train import recipes
 from gan_train.adversary import ImageShape
 from gan_train.config import Config
 from gan_train.data.images import open_picture
+from gan_train.images.pixels import to_float, to_uint8
 from gan_train.inference import Generator
 from gan_train.runs.runtime import PlainRuntime
+from gan_train.sampling.export import Exported, export
 from pipelines.registry import logged_model
 from pipelines.registry.model_interface import interface_of
 from tests.training import assert_same_bits, newest, run, run_workers, weights
@@ -50,6 +52,11 @@ NARROW = {
 losses and schedule stay."""
 SIDE = {"progan": 64}
 """The most pixels of a family, where they are not 32."""
+EXPORTED = {
+    *("cgan-glyphs", "cyclegan-emoji-32", "dcgan-glyphs", "demo", "lapgan-glyphs", "lsgan-glyphs"),
+    *("srgan-photos-x4", "stylegan-glyphs", "stylegan2-glyphs", "vanilla-glyphs"),
+}
+"""A recipe of each kind of networks, whose ONNX file is compared."""
 RECIPES = sorted(path.stem for path in recipes.SHIPPED.glob("*.yaml"))
 
 
@@ -130,6 +137,48 @@ def test_recipe(recipe: Config, tmp_path: Path) -> None:
     example = interface_of(generator).example(generator)
     served = mlflow.pyfunc.load_model(str(tmp_path / "model")).predict([example])
     assert np.array_equal(picture(served[0]), made(generator, example))
+
+    # and other libraries make them, too
+    if recipe.name in EXPORTED:
+        for file in export(generator, "onnx", tmp_path / "x.onnx", 1000, {}):
+            assert_same_pictures(generator, file)
+
+
+def assert_same_pictures(generator: Generator, file: Exported) -> None:
+    """1,000 latents at once, and three with another truncation; or pictures of two odd sizes."""
+    import onnxruntime
+
+    options = onnxruntime.SessionOptions()
+    options.intra_op_num_threads = 1
+    session = onnxruntime.InferenceSession(file.path, options)
+    names = [value.name for value in session.get_inputs()]
+
+    def answer(**inputs: torch.Tensor) -> torch.Tensor:
+        (image,) = session.run(["image"], {name: inputs[name].numpy() for name in names})
+        return to_uint8(torch.from_numpy(image)).int()
+
+    if generator.task != "generate":
+        for height, width in ((19, 22), (32, 45)):
+            shown = torch.arange(height * width * 3).view(1, 3, height, width) * 7 % 256
+            shown = shown[:, : generator.shape.channels].to(torch.uint8)
+            to = file.path.stem[-1] if generator.task == "translate" else None
+            ours = generator.converted(shown[0], to).int()
+            assert (answer(picture=to_float(shown))[0] - ours).abs().max() <= 1
+        return
+    assert names[0] == "z" and ("label" in names) == generator.conditional
+    for count, truncation in ((1000, 1.0), (3, 0.5 if "truncation" in names else 1.0)):
+        inputs = {
+            "z": generator.latents(range(count)),
+            "label": torch.arange(count) % max(1, len(generator.shape.classes)),
+        }
+        ours = torch.cat(
+            [
+                generator.images(*parts, truncation)
+                for parts in zip(*(x.split(50) for x in inputs.values()), strict=True)
+            ]
+        )
+        theirs = answer(**inputs, truncation=torch.full((count,), truncation))
+        assert (theirs - ours.int()).abs().max() <= 1
 
 
 def made(generator: Generator, request: dict[str, Any]) -> NDArray[np.uint8]:

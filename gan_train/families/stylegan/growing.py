@@ -83,7 +83,7 @@ class Generator(nn.Module):
         stored = [layer.noise_const for layer in layers if isinstance(layer, StyledLayer)]
         used = sum(2 for level in self.levels if level <= progress.resolution)
         maps = noise_maps(noise, stored[:used])
-        x = self.const.expand(len(ws), -1, -1, -1)
+        x = self.const.expand(ws.shape[0], -1, -1, -1)
         below = x
         for i, level in enumerate(r for r in self.levels if r <= progress.resolution):
             below = x

@@ -155,7 +155,7 @@ class SynthesisBlock(nn.Module):
         are the maps of conv0 and conv1.
         """
         if x is None:
-            const = self.const.expand(len(ws[0]), -1, -1, -1).to(compute_dtype(self.const))
+            const = self.const.expand(ws[0].shape[0], -1, -1, -1).to(compute_dtype(self.const))
             x = Features(const.contiguous(memory_format=memory_layout(self.conv1.weight)))
         else:
             x = self.conv0(x, ws[0], noise[0])

@@ -17,7 +17,12 @@ import torch
 from PIL import Image
 from torch import Tensor
 
-from gan_train.images.resize import bicubic_downsample, bicubic_upsample, bicubic_upsample_float
+from gan_train.images.resize import (
+    _upsampled_by_phases,
+    bicubic_downsample,
+    bicubic_upsample,
+    bicubic_upsample_float,
+)
 
 
 def pictures(count: int, channels: int, height: int, width: int, seed: int = 0) -> Tensor:
@@ -148,3 +153,11 @@ def test_floats_keep_their_type_and_meet_gradients() -> None:
     assert low.grad is not None
     # every pixel is shared out whole, but at the edges, which count for what lies beyond them
     torch.testing.assert_close(low.grad.sum(), torch.tensor(2 * 4 * 3.0 * 4))
+
+
+@pytest.mark.parametrize("scale", [2, 4])
+def test_a_traced_program_upsamples_alike(scale: int) -> None:
+    images = pictures(2, 3, 5, 8).double()
+    torch.testing.assert_close(
+        _upsampled_by_phases(images, scale), bicubic_upsample_float(images, scale)
+    )
