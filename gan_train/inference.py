@@ -6,6 +6,7 @@ It uses neither the trainer nor pickle: `generator.json` says how to build the n
 
 from __future__ import annotations
 
+import hashlib
 from collections.abc import Mapping, Sequence
 from dataclasses import replace
 from pathlib import Path
@@ -29,13 +30,19 @@ from gan_train.adversary import (
 from gan_train.errors import UserError
 from gan_train.families.catalogue import FamilyConfig
 from gan_train.files.atomic import read_json
+from gan_train.files.digests import sha256_of
 from gan_train.files.tensors import load_tensors
+from gan_train.images.origin import Command, Identity, Origin, library
 from gan_train.images.pixels import to_float, to_uint8, to_uint8_at
 from gan_train.images.tiles import upscale_picture
 from gan_train.rng import BatchRandom
 
 FORMAT = 1
 """The version of the layout of `generator.json` and of the names in `generator.safetensors`."""
+
+VERSION = "version.json"
+"""The file that says which version of a registered model a downloaded folder holds: an
+`Identity`."""
 
 
 def read_description(directory: Path) -> dict[str, Any]:
@@ -101,14 +108,38 @@ def _load_averaged(adversary: Adversary, weights: Mapping[str, Tensor], path: Pa
             raise _of_another_version(path, " ".join(str(error).split())) from None
 
 
+def _identity(directory: Path) -> Identity:
+    """Which generator a folder holds: a version, if it was downloaded from a registry, else a
+    checkpoint, if it lies in a run."""
+    weights, beside = sha256_of(directory / "generator.safetensors"), directory / VERSION
+    if beside.is_file():
+        try:
+            known = Identity.model_validate_json(beside.read_bytes())
+        except ValidationError:
+            raise UserError(f"{beside} is damaged: delete it, and download again") from None
+        return known.model_copy(update={"weights_sha256": weights})
+    here = directory.resolve()
+    if here.parent.name != "checkpoints":
+        return Identity(weights_sha256=weights)
+    run = here.parents[1].name
+    return Identity(run=run[:500], checkpoint=here.name[:500], weights_sha256=weights)
+
+
+def conversion(generator: Generator, source: bytes, to: str | None) -> Origin:
+    """The origin of a picture that `Generator.converted` makes of the picture file `source`."""
+    command: Command = "upscale" if generator.task == "upscale" else "translate"
+    return generator.origin(command, to=to, source_sha256=hashlib.sha256(source).hexdigest())
+
+
 class Generator:
     """A trained generator, which makes images from latents or from pictures.
 
     `shape` gives channels, resolution and classes; `z_dim` is the size of a latent, 0 for a family
-    that takes pictures.
+    that takes pictures. `identity` says where it comes from.
     """
 
-    def __init__(self, adversary: Adversary, family: str) -> None:
+    def __init__(self, adversary: Adversary, family: str, identity: Identity | None = None) -> None:
+        self.identity = identity or Identity()
         self.adversary = adversary.eval().requires_grad_(False)
         self.family, self.shape, self.task = family, adversary.shape, task_of(adversary)
         generates = adversary if isinstance(adversary, Generates) else None
@@ -128,7 +159,13 @@ class Generator:
             _load_averaged(_build(described, path), shapes, path)
         adversary = _build(described, path)
         _load_averaged(adversary, weights, path)
-        return cls(adversary.to(device), described["family"]["name"])
+        name = described["family"]["name"]
+        return cls(adversary.to(device), name, _identity(directory))
+
+    def origin(self, command: Command, **made_with: Any) -> Origin:
+        """What a picture of this generator says of itself: see `images/origin.py`."""
+        known = self.identity.model_dump()
+        return Origin(command=command, gan_train=library(), **known, **made_with)
 
     @property
     def device(self) -> torch.device:

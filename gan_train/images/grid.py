@@ -8,6 +8,7 @@ from PIL import Image
 from torch import Tensor
 
 from gan_train.files.atomic import aside
+from gan_train.images.origin import Origin, chunk
 from gan_train.images.pixels import to_picture
 
 _PAGE_WIDTH = 900  # pixels
@@ -35,8 +36,9 @@ def visible_grid(images: Tensor, columns: int) -> Image.Image:
     return picture
 
 
-def save_grid(images: Tensor, columns: int, path: Path) -> Path:
-    """Write the picture of `visible_grid` as a PNG file, and return `path`."""
+def save_grid(images: Tensor, columns: int, path: Path, origin: Origin | None = None) -> Path:
+    """Write the picture of `visible_grid` as a PNG file, which says where it comes from; returns
+    `path`."""
     with aside(path) as file:
-        visible_grid(images, columns).save(file, format="PNG")
+        visible_grid(images, columns).save(file, format="PNG", pnginfo=origin and chunk(origin))
     return path

@@ -1,7 +1,8 @@
 """Writes a generator as a file that other libraries run: ONNX, or a program of PyTorch (`.pt2`).
 
 A file is kept only if what it answers is what the generator answers: it is read again by the
-library that will run it, and compared on many images. `programs.py` says what goes in and comes out.
+library that will run it, and compared on many images. `programs.py` says what goes in and comes
+out.
 """
 
 from __future__ import annotations
@@ -12,7 +13,6 @@ import warnings
 from collections.abc import Callable, Iterator, Mapping
 from contextlib import contextmanager
 from dataclasses import dataclass
-from importlib.metadata import version
 from importlib.util import find_spec
 from pathlib import Path
 from typing import Any, Literal, get_args
@@ -24,6 +24,7 @@ from torch.export import ExportedProgram
 from gan_train.errors import UserError
 from gan_train.files.atomic import aside
 from gan_train.files.digests import sha256_of
+from gan_train.images.origin import library
 from gan_train.inference import Generator
 from gan_train.sampling.painter import Look, Painter
 from gan_train.sampling.programs import OUTPUT, Inputs, Program, programs
@@ -99,7 +100,7 @@ def _export(
 ) -> Exported:
     inputs, generator = program.inputs(0, 2), program.generator
     described = dict(about) | {
-        "gan_train": version("gan-train"),
+        "gan_train": library(),
         "family": generator.family,
         "task": generator.task,
         "classes": list(generator.shape.classes) if generator.conditional else [],

@@ -5,7 +5,7 @@ from __future__ import annotations
 import shutil
 import subprocess
 import tempfile
-from collections.abc import Iterable, Iterator
+from collections.abc import Callable, Iterable, Iterator
 from itertools import chain
 from pathlib import Path
 
@@ -14,6 +14,7 @@ from torch import Tensor
 
 from gan_train.errors import UserError
 from gan_train.files.atomic import aside
+from gan_train.images.origin import Origin, chunk
 from gan_train.images.pixels import to_picture
 
 _SIDE = 256  # pixels of smaller frames are repeated, up to about this side, to be visible
@@ -44,8 +45,15 @@ def check(out: Path, frames: int, rate: float) -> None:
             )
 
 
-def write(frames: Iterable[Tensor], out: Path, rate: float, loop: bool) -> Path:
-    """Write frames uint8 [C, R, R], C 1 or 3, `rate` of them a second; returns `out`.
+def write(
+    frames: Iterable[Tensor],
+    out: Path,
+    rate: float,
+    loop: bool,
+    origin: Callable[[int], Origin] | None = None,
+) -> Path:
+    """Write frames uint8 [C, R, R], C 1 or 3, `rate` of them a second; returns `out`. `origin` says
+    of each frame that becomes a PNG where it comes from.
 
     With `loop` a GIF repeats without end, else it plays once. Frames of a GIF have 256 colours each
     and last a whole number of hundredths of a second.
@@ -54,7 +62,8 @@ def write(frames: Iterable[Tensor], out: Path, rate: float, loop: bool) -> Path:
     if not out.suffix:
         out.mkdir(parents=True, exist_ok=True)
         for number, picture in enumerate(pictures):
-            picture.save(out / _frame_name(number))
+            said = origin and chunk(origin(number))
+            picture.save(out / _frame_name(number), format="PNG", pnginfo=said)
         return out
     large = map(_repeat_pixels, pictures)
     with aside(out) as file:

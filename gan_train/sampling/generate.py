@@ -3,8 +3,10 @@
 from __future__ import annotations
 
 import math
-from collections.abc import Iterable, Sequence
+from collections.abc import Callable, Iterable, Sequence
+from dataclasses import asdict
 from pathlib import Path
+from typing import Any
 
 import torch
 from safetensors import SafetensorError
@@ -12,10 +14,13 @@ from safetensors.torch import load_file
 from torch import Tensor
 
 from gan_train.errors import UserError
+from gan_train.files.digests import sha256_of
 from gan_train.images.grid import save_grid
+from gan_train.images.origin import Origin, chunk
 from gan_train.images.pixels import to_picture
 from gan_train.inference import Generator
 from gan_train.sampling.painter import Look, Painter, labels
+from gan_train.sampling.seeds import text_of
 
 
 def generate(
@@ -32,7 +37,26 @@ def generate(
     painter = Painter(generator, look)
     classes = labels(generator, label, len(seeds))
     images = painter.from_latents(generator.latents(seeds), classes, seeds)
-    return _write(images, seeds, out)
+
+    def origin(place: int | None) -> Origin:
+        if place is None:
+            named = None if label is None else [label]
+            columns = grid_columns(len(seeds))
+            return drawn_by(painter, seeds=text_of(seeds), classes=named, columns=columns)
+        named = None if classes is None else [generator.shape.classes[int(classes[place])]]
+        return drawn_by(painter, seeds=str(seeds[place]), classes=named)
+
+    return _write(images, seeds, out, origin)
+
+
+def drawn_by(painter: Painter, **made_with: Any) -> Origin:
+    """The origin of a picture that `generate` makes, with the painter's look."""
+    return painter.generator.origin("generate", **asdict(painter.look), **made_with)
+
+
+def grid_columns(count: int) -> int:
+    """The columns of a grid of so many images: about as many as rows."""
+    return math.ceil(math.sqrt(count))
 
 
 def regenerate(generator: Generator, file: Path, look: Look, out: Path) -> Path:
@@ -43,8 +67,13 @@ def regenerate(generator: Generator, file: Path, look: Look, out: Path) -> Path:
     _check(out)
     painter = Painter(generator, look)
     ws = painter.truncate(read_styles(file, painter).to(generator.device))
-    numbers = range(len(ws))
-    return _write(painter.from_styles(ws, numbers), numbers, out)
+    numbers, digest = range(len(ws)), sha256_of(file)
+
+    def origin(place: int | None) -> Origin:
+        columns = grid_columns(len(ws)) if place is None else None
+        return drawn_by(painter, styles_sha256=digest, columns=columns, frame=place)
+
+    return _write(painter.from_styles(ws, numbers), numbers, out, origin)
 
 
 def read_styles(file: Path, painter: Painter) -> Tensor:
@@ -71,9 +100,9 @@ def read_styles(file: Path, painter: Painter) -> Tensor:
     return w.float()
 
 
-def save_image(image: Tensor, path: Path) -> None:
+def save_image(image: Tensor, path: Path, origin: Origin) -> None:
     """Write uint8 [C, R, R] as a PNG."""
-    to_picture(image).save(path, format="PNG")
+    to_picture(image).save(path, format="PNG", pnginfo=chunk(origin))
 
 
 def _check(out: Path) -> None:
@@ -81,10 +110,18 @@ def _check(out: Path) -> None:
         raise UserError(f"--out {out}: allowed: a name ending in .png, or a folder")
 
 
-def _write(images: Iterable[Tensor], numbers: Sequence[int], out: Path) -> Path:
+def _write(
+    images: Iterable[Tensor],
+    numbers: Sequence[int],
+    out: Path,
+    origin: Callable[[int | None], Origin],
+) -> Path:
+    """Write a grid or single images. `origin` is called with an image's place, or None for a
+    grid."""
     if out.suffix:
-        return save_grid(torch.stack(list(images)), math.ceil(math.sqrt(len(numbers))), out)
+        columns = grid_columns(len(numbers))
+        return save_grid(torch.stack(list(images)), columns, out, origin(None))
     out.mkdir(parents=True, exist_ok=True)
-    for number, image in zip(numbers, images, strict=True):
-        save_image(image, out / f"{number}.png")
+    for place, (number, image) in enumerate(zip(numbers, images, strict=True)):
+        save_image(image, out / f"{number}.png", origin(place))
     return out

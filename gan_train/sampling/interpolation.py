@@ -6,7 +6,8 @@ between two keys depend on these two alone; in w, also on the key before and the
 
 from __future__ import annotations
 
-from dataclasses import dataclass
+from collections.abc import Iterator
+from dataclasses import asdict, dataclass
 from itertools import cycle, islice
 from pathlib import Path
 from typing import Literal
@@ -15,9 +16,11 @@ import torch
 from torch import Tensor
 
 from gan_train.errors import UserError
+from gan_train.images.origin import Origin
 from gan_train.inference import Generator
 from gan_train.sampling import film
 from gan_train.sampling.painter import Look, Painter, class_number
+from gan_train.sampling.seeds import text_of
 
 
 @dataclass(frozen=True)
@@ -64,18 +67,35 @@ def interpolate(
     if walk.frames < 1:
         raise UserError(f"--frames {walk.frames}: allowed: 1 or more")
     painter = Painter(generator, look)
-    space = walk.space or ("w" if painter.has_styles else "z")
+
+    def origin(frame: int) -> Origin:
+        return generator.origin(
+            "interpolate",
+            **asdict(look),
+            seeds=text_of(walk.seeds),
+            classes=list(walk.classes) or None,
+            space=walk.space,
+            frames=walk.frames,
+            loop=walk.loop,
+            frame=frame,
+        )
+
+    images = drawn(painter, walk, walk.times())
+    return film.write(images, out, frames_per_second, walk.loop, origin)
+
+
+def drawn(painter: Painter, walk: Walk, times: Tensor) -> Iterator[Tensor]:
+    """The images uint8 [C, R, R] at times float64 [T] of a walk; it passes key k at time k."""
+    generator, space = painter.generator, walk.space or ("w" if painter.has_styles else "z")
     z = generator.latents(list(islice(cycle(walk.seeds), walk.keys)))  # [keys, z_dim]
     classes = _classes(generator, walk, space)
-    places = [0] * walk.length  # the same noise for all
+    places = [0] * len(times)  # the same noise for all
     if space == "w":
         ws = painter.styles(z, classes, "--space w")  # [keys, num_ws, w_dim]
-        on_the_way = spline(ws, walk.times(), walk.loop)  # [length, num_ws, w_dim]
-        images = painter.from_styles(on_the_way, places)
-    else:
-        same = None if classes is None else classes[:1].expand(walk.length)
-        images = painter.from_latents(great_circles(z, walk.times(), walk.loop), same, places)
-    return film.write(images, out, frames_per_second, walk.loop)
+        on_the_way = spline(ws, times, walk.loop)  # [T, num_ws, w_dim]
+        return painter.from_styles(on_the_way, places)
+    same = None if classes is None else classes[:1].expand(len(times))
+    return painter.from_latents(great_circles(z, times, walk.loop), same, places)
 
 
 def great_circles(keys: Tensor, times: Tensor, loop: bool) -> Tensor:

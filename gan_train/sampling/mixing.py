@@ -7,14 +7,17 @@ from __future__ import annotations
 
 import re
 from collections.abc import Sequence
+from dataclasses import asdict
 from pathlib import Path
 
 import torch
+from torch import Tensor
 
 from gan_train.errors import UserError
 from gan_train.images.grid import save_grid
 from gan_train.inference import Generator
 from gan_train.sampling.painter import Look, Painter, labels
+from gan_train.sampling.seeds import text_of
 
 _COARSE, _MIDDLE = 4, 8
 """The first middle layer and the first fine layer. A resolution has two layers, so those of 4 and 8
@@ -41,6 +44,28 @@ def mix(
     if out.suffix.lower() != ".png":
         raise UserError(f"--out {out}: allowed: a name ending in .png")
     painter = Painter(generator, look)
+    origin = generator.origin(
+        "mix",
+        **asdict(look),
+        seeds=text_of(rows),
+        others=text_of(columns),
+        layers=layers,
+        classes=None if label is None else [label],
+        columns=len(columns) + 1,
+    )
+    images = table(painter, rows, columns, layers, label)
+    return save_grid(images, len(columns) + 1, out, origin)
+
+
+def table(
+    painter: Painter,
+    rows: Sequence[int],
+    columns: Sequence[int],
+    layers: str,
+    label: str | None,
+) -> Tensor:
+    """The images uint8 [N, C, R, R] of a table, row by row; the first one is black."""
+    generator = painter.generator
     taken = layer_numbers(layers, painter.space("mix").num_ws)
     left, top = (
         painter.styles(generator.latents(seeds), labels(generator, label, len(seeds)), "mix")
@@ -48,13 +73,13 @@ def mix(
     )  # [rows, num_ws, w_dim], [columns, num_ws, w_dim]
     cells = left[:, None].repeat(1, len(columns), 1, 1)  # [rows, columns, num_ws, w_dim]
     cells[:, :, taken] = top[None, :, taken]
-    table = torch.cat([left[:, None], cells], dim=1).flatten(0, 1)
-    everything = torch.cat([top, table])
+    beside = torch.cat([left[:, None], cells], dim=1).flatten(0, 1)
+    everything = torch.cat([top, beside])
     # random noise depends on a seed: a cell has the noise of its row's seed
     places = [*columns, *(seed for seed in rows for _ in range(len(columns) + 1))]
     images = list(painter.from_styles(everything, places))
     corner = torch.zeros_like(images[0])
-    return save_grid(torch.stack([corner, *images]), len(columns) + 1, out)
+    return torch.stack([corner, *images])
 
 
 def layer_numbers(text: str, count: int) -> list[int]:

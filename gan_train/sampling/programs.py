@@ -2,8 +2,9 @@
 
 A program has no random numbers: the noise of families with styles is the stored one. All inputs
 have a row for each image, and any number of rows. Latents are `z` float32 [n, z_dim]; beside them
-stand `label` int64 [n] where there are classes, and `truncation` float32 [n] where there are styles.
-Other families take a `picture` float32 [n, C, h, w]. The output is `image` float32 [n, C, H, W].
+stand `label` int64 [n] where there are classes, and `truncation` float32 [n] where there are
+styles. Other families take a `picture` float32 [n, C, h, w]. The output is `image`, float32
+[n, C, H, W].
 
 Pictures and images are in [-1, 1]; the byte of a value is floor(127.5 value + 128), at most 255.
 """

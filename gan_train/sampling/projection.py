@@ -22,6 +22,7 @@ from gan_train.data.images import BadImage, Transform, decode, load_image
 from gan_train.errors import UserError
 from gan_train.files.atomic import write_aside
 from gan_train.images.grid import save_grid
+from gan_train.images.origin import Origin
 from gan_train.images.pixels import to_float, to_uint8_at
 from gan_train.inference import Generator
 from gan_train.metrics.path_length import at_resolution
@@ -116,12 +117,14 @@ def project(
     return Projection(w.cpu(), image, before, after)
 
 
-def save_projection(found: Projection, picture: Tensor, out: Path) -> tuple[Path, Path]:
+def save_projection(
+    found: Projection, picture: Tensor, out: Path, origin: Origin | None = None
+) -> tuple[Path, Path]:
     """Write the picture and its reconstruction side by side to `out`, and `w` float [1, w_dim] to a
     .safetensors file of the same name; returns both paths."""
     weights = out.with_suffix(".safetensors")
     write_aside(weights, save({"w": found.w.contiguous()}))
-    return save_grid(torch.stack([picture, found.image]), 2, out), weights
+    return save_grid(torch.stack([picture, found.image]), 2, out, origin), weights
 
 
 def rate(step: int, steps: int) -> float:

@@ -2,9 +2,25 @@
 
 from __future__ import annotations
 
+from collections.abc import Sequence
+
 from gan_train.errors import UserError
 
 LARGEST_SEED = 2**63 - 1
+
+
+def text_of(numbers: Sequence[int]) -> str:
+    """The shortest text that `seeds` reads as these numbers, with runs of three or more as
+    ranges."""
+    parts: list[list[int]] = []
+    for number in numbers:
+        if parts and number == parts[-1][-1] + 1:
+            parts[-1].append(number)
+        else:
+            parts.append([number])
+    return ",".join(
+        f"{part[0]}-{part[-1]}" if len(part) > 2 else ",".join(map(str, part)) for part in parts
+    )
 
 
 def seeds(text: str, option: str = "--seeds", most: int = 100_000) -> list[int]:

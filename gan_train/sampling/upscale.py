@@ -16,6 +16,8 @@ from gan_train.adversary import Adversary, Upscales
 from gan_train.data.images import FORMATS, BadImage, open_picture
 from gan_train.errors import UserError
 from gan_train.files.atomic import aside
+from gan_train.files.digests import sha256_of
+from gan_train.images.origin import Origin, chunk
 from gan_train.images.pixels import from_picture, to_picture
 from gan_train.images.resize import bicubic_upsample
 from gan_train.images.tiles import upscale_picture
@@ -70,7 +72,7 @@ def upscale_files(
         picture = open_any(file)
         with progress_bar(file.name, "tile") as bar:
             large = upscale_colours(adversary, picture, tile, device, bar)
-        _save(large, target)
+        _save(large, target, generator.origin("upscale", source_sha256=sha256_of(file)))
     return list(targets.values())
 
 
@@ -137,7 +139,8 @@ def _convert_mode(colour: Tensor, old: str, new: str) -> Tensor:
     return from_picture(image)
 
 
-def _save(picture: Picture, path: Path) -> None:
+def _save(picture: Picture, path: Path, origin: Origin) -> None:
     planes = picture.colour if picture.alpha is None else torch.cat([picture.colour, picture.alpha])
     with aside(path) as file:
-        to_picture(planes).save(file, "PNG", icc_profile=picture.profile)
+        written = to_picture(planes)
+        written.save(file, "PNG", icc_profile=picture.profile, pnginfo=chunk(origin))

@@ -15,6 +15,7 @@ from gan_train.data.index import Index
 from gan_train.errors import UserError
 from gan_train.files.atomic import remove_leftovers, write_json
 from gan_train.images.grid import save_grid
+from gan_train.images.origin import Origin, library
 from gan_train.inference import Generator, read_description
 from gan_train.metrics.protocol import comparable
 from gan_train.metrics.scores import degenerate
@@ -50,7 +51,11 @@ class Scorer:
         """Write the sample grid, at the resolution and fade of this clock."""
         self.adversary.advance(clock)
         images, columns = self.task.grid()
-        return save_grid(images, columns, self.runtime.run_dir / "samples" / name)
+        run = self.runtime.run_dir.name[:500]
+        origin = Origin(
+            command="samples", gan_train=library(), run=run, images_seen=clock.nimg, columns=columns
+        )
+        return save_grid(images, columns, self.runtime.run_dir / "samples" / name, origin)
 
     def score(self, folder: Path) -> dict[str, Any]:
         """Score the current weights, which `folder` holds, unless its scores are stored already:

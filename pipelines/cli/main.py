@@ -29,6 +29,7 @@ from pipelines.cli import (
     sampling,
     serve,
     stack,
+    whence,
 )
 from pipelines.cli.arguments import (
     add_command,
@@ -188,6 +189,7 @@ def _parser() -> argparse.ArgumentParser:
     serve.add(commands)
     importing.add(commands)
     export.add(commands)
+    whence.add(commands)
     compare.add(commands)
     listing.add(commands)
     nightly.add(commands)

@@ -317,6 +317,7 @@ def _project(given: argparse.Namespace) -> int:
     if given.out.suffix.lower() != ".png":
         raise UserError(f"--out {given.out}: allowed: a name ending in .png")
     config = _settings(given)
+    from gan_train.files.digests import sha256_of
     from gan_train.metrics.perceptual import build_perceptual
     from gan_train.sampling.projection import picture_for, project, save_projection
 
@@ -330,7 +331,9 @@ def _project(given: argparse.Namespace) -> int:
         generator.device,
     )
     found = project(generator, picture, perceptual, given.label, given.steps)
-    pictures, w = save_projection(found, picture, given.out)
+    classes = None if given.label is None else [given.label]
+    origin = generator.origin("project", classes=classes, source_sha256=sha256_of(given.picture))
+    pictures, w = save_projection(found, picture, given.out, origin)
     print(
         f"distance    {found.distance_before:.4g} at the mean style, "
         f"{found.distance_after:.4g} at the end ({perceptual.name})\n"

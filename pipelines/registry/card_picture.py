@@ -9,6 +9,7 @@ from pathlib import Path
 
 from PIL import Image
 
+from gan_train.images.origin import kept
 from gan_train.runs.events import read_events
 
 WIDTH = 480
@@ -29,7 +30,8 @@ def card_picture(run_dir: Path, nimg: int) -> Iterator[Path | None]:
         narrow = Path(folder, there[-1].name)
         if grid.width > WIDTH:
             height = max(1, round(grid.height * WIDTH / grid.width))
-            grid.resize((WIDTH, height), Image.Resampling.LANCZOS).save(narrow)
+            small = grid.resize((WIDTH, height), Image.Resampling.LANCZOS)
+            small.save(narrow, pnginfo=kept(grid))
         else:
-            grid.save(narrow)
+            grid.save(narrow, pnginfo=kept(grid))
         yield narrow

@@ -21,8 +21,9 @@ from torch import Tensor
 
 from gan_train.data.images import BadImage, open_picture
 from gan_train.errors import UserError
+from gan_train.images.origin import chunk
 from gan_train.images.pixels import to_picture
-from gan_train.inference import Generator
+from gan_train.inference import Generator, conversion
 
 MOST_PICTURES = 16
 PICTURE_PIXELS = 1 << 20
@@ -70,7 +71,7 @@ class ServedConverter(PythonModel):
                     left -= picture.shape[1] * picture.shape[2]
                     if left < 0:
                         raise UserError(f"more than {MOST_PIXELS} pixels: send fewer pictures")
-                    made.append(self._converted(picture, request.to))
+                    made.append(self._converted(picture, request))
                 return made
         except UserError as error:
             raise MlflowException.invalid_parameter_value(str(error)) from error
@@ -84,10 +85,11 @@ class ServedConverter(PythonModel):
         except (ValueError, BadImage) as error:
             raise UserError(f"image: no picture file in base64: {error}") from error
 
-    def _converted(self, picture: Tensor, to: str | None) -> str:
-        made = self.generator.converted(picture, to)  # uint8 [C, H', W']
+    def _converted(self, picture: Tensor, request: Request) -> str:
+        made = self.generator.converted(picture, request.to)  # uint8 [C, H', W']
+        origin = conversion(self.generator, base64.b64decode(request.image), request.to)
         file = io.BytesIO()
-        to_picture(made).save(file, "PNG")
+        to_picture(made).save(file, "PNG", pnginfo=chunk(origin))
         return base64.b64encode(file.getvalue()).decode()
 
 

@@ -25,6 +25,7 @@ from PIL import Image
 from gan_train.config import Config
 from gan_train.data.index import Index
 from gan_train.errors import UserError
+from gan_train.images.origin import kept
 from gan_train.runs.events import Event, read_events, read_with_offsets
 from pipelines.registry import logged_model, run_table
 from pipelines.registry.provenance import source_tags
@@ -336,7 +337,7 @@ class Tracking:
         stem = f"{key}+step+{event['nimg']}+timestamp+{event['time_ms']}+{name}"
         with tempfile.TemporaryDirectory() as folder, Image.open(path) as picture:
             full, small = Path(folder, f"{stem}.png"), Path(folder, f"{stem}+compressed.webp")
-            picture.save(full)
+            picture.save(full, pnginfo=kept(picture))
             preview = picture.convert("RGB")
             preview.thumbnail((256, 256))
             preview.save(small)

@@ -19,8 +19,11 @@ from urllib.parse import quote
 from gan_train.config import Config
 from gan_train.data.index import Index
 from gan_train.errors import UserError
+from gan_train.files.atomic import write_json
 from gan_train.files.digests import sha256_of
 from gan_train.files.locks import locked
+from gan_train.images.origin import Identity
+from gan_train.inference import VERSION
 from gan_train.runs.checkpoint import harmless_keys
 from gan_train.runs.events import read_events
 from gan_train.runs.shared import workspace_lock
@@ -210,6 +213,10 @@ def download(config: Config, version_or_alias: str) -> Path:
             if not target.exists():
                 target.parent.mkdir(parents=True, exist_ok=True)
                 logged_model.download(tracking_uri(config), str(found.source), target)
+            if not (target / VERSION).exists():
+                run = client.get_run(found.run_id).info.run_name if found.run_id else None
+                address = f"models:/{found.name}/{found.version}"
+                write_json(target / VERSION, Identity(model=address, run=run).model_dump())
     except failures() as error:
         raise _unreachable(config, error) from error
     if sha256_of(target / logged_model.FILES[1]) != wanted:

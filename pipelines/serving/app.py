@@ -26,7 +26,9 @@ from torch import Tensor
 from gan_train.data.images import BadImage, open_picture
 from gan_train.errors import UserError
 from gan_train.images.grid import visible_grid
+from gan_train.images.origin import Origin, chunk
 from gan_train.images.pixels import to_picture
+from gan_train.inference import conversion
 from gan_train.sampling.wishes import Wish
 from pipelines.serving import limits, requests
 from pipelines.serving.about import About
@@ -123,7 +125,9 @@ def _add_drawings(app: FastAPI, batcher: Batcher, about: About) -> None:
     generator, room = batcher.generator, limits.pixels()
     side = generator.shape.resolution
 
-    async def drawn(request: Request, wishes: list[Wish], columns: int | None = None) -> Response:
+    async def drawn(
+        request: Request, wishes: list[Wish], origin: Origin, columns: int | None = None
+    ) -> Response:
         """The picture of the wishes, or word that the client has it already."""
         what = repr((about.weights, wishes, columns)).encode()
         # weak: the same request may differ in the last bit of a pixel, by what else is drawn
@@ -134,25 +138,32 @@ def _add_drawings(app: FastAPI, batcher: Batcher, about: About) -> None:
             return Response(status_code=304, headers=headers)
         with room.taken(len(wishes) * side**2):
             images = await asyncio.gather(*map(asyncio.wrap_future, batcher.draw(wishes)))
-            png = await run_in_threadpool(_png, images, columns)
+            png = await run_in_threadpool(_png, images, columns, origin)
         return Response(png, media_type="image/png", headers=headers)
 
     @app.get("/image.png", response_class=Response)
     async def image(request: Request, query: Annotated[requests.One, Query()]) -> Response:
         """One image, such as /image.png?seed=3&class=A&truncation=0.7."""
-        return await drawn(request, query.wishes(generator))
+        wishes = query.wishes(generator)
+        return await drawn(request, wishes, query.origin(generator, seeds=str(query.seed)))
 
     @app.get("/grid.png", response_class=Response)
     async def grid(request: Request, query: Annotated[requests.Grid, Query()]) -> Response:
         """A grid of images, such as /grid.png?seeds=0-15&columns=4."""
         wishes = query.wishes(generator)
         square = -int(-(len(wishes) ** 0.5) // 1)
-        return await drawn(request, wishes, min(query.columns or square, len(wishes)))
+        columns = min(query.columns or square, len(wishes))
+        origin = query.origin(generator, seeds=query.seeds, columns=columns)
+        return await drawn(request, wishes, origin, columns)
 
     @app.get("/mix.png", response_class=Response)
     async def mix(request: Request, query: Annotated[requests.Mix, Query()]) -> Response:
         """An image with the styles of another, such as /mix.png?seed=1&with=2&layers=0-3."""
-        return await drawn(request, query.wishes(generator))
+        wishes = query.wishes(generator)
+        origin = query.origin(
+            generator, "mix", seeds=str(query.seed), others=str(query.other), layers=query.layers
+        )
+        return await drawn(request, wishes, origin)
 
 
 def _add_conversions(app: FastAPI, batcher: Batcher) -> None:
@@ -163,7 +174,7 @@ def _add_conversions(app: FastAPI, batcher: Batcher) -> None:
             picture = open_picture(body, generator.shape.channels, max_pixels=limits.PICTURE_PIXELS)
         except BadImage as error:
             raise UserError(f"no picture that can be used: {error}") from error
-        return _png([generator.converted(picture, to)], None)
+        return _png([generator.converted(picture, to)], None, conversion(generator, body, to))
 
     @app.post("/image.png", response_class=Response)
     async def image(request: Request, query: Annotated[requests.Converted, Query()]) -> Response:
@@ -180,7 +191,7 @@ def _add_conversions(app: FastAPI, batcher: Batcher) -> None:
         raise UserError(_POST_ONE.format(generator.family))
 
 
-def _png(images: Sequence[Tensor], columns: int | None) -> bytes:
+def _png(images: Sequence[Tensor], columns: int | None, origin: Origin) -> bytes:
     """A PNG file of one image uint8 [C, H, W], or of a grid of images."""
     picture: Image.Image
     if columns is None:
@@ -189,5 +200,5 @@ def _png(images: Sequence[Tensor], columns: int | None) -> bytes:
     else:
         picture = visible_grid(torch.stack(list(images)), columns)
     file = io.BytesIO()
-    picture.save(file, "PNG")
+    picture.save(file, "PNG", pnginfo=chunk(origin))
     return file.getvalue()

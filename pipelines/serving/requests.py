@@ -2,10 +2,11 @@
 
 from __future__ import annotations
 
-from typing import Annotated, Literal
+from typing import Annotated, Any, Literal
 
 from pydantic import BaseModel, ConfigDict, Field
 
+from gan_train.images.origin import Command, Origin
 from gan_train.inference import Generator
 from gan_train.sampling.mixing import layer_numbers
 from gan_train.sampling.painter import Look, Painter, class_number, labels
@@ -32,6 +33,16 @@ class Drawn(_Query):
         """Without a class, it is the first, as `gan-train generate` has it for one seed."""
         label = 0 if self.label is None else class_number(generator, self.label)
         return Wish(seed, label, self.truncation)
+
+    def origin(
+        self, generator: Generator, command: Command = "generate", **made_with: Any
+    ) -> Origin:
+        """What the picture says of itself. A single one has a class in any case, as its wish."""
+        label = self.label
+        if label is None and generator.conditional and "columns" not in made_with:
+            label = generator.shape.classes[0]
+        classes = None if label is None else [label]
+        return generator.origin(command, classes=classes, truncation=self.truncation, **made_with)
 
 
 class One(Drawn):

@@ -4,9 +4,12 @@ from __future__ import annotations
 
 from pathlib import Path
 
+import numpy as np
 import pytest
 import torch
+from PIL import Image
 
+from gan_train.images.origin import kept
 from gan_train.images.pixels import to_uint8
 from gan_train.inference import Generator
 from pipelines.cli.main import main
@@ -16,6 +19,7 @@ from tests.pipelines import registry_runs
 
 pytestmark = pytest.mark.slow
 MODEL = "models:/progan-tiny"
+Said = dict[str, str]
 
 
 @pytest.fixture(scope="module")
@@ -59,3 +63,50 @@ def test_a_version_is_exported_and_its_page_has_the_figure(
     (image,) = onnxruntime.InferenceSession(out).run(None, {"z": z.numpy(), "label": label.numpy()})
     apart = to_uint8(torch.from_numpy(image)).int() - generator.images(z, label).int()
     assert image.shape == (5, 1, 8, 8) and apart.abs().max() <= 1
+
+
+def said_of(picture: Path, place: tuple[str, ...], capsys: pytest.CaptureFixture[str]) -> Said:
+    """What `whence` says of a picture, by label, and the exit status as `status`."""
+    capsys.readouterr()
+    status = main(["whence", str(picture), *place])
+    lines = capsys.readouterr().out.splitlines()
+    return {line[:11].strip(): line[12:] for line in lines} | {"status": str(status)}
+
+
+def test_a_picture_says_where_it_comes_from_and_is_drawn_again(
+    workspace: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    place = ("--set", f"workspace={workspace}")
+    grid, folder = tmp_path / "grid.png", tmp_path / "images"
+    assert done("generate", MODEL, "--version", "2", "--seeds", "0-6,9", "--out", grid, *place)
+    assert done("generate", f"{MODEL}/1", "--seeds", "4,5", "--out", folder, *place)
+    of_grid, of_image = (said_of(p, place, capsys) for p in (grid, folder / "5.png"))
+    weights = connect(registry_runs.config(workspace)).get_model_version("progan-tiny", "2").tags
+    assert of_grid == {
+        "model": f"{MODEL}/2",
+        "run": "run-2",
+        "weights": weights["weights_sha256"],
+        "made by": "gan-train 0.1.0, generate",
+        "seeds": "0-6,9",
+        "truncation": "1.0",
+        "drawn again": "identical",
+        "status": "0",
+    }
+    assert (of_image["seeds"], of_image["class"]) == ("5", "A")  # the second of classes in turn
+    assert of_image["status"] == "0"
+
+    # a changed picture, one whose model is not here, and frames of a film
+    with Image.open(grid) as opened:
+        pixels, info = np.asarray(opened).copy(), kept(opened)
+    pixels[0, 0] ^= 64
+    Image.fromarray(pixels).save(grid, pnginfo=info)
+    changed = said_of(grid, place, capsys)
+    assert changed["status"] == "1" and "bytes differ by up to 64" in changed["drawn again"]
+    elsewhere = said_of(grid, ("--set", f"workspace={tmp_path}"), capsys)
+    assert elsewhere["status"] == "1" and "nothing is registered" in elsewhere["drawn again"]
+    other = said_of(folder / "5.png", ("--model", f"{MODEL}/2", *place), capsys)
+    assert other["status"] == "1" and "has other weights" in other["drawn again"]
+    walk = ("interpolate", f"{MODEL}/1", "--seeds", "1,7", "--class", "B", "--frames", "4")
+    assert done(*walk, "--out", tmp_path / "walk", *place)
+    frame = said_of(tmp_path / "walk" / "frame-00003.png", place, capsys)
+    assert (frame["frame"], frame["class"], frame["status"]) == ("3", "B", "0")
