@@ -12,6 +12,7 @@ import sys
 from pathlib import Path
 from typing import Any
 
+from pipelines.cli import diff
 from pipelines.cli.arguments import add_command, add_overrides
 from pipelines.cli.ending import STOPPED
 
@@ -30,10 +31,11 @@ def add(commands: Any) -> None:
         "  gan-train compare demo stylegan2-glyphs --minutes 4 --dry-run\n\n"
         "All get the data and the protocol of scoring of the first recipe (or of --data). Stopped\n"
         "by Ctrl-C, the same command goes on; what is finished is not trained again. To start\n"
-        "over, delete its folder in <workspace>/compare.",
+        "over, delete its folder in <workspace>/compare. Two versions (models:/NAME/3) are\n"
+        "compared as by `gan-train diff`, without a budget.",
     )
     compare.add_argument("recipes", nargs="+", metavar="RECIPE", help="YAML files, or names")
-    budget = compare.add_mutually_exclusive_group(required=True)
+    budget = compare.add_mutually_exclusive_group()
     budget.add_argument("--kimg", type=float, metavar="K", help="thousands of images for each")
     budget.add_argument("--minutes", type=float, metavar="M", help="minutes of training for each")
     compare.add_argument("--data", metavar="RECIPE", help="whose data and protocol all get")
@@ -45,8 +47,28 @@ def add(commands: Any) -> None:
     add_overrides(compare)
 
 
+def _versions(given: argparse.Namespace) -> int:
+    """Compare two versions in place of recipes."""
+    from gan_train.errors import UserError
+
+    idle = ("kimg", "minutes", "data", "workers", "at_once", "target")
+    if len(given.recipes) != 2 or given.dry_run or any(getattr(given, name) for name in idle):
+        raise UserError(
+            "versions are compared two at a time and without training: name two of them, and "
+            "leave out all but --out and --set"
+        )
+    left, right = given.recipes
+    diff.show(left, right, given.overrides, given.out or diff.PAGE, attach=True)
+    return 0
+
+
 def _compare(given: argparse.Namespace) -> int:
     from gan_train.errors import UserError
+
+    if all(name.startswith("models:") for name in given.recipes):
+        return _versions(given)
+    if given.kimg is None and given.minutes is None:
+        raise UserError("how long shall each train? name a budget: --minutes M or --kimg K")
     from pipelines.comparison import plan
     from pipelines.stack import discovery
 

@@ -19,6 +19,7 @@ from gan_train.errors import UserError, hide_tracebacks, told
 from pipelines.cli import (
     compare,
     completion,
+    diff,
     ending,
     export,
     importing,
@@ -191,6 +192,7 @@ def _parser() -> argparse.ArgumentParser:
     export.add(commands)
     whence.add(commands)
     compare.add(commands)
+    diff.add(commands)
     listing.add(commands)
     nightly.add(commands)
     stack.add(commands)

@@ -160,7 +160,7 @@ def _picture(contestant: Contestant, adversary: Adversary) -> Picture | None:
         return None
     with Image.open(path) as grid:
         grid.thumbnail((_SIDE, 2 * _SIDE))
-        return _embedded(grid, f"The run's own grid at {int(path.stem) / 1000:g} kimg")
+        return embedded(grid, f"The run's own grid at {int(path.stem) / 1000:g} kimg")
 
 
 def _samples(checkpoint: Path) -> Picture:
@@ -174,10 +174,11 @@ def _samples(checkpoint: Path) -> Picture:
     )
     what = "a class after the other" if generator.conditional else "not chosen"
     text = f"{count} samples of seeds 0 to {count - 1}, {what}, not truncated"
-    return _embedded(make_grid(images, columns), text)
+    return embedded(make_grid(images, columns), text)
 
 
-def _embedded(picture: Image.Image, text: str) -> Picture:
+def embedded(picture: Image.Image, text: str) -> Picture:
+    """A picture as a page carries it; `text` says what it shows."""
     buffer = io.BytesIO()
     picture.save(buffer, format="PNG", optimize=True)
     png = base64.b64encode(buffer.getvalue()).decode()

@@ -38,7 +38,7 @@ _OVER: dict[Over, str] = {
 def page(facts: Facts) -> str:
     """The report as one HTML document."""
     *names, last = [entry.recipe for entry in facts.entries]
-    template = _environment().get_template("report.html.j2")
+    template = environment().get_template("report.html.j2")
     return template.render(
         facts=facts,
         title=f"{', '.join(names)} and {last}" if names else last,
@@ -52,22 +52,23 @@ def _charts(section: Section) -> list[tuple[str, str]]:
     return [(name, svg) for over, name in _OVER.items() if (svg := chart(section, over))]
 
 
-def _environment() -> Environment:
-    environment = Environment(
+def environment() -> Environment:
+    """Templates of this folder, with what their tables need."""
+    made = Environment(
         loader=FileSystemLoader(Path(__file__).parent),
         autoescape=True,
         undefined=StrictUndefined,
         trim_blocks=True,
         lstrip_blocks=True,
     )
-    environment.filters |= {"number": number, "duration": duration}
-    environment.globals |= {
+    made.filters |= {"number": number, "duration": duration}
+    made.globals |= {
         "verdict": verdict,
         "quality": quality,
         "cost": cost,
         "marks": [*zip(MARKS, LIGHT, DARK, strict=True)],
     }
-    return environment
+    return made
 
 
 def markdown(facts: Facts) -> str:

@@ -277,7 +277,14 @@ class Tracking:
                 digest=self.index.content_hash[:_DIGEST_CHARS],
                 source_type="local",
                 source=json.dumps({"uri": self.config.data.source}),
-                profile=json.dumps({"num_rows": self.index.samples}),
+                profile=json.dumps(
+                    {
+                        "num_rows": self.index.samples,
+                        "class_counts": dict(
+                            zip(self.index.classes, self.index.class_counts, strict=True)
+                        ),
+                    }
+                ),
             )
             context = InputTag("mlflow.data.context", "training")
             self.client.log_inputs(self.run_id, [DatasetInput(data, [context])])

@@ -72,6 +72,9 @@ __all__ = [
     "ship",
 ]
 
+CARDS = "model_card"
+"""The folder of the pictures of model cards, among a run's artifacts."""
+
 
 @dataclass(frozen=True)
 class Registration:
@@ -355,8 +358,8 @@ def _picture(client: MlflowClient, run_id: str, run_dir: Path, nimg: int) -> str
     with card_picture(run_dir, nimg) as path:
         if path is None:
             return None
-        client.log_artifact(run_id, str(path), "model_card")
-        return f"model_card/{path.name}"
+        client.log_artifact(run_id, str(path), CARDS)
+        return f"{CARDS}/{path.name}"
 
 
 def find_version(client: MlflowClient, config: Config, version_or_alias: str) -> ModelVersion:

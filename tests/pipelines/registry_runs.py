@@ -90,7 +90,7 @@ class Run:
     """Writes into a run's folder what the trainer writes."""
 
     def __init__(self, config: Config, index: Index, name: str = "run") -> None:
-        self.config, self.index = config, index
+        self.config, self.index, self.scored_on = config, index, index
         self.folder = config.workspace / name
         self.folder.mkdir(parents=True, exist_ok=True)
 
@@ -118,7 +118,7 @@ class Run:
         save_generator(folder, weights, self.config, self.index.image_shape, clock)
         scored = {
             "scores": {METRIC: score, f"{METRIC}_null": 5.25, "precision": 0.75, "kid": 0.01},
-            "protocol": protocol(self.index, images),
+            "protocol": protocol(self.scored_on, images),
         }
         write_json(folder / "scores.json", scored)
         path = str(folder.relative_to(self.folder))

@@ -13,6 +13,8 @@ import torch
 from gan_train import inference
 from gan_train.errors import UserError
 from gan_train.files.atomic import read_json, write_json
+from gan_train.files.digests import sha256_of
+from gan_train.images.origin import read
 from gan_train.inference import Generator
 from gan_train.runs.checkpoint import newest_valid
 from tests.training import run, tiny_config, tiny_images
@@ -45,6 +47,15 @@ def test_a_checkpoint_makes_images_of_the_data_size(checkpoint: Path) -> None:
     assert images.shape == (5, 1, 8, 8) and images.dtype == torch.uint8
     again = Generator.load(checkpoint).images(z[3:4], torch.tensor([0]))
     assert torch.equal(again, images[3:4])
+
+
+def test_pictures_of_a_run_name_it(trained: Path) -> None:
+    known = Generator.load(trained).origin("generate", seeds="0")
+    assert (known.run, known.checkpoint) == ("run", trained.name)
+    assert known.weights_sha256 == sha256_of(trained / "generator.safetensors")
+    grid = sorted((trained.parents[1] / "samples").glob("*.png"))[-1]
+    said = read(grid.read_bytes(), "grid")
+    assert (said.command, said.run, said.images_seen) == ("samples", "run", 96)
 
 
 def test_seeds_are_independent_of_their_company(checkpoint: Path) -> None:

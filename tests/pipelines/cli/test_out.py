@@ -9,12 +9,14 @@ import pytest
 import torch
 from PIL import Image
 
+from gan_train import recipes
 from gan_train.images.origin import kept
 from gan_train.images.pixels import to_uint8
 from gan_train.inference import Generator
 from pipelines.cli.main import main
 from pipelines.registry import versions
 from pipelines.registry.tracking import connect
+from tests.browser import opened
 from tests.pipelines import registry_runs
 
 pytestmark = pytest.mark.slow
@@ -24,12 +26,26 @@ Said = dict[str, str]
 
 @pytest.fixture(scope="module")
 def workspace(tmp_path_factory: pytest.TempPathFactory) -> Path:
-    """A registry with two versions, which were trained on different data for different lengths."""
+    """A registry with two versions that differ in score, data and settings; both were scored on
+    the same images."""
     folder = tmp_path_factory.mktemp("workspace")
-    for number, (nimg, score) in enumerate(((64_000, 50.0), (96_000, 40.0)), start=1):
-        run = registry_runs.Run(
-            registry_runs.config(folder), registry_runs.index(), f"run-{number}"
-        )
+    data = registry_runs.index()
+    counts = dict(zip(data.classes, data.class_counts, strict=True)) | {"A": 170, "C": 30}
+    grown = data.model_copy(
+        update={
+            "content_hash": "cd" * 32,
+            "classes": tuple(counts),
+            "class_counts": tuple(counts.values()),
+        }
+    )
+    for number, (index, nimg, score) in enumerate(((data, 64_000, 50.0), (grown, 96_000, 40.0))):
+        config = registry_runs.config(folder)
+        if number:
+            source = "<img src=x onerror=alert(1)>"
+            config = recipes.change(config, {"seed": 7, "data.source": source})
+        run = registry_runs.Run(config, index, f"run-{number + 1}")
+        run.scored_on = data
+        run.metrics(nimg, images_per_second=400.0, memory_gib=0.5)
         run.checkpoint(nimg, score)
         run.end(nimg)
         versions.register_best(run.config, run.folder, run.index, {})
@@ -110,3 +126,49 @@ def test_a_picture_says_where_it_comes_from_and_is_drawn_again(
     assert done(*walk, "--out", tmp_path / "walk", *place)
     frame = said_of(tmp_path / "walk" / "frame-00003.png", place, capsys)
     assert (frame["frame"], frame["class"], frame["status"]) == ("3", "B", "0")
+
+
+def test_two_versions_are_compared_on_a_page(
+    workspace: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    place, out = ("--set", f"workspace={workspace}"), tmp_path / "diff.html"
+    assert done("diff", f"{MODEL}/1", f"{MODEL}/2", "--out", out, *place)
+    said, page = capsys.readouterr().out, out.read_text()
+    assert "version 2 has the lowest Fréchet distance: 40, before version 1 50" in said
+    assert "What differs: 1 setting, data." in said and "  seed: 0 -> 7\n" in said
+    assert "  class C: – -> 30 images\n" in said and "  class A: 100 images -> 170 images" in said
+    assert page.count("<img") == 2 and "<script" not in page
+    assert "&lt;img src=x onerror=alert(1)&gt;" in page and "<img src=x" not in page
+
+    # the page lies beside the newer version
+    client = connect(registry_runs.config(workspace))
+    newer = client.get_model_version("progan-tiny", "2").tags["logged_model"]
+    files = [file.path for file in client.list_logged_model_artifacts(newer, "diff")]
+    assert files == ["diff/version-1.html"]
+
+    # `compare` of versions is the same; what is no pair is refused
+    again = tmp_path / "again.html"
+    assert done("compare", f"{MODEL}/1", f"{MODEL}@champion", "--out", again, *place)
+    assert "version 2 has the lowest" in capsys.readouterr().out and again.exists()
+    for words, message in (
+        (("diff", f"{MODEL}/1", f"{MODEL}/1"), "are both models:/progan-tiny/1"),
+        (("diff", f"{MODEL}/1", "demo"), "demo: allowed: models:/NAME/VERSION"),
+        (("compare", f"{MODEL}/1", f"{MODEL}/2", "--kimg", "1"), "without training"),
+        (("compare", "demo", "demo"), "name a budget"),
+    ):
+        assert main([*words, *place]) == 2
+        assert message in capsys.readouterr().err
+
+
+@pytest.mark.browser
+def test_the_page_of_two_versions_in_a_browser(workspace: Path, tmp_path: Path) -> None:
+    out = tmp_path / "diff.html"
+    place = ("--set", f"workspace={workspace}", "--no-artifact")
+    assert done("diff", f"{MODEL}/1", f"{MODEL}/2", "--out", out, *place)
+    looks = "<script>document.title = [...document.images].map(i => i.naturalWidth)" + (
+        " + ' ' + document.querySelectorAll('.pair figure').length"
+        " + ' ' + (document.documentElement.scrollWidth <= innerWidth)</script>"
+    )
+    out.write_text(out.read_text().replace("</body>", f"{looks}</body>"), encoding="utf-8")
+    shown = opened(out.as_uri(), tmp_path / "browser")
+    assert "<title>64,64 2 true</title>" in shown, shown[:500]

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import base64
+import hashlib
 import io
 import re
 import threading
@@ -15,11 +16,14 @@ import pytest
 from numpy.typing import NDArray
 from PIL import Image
 
+from gan_train.images import origin
+from gan_train.images.origin import Identity
 from gan_train.images.pixels import from_picture
 from gan_train.inference import Generator
 from gan_train.sampling.generate import generate
 from gan_train.sampling.mixing import mix
 from gan_train.sampling.painter import Look
+from gan_train.sampling.whence import difference
 from pipelines.serving import limits
 from tests.pipelines.serving.conftest import CLASSES, Serve
 from tests.unit.sampling.fakes import NoStyles, linear
@@ -77,6 +81,24 @@ def test_images_are_those_of_the_commands(serve: Serve, styled: Generator, tmp_p
     cell = pixels(tmp_path / "mix.png")[64::8, 64::8]
     query = {"seed": 1, "with": 2, "layers": "0-1", "class": "A", "truncation": 0.7}
     assert near(of(call("/mix.png", params=query)), cell)
+
+
+@pytest.mark.parametrize(
+    "path",
+    [
+        "/image.png?seed=3&class=A&truncation=0.7",
+        "/image.png?seed=4",
+        "/grid.png?seeds=0-6&columns=3",
+        "/mix.png?seed=1&with=2&layers=0-1&class=A&truncation=0.7",
+    ],
+)
+def test_an_answer_says_where_it_comes_from(path: str, serve: Serve, styled: Generator) -> None:
+    styled.identity = Identity(model="models:/tiny/1", weights_sha256="ab" * 32)
+    data = serve(styled)(path).content
+    said = origin.read(data, path)
+    assert said.model == "models:/tiny/1" and said.truncation == (0.7 if "0.7" in path else 1)
+    found = difference(styled, data, said)
+    assert found is not None and found <= 1
 
 
 def test_a_browser_draws_nothing_twice(serve: Serve, styled: Generator) -> None:
@@ -168,7 +190,10 @@ def test_room_is_bounded() -> None:
 
 def test_a_picture_is_upscaled(serve: Serve, upscaler: Generator) -> None:
     call, picture = serve(upscaler), png(20, 12)
-    made = of(call.client.post("/image.png", content=picture))
+    answer = call.client.post("/image.png", content=picture)
+    made, said = of(answer), origin.read(answer.content, "a.png")
+    assert said.command == "upscale"
+    assert said.source_sha256 == hashlib.sha256(picture).hexdigest()
     expected = upscaler.converted(from_picture(Image.open(io.BytesIO(picture))))
     assert np.array_equal(made, expected.permute(1, 2, 0).numpy())
     post = call.client.post

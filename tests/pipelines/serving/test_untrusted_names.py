@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import subprocess
 from pathlib import Path
 from typing import Any
 
@@ -20,7 +19,7 @@ from pipelines.comparison import report
 from pipelines.flows.nightly import _class_table
 from pipelines.registry.lineage import lineage
 from pipelines.registry.model_card import LIMIT, model_card
-from tests import browser
+from tests.browser import opened
 from tests.pipelines.comparison.test_report import about, entry
 from tests.pipelines.registry.test_promotion import facts
 from tests.pipelines.registry_runs import METRIC, config, index
@@ -85,17 +84,6 @@ def test_names_are_no_markdown(name: str, tmp_path: Path) -> None:
 
 def test_a_card_of_hostile_names_fits(tmp_path: Path) -> None:
     assert len(card(tmp_path, "<" * 5000)) <= LIMIT
-
-
-def opened(address: str, profile: Path) -> str:
-    """The page in a browser, after its scripts ran."""
-    chosen = browser.program()
-    assert chosen is not None
-    options = ["--headless", "--no-sandbox", "--disable-gpu", "--dump-dom"]
-    options += [f"--user-data-dir={profile}", "--virtual-time-budget=5000"]
-    done = subprocess.run([chosen, *options, address], capture_output=True, text=True, timeout=120)
-    assert "</html>" in done.stdout, done.stderr
-    return done.stdout
 
 
 @pytest.mark.slow
