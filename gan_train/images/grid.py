@@ -8,7 +8,7 @@ from PIL import Image
 from torch import Tensor
 
 from gan_train.files.atomic import aside
-from gan_train.images.origin import Origin, chunk
+from gan_train.images.origin import Origin, encoded
 from gan_train.images.pixels import to_picture
 
 _PAGE_WIDTH = 900  # pixels
@@ -40,5 +40,9 @@ def save_grid(images: Tensor, columns: int, path: Path, origin: Origin | None = 
     """Write the picture of `visible_grid` as a PNG file, which says where it comes from; returns
     `path`."""
     with aside(path) as file:
-        visible_grid(images, columns).save(file, format="PNG", pnginfo=origin and chunk(origin))
+        picture = visible_grid(images, columns)
+        if origin is None:
+            picture.save(file, format="PNG")
+        else:
+            file.write(encoded(picture, origin))
     return path

@@ -18,6 +18,7 @@ from PIL.PngImagePlugin import PngInfo
 from pydantic import BaseModel, ConfigDict, Field, ValidationError
 
 from gan_train.errors import UserError
+from gan_train.images.credentials import signed
 
 KEY = "gan-train"
 """The keyword of the text chunk."""
@@ -25,6 +26,8 @@ MOST_BYTES = 256 << 20
 MOST_CHARACTERS = 200_000
 
 Command = Literal["generate", "mix", "interpolate", "project", "upscale", "translate", "samples"]
+FROM_PICTURES: tuple[Command, ...] = ("project", "upscale", "translate")
+"""The commands that make pictures of pictures."""
 Name: TypeAlias = Annotated[str, Field(max_length=500)]
 """Names are untrusted: they may hold anything."""
 Digest: TypeAlias = Annotated[str, Field(pattern=r"^[0-9a-f]{64}$")]
@@ -93,6 +96,17 @@ def chunk(origin: Origin) -> PngInfo:
     text = json.dumps(origin.model_dump(exclude_none=True), separators=(",", ":"))  # ASCII
     info.add_text(KEY, text)
     return info
+
+
+def encoded(picture: Image.Image, origin: Origin, icc_profile: bytes | None = None) -> bytes:
+    """A PNG file that says where it comes from, and is signed where a signer is named (see
+    `credentials.py`). Raises UserError where it cannot be signed."""
+    file = io.BytesIO()
+    picture.save(file, "PNG", pnginfo=chunk(origin), icc_profile=icc_profile)
+    if origin.command == "samples":  # drawn on the way, for those who train
+        return file.getvalue()
+    from_picture = origin.command in FROM_PICTURES
+    return signed(file.getvalue(), origin.model_dump(exclude_none=True), from_picture)
 
 
 def kept(picture: Image.Image) -> PngInfo | None:

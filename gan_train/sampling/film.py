@@ -14,7 +14,7 @@ from torch import Tensor
 
 from gan_train.errors import UserError
 from gan_train.files.atomic import aside
-from gan_train.images.origin import Origin, chunk
+from gan_train.images.origin import Origin, encoded
 from gan_train.images.pixels import to_picture
 
 _SIDE = 256  # pixels of smaller frames are repeated, up to about this side, to be visible
@@ -62,8 +62,11 @@ def write(
     if not out.suffix:
         out.mkdir(parents=True, exist_ok=True)
         for number, picture in enumerate(pictures):
-            said = origin and chunk(origin(number))
-            picture.save(out / _frame_name(number), format="PNG", pnginfo=said)
+            path = out / _frame_name(number)
+            if origin is None:
+                picture.save(path)
+            else:
+                path.write_bytes(encoded(picture, origin(number)))
         return out
     large = map(_repeat_pixels, pictures)
     with aside(out) as file:

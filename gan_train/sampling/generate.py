@@ -16,7 +16,7 @@ from torch import Tensor
 from gan_train.errors import UserError
 from gan_train.files.digests import sha256_of
 from gan_train.images.grid import save_grid
-from gan_train.images.origin import Origin, chunk
+from gan_train.images.origin import Origin, encoded
 from gan_train.images.pixels import to_picture
 from gan_train.inference import Generator
 from gan_train.sampling.painter import Look, Painter, labels
@@ -102,7 +102,7 @@ def read_styles(file: Path, painter: Painter) -> Tensor:
 
 def save_image(image: Tensor, path: Path, origin: Origin) -> None:
     """Write uint8 [C, R, R] as a PNG."""
-    to_picture(image).save(path, format="PNG", pnginfo=chunk(origin))
+    path.write_bytes(encoded(to_picture(image), origin))
 
 
 def _check(out: Path) -> None:

@@ -15,7 +15,7 @@ from gan_train.data.images import BadImage, open_picture
 from gan_train.errors import UserError
 from gan_train.files.atomic import aside
 from gan_train.files.digests import sha256_of
-from gan_train.images.origin import chunk
+from gan_train.images.origin import encoded
 from gan_train.images.pixels import from_picture, to_float, to_picture, to_uint8
 from gan_train.inference import Generator
 from gan_train.sampling.picture_files import targets_of
@@ -62,7 +62,7 @@ def translate_files(
             translated = to_picture(_translate(generator, picture, to, file))
             origin = generator.origin("translate", to=to, source_sha256=sha256_of(file))
             with aside(target) as png:
-                translated.save(png, "PNG", pnginfo=chunk(origin))
+                png.write(encoded(translated, origin))
             bar.update()
     return list(targets.values())
 

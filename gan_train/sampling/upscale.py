@@ -17,7 +17,7 @@ from gan_train.data.images import FORMATS, BadImage, open_picture
 from gan_train.errors import UserError
 from gan_train.files.atomic import aside
 from gan_train.files.digests import sha256_of
-from gan_train.images.origin import Origin, chunk
+from gan_train.images.origin import Origin, encoded
 from gan_train.images.pixels import from_picture, to_picture
 from gan_train.images.resize import bicubic_upsample
 from gan_train.images.tiles import upscale_picture
@@ -142,5 +142,4 @@ def _convert_mode(colour: Tensor, old: str, new: str) -> Tensor:
 def _save(picture: Picture, path: Path, origin: Origin) -> None:
     planes = picture.colour if picture.alpha is None else torch.cat([picture.colour, picture.alpha])
     with aside(path) as file:
-        written = to_picture(planes)
-        written.save(file, "PNG", icc_profile=picture.profile, pnginfo=chunk(origin))
+        file.write(encoded(to_picture(planes), origin, picture.profile))

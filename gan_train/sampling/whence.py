@@ -8,7 +8,7 @@ from torch import Tensor
 from gan_train.data.images import BadImage, open_picture
 from gan_train.errors import UserError
 from gan_train.images.grid import visible_grid
-from gan_train.images.origin import Origin
+from gan_train.images.origin import FROM_PICTURES, Origin
 from gan_train.images.pixels import from_picture
 from gan_train.inference import Generator
 from gan_train.sampling.interpolation import Walk, drawn
@@ -50,7 +50,7 @@ def difference(generator: Generator, data: bytes, origin: Origin) -> int | None:
 def _drawn_again(generator: Generator, origin: Origin, pixels: int) -> Tensor:
     """The picture uint8 [C, H, W]. `pixels` is the size of the file: what is said of its origin
     must not make the generator draw more than it shows."""
-    if origin.command in ("upscale", "translate", "project"):
+    if origin.command in FROM_PICTURES:
         raise UserError("it was made of another picture, which is not in it")
     if origin.command == "samples":
         raise UserError("it was drawn while the model was trained, by weights that are not kept")

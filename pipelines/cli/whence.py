@@ -45,7 +45,9 @@ def add(commands: Any) -> None:
         "  gan-train whence a.png --set registry.tracking_uri=http://host:5000\n"
         "  gan-train whence a.png --model runs/train/.../checkpoints/000000108000\n\n"
         "PNG files that gan-train writes carry this in their metadata. The exit status is 0 where\n"
-        "the picture was drawn again and is the same, else 1; with --read-only it is 0.",
+        "the picture was drawn again and is the same, else 1; with --read-only it is 0.\n\n"
+        "Pictures are signed, too (C2PA), where the package c2pa-python is installed, and\n"
+        "GAN_TRAIN_C2PA_CERTIFICATES and GAN_TRAIN_C2PA_KEY name PEM files (an ES256 key).",
     )
     parser.add_argument("picture", type=Path, help="a PNG file")
     parser.add_argument("--model", help="where its generator is; default: where the picture says")
@@ -55,6 +57,7 @@ def add(commands: Any) -> None:
 
 def _whence(given: argparse.Namespace) -> int:
     from gan_train.images import origin
+    from gan_train.images.credentials import told
     from gan_train.text import line
 
     data = origin.read_file(given.picture)
@@ -66,6 +69,7 @@ def _whence(given: argparse.Namespace) -> int:
         value = getattr(found, name)
         shown = ", ".join(value) if isinstance(value, list) else value
         rows.append((label, None if shown is None else f"{shown}"))
+    rows.append(("credentials", told(data)))
     for label, shown in rows:
         if shown is not None:
             text = line(shown)

@@ -8,7 +8,6 @@ A request is bounded in what it makes the model do. MLflow itself reads and pars
 """
 
 import base64
-import io
 import threading
 from pathlib import Path
 from typing import Any
@@ -21,7 +20,7 @@ from torch import Tensor
 
 from gan_train.data.images import BadImage, open_picture
 from gan_train.errors import UserError
-from gan_train.images.origin import chunk
+from gan_train.images.origin import encoded
 from gan_train.images.pixels import to_picture
 from gan_train.inference import Generator, conversion
 
@@ -88,9 +87,7 @@ class ServedConverter(PythonModel):
     def _converted(self, picture: Tensor, request: Request) -> str:
         made = self.generator.converted(picture, request.to)  # uint8 [C, H', W']
         origin = conversion(self.generator, base64.b64decode(request.image), request.to)
-        file = io.BytesIO()
-        to_picture(made).save(file, "PNG", pnginfo=chunk(origin))
-        return base64.b64encode(file.getvalue()).decode()
+        return base64.b64encode(encoded(to_picture(made), origin)).decode()
 
 
 set_model(ServedConverter())

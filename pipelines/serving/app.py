@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import asyncio
 import hashlib
-import io
 from collections.abc import AsyncIterator, Sequence
 from contextlib import asynccontextmanager
 from pathlib import Path
@@ -26,7 +25,7 @@ from torch import Tensor
 from gan_train.data.images import BadImage, open_picture
 from gan_train.errors import UserError
 from gan_train.images.grid import visible_grid
-from gan_train.images.origin import Origin, chunk
+from gan_train.images.origin import Origin, encoded
 from gan_train.images.pixels import to_picture
 from gan_train.inference import conversion
 from gan_train.sampling.wishes import Wish
@@ -199,6 +198,4 @@ def _png(images: Sequence[Tensor], columns: int | None, origin: Origin) -> bytes
         picture = to_picture(image)
     else:
         picture = visible_grid(torch.stack(list(images)), columns)
-    file = io.BytesIO()
-    picture.save(file, "PNG", pnginfo=chunk(origin))
-    return file.getvalue()
+    return encoded(picture, origin)
