@@ -42,6 +42,7 @@ MLFLOW_FILES = {
         "served_model",
         "served_picture_model",
         "aliases",
+        "dossier",
         "reigns",
         "turns",
     )
