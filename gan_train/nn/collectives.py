@@ -13,6 +13,8 @@ import torch.distributed as dist
 import torch.distributed.nn.functional
 from torch import Tensor
 
+from gan_train.nn.fingerprint import sums
+
 
 def active() -> bool:
     """True when several workers train together."""
@@ -92,24 +94,11 @@ def end() -> None:
         dist.destroy_process_group()
 
 
-def fingerprint(tensors: Iterable[Tensor]) -> Tensor:
-    """int64 [2]: the sum of the tensors' raw bits, and a sum weighted by place, which differs also
-    where values have changed places."""
-    total = torch.zeros(2, dtype=torch.int64)
-    for t in tensors:
-        raw = t.detach().contiguous().view(-1)
-        words = raw.view(torch.int32 if raw.element_size() >= 4 else torch.int16).to(torch.int64)
-        place = torch.arange(1, len(words) + 1, device=words.device)
-        total[0] += int(words.sum())
-        total[1] = total[1] * 31 + int((words * place).sum())
-    return total
-
-
 def assert_identical(tensors: Iterable[Tensor], device: torch.device) -> None:
     """Raise RuntimeError unless every worker holds these tensors bit for bit."""
     if not active():
         return
-    mine = fingerprint(tensors).to(device)
+    mine = sums(tensors).to(device)
     low, high = mine.clone(), mine.clone()
     dist.all_reduce(low, op=dist.ReduceOp.MIN)
     dist.all_reduce(high, op=dist.ReduceOp.MAX)

@@ -11,6 +11,7 @@ import torch
 from gan_train import recipes
 from gan_train.bench.step import measure
 from gan_train.config import Config
+from gan_train.nn.fingerprint import fingerprint
 from gan_train.runs.runtime import PlainRuntime
 from tests.training import assert_same_bits, run, stylegan, tiny_config, weights
 
@@ -29,6 +30,14 @@ FAMILIES: dict[str, dict[str, Any]] = {
 
 def trained(config: Config, run_dir: Path, gpu: str = "yes") -> dict[str, torch.Tensor]:
     return weights(run(config, run_dir, PlainRuntime(run_dir, gpu)))
+
+
+def test_a_gpu_has_the_fingerprints_of_a_cpu() -> None:
+    drawn = torch.randn(200_003, generator=torch.Generator().manual_seed(0))
+    kinds = (torch.float32, torch.float64, torch.bfloat16, torch.int64, torch.uint8, torch.bool)
+    tensors = {str(kind): (100 * drawn).abs().to(kind) for kind in kinds}
+    on_gpu = {name: tensor.cuda() for name, tensor in tensors.items()}
+    assert fingerprint(on_gpu) == fingerprint(tensors)
 
 
 @pytest.mark.parametrize("family", FAMILIES)
