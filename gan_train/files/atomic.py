@@ -144,6 +144,20 @@ def remove_leftovers(directory: Path) -> None:
             part.unlink(missing_ok=True)
 
 
+def append(path: Path, data: bytes) -> None:
+    """Append whole lines to a file, or nothing: a full disk leaves no part of them. Raises
+    `DiskFull`."""
+    with full_disk_told(path, len(data)), path.open("ab", buffering=0) as file:
+        end = file.tell()
+        try:
+            written = 0
+            while written < len(data):
+                written += file.write(data[written:])
+        except OSError:
+            file.truncate(end)
+            raise
+
+
 def write_json(path: Path, value: Any) -> None:
     """Replace `path` by a JSON file in one step. The same value gives the same bytes."""
     write_aside(path, json.dumps(value, indent=1, sort_keys=True).encode())

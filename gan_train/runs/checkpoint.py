@@ -8,7 +8,7 @@ checksums, and renamed, so that a kill leaves either a whole checkpoint or none:
         generator.safetensors    the averaged networks: what `inference.py` loads
         generator.json           the family, shape and clock that rebuild those networks
         optimizers.safetensors   the moments, named <optimizer>/<parameter>/<quantity>
-        state.json               clock, stage, configuration, data hash
+        state.json               clock, stage, configuration, data hash, place in the ledger
         MANIFEST.json            sha256 of each file above
         scores.json              added once the checkpoint has been scored
         PRUNED                   marks a checkpoint that was thinned to its generator and scores
@@ -95,16 +95,17 @@ def save(
     clock: Clock,
     trained: Clock,
     stage: str,
+    chain: str,
 ) -> Path:
     """Write the checkpoint of this clock and return its folder. Only rank 0 calls this.
 
     `trained` is the clock of the last step: the generator is used at the resolution and fade at
-    which its weights were trained, not at those of the next step.
+    which its weights were trained, not at those of the next step. `chain` is that of the
+    checkpoint's entry in the run's ledger (`ledger.py`).
 
-    Raises FloatingPointError when the state is not finite, and `DiskFull`. The earlier checkpoints
-    then stay valid, as the folder is renamed only when all of it is on the disk.
+    The state must be finite (`check_finite`). Raises `DiskFull`; the earlier checkpoints then stay
+    valid, as the folder is renamed only when all of it is on the disk.
     """
-    check_finite(adversary, averaged, optimizers)
     networks, moments = adversary.state_dict(), optimizer_state(adversary, optimizers)
     needed = sum(
         t.numel() * t.element_size()
@@ -124,6 +125,7 @@ def save(
                 "stage": stage,
                 "config": config.model_dump(mode="json"),
                 "data": data_hash,
+                "ledger": chain,
             },
         )
         _seal(aside)

@@ -29,11 +29,11 @@ import json
 import logging
 import os
 import time
-from collections.abc import Iterable, Iterator
+from collections.abc import Iterable, Iterator, Mapping
 from pathlib import Path
 from typing import Any
 
-from gan_train.files.atomic import full_disk_told, write_aside
+from gan_train.files.atomic import append, write_aside
 
 LOG_NAME = "events.jsonl"
 DAMAGED_NAME = "events.damaged.jsonl"
@@ -114,6 +114,11 @@ def present(events: Iterable[Event]) -> list[Event]:
         else:
             kept.append(event)
     return kept
+
+
+def lasting(values: Mapping[str, Any]) -> dict[str, Any]:
+    """The values of a `metrics` event that a repetition gives again."""
+    return {key: value for key, value in values.items() if key not in _VARYING}
 
 
 def read_events(run_dir: Path) -> list[Event]:
@@ -204,8 +209,8 @@ class EventLog:
         for event in read_events(run_dir):
             self._hold(event)
 
-    def append(self, kind: str, nimg: int, **fields: Any) -> None:
-        """Write one event, unless the log has it already.
+    def append(self, kind: str, nimg: int, **fields: Any) -> Event:
+        """Write one event, unless the log has it already; returns it as the log has it.
 
         If the event contradicts the log, a `cut` is written first. It does if the log has another
         start or other metrics at this `nimg`, or has no event of this kind at this `nimg` but goes
@@ -221,7 +226,7 @@ class EventLog:
         same = [old for old in (known[-1:] if kind == "end" else known) if _agree(event, old)]
         if same:
             self._told.append(same[-1])
-            return
+            return same[-1]
         lines = [event]
         differs = kind in ("start", "metrics") and bool(known)
         passed = kind not in _BESIDE and not known and nimg < self._reached
@@ -230,23 +235,12 @@ class EventLog:
             lines = [{"kind": "cut", "nimg": nimg, "time_ms": event["time_ms"]}, *self._told, event]
             self._held = {key: held for key, held in self._held.items() if key[1] < nimg}
             self._reached = max((key[1] for key in self._held), default=-1)
-        self._write("".join(json.dumps(line) + "\n" for line in lines).encode())
+        append(self.path, "".join(json.dumps(line) + "\n" for line in lines).encode())
         for line in lines:
             if line["kind"] != "cut":
                 self._hold(line)
         self._told.append(event)
-
-    def _write(self, data: bytes) -> None:
-        """Append whole lines, or nothing: a full disk leaves no part of them."""
-        with full_disk_told(self.path, len(data)), self.path.open("ab", buffering=0) as file:
-            end = file.tell()
-            try:
-                written = 0
-                while written < len(data):
-                    written += file.write(data[written:])
-            except OSError:
-                file.truncate(end)
-                raise
+        return event
 
     def _set_aside(self) -> None:
         """Copy the damaged lines of the log beside it, and tell of them."""
@@ -277,7 +271,7 @@ def _agree(a: Event, b: Event) -> bool:
 
     Fields of only one of them do not count: another version of the program may log more.
     """
-    both = (a.keys() & b.keys()) - {"time_ms", "values", "device"}
+    both = (a.keys() & b.keys()) - {"time_ms", "values", "device", "environment"}
     if any(_text(a[key]) != _text(b[key]) for key in both):
         return False
     values, others = a.get("values", {}), b.get("values", {})

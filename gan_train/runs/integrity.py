@@ -45,7 +45,8 @@ class Scored(BaseModel):
 
 
 class State(BaseModel):
-    """What `state.json` holds. `data` is the content hash of the data set."""
+    """What `state.json` holds. `data` is the content hash of the data set, `ledger` the chain of
+    the checkpoint's entry in the run's ledger; earlier versions did not write it."""
 
     model_config = ConfigDict(frozen=True)
     format: Literal[1]
@@ -53,6 +54,7 @@ class State(BaseModel):
     stage: str
     config: dict[str, Any]
     data: str = Field(pattern="^[0-9a-f]{64}$")
+    ledger: str | None = None
 
 
 # ---- JSON --------------------------------------------------------------------------------------

@@ -38,6 +38,7 @@ from gan_train.files.store import Store, StoreError, origin_of
 from gan_train.runs.checkpoint import FOLDER as CHECKPOINTS
 from gan_train.runs.checkpoint import MANIFEST, PRUNED, SCORES, find_damage, newest_valid
 from gan_train.runs.events import LOG_NAME, end_of_lines, parse
+from gan_train.runs.ledger import LEDGER
 
 PIECES = "events"
 LEASE = "lease"
@@ -236,12 +237,15 @@ def bring(run_dir: Path) -> None:
 
 
 def bring_to_train(run_dir: Path) -> str:
-    """Prepare the folder in which rank 0 trains: the log and all whole checkpoints. What an earlier
-    worker has not sent is removed. Returns the name of the checkpoint to go on from, which all
-    other workers must take as well (`bring_one`); empty if there is none."""
+    """Prepare the folder in which rank 0 trains: log, ledger and all whole checkpoints. What an
+    earlier worker has not sent is removed. Returns the name of the checkpoint to go on from, which
+    all other workers must take as well (`bring_one`); empty if there is none."""
     store = _store_of(run_dir)
     for name in (*_REQUESTS, REFUSED):
         (run_dir / name).unlink(missing_ok=True)
+    (run_dir / LEDGER).unlink(missing_ok=True)
+    if store.look(LEDGER) is not None:
+        store.fetch(LEDGER, run_dir / LEDGER)
     _bring_checkpoints(run_dir, store)
     bring_log(run_dir)
     newest = newest_valid(run_dir)

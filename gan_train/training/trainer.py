@@ -20,8 +20,10 @@ from gan_train.metrics.scores import degenerate
 from gan_train.nn.collectives import any_worker, assert_identical, barrier
 from gan_train.rng import BatchRandom, derive
 from gan_train.runs import checkpoint
+from gan_train.runs.environment import environment
 from gan_train.runs.events import EventLog
-from gan_train.runs.runtime import Runtime, device_name
+from gan_train.runs.ledger import Ledger, fingerprints
+from gan_train.runs.runtime import Runtime
 from gan_train.runs.warm_start import start_from
 from gan_train.training import precision
 from gan_train.training.averaging import GradientAverage
@@ -97,6 +99,7 @@ class Trainer:
         self.curves = Curves(self.device)
         self.scorer = Scorer(config, index, shards, runtime, self.averaged.adversary)
         self.events = EventLog(runtime.run_dir) if runtime.rank == 0 else None
+        self.ledger = Ledger(runtime.run_dir) if runtime.rank == 0 else None
         profiled = config.train.profile_steps if runtime.rank == 0 else 0
         self.profiler = StepProfiler(profiled, runtime.run_dir, self.device)
 
@@ -240,8 +243,10 @@ class Trainer:
             checkpoint.abandon_after(self.runtime.run_dir, int(folder.name) if folder else 0)
         if folder is None:
             if self.events:
-                precision, device = self.config.train.precision, device_name(self.device)
-                self.events.append("start", 0, precision=precision, device=device)
+                here = environment(self.runtime, self.config.train.precision)
+                told = {"precision": here["precision"], "device": here["device"]}
+                self.events.append("start", 0, **told, environment=here)
+            self.open_ledger()
             if self.config.train.start_from is not None:
                 averaged = self.averaged.state_dict()
                 start_from(self.config.train.start_from, self.adversary, averaged)
@@ -250,6 +255,9 @@ class Trainer:
             folder, self.adversary, self.optimizers, self.config, self.index.content_hash
         )
         self.averaged.load_state_dict(averaged)
+        if self.ledger:
+            self.ledger.check(folder, self.clock)
+        self.open_ledger()
         if self.events and passed_over:
             self.events.append("passed_over", self.clock.nimg, checkpoints=passed_over)
         log.info("resumed from %s at %.1f kimg", folder, self.clock.nimg / 1000)
@@ -257,6 +265,12 @@ class Trainer:
         asked = any_worker(self.runtime.should_stop(), self.device)
         if self.clock.nimg >= self.end or not asked:
             self.score_checkpoint(folder)
+
+    def open_ledger(self) -> None:
+        """Have the ledger tell what is trained from here on, and on what."""
+        if self.ledger:
+            here = environment(self.runtime, self.config.train.precision)
+            self.ledger.start(self.clock.nimg, self.config, self.index.content_hash, here)
 
     def asked_to_stop(self) -> bool:
         """Whether any worker was asked to stop; all workers get the same answer."""
@@ -279,8 +293,11 @@ class Trainer:
         values |= self.adversary.status() | self.adversary.statistics()
         for name in self.optimizers:
             values[f"learning_rate/{name}"] = self.settings(name, stage).lr
-        if self.events:
-            self.events.append("metrics", self.clock.nimg, values=values)
+        if self.events and self.ledger:
+            logged = self.events.append("metrics", self.clock.nimg, values=values)
+            (following,) = self.loader.keys(self.clock.nimg, 1)
+            networks = self.adversary.state_dict()
+            self.ledger.weights(self.clock, following, networks, logged["values"])
         self.runtime.report({"nimg": self.clock.nimg, **values}, None)
         self.start_timer()
 
@@ -313,9 +330,10 @@ class Trainer:
         """Write a checkpoint, on rank 0, and score it if `score`."""
         folder = self.runtime.run_dir / checkpoint.FOLDER / f"{self.clock.nimg:012d}"
         state = self.adversary, self.averaged.state_dict(), self.optimizers
-        if self.runtime.rank != 0:
-            checkpoint.check_finite(*state)  # as rank 0 does
-        else:
+        checkpoint.check_finite(*state)  # on all workers, which have the same state
+        if self.ledger:
+            parts = fingerprints(*state)
+            chain = self.ledger.checkpoint(self.clock, parts)
             checkpoint.save(
                 self.runtime.run_dir,
                 *state,
@@ -324,6 +342,7 @@ class Trainer:
                 self.clock,
                 self.trained,
                 self.stage_name,
+                chain,
             )
         barrier()
         if score:
@@ -332,14 +351,15 @@ class Trainer:
     def score_checkpoint(self, folder: Path) -> None:
         """Score a checkpoint unless that is done, report to log and engine, and thin older ones."""
         scored = self.scorer.score(folder)
-        if self.events:
+        if self.events and self.ledger:
             path = str(folder.relative_to(self.runtime.run_dir))
             more = {"path": path, "precision": self.config.train.precision}
             if why := degenerate(scored["scores"]):
                 log.error("DEGENERATE CHECKPOINT %s: %s; it is never the best one", path, why)
                 more["degenerate"] = why
             level = self.averaged.adversary.status()
-            self.events.append("checkpoint", self.clock.nimg, **scored | more | level)
+            event = self.events.append("checkpoint", self.clock.nimg, **scored | more | level)
+            self.ledger.scores(self.clock.nimg, event["scores"])
             best = self.scorer.best(self.runtime.run_dir)
             checkpoint.prune(self.runtime.run_dir, self.config.train.keep_checkpoints, best)
         self.runtime.report({"nimg": self.clock.nimg, **scored["scores"]}, folder)

@@ -20,6 +20,7 @@ from gan_train.config import Config
 from gan_train.data.images import open_picture
 from gan_train.images.pixels import to_float, to_uint8
 from gan_train.inference import Generator
+from gan_train.runs.ledger import compare, of_checkpoint, read_entries
 from gan_train.runs.runtime import PlainRuntime
 from gan_train.sampling.export import Exported, export
 from pipelines.registry import logged_model
@@ -120,6 +121,11 @@ def test_recipe(recipe: Config, tmp_path: Path) -> None:
     run(recipe, halves)
     for name in ("networks", "generator", "optimizers"):
         assert_same_bits(weights(halves, name), weights(whole, name))
+    entries = read_entries(whole)
+    saved = of_checkpoint(newest(whole))  # what was entered in memory, from the files
+    assert saved.items() <= [e for e in entries if e["kind"] == "checkpoint"][-1].items()
+    same, parting = compare(entries, read_entries(halves))
+    assert parting is None and same >= 2
 
     # two workers: the same training (float64, where sums of another order do not show)
     precise = steps(recipe, 2, "float64")

@@ -27,6 +27,7 @@ from gan_train.runs.checkpoint import (
     refuse_changes,
 )
 from gan_train.runs.events import read_events, read_with_offsets
+from gan_train.runs.ledger import LEDGER
 from gan_train.runs.runtime import PlainRuntime
 from gan_train.training.scoring import best_checkpoint
 from tests.training import assert_same_bits, processes, run, run_workers, tiny_config, weights
@@ -57,7 +58,7 @@ def run_killed(config: Config, run_dir: Path, nimg: int) -> None:
 
 @pytest.mark.fault(
     "SIGKILL of a plain training between two checkpoints",
-    "goes on from the last checkpoint; the weights end in the same bits",
+    "goes on from the last checkpoint; weights and ledger end in the same bits",
 )
 @pytest.mark.parametrize(
     ("killed_at", "changes"),
@@ -81,6 +82,7 @@ def test_resume_is_bit_exact(
     run(config, broken)
     for name in ALL:
         assert_same_bits(weights(broken, name), weights(whole, name))
+    assert (broken / LEDGER).read_bytes() == (whole / LEDGER).read_bytes()
 
 
 def _train(config: Config, run_dir: Path) -> None:
