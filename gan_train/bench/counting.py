@@ -19,9 +19,9 @@ from torch import Tensor
 
 from gan_train.adversary import Batch, Clock, ImageShape, Translates, Upscales
 from gan_train.bench.operations import Arithmetic, attainable
-from gan_train.bench.workers import kill, started
 from gan_train.config import Config
 from gan_train.rng import BatchRandom
+from gan_train.training.workers import kill, started
 
 EFFICIENCY = 0.4
 """The share of the device's peak that a step is expected to reach where no step was measured."""

@@ -20,7 +20,6 @@ from torch.multiprocessing.spawn import spawn
 
 from gan_train import recipes
 from gan_train.adversary import Clock, Stage
-from gan_train.bench.workers import joined
 from gan_train.config import Config
 from gan_train.data.feed import Feed
 from gan_train.data.index import Index
@@ -29,6 +28,7 @@ from gan_train.nn.collectives import end
 from gan_train.runs.runtime import PlainRuntime
 from gan_train.training.scoring import Scorer
 from gan_train.training.trainer import Trainer
+from gan_train.training.workers import joined
 
 
 @dataclass(frozen=True)
@@ -120,7 +120,7 @@ def time_scoring(config: Config, index: Index, shards: Path) -> Timing:
 def _worker(
     rank: int, world: int, folder: str, config: Config, shards: str, seconds: float
 ) -> None:
-    runtime = joined(rank, world, 1, folder, config)
+    runtime = joined(rank, world, 1, folder, config, PlainRuntime)
     index = Index.load(Path(shards))
     timing = time_steps(config, index, Path(shards), runtime, seconds)
     if rank == 0:

@@ -26,14 +26,15 @@ import torch.distributed
 
 from gan_train import recipes
 from gan_train.adversary import Clock, ImageShape, Stage, Translates, Upscales
-from gan_train.bench.workers import joined, kill, started
 from gan_train.config import Config
 from gan_train.data.index import Index, Part, ShardInfo, content_hash, shard_name
 from gan_train.data.loader import LoadedBatch
 from gan_train.images.resize import bicubic_downsample
 from gan_train.nn.collectives import any_worker, end
+from gan_train.runs.runtime import PlainRuntime
 from gan_train.training.curves import peak_memory_gib
 from gan_train.training.trainer import Trainer
+from gan_train.training.workers import joined, kill, started
 
 _SECONDS = 2.0
 """The time for all stages together, in which each gets an equal share, and at least one step."""
@@ -119,7 +120,7 @@ def _worker(
     config: Config,
     shape: ImageShape,
 ) -> None:
-    runtime = joined(rank, world, threads, folder, config)
+    runtime = joined(rank, world, threads, folder, config, PlainRuntime)
     path = Path(folder)
 
     def note(**values: Any) -> None:

@@ -17,6 +17,7 @@ from typing import TYPE_CHECKING, Any
 from gan_train.bench import data_options, options
 from gan_train.errors import UserError, hide_tracebacks, told
 from pipelines.cli import (
+    again,
     compare,
     completion,
     diff,
@@ -194,6 +195,7 @@ def _parser() -> argparse.ArgumentParser:
     compare.add(commands)
     diff.add(commands)
     listing.add(commands)
+    again.add(commands)
     nightly.add(commands)
     stack.add(commands)
     remote.add(commands)

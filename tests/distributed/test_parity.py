@@ -8,8 +8,11 @@ import pytest
 import torch
 
 from gan_train.config import Config
+from gan_train.data.sharding import shard
 from gan_train.nn.collectives import assert_identical
+from gan_train.runs.run_folder import SHARDS
 from gan_train.runs.runtime import PlainRuntime
+from gan_train.training.verification import Row, repeat
 from tests.training import run, run_workers, tiny_config, weights
 
 
@@ -39,6 +42,14 @@ def test_accumulation_is_the_same_training(tiny_source: Path, tmp_path: Path) ->
     config = tiny_config(tiny_source, tmp_path, train__precision="float64", train__accumulate=4)
     for name, value in weights(run(config, tmp_path / "parts")).items():
         torch.testing.assert_close(value, whole[name], rtol=0, atol=1e-10, msg=name)
+
+
+def test_a_run_of_two_workers_is_replayed_by_two(tiny_source: Path, tmp_path: Path) -> None:
+    """In float32, where one worker alone would round otherwise."""
+    config = tiny_config(tiny_source, tmp_path, train__total_kimg=0.064)
+    run_workers(2, tmp_path, _train, config, tmp_path / "two")
+    (tmp_path / "two" / SHARDS).symlink_to(shard(config.data, config.workspace))
+    assert list(repeat(tmp_path / "two")) == [Row(0, 64, 3, "")]
 
 
 def _differ() -> None:

@@ -1,11 +1,11 @@
-"""Workers for measurements: processes of this machine that join as the workers of a run do."""
+"""Workers without an engine: processes of this machine that join as the workers of a run do."""
 
 from __future__ import annotations
 
 import os
 from collections.abc import Callable
 from pathlib import Path
-from typing import Any
+from typing import Any, TypeVar
 
 import torch
 import torch.distributed
@@ -14,6 +14,8 @@ from torch.multiprocessing.spawn import start_processes
 
 from gan_train.config import Config
 from gan_train.runs.runtime import PlainRuntime
+
+Runtime = TypeVar("Runtime", bound=PlainRuntime)
 
 
 def started(function: Callable[..., None], arguments: tuple[Any, ...], count: int) -> Any:
@@ -32,7 +34,14 @@ def kill(processes: Any) -> None:
         process.join()
 
 
-def joined(rank: int, world: int, threads: int, folder: str, config: Config) -> PlainRuntime:
+def joined(
+    rank: int,
+    world: int,
+    threads: int,
+    folder: str,
+    config: Config,
+    runtime: type[Runtime],
+) -> Runtime:
     """The runtime of this process as worker `rank` of `world`, with so many threads.
 
     All workers name the same new `folder`. As with Ray, all of them have a GPU or none has.
@@ -46,4 +55,4 @@ def joined(rank: int, world: int, threads: int, folder: str, config: Config) -> 
         meeting = f"file://{folder}/rendezvous"
         backend = "nccl" if gpu != "no" else "gloo"
         torch.distributed.init_process_group(backend, meeting, rank=rank, world_size=world)
-    return PlainRuntime(Path(folder), gpu)
+    return runtime(Path(folder), gpu)

@@ -1,0 +1,104 @@
+"""`gan-train verify`: whether a run is what its ledger says.
+
+This file reads arguments and lays out lines; the work is done in `gan_train/training/`.
+"""
+
+from __future__ import annotations
+
+import argparse
+import math
+from typing import TYPE_CHECKING, Any
+
+from gan_train.text import visible
+from pipelines.cli.arguments import add_command
+
+if TYPE_CHECKING:
+    from gan_train.training.verification import Row
+
+_DIFFERS = 1
+
+
+def add(commands: Any) -> None:
+    """Add the commands to a parser's list."""
+    verify = add_command(
+        commands,
+        "verify",
+        _verify,
+        "train a run again, or a stretch of it, and compare it with its ledger",
+        "  gan-train verify demo-20260131-120000 --from 40 --to 60\n"
+        "  gan-train verify demo-20260131-120000 --files\n\n"
+        "First the files are checked: the chain of the ledger, curves and scores in the event\n"
+        "log, and the tensors of every checkpoint. Then the weights are trained again, from the\n"
+        "last checkpoint that can be resumed before --from, or from the start, and compared entry\n"
+        "by entry. That takes as long as it took then; nothing is written into the run. The exit\n"
+        "status is 0 where all is the same, and 1 where something is not.",
+    )
+    verify.add_argument("run", help="a run's name in --workspace, or its folder")
+    verify.add_argument("--from", dest="begin", type=_kimg, metavar="KIMG", default=0)
+    verify.add_argument("--to", dest="until", type=_kimg, metavar="KIMG")
+    verify.add_argument(
+        "--files", action="store_true", help="check the files alone, and train nothing"
+    )
+    verify.add_argument(
+        "--workspace",
+        default="runs",
+        metavar="PLACE",
+        help="where the run is; default: %(default)s",
+    )
+
+
+def _kimg(text: str) -> int:
+    """The type of an argument in thousands of images: the number of images."""
+    try:
+        value = float(text)
+    except ValueError:
+        value = math.nan
+    if not 0 <= value < 1e12:
+        raise argparse.ArgumentTypeError(f"{text[:40]}: allowed: a number of kimg from 0 on")
+    return round(value * 1000)
+
+
+def _verify(given: argparse.Namespace) -> int:
+    from gan_train import recipes
+    from gan_train.errors import UserError
+    from gan_train.runs import run_folder
+    from gan_train.training.verification import check_files, environments, repeat
+
+    if given.files and (given.begin or given.until is not None):
+        raise UserError("--files trains nothing again: leave out --from and --to")
+    if given.until is not None and given.until <= given.begin:
+        raise UserError("--to must be more than --from")
+    anywhere = recipes.load(str(recipes.SHIPPED / "demo.yaml"), [f"workspace={given.workspace}"])
+    run_dir = run_folder.find(recipes.with_absolute_paths(anywhere), given.run)
+    faults = 0
+    print(_line("stretch, kimg", "entries", "result"))
+    for row in check_files(run_dir):
+        faults += 1
+        _tell(row)
+    if given.files:
+        if not faults:
+            print(_line("all", "-", "the files are those that were written"))
+        return _DIFFERS if faults else 0
+    otherwise, parted = environments(run_dir, given.begin), 0
+    for words in otherwise:
+        print(visible(_line("", "", words)), flush=True)
+    for row in repeat(run_dir, given.begin, given.until):
+        parted += bool(row.fault)
+        _tell(row)
+    if parted and otherwise:
+        print(
+            "The environment is another one than the recorded one, as is said above: sums may be "
+            "rounded otherwise here, and what differs in a replay may be no fault. Repeat it on a "
+            "machine of the recorded kind"
+        )
+    return _DIFFERS if faults or parted else 0
+
+
+def _tell(row: Row) -> None:
+    place = f"{row.begin / 1000:g}" + f" - {row.end / 1000:g}" * (row.end > row.begin)
+    count = "-" if row.same is None else str(row.same)
+    print(visible(_line(place, count, row.fault or "same")), flush=True)
+
+
+def _line(place: str, count: str, result: str) -> str:
+    return f"{place.ljust(20)} {count.rjust(7)}  {result}"
