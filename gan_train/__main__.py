@@ -58,8 +58,8 @@ class Trained(NamedTuple):
     status: int
 
 
-def train_plain(config: Config, resume: str | None = None) -> Trained:
-    """Shard where needed, and train on the workers that torchrun started.
+def train_plain(config: Config, resume: str | None = None, shards: Path | None = None) -> Trained:
+    """Shard where needed, or take the given shards, and train on the workers that torchrun started.
 
     Rank 0 alone reads the data and the run folders, and tells the other ranks where the shards and
     the run are. When torchrun restarts the workers, they go on with the newest run of the recipe.
@@ -74,18 +74,18 @@ def train_plain(config: Config, resume: str | None = None) -> Trained:
             "--set workspace=FOLDER, or train with Ray"
         )
     runtime = SignalledRuntime(config.workspace, config.cluster.gpu)  # joins the other workers
-    shards, run_dir = Path(), Path()
+    directory, run_dir = Path(), Path()
     with contextlib.ExitStack() as held:
         if runtime.rank == 0:
-            shards = shard(config.data, config.workspace)
-            run_dir = _run_of(config, resume, shards)
+            directory = shards or shard(config.data, config.workspace)
+            run_dir = _run_of(config, resume, directory)
             held.enter_context(run_folder.exclusive(run_dir))
             wait_until_free(run_dir)
             held.enter_context(claimed(run_dir, uuid.uuid4().hex))
-        shards = Path(broadcast_text(str(shards), runtime.device))
+        directory = Path(broadcast_text(str(directory), runtime.device))
         runtime.run_dir = Path(broadcast_text(str(run_dir), runtime.device))
         with stop_signals.heard(runtime.stop):
-            finished = train(config, Index.load(shards), shards, runtime)
+            finished = train(config, Index.load(directory), directory, runtime)
             end()
     if finished:
         return Trained(runtime.run_dir, 0)

@@ -1,6 +1,8 @@
-"""`gan-train verify`: whether a run is what its ledger says.
+"""`gan-train verify` and `reproduce`: whether a run is what its ledger says, and whether a
+registered version can be trained again.
 
-This file reads arguments and lays out lines; the work is done in `gan_train/training/`.
+This file reads arguments and lays out lines; the work is done in `gan_train/training/` and in
+`pipelines/flows/reproduction.py`.
 """
 
 from __future__ import annotations
@@ -10,7 +12,8 @@ import math
 from typing import TYPE_CHECKING, Any
 
 from gan_train.text import visible
-from pipelines.cli.arguments import add_command
+from pipelines.cli.arguments import add_command, add_overrides
+from pipelines.cli.sampling import add_model
 
 if TYPE_CHECKING:
     from gan_train.training.verification import Row
@@ -45,6 +48,21 @@ def add(commands: Any) -> None:
         metavar="PLACE",
         help="where the run is; default: %(default)s",
     )
+
+    reproduce = add_command(
+        commands,
+        "reproduce",
+        _reproduce,
+        "train a registered version again, and compare the weights",
+        "  gan-train reproduce models:/progan-demo/3\n"
+        "  gan-train reproduce demo --version champion --set workspace=elsewhere\n\n"
+        "Configuration, data, threads and number of workers are those of the ledger that was\n"
+        "registered with it. The data must be in the workspace, or where they were. One worker\n"
+        "trains in this process, several under Ray. The exit status is 0 where all bits are the\n"
+        "same, and 1 where they are not.",
+    )
+    add_model(reproduce)
+    add_overrides(reproduce)
 
 
 def _kimg(text: str) -> int:
@@ -98,6 +116,58 @@ def _tell(row: Row) -> None:
     place = f"{row.begin / 1000:g}" + f" - {row.end / 1000:g}" * (row.end > row.begin)
     count = "-" if row.same is None else str(row.same)
     print(visible(_line(place, count, row.fault or "same")), flush=True)
+
+
+def _reproduce(given: argparse.Namespace) -> int:
+    from gan_train.errors import UserError
+    from pipelines.cli.loading import ready
+    from pipelines.cli.sampling import registered_model
+    from pipelines.flows import reproduction
+    from pipelines.registry.recorded import recorded
+
+    registered = registered_model(given)
+    if registered is None:
+        raise UserError(f"{given.model}: allowed: a registered version, as models:/NAME/VERSION")
+    place = ready(registered[0])
+    version = recorded(place, registered[1])
+    config = reproduction.configuration(version, place, given.overrides)
+    otherwise = reproduction.environment_differences(version, config)
+    about = version.start["environment"]
+    told = (
+        f"version     {version.model} version {version.number}, from {version.run}\n"
+        f"trained     {version.nimg / 1000:g} kimg, seed {config.seed}, {about['workers']} workers "
+        f"of {about['threads']} threads, {about['precision']}, on {about['device']}"
+    )
+    print(visible("\n".join([told, *(f"differs     {words}" for words in otherwise)])))
+    shards = reproduction.data_of(version, config)
+    print(f"data        {version.start['data'][:12]} in {shards}", flush=True)
+    run_dir, status = reproduction.train_again(config, shards)
+    if status:
+        return status
+    found = reproduction.compared(version, run_dir)
+    print(f"run         {run_dir}")
+    if found.score is not None:
+        print(f"{version.metric.ljust(11)} {version.score:.6g} recorded, {found.score:.6g} here")
+    if not found.differences:
+        print("weights     bit-identical to those registered")
+        return 0
+    for network, apart in found.differences.items():
+        print(
+            f"weights     {network} differs by at most {apart.largest:.3g}, and as a whole by "
+            f"{apart.relative:.3g} of its norm"
+        )
+    if found.parting is not None:
+        parts = ", ".join(found.parting.parts)
+        print(
+            f"ledger      {found.same_entries} entries are the same; from "
+            f"{found.parting.nimg / 1000:g} kimg on, {parts} differ"
+        )
+    print(
+        "why         most likely what `differs` (above): sums are rounded otherwise there"
+        if otherwise
+        else f"why         nothing known differs here: see gan-train verify {version.run}"
+    )
+    return _DIFFERS
 
 
 def _line(place: str, count: str, result: str) -> str:

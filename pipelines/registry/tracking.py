@@ -28,7 +28,7 @@ from gan_train.errors import UserError
 from gan_train.images.origin import kept
 from gan_train.runs.events import Event, read_events, read_with_offsets
 from pipelines.registry import logged_model, run_table
-from pipelines.registry.provenance import source_tags
+from pipelines.registry.provenance import environment_tags, source_tags
 from pipelines.registry.spool import Cursor
 
 if TYPE_CHECKING:
@@ -301,6 +301,8 @@ class Tracking:
 
     def deliver(self, events: list[Event]) -> None:
         """Send a list of events of one kind to the server, as `shipping.batches` makes them."""
+        from mlflow.entities import RunTag
+
         kind = events[0]["kind"]
         if kind == "metrics":
             self._metrics([m for event in events for m in self._values(event, event["values"])])
@@ -308,6 +310,8 @@ class Tracking:
             for tag in (PRECISION_TAG, DEVICE_TAG):
                 if said := events[-1].get(tag):
                     self.client.set_tag(self.run_id, tag, said)
+            on_what = environment_tags(events[-1].get("environment", {}))
+            self.client.log_batch(self.run_id, tags=[RunTag(k, v) for k, v in on_what.items()])
         elif kind == "image":
             for event in events:
                 self._image(event)

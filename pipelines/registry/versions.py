@@ -26,6 +26,7 @@ from gan_train.images.origin import Identity
 from gan_train.inference import VERSION
 from gan_train.runs.checkpoint import harmless_keys
 from gan_train.runs.events import read_events
+from gan_train.runs.ledger import LEDGER
 from gan_train.runs.shared import workspace_lock
 from pipelines.registry import logged_model
 from pipelines.registry.aliases import Given, appoint, appoint_by_hand
@@ -39,7 +40,7 @@ from pipelines.registry.promotion import (
     version_standing,
     why_none,
 )
-from pipelines.registry.provenance import COMMIT_TAG, VERSION_TAG
+from pipelines.registry.provenance import COMMIT_TAG, VERSION_TAG, ledger_tags
 from pipelines.registry.run_table import TRAINING
 from pipelines.registry.shipping import Delivery, Shipper, ship
 from pipelines.registry.tracking import (
@@ -289,6 +290,9 @@ def _version_of(
             config, run.info.experiment_id, run_id, str(run.info.run_name), run.data.tags | {**ids}
         ),
     )
+    on_what = ledger_tags(run_dir, event["nimg"])
+    if on_what:
+        client.log_artifact(run_id, str(run_dir / LEDGER))
     tags = {
         "logged_model": model.model_id,
         "family": config.family.name,
@@ -307,6 +311,7 @@ def _version_of(
         logged_model.WEIGHTS_TAG: model.tags[logged_model.WEIGHTS_TAG],
         "git_commit": commit,
         VERSION_TAG: library,
+        **on_what,
         # workers may have ended by now, but the MLflow run has their ids
         **{k: v for k, v in run.data.tags.items() if k.startswith(("ray", "prefect"))},
         **ids,

@@ -1,0 +1,193 @@
+"""`gan-train reproduce`: trains a registered version again, and compares the weights.
+
+The ledger that was registered with it says what to train: configuration, data and environment.
+"""
+
+from __future__ import annotations
+
+import copy
+import logging
+import signal
+from collections import defaultdict
+from collections.abc import Mapping
+from pathlib import Path
+from typing import NamedTuple
+
+import torch
+from torch import Tensor
+
+from gan_train import recipes
+from gan_train.__main__ import Trained, train_plain
+from gan_train.config import Config
+from gan_train.data.index import Index
+from gan_train.data.sharding import shard
+from gan_train.errors import UserError
+from gan_train.files.tensors import load_tensors
+from gan_train.runs import run_folder, stop_signals
+from gan_train.runs.checkpoint import FOLDER, refuse_changes
+from gan_train.runs.environment import differences, machine
+from gan_train.runs.ledger import Entry, Parting, compare, read_entries
+from gan_train.runs.runtime import PlainRuntime
+from gan_train.training.scoring import stored_scores
+from pipelines.registry.provenance import COMMIT_TAG, source_tags
+from pipelines.registry.recorded import Recorded
+
+_WEIGHTS = "generator.safetensors"
+
+
+class Difference(NamedTuple):
+    """How much the weights of one network differ: the largest difference of a value, and the norm
+    of all differences relative to the norm of the recorded weights."""
+
+    largest: float
+    relative: float
+
+
+class Reproduced(NamedTuple):
+    """How a repetition came out: the differences by network, empty where all bits are the same;
+    where the ledgers part; and the deciding score here, if there is one."""
+
+    differences: dict[str, Difference]
+    parting: Parting | None
+    same_entries: int
+    score: float | None
+
+
+def configuration(version: Recorded, place: Config, changes: list[str]) -> Config:
+    """The configuration with which to train a version again, in the workspace and registry of
+    `place`; `changes` are overrides such as `cluster.gpu=no`.
+
+    Raises UserError for a change that would train something else, and for a workspace in a bucket.
+    """
+    if place.store is not None:
+        raise UserError(
+            f"workspace={place.store}: a version is trained again in a folder; name one with "
+            "--set workspace=FOLDER, and the registry with --set registry.tracking_uri=ADDRESS"
+        )
+    about, recorded = version.start["environment"], copy.deepcopy(version.start["config"])
+    config = recipes.change(
+        recipes.with_absolute_paths(recipes.check(recorded, changes)),
+        {
+            "workspace": str(place.workspace),
+            "registry.tracking_uri": place.registry.tracking_uri,
+            "flow.server": place.flow.server,
+            "train.total_kimg": version.nimg / 1000,
+            "train.allow_changed": [],
+            "train.threads": int(about["threads"]),
+            "cluster.workers": int(about["workers"]),
+            "cluster.max_workers": None,
+        },
+    )
+    refuse_changes(version.start["config"], config)
+    return config
+
+
+def environment_differences(version: Recorded, config: Config) -> list[str]:
+    """In words, what may make the weights differ: what of the recorded environment is otherwise
+    here, and where the recorded run was resumed otherwise than it had begun."""
+    here = machine(PlainRuntime(Path(), config.cluster.gpu).device)
+    both = differences(version.start["environment"], here)
+    found = [f"{key}: {then} recorded, {now} here" for key, (then, now) in both.items()]
+    commit = source_tags().get(COMMIT_TAG)
+    if version.commit != commit:
+        found.append(f"commit: {version.commit or 'none'} recorded, {commit or 'none'} here")
+    return found + [words for one in _starts(version)[1:] if (words := _otherwise(version, one))]
+
+
+def _starts(version: Recorded) -> list[Entry]:
+    return [entry for entry in version.entries if entry["kind"] == "start"]
+
+
+def _otherwise(version: Recorded, start: Entry) -> str:
+    """In words, what was changed where the recorded run was resumed; empty where it was nothing
+    that a training depends on."""
+    both = differences(version.start["environment"], start["environment"])
+    changed = [f"{key}: {before}, then {then}" for key, (before, then) in both.items()]
+    try:
+        refuse_changes(
+            version.start["config"],
+            recipes.change(recipes.check(start["config"]), {"train.allow_changed": []}),
+        )
+    except UserError:
+        changed.append("other settings")
+    at = f"the recorded run was resumed otherwise at {start['nimg'] / 1000:g} kimg"
+    return f"{at} ({'; '.join(changed)})" if changed else ""
+
+
+def data_of(version: Recorded, config: Config) -> Path:
+    """The folder of the shards on which a version was trained: found in the workspace by its hash,
+    or written from the source. Raises UserError where neither is there."""
+    wanted: str = version.start["data"]
+    for path in sorted((config.workspace / "shards").glob("*/index.json")):
+        if Index.load(path.parent).content_hash == wanted:
+            return path.parent
+    remedy = (
+        "bring back the source as it was, name where it lies (--set data.source=PLACE), or copy "
+        f"the folder of its shards into {config.workspace / 'shards'}"
+    )
+    of = f"{version.model} version {version.number}"
+    try:
+        directory = shard(config.data, config.workspace)
+    except (UserError, OSError) as error:
+        raise UserError(
+            f"the data of {of} (content hash {wanted[:12]}) are not in the workspace, and cannot "
+            f"be written anew: {error}. To go on, {remedy}"
+        ) from error
+    found = Index.load(directory).content_hash
+    if found != wanted:
+        raise UserError(
+            f"{config.data.source} now makes other data (content hash {found[:12]}) than {of} was "
+            f"trained on ({wanted[:12]}): {remedy}"
+        )
+    return directory
+
+
+def train_again(config: Config, shards: Path) -> Trained:
+    """Train in a new run folder: with one worker in this process, with several under Ray."""
+    run_dir = run_folder.new(config, shards)
+    if config.cluster.workers == 1:
+        logging.getLogger("gan_train").setLevel(logging.INFO)
+        return train_plain(config, str(run_dir), shards)
+    from pipelines.flows import prefect_env
+
+    prefect_env.prepare(config)
+    from pipelines.flows import pipeline
+
+    state = pipeline.final_state(pipeline.train_flow, config, run_dir.name)
+    if state.is_cancelled():
+        return Trained(run_dir, stop_signals.status_of(signal.SIGINT))
+    state.result()
+    return Trained(run_dir, 0)
+
+
+def compared(version: Recorded, run_dir: Path) -> Reproduced:
+    """Compare the run that was trained again with the recorded version."""
+    folder = run_dir / FOLDER / f"{version.nimg:012d}"
+    weights = (load_tensors(place / _WEIGHTS) for place in (version.weights, folder))
+    same, parting = compare(version.entries, read_entries(run_dir))
+    scored = stored_scores(folder) or {"scores": {}}
+    return Reproduced(between(*weights), parting, same, scored["scores"].get(version.metric))
+
+
+def between(recorded: Mapping[str, Tensor], here: Mapping[str, Tensor]) -> dict[str, Difference]:
+    """The differences by network, of those whose bits are not the same; names and shapes must
+    be."""
+    assert recorded.keys() == here.keys(), "the same family and settings built both"
+    pairs: dict[str, list[tuple[Tensor, Tensor]]] = defaultdict(list)
+    for name, tensor in recorded.items():
+        pairs[name.partition(".")[0]].append((tensor, here[name]))
+    return {
+        network: _difference(both)
+        for network, both in pairs.items()
+        if any(_bits(a) != _bits(b) for a, b in both)
+    }
+
+
+def _bits(tensor: Tensor) -> bytes:
+    return tensor.contiguous().reshape(-1).view(torch.uint8).numpy().tobytes()
+
+
+def _difference(pairs: list[tuple[Tensor, Tensor]]) -> Difference:
+    apart = torch.cat([(b.double() - a.double()).reshape(-1) for a, b in pairs])
+    whole = torch.cat([a.double().reshape(-1) for a, _ in pairs])
+    return Difference(float(apart.abs().max()), float(apart.norm() / whole.norm()))
