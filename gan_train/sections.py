@@ -267,6 +267,13 @@ class EvaluateConfig(Settings):
         "The scores that are computed. `conditional` needs data with classes, and is left out "
         "without.",
     )
+    latents: int = harmless(
+        0,
+        "The sequence of latents that is scored. Checkpoints are chosen by 0, which depends on the "
+        "seed. A registered version is scored anew on 1, which is the same for all seeds.",
+        ge=0,
+        le=MOST,
+    )
     batch: int = harmless(
         50, "The number of images in each forward pass of the extractor.", ge=1, le=65_536
     )

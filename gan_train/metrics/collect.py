@@ -7,6 +7,7 @@ nor the number of workers changes the result. Images stay on the worker that mad
 
 from __future__ import annotations
 
+import math
 from collections.abc import Callable, Iterator, Sequence
 
 import torch
@@ -15,6 +16,7 @@ from torch import Tensor
 
 from gan_train.metrics.diversity import GROUP, pixel_distances
 from gan_train.metrics.frechet import Moments
+from gan_train.metrics.scores import BLOCKS, Estimate
 from gan_train.nn.collectives import all_sum
 from gan_train.rng import BatchRandom
 
@@ -25,24 +27,37 @@ needs only the moments, which cover all images."""
 Generate = Callable[[Tensor], tuple[Tensor, Tensor | None]]
 """A function from places int64 [n] to images uint8 [n, C, R, R] and labels int64 [n] or None."""
 
-Job = tuple[Sequence[str], Callable[[], Sequence[float]]]
-"""The names of some measures, and a function that computes their values in this order."""
+Job = tuple[Sequence[str], Callable[[], Sequence[Estimate]]]
+"""The names of some measures, and a function that estimates them in this order."""
 
 
 def share_out(
     jobs: Sequence[Job], rank: int, world_size: int, device: torch.device
-) -> dict[str, float]:
-    """Compute each job on one worker; all get the same values by name, bit for bit. Collective."""
+) -> dict[str, Estimate]:
+    """Compute each job on one worker; all get the same estimates by name, bit for bit.
+    Collective."""
     names = [name for job_names, _ in jobs for name in job_names]
-    values = torch.zeros(len(names), dtype=torch.float64, device=device)
+    values = torch.zeros(len(names), 2 + BLOCKS, dtype=torch.float64, device=device)
     first = 0
     for number, (job_names, compute) in enumerate(jobs):
         if number % world_size == rank:
-            found = torch.tensor(compute(), dtype=torch.float64, device=device)
+            found = torch.tensor([*map(_row, compute())], dtype=torch.float64, device=device)
             values[first : first + len(job_names)] = found
         first += len(job_names)
     all_sum(values)
-    return dict(zip(names, values.tolist(), strict=True))
+    return {name: _estimate(row) for name, row in zip(names, values.tolist(), strict=True)}
+
+
+def _row(estimate: Estimate) -> list[float]:
+    """An estimate as 2 + BLOCKS numbers."""
+    lacking = [math.nan] * (BLOCKS - len(estimate.blocks))
+    return [estimate.value, estimate.error, *estimate.blocks, *lacking]
+
+
+def _estimate(row: Sequence[float]) -> Estimate:
+    """The estimate of which `_row` made these numbers."""
+    value, error, *blocks = row
+    return Estimate(value, error, tuple(block for block in blocks if not math.isnan(block)))
 
 
 def own_positions(count: int, rank: int, world_size: int, batch: int) -> Iterator[Tensor]:
@@ -144,9 +159,10 @@ class PixelPairs:
         """The labels int64 [count] of all images, or None for unlabelled images."""
         return self._labels.known()
 
-    def medians(self) -> tuple[float | None, float | None]:
+    def medians(self) -> tuple[Estimate | None, Estimate | None]:
         """The median distance of all pairs, and the median of the pairs within a class; None in
-        place of a median of no pairs."""
+        place of a median of no pairs. Groups are independent, pairs within one are not: the error
+        comes from the medians of the groups."""
         groups = len(self.distances)
         places = torch.arange(groups * GROUP, device=self.distances.device).view(groups, GROUP)
         first, second = torch.triu_indices(GROUP, GROUP, offset=1, device=places.device)
@@ -157,8 +173,17 @@ class PixelPairs:
         if labels is not None:
             padded = F.pad(labels, (0, groups * GROUP - self._count)).view(groups, GROUP)
             same = valid & (padded[:, first] == padded[:, second])
-        return _median(distances[valid]), _median(distances[same])
+        return _median(distances, valid), _median(distances, same)
 
 
-def _median(values: Tensor) -> float | None:
-    return float(values.median()) if len(values) else None
+def _median(distances: Tensor, valid: Tensor) -> Estimate | None:
+    """The median of the valid ones of distances [groups, pairs]."""
+    if not valid.any():
+        return None
+    value = float(distances[valid].median())
+    found = [
+        group[which].median() for group, which in zip(distances, valid, strict=True) if which.any()
+    ]
+    if len(found) < 2:
+        return Estimate(value)
+    return Estimate(value, float(torch.stack(found).std()) / math.sqrt(len(found)))

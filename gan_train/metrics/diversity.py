@@ -11,6 +11,7 @@ import math
 import torch
 from torch import Tensor
 
+from gan_train.metrics.scores import Estimate
 from gan_train.nn.collectives import all_sum
 
 GROUP = 32
@@ -35,13 +36,17 @@ def pixel_distances(images: Tensor) -> Tensor:
     return (norms[:, None] + norms - 2 * gram).sqrt() / 255
 
 
-def class_entropy(counts: Tensor) -> float:
+def class_entropy(counts: Tensor) -> Estimate:
     """The entropy of the counts [K] of K > 1 classes, divided by its maximum log K.
 
-    It is 1 when all classes are equally frequent, and 0 when only one occurs.
+    It is 1 when all classes are equally frequent, and 0 when only one occurs. A sample of a class
+    of share p has the influence -log p, so the error is the deviation of log p over samples.
     """
-    share = counts.double() / counts.sum()
-    return float(torch.special.entr(share).sum()) / math.log(len(counts))
+    share, total = counts.double() / counts.sum(), int(counts.sum())
+    most, entropy = math.log(len(counts)), float(torch.special.entr(share).sum())
+    squares = float(torch.xlogy(torch.xlogy(share, share), share).sum())
+    error = math.sqrt(max(0.0, squares - entropy**2) / max(1, total - 1))
+    return Estimate(entropy / most, error / most)
 
 
 class LinearDiscriminant:

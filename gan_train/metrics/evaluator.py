@@ -8,6 +8,7 @@
     kid_within_class_...                 the kernel distance of real images and samples of one
                                          class, averaged over the classes: large when a generator
                                          ignores the class asked for. Absent for unlabelled data
+    ..._se                               the standard error of the score over samples
     ..._null                             the same measure between two parts of the real images, of
                                          `null_images` each: what a perfect generator would get.
                                          If `null_images` is below N, the null value of a distance
@@ -31,7 +32,7 @@ images count for the Fréchet distance only.
 from __future__ import annotations
 
 import logging
-from collections.abc import Collection
+from collections.abc import Collection, Mapping
 from pathlib import Path
 
 import torch
@@ -41,6 +42,7 @@ from gan_train.errors import UserError
 from gan_train.metrics import real_cache, shipped
 from gan_train.metrics.collect import FeatureSet, Generate, PixelPairs
 from gan_train.metrics.diversity import class_entropy, classify
+from gan_train.metrics.estimates import of_mean
 from gan_train.metrics.extractors import Extractor, ExtractorIdentity
 from gan_train.metrics.protocol import Protocol
 from gan_train.metrics.real import (
@@ -51,7 +53,7 @@ from gan_train.metrics.real import (
     pair_distances,
 )
 from gan_train.metrics.real_cache import RealStatistics
-from gan_train.metrics.scores import OF_REAL_IMAGES, reference_name
+from gan_train.metrics.scores import OF_REAL_IMAGES, Estimate, flat, reference_name
 from gan_train.nn.collectives import all_sum
 
 log = logging.getLogger(__name__)
@@ -144,10 +146,14 @@ class Evaluator:
             real_cache.store(self._folder, self.protocol(), self._real)
         return self._real
 
-    @torch.inference_mode()
     def score(self, generate: Generate) -> dict[str, float]:
-        """The scores, by name, of the images that `generate` makes. Collective; every worker gets
-        the same.
+        """The flat form of `estimate`, with the values of real images."""
+        return self.beside_real(self.estimate(generate))
+
+    @torch.inference_mode()
+    def estimate(self, generate: Generate) -> dict[str, Estimate]:
+        """The estimates, by name, of the scores of the images that `generate` makes. Collective;
+        every worker gets the same.
 
         `generate` gets places int64 [n] of the evaluation sequence 0 to N-1; it returns their
         images uint8 [n, C, R, R] and the labels int64 [n] asked for, or None.
@@ -173,31 +179,31 @@ class Evaluator:
         pixels.all_reduce()
         all_sum(predicted)
 
-        scores: dict[str, float] = {}
+        scores: dict[str, Estimate] = {}
         wanted = self._metrics
         if features is not None:
             features.all_reduce()
             jobs = feature_jobs(self._identity, real.tensors, features, wanted)
             scores |= self._share.of_jobs(jobs)
         distances = pair_distances(pixels)
-        if "diversity" in wanted or distances["pair_distance"] == 0:  # a collapse is always told
+        if (
+            "diversity" in wanted or distances["pair_distance"].value == 0
+        ):  # a collapse is always told
             scores |= distances
         if "diversity" in wanted and "weights" in real.tensors:
             counts = torch.bincount(predicted, minlength=len(self._index.classes))
             scores["class_entropy"] = class_entropy(counts)
             if pixels.labels is not None:
-                right = predicted == pixels.labels
-                scores["class_accuracy"] = float(right.double().mean())
-        return _beside(scores, real.values)
+                scores["class_accuracy"] = of_mean(predicted == pixels.labels)
+        return scores
 
-
-def _beside(scores: dict[str, float], real: dict[str, float]) -> dict[str, float]:
-    """The scores, each followed by its values for real images (`_null` or `_real`)."""
-    found: dict[str, float] = {}
-    for name, value in scores.items():
-        found[name] = value
-        for reference in OF_REAL_IMAGES:
-            beside = reference_name(name, reference)
-            if beside in real:
-                found[beside] = real[beside]
-    return found
+    def beside_real(self, estimates: Mapping[str, Estimate]) -> dict[str, float]:
+        """The flat form of estimates: each value with its error, followed by its values for real
+        images (`_null` or `_real`). Collective, where these were not measured yet."""
+        real = self.prepare().values
+        found: dict[str, float] = {}
+        for name, estimate in estimates.items():
+            found |= flat({name: estimate})
+            beside = (reference_name(name, reference) for reference in OF_REAL_IMAGES)
+            found |= {one: real[one] for one in beside if one in real}
+        return found

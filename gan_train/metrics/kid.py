@@ -2,6 +2,9 @@
 
 Binkowski et al. 2018, "Demystifying MMD GANs", section 4. Unlike the Fréchet distance it is
 unbiased: its expectation does not depend on the number of images. Pure functions.
+
+Its standard error is the jackknife's, over samples of the second set: without one of its samples
+the value follows from the sums of the kernel over that sample's pairs.
 """
 
 from __future__ import annotations
@@ -9,7 +12,9 @@ from __future__ import annotations
 import torch
 from torch import Tensor
 
+from gan_train.metrics.estimates import average, of_left_out
 from gan_train.metrics.pairs import over_pairs
+from gan_train.metrics.scores import Estimate
 
 
 def _kernel(products: Tensor, dims: int) -> Tensor:
@@ -23,29 +28,40 @@ class MeanKernel:
     pairs of a sample with itself do not count, so that the mean is unbiased."""
 
     def __init__(self, x: Tensor, y: Tensor) -> None:
-        self._dims, self._pairs = x.shape[1], len(x) * len(y)
-        self._total = torch.zeros((), dtype=torch.float64, device=x.device)
-        if y is x:
+        self._dims, self._count, self._same = x.shape[1], (len(x), len(y)), y is x
+        self._sums = torch.zeros(len(y), dtype=torch.float64, device=x.device)  # of each y's pairs
+        if self._same:
             assert len(x) >= 2, "the unbiased estimate needs two samples on each side"
-            self._pairs -= len(x)
-            self._total -= _kernel(x.square().sum(1), self._dims).sum()
+            self._sums -= _kernel(x.square().sum(1), self._dims)
 
     def update(self, rows: slice, products: Tensor) -> None:
-        self._total += _kernel(products, self._dims).sum()
+        self._sums += _kernel(products, self._dims).sum(0)
 
     @property
     def value(self) -> Tensor:
         """The mean, a float64 scalar."""
-        return self._total / self._pairs
+        n, m = self._count
+        return self._sums.sum() / (n * (n - 1) if self._same else n * m)
+
+    @property
+    def without(self) -> Tensor:
+        """float64 [m]: the mean without each sample of y, on both sides where y is x. Not a number
+        where no pair is left."""
+        n, m = self._count
+        if self._same:
+            return (self._sums.sum() - 2 * self._sums) / ((n - 1) * (n - 2))
+        return (self._sums.sum() - self._sums) / (n * (m - 1))
 
 
-def _mean_kernel(x: Tensor, y: Tensor) -> Tensor:
-    mean = MeanKernel(x, y)
-    over_pairs(x, y, mean)
-    return mean.value
+def kernel_estimate(real: Tensor, within: MeanKernel, across: MeanKernel) -> Estimate:
+    """The distance with its error, from the mean kernel (a scalar) of the first set, `within` the
+    second set, and `across` the first and the second."""
+    value = float(real + within.value - 2 * across.value)
+    without = within.without - 2 * across.without
+    return of_left_out(value, without) if without.isfinite().all() else Estimate(value)
 
 
-def kernel_distance(features1: Tensor, features2: Tensor) -> float:
+def kernel_distance(features1: Tensor, features2: Tensor) -> Estimate:
     """Unbiased MMD^2 under the cubic polynomial kernel, from features [n, D] and [m, D].
 
     This is the full U-statistic over all pairs. Without random blocks it needs no seed, and has the
@@ -53,7 +69,10 @@ def kernel_distance(features1: Tensor, features2: Tensor) -> float:
     may fall slightly below 0.
     """
     x, y = features1.double(), features2.double()
-    return float(_mean_kernel(x, x) + _mean_kernel(y, y) - 2 * _mean_kernel(x, y))
+    means = [MeanKernel(x, x), MeanKernel(y, y), MeanKernel(x, y)]
+    for mean, sides in zip(means, ((x, x), (y, y), (x, y)), strict=True):
+        over_pairs(*sides, mean)
+    return kernel_estimate(means[0].value, *means[1:])
 
 
 def shared_classes(labels1: Tensor, labels2: Tensor) -> list[int]:
@@ -67,7 +86,7 @@ def shared_classes(labels1: Tensor, labels2: Tensor) -> list[int]:
 
 def kernel_distance_within_classes(
     features1: Tensor, labels1: Tensor, features2: Tensor, labels2: Tensor
-) -> float:
+) -> Estimate:
     """`kernel_distance` between the samples of one class, averaged over the shared classes.
 
     Features [n, D] and [m, D] have labels int64 [n] and [m]. Classes of few samples can be compared
@@ -78,4 +97,5 @@ def kernel_distance_within_classes(
     classes = shared_classes(labels1, labels2)
     assert classes, "no class occurs twice on both sides"
     distances = [kernel_distance(features1[labels1 == k], features2[labels2 == k]) for k in classes]
-    return sum(distances) / len(distances)
+    found = average(distances)  # samples of different classes are independent
+    return Estimate(found.value, found.error)

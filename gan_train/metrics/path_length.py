@@ -32,9 +32,11 @@ from gan_train.adversary import Adversary, Generates, StyleSpace
 from gan_train.errors import UserError
 from gan_train.metrics.collect import draw_classes, own_positions
 from gan_train.metrics.diversity import GROUP
+from gan_train.metrics.estimates import of_influences
 from gan_train.metrics.perceptual import Perceptual, distance
 from gan_train.metrics.protocol import Protocol
 from gan_train.metrics.real import RankShare
+from gan_train.metrics.scores import Estimate
 from gan_train.nn.collectives import all_sum
 from gan_train.rng import BatchRandom
 
@@ -66,17 +68,21 @@ def path_lengths(perceptual: Perceptual, way: Way, t: Tensor) -> Tensor:
     return distance(perceptual, way(t), way(t + EPSILON)).double() / EPSILON**2
 
 
-def trimmed_mean(lengths: Tensor) -> float:
+def trimmed_mean(lengths: Tensor) -> Estimate:
     """The mean of lengths [n] from the 1st to the 99th percentile, both included.
 
     Where a percentile falls between two values, the 1st takes the lower and the 99th the higher
-    one, so up to n = 100 nothing is dropped. NaN if any length is no finite number.
+    one, so up to n = 100 nothing is dropped. NaN if any length is no finite number. The error is
+    that of a trimmed mean: lengths that are dropped count there as the nearest one that is not
+    (Tukey and McLaughlin 1963).
     """
     if not lengths.isfinite().all():
-        return float("nan")
+        return Estimate(float("nan"))
     ordered, last = lengths.sort().values, len(lengths) - 1
     low, high = ordered[last // 100], ordered[-(-99 * last // 100)]
-    return float(ordered[(ordered >= low) & (ordered <= high)].mean())
+    kept = (lengths >= low) & (lengths <= high)
+    share = float(kept.double().mean())
+    return of_influences(float(lengths[kept].mean()), lengths.clamp(low, high) / share)
 
 
 def at_resolution(images: Tensor, resolution: int) -> Tensor:
@@ -129,7 +135,7 @@ class PathLengths:
         }
 
     @torch.inference_mode()
-    def measure(self) -> dict[str, float]:
+    def measure(self) -> dict[str, Estimate]:
         """The path lengths by name. Collective; every worker gets the same."""
         with _without_tf32():
             return {

@@ -3,12 +3,19 @@
 Kynkäänniemi et al. 2019, "Improved Precision and Recall Metric for Assessing Generative Models",
 equations 1 and 2: a set's manifold is the union of balls around its samples that just reach each
 sample's k-th nearest neighbour. Distances are float64, and measured over `pairs.over_pairs`.
+
+Both are shares, and have the error of a share. For precision that is exact, given the real images.
+Recall counts real images, for which many samples share in each decision; a jackknife over samples
+overrates its error by two, because balls are no smooth function of them.
 """
 
 from __future__ import annotations
 
 import torch
 from torch import Tensor
+
+from gan_train.metrics.estimates import of_mean
+from gan_train.metrics.scores import Estimate
 
 NEIGHBOURS = 3
 """The paper's k."""
@@ -52,14 +59,15 @@ class Manifolds:
         self._recalled[rows] = (squared <= self._reach[1]).any(1)
 
     @property
-    def precision(self) -> float:
+    def precision(self) -> Estimate:
         """The share of fake samples within the manifold of the real ones: quality."""
-        return float(self._precise.double().mean())
+        return of_mean(self._precise)
 
     @property
-    def recall(self) -> float:
+    def recall(self) -> Estimate:
         """The share of real samples within the manifold of the fake ones: variety."""
-        return float(self._recalled.double().mean())
+        found = of_mean(self._recalled)
+        return Estimate(found.value, found.error)
 
 
 def _squared_distances(x_norms: Tensor, y_norms: Tensor, products: Tensor) -> Tensor:

@@ -13,7 +13,10 @@ from gan_train.errors import UserError
 Protocol = dict[str, str | int]
 """`data` is the content hash of the shards; `extractor`, `weights` (SHA-256) and `resize` describe
 the feature network; `images` is N; `reference` says with which real images the generated ones are
-compared; `null_images` is the number of images on each side of the null value. Path lengths add
+compared; `null_images` is the number of images on each side of the null value. `latents` is the
+sequence of latents: 0 for the scores by which checkpoints are chosen, 1 for those that are
+reported; records of earlier versions of this project, which knew only the first, lack it, and so do
+tasks that take pictures. Path lengths add
 `path_length_images`, `path_length_epsilon`, `perceptual`, `perceptual_resize` and
 `perceptual_weights` (SHA-256)."""
 
@@ -24,14 +27,17 @@ _DIFFERENCES = {
     "resize": "resize filters or sizes",
     "images": "numbers of images",
     "reference": "reference images",
+    "latents": "latents",
 }
+_WHERE_LACKING: dict[str, int] = {"latents": 0}
 
 
 def comparable(a: Mapping[str, str | int], b: Mapping[str, str | int]) -> str | None:
     """Why scores under the protocols a and b must not be compared; None when they may be."""
     for key, what in _DIFFERENCES.items():
-        if a.get(key) != b.get(key):
-            return f"different {what} ({_short(a.get(key))} and {_short(b.get(key))})"
+        ours, theirs = (side.get(key, _WHERE_LACKING.get(key)) for side in (a, b))
+        if ours != theirs:
+            return f"different {what} ({_short(ours)} and {_short(theirs)})"
     return None
 
 

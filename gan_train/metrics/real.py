@@ -21,17 +21,23 @@ from gan_train.metrics.collect import (
     share_out,
 )
 from gan_train.metrics.diversity import LinearDiscriminant, class_entropy, classify
+from gan_train.metrics.estimates import of_median
 from gan_train.metrics.extractors import Extractor, ExtractorIdentity
 from gan_train.metrics.frechet import (
     covariance_root,
-    frechet_distance_of_few,
-    frechet_distance_to_root,
+    frechet_estimate,
+    frechet_estimate_of_few,
 )
-from gan_train.metrics.kid import MeanKernel, kernel_distance_within_classes, shared_classes
+from gan_train.metrics.kid import (
+    MeanKernel,
+    kernel_distance_within_classes,
+    kernel_estimate,
+    shared_classes,
+)
 from gan_train.metrics.pairs import over_pairs
 from gan_train.metrics.precision_recall import Manifolds, Neighbours
 from gan_train.metrics.real_cache import RealStatistics
-from gan_train.metrics.scores import Reference, reference_name
+from gan_train.metrics.scores import Estimate, Reference, reference_name
 from gan_train.nn.collectives import all_sum
 
 FEATURE_METRICS = ("frechet", "kid", "precision_recall", "conditional")
@@ -53,8 +59,8 @@ class RankShare:
         """This rank's places among the first `count` of the sequence, in batches."""
         return list(own_positions(count, self.rank, self.world_size, self.batch))
 
-    def of_jobs(self, jobs: list[Job]) -> dict[str, float]:
-        """The values of all jobs by name, each computed on one worker. Collective."""
+    def of_jobs(self, jobs: list[Job]) -> dict[str, Estimate]:
+        """The estimates of all jobs by name, each computed on one worker. Collective."""
         return share_out(jobs, self.rank, self.world_size, self.device)
 
 
@@ -84,7 +90,7 @@ def feature_jobs(
     chosen = [metric for metric in names if metric in wanted]
     if chosen:
 
-        def of_pairs() -> list[float]:
+        def of_pairs() -> list[Estimate]:
             values = _of_pairs(real, fake.features)
             return [value for metric in chosen for value in values[metric]]
 
@@ -104,14 +110,14 @@ def feature_jobs(
     return jobs
 
 
-def _frechet(real: dict[str, Tensor], fake: FeatureSet) -> float:
+def _frechet(real: dict[str, Tensor], fake: FeatureSet) -> Estimate:
     if "root" not in real:
-        return frechet_distance_of_few(real["features"], fake.features)
-    moments = fake.moments.mean_and_covariance()
-    return frechet_distance_to_root(real["mean"], real["root"], *moments)
+        return frechet_estimate_of_few(real["features"], fake.features)
+    moments, count = fake.moments.mean_and_covariance(), int(fake.moments.count)
+    return frechet_estimate(real["mean"], real["root"], *moments, fake.features, count)
 
 
-def _of_pairs(real: dict[str, Tensor], features: Tensor) -> dict[str, tuple[float, ...]]:
+def _of_pairs(real: dict[str, Tensor], features: Tensor) -> dict[str, tuple[Estimate, ...]]:
     """The measures that need the inner products of all pairs, by metric."""
     x, y = real["features"].double(), features.double()
     within, near = MeanKernel(y, y), Neighbours(y)
@@ -121,11 +127,11 @@ def _of_pairs(real: dict[str, Tensor], features: Tensor) -> dict[str, tuple[floa
     manifolds = Manifolds(x, real["radii"], y, distances[:, -1])
     over_pairs(x, y, across, manifolds)
     return {
-        "kid": (float(real["mean_kernel"] + within.value - 2 * across.value),),
+        "kid": (kernel_estimate(real["mean_kernel"], within, across),),
         "precision_recall": (
             manifolds.precision,
             manifolds.recall,
-            float(distances[:, 0].median()),
+            of_median(distances[:, 0]),
         ),
     }
 
@@ -151,7 +157,7 @@ def reference_tensors(features: FeatureSet) -> dict[str, Tensor]:
     return found if features.labels is None else found | {"labels": features.labels}
 
 
-def pair_distances(pixels: PixelPairs) -> dict[str, float]:
+def pair_distances(pixels: PixelPairs) -> dict[str, Estimate]:
     """The two medians of `PixelPairs.medians` by name. One that does not exist is left out."""
     every, within = pixels.medians()
     found = {"pair_distance": every, "pair_distance_within_class": within}
@@ -214,9 +220,9 @@ def measure_real(
     return RealStatistics(tensors, values)
 
 
-def _named(reference: Reference, values: dict[str, float]) -> dict[str, float]:
+def _named(reference: Reference, found: dict[str, Estimate]) -> dict[str, float]:
     """The values under the names of references (`reference_name`)."""
-    return {reference_name(name, reference): value for name, value in values.items()}
+    return {reference_name(name, reference): estimate.value for name, estimate in found.items()}
 
 
 def read_places(index: Index, directory: Path, positions: Tensor) -> tuple[Tensor, Tensor | None]:
@@ -283,7 +289,7 @@ class _Classifier:
         all_sum(seen)
         all_sum(right)
         values = {
-            "class_accuracy": float(right) / int(seen.sum()),
+            "class_accuracy": Estimate(float(right) / int(seen.sum())),
             "class_entropy": class_entropy(seen),
         }
         return {"weights": weights, "bias": bias}, _named("real", values)

@@ -1,9 +1,10 @@
-"""Scores: a value, its references, how it was measured, and whether lower or higher is better.
+"""Scores: a value, its error and references, how it was measured, and which way is better.
 
-A reference is a value that a score is compared with. Scores are stored in a flat form, as values by
-name (`scores.json`, the event log, MLflow), in which a reference has a name of its own:
-`fd_x_null`, `fd_x_to_B_identity`, `psnr_y_bicubic_Set5`. Only this file knows these endings; other
-modules read the flat form through `scores_of`. `evaluator.py`, `path_length.py` and the tasks list
+A reference is a value that a score is compared with; the error is its standard error over samples.
+Scores are stored in a flat form, as values by name (`scores.json`, the event log, MLflow), in which
+error and references have names of their own: `fd_x_se`, `fd_x_null`, `fd_x_to_B_identity`,
+`psnr_y_bicubic_Set5`. Only this file knows these endings; other modules write the flat form by
+`flat` and read it through `scores_of`. `evaluator.py`, `path_length.py` and the tasks list
 the names. An unknown name is a score of which neither lower nor higher is better, and is shown as
 it is written. Pure functions, no tensors.
 """
@@ -14,7 +15,7 @@ import math
 import re
 from collections.abc import Iterable, Mapping
 from dataclasses import dataclass, field
-from typing import Literal
+from typing import Literal, cast
 
 from gan_train.metrics.protocol import Protocol
 
@@ -25,6 +26,7 @@ Reference = Literal["bicubic", "identity", "null", "real"]
 """
 
 OF_REAL_IMAGES: tuple[Reference, ...] = ("null", "real")
+_ERROR = "se"
 _BASELINES: tuple[Reference, ...] = ("bicubic", "identity")
 _REFERENCES = (*_BASELINES, *OF_REAL_IMAGES)
 """All references. Where a score has several, the first of this order is its main one."""
@@ -66,6 +68,21 @@ class Measure:
         return min(values, key=self.cost) if self.better and len(values) > 1 else None
 
 
+BLOCKS = 40
+"""Into how many blocks of neighbours the images of a sample are cut, to compare two samples."""
+
+
+@dataclass(frozen=True)
+class Estimate:
+    """What a measure found on a sample: the value, its standard error over samples (not a number
+    where it is not known), and the mean influence on the value of each of `BLOCKS` blocks of the
+    images; empty where that is not known. `estimates.py` makes them."""
+
+    value: float
+    error: float = math.nan
+    blocks: tuple[float, ...] = ()
+
+
 @dataclass(frozen=True)
 class Score:
     """One measured value. `protocol` says how it was measured: two scores may be compared only
@@ -76,6 +93,14 @@ class Score:
     protocol: Protocol
     references: Mapping[Reference, float] = field(default_factory=dict)
     """The references that were measured. There may be several: a translation has two."""
+    error: float | None = None
+    """The standard error over samples: how far another sample of as many images would typically
+    move the value. None where it was not measured."""
+
+    @property
+    def text(self) -> str:
+        """The value with its error, such as `54.4 ± 0.6`."""
+        return with_error(self.value, self.error)
 
     @property
     def reference_kind(self) -> Reference | None:
@@ -188,20 +213,20 @@ def measure(name: str) -> Measure:
     return Measure(name, kind.label + rest, kind.meaning, kind.better)
 
 
-def split(name: str) -> tuple[str, Reference | None]:
-    """Split a stored name into the name of its score and the reference whose value it is; None for
-    the score's own value. The reference may stand before a direction or a set, as in
-    `psnr_y_bicubic_Set5`.
+def split(name: str) -> tuple[str, Reference | Literal["se"] | None]:
+    """Split a stored name into the name of its score and what it is of that score: the reference
+    whose value it is, `se` for the error, None for the score's own value. The ending may stand
+    before a direction or a set, as in `psnr_y_bicubic_Set5`.
 
     Only references that the measure can have count: a set of test pictures may be called `real`.
     """
     kind = _kind(name)
-    endings = _REFERENCES if kind is None else kind.beside
+    endings = (*(_REFERENCES if kind is None else kind.beside), _ERROR)
     found = re.search(rf"_({'|'.join(endings)})(?=_|$)", name)
     if found is None:
         return name, None
-    reference = next(ending for ending in endings if ending == found[1])
-    return name[: found.start()] + name[found.end() :], reference
+    ending = next(ending for ending in endings if ending == found[1])
+    return name[: found.start()] + name[found.end() :], cast("Reference | Literal['se']", ending)
 
 
 def reference_name(name: str, reference: Reference) -> str:
@@ -209,23 +234,41 @@ def reference_name(name: str, reference: Reference) -> str:
     return f"{name}_{reference}"
 
 
+def error_name(name: str) -> str:
+    """The name under which a score's standard error is stored."""
+    return f"{name}_{_ERROR}"
+
+
+def flat(estimates: Mapping[str, Estimate]) -> dict[str, float]:
+    """The flat form of estimates by name. An error that is not known is left out."""
+    found: dict[str, float] = {}
+    for name, estimate in estimates.items():
+        found[name] = estimate.value
+        if math.isfinite(estimate.error):
+            found[error_name(name)] = estimate.error
+    return found
+
+
 def towards(name: str, domain: str) -> str:
     """A stored name with the direction of a translation: `fd_x_null` becomes `fd_x_to_B_null`."""
-    base, reference = split(name)
+    base, ending = split(name)
     score = f"{base}_to_{domain}"
-    return score if reference is None else reference_name(score, reference)
+    return score if ending is None else f"{score}_{ending}"
 
 
 def scores_of(values: Mapping[str, float], protocol: Protocol) -> dict[str, Score]:
-    """The scores of a flat form, by name and in the same order. A reference whose score is absent
-    is left out."""
+    """The scores of a flat form, by name and in the same order. An error or a reference whose score
+    is absent is left out."""
     beside: dict[str, dict[Reference, float]] = {}
+    errors: dict[str, float] = {}
     for name, value in values.items():
-        base, reference = split(name)
-        if reference is not None:
-            beside.setdefault(base, {})[reference] = value
+        base, ending = split(name)
+        if ending == _ERROR:
+            errors[base] = value
+        elif ending is not None:
+            beside.setdefault(base, {})[cast("Reference", ending)] = value
     return {
-        name: Score(name, value, protocol, beside.get(name, {}))
+        name: Score(name, value, protocol, beside.get(name, {}), errors.get(name))
         for name, value in values.items()
         if split(name)[1] is None
     }
@@ -278,3 +321,14 @@ def number(value: float) -> str:
     if abs(value) < 1000:
         return f"{value:.3g}"
     return f"{value:,.0f}" if abs(value) < 1e7 else f"{value:.2e}"
+
+
+def with_error(value: float, error: float | None) -> str:
+    """A value with its standard error, such as `54.4 ± 0.6`: the error has one digit, or two where
+    the first is 1, and the value ends at the same place. Without an error, three digits."""
+    if error is None or not math.isfinite(value) or not math.isfinite(error) or error <= 0:
+        return number(value)
+    digits = 2 if f"{error:e}"[0] == "1" else 1
+    place = digits - 1 - math.floor(math.log10(float(f"{error:.{digits - 1}e}")))
+    shown = (f"{round(x, place) + 0.0:,.{max(place, 0)}f}" for x in (value, error))
+    return " ± ".join(shown)

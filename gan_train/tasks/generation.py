@@ -11,8 +11,9 @@ from gan_train.adversary import Generates
 from gan_train.images.pixels import to_uint8_at
 from gan_train.metrics.collect import draw_classes
 from gan_train.metrics.path_length import PathLengths
+from gan_train.metrics.scores import flat
 from gan_train.rng import BatchRandom
-from gan_train.tasks.task import Setting, evaluator_of, extractor_of, perceptual_of
+from gan_train.tasks.task import Setting, evaluator_of, extractor_of, perceptual_of, rounded
 
 
 def grid_size(resolution: int) -> tuple[int, int]:
@@ -54,7 +55,11 @@ class Generation:
 
         Labels are drawn as often as the data set has each class.
         """
-        rng = BatchRandom(self.config.seed, "evaluate", positions.to(self.device))
+        sequence, places = self.config.evaluate.latents, positions.to(self.device)
+        if sequence == 0:
+            rng = BatchRandom(self.config.seed, "evaluate", places)
+        else:  # the same latents for runs of all seeds, so that two versions can be compared
+            rng = BatchRandom(sequence, "report", places)
         z, label = rng.normal(self.adversary.z_dim), None
         if self.adversary.conditional:
             label = draw_classes(rng, self.class_counts)
@@ -75,14 +80,19 @@ class Generation:
 
     def measure(self) -> dict[str, Any]:
         scores: dict[str, float] = {}
+        blocks: tuple[float, ...] = ()
         protocol = self.evaluator.protocol()
         # path lengths are measured on images of their own
         if set(self.config.evaluate.metrics) != {"path_length"}:
-            scores |= self.evaluator.score(self.generate)
+            found = self.evaluator.estimate(self.generate)
+            scores |= self.evaluator.beside_real(found)
+            protocol |= {"latents": self.config.evaluate.latents}
+            if self.metric in found:
+                blocks = found[self.metric].blocks
         if self.path_lengths is not None:
-            scores |= self.path_lengths.measure()
+            scores |= flat(self.path_lengths.measure())
             protocol |= self.path_lengths.protocol()
-        return {"scores": scores, "protocol": protocol}
+        return {"scores": scores, "protocol": protocol, "blocks": rounded(blocks)}
 
     def rehearse(self, count: int) -> None:
         images, _ = self.generate(torch.arange(count))

@@ -5,6 +5,7 @@ The feature networks for the scores are built here, from the configuration, whic
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, Protocol
@@ -95,6 +96,11 @@ def perceptual_of(setting: Setting) -> Perceptual:
     )
 
 
+def rounded(blocks: Sequence[float]) -> list[float]:
+    """The influences of blocks in four digits: they are stored, and only correlated."""
+    return [float(f"{block:.4g}") for block in blocks]
+
+
 class ImageTask(Protocol):
     """One of generate, upscale and translate. Random numbers depend only on the seed and the place
     of an image, so they are the same for every checkpoint and any number of workers."""
@@ -106,7 +112,8 @@ class ImageTask(Protocol):
         """Images uint8 [n, C, R, R] to look at, and how many stand in a row."""
 
     def measure(self) -> dict[str, Any]:
-        """Score the current weights: `{"scores": ..., "protocol": ...}`. Collective."""
+        """Score the current weights: `{"scores": ..., "protocol": ..., "blocks": ...}`, where
+        `blocks` are those of the score that decides (`scores.Estimate`). Collective."""
 
     def rehearse(self, count: int) -> None:
         """Do what scoring does for each image, for so many of them, without the data set."""

@@ -18,6 +18,7 @@ there are any.
 
 from __future__ import annotations
 
+import math
 from typing import Any
 
 import torch
@@ -28,11 +29,12 @@ from gan_train.data.index import Index, Part
 from gan_train.errors import UserError
 from gan_train.images.pixels import to_float, to_uint8_at
 from gan_train.metrics.collect import Generate
+from gan_train.metrics.estimates import average, of_mean
 from gan_train.metrics.perceptual import distance
 from gan_train.metrics.real import read_places
-from gan_train.metrics.scores import reference_name, towards
+from gan_train.metrics.scores import Estimate, flat, reference_name, split, towards
 from gan_train.nn.collectives import all_sum
-from gan_train.tasks.task import Setting, evaluator_of, extractor_of, perceptual_of
+from gan_train.tasks.task import Setting, evaluator_of, extractor_of, perceptual_of, rounded
 
 _MOST = 400  # images whose cycles and partners are measured, at most
 _COLUMNS = 10
@@ -103,19 +105,23 @@ class Translation:
 
     def measure(self) -> dict[str, Any]:
         scores: dict[str, float] = {}
+        deciding: list[Estimate] = []
         with torch.inference_mode():
             for to in DOMAINS:
-                found = self.evaluators[to].score(self._of_translated(to))
-                scores |= {towards(name, to): value for name, value in found.items()}
+                found = self.evaluators[to].estimate(self._of_translated(to))
+                stored = self.evaluators[to].beside_real(found)
+                scores |= {towards(name, to): value for name, value in stored.items()}
+                deciding += [found[self.metric]] if self.metric in found else []
             if self._identity is None:
                 self._identity = self._measure_identity()
             scores |= self._identity
             scores |= self._errors()
-        directions = [towards(self.metric, to) for to in DOMAINS]
-        if directions[0] in scores:
-            scores = {self.metric: sum(scores[name] for name in directions) / 2, **scores}
+        blocks: tuple[float, ...] = ()
+        if deciding:
+            both = average(deciding)
+            scores, blocks = flat({self.metric: both}) | scores, both.blocks
         protocol = {**self.evaluators["B"].protocol(), "data": self.data}
-        return {"scores": scores, "protocol": protocol}
+        return {"scores": scores, "protocol": protocol, "blocks": rounded(blocks)}
 
     @torch.inference_mode()
     def rehearse(self, count: int) -> None:
@@ -154,8 +160,9 @@ class Translation:
         for to in DOMAINS if self.paired else ():
             for what in (f"truth_error_to_{to}", f"truth_distance{suffix}_to_{to}"):
                 names += [what, _of_identity(what)]
-        sums = dict.fromkeys(names, 0.0)
-        counts = dict.fromkeys(names, 0)
+        measured = torch.full(
+            (len(names), _MOST), math.nan, dtype=torch.float64, device=self.share.device
+        )
         for source in DOMAINS:
             to = other_than(source)
             count = min(_MOST, self.evaluated[source].samples)
@@ -171,17 +178,16 @@ class Translation:
                         found[name_of(errors)] = _error(ours, truth)
                         found[name_of(distances)] = apart.double()
                 for name, values in found.items():
-                    sums[name] += float(values.sum())
-                    counts[name] += len(values)
-        totals = torch.tensor(
-            [[sums[name], counts[name]] for name in names],
-            dtype=torch.float64,
-            device=self.share.device,
-        )
-        all_sum(totals)
-        return {
-            name: float(total / count) for name, (total, count) in zip(names, totals, strict=True)
+                    measured[names.index(name), positions] = values
+        filled = (~measured.isnan()).double()  # each place on one worker
+        measured = measured.nan_to_num()
+        all_sum(measured)
+        all_sum(filled)
+        means = {
+            name: of_mean(values[there > 0])
+            for name, values, there in zip(names, measured, filled, strict=True)
         }
+        return flat({n: m if split(n)[1] is None else Estimate(m.value) for n, m in means.items()})
 
 
 def _part(index: Index, name: Domain) -> Index:

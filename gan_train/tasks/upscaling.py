@@ -4,6 +4,7 @@
                                     128 pixels, which decides which checkpoint is best. (With
                                     evaluate.perceptual lpips_vgg16: `perceptual`)
     psnr_y, ssim_y                  on luma, with a border of `scale` pixels cut off, as in papers
+    ..._se                          the standard error of the mean over pictures
     ..._bicubic                     the same measure of bicubic upsampling
     ..._Set5                        the same measure on the pictures of one folder, where there are
                                     several
@@ -15,6 +16,7 @@ set.
 from __future__ import annotations
 
 import hashlib
+from collections.abc import Sequence
 from typing import Any
 
 import torch
@@ -26,12 +28,13 @@ from gan_train.errors import UserError
 from gan_train.images.pixels import to_float
 from gan_train.images.resize import bicubic_downsample, bicubic_upsample
 from gan_train.images.tiles import upscale_picture
+from gan_train.metrics.estimates import of_mean
 from gan_train.metrics.perceptual import distance
 from gan_train.metrics.psnr_ssim import psnr, ssim
 from gan_train.metrics.real import read_places
-from gan_train.metrics.scores import reference_name
+from gan_train.metrics.scores import Estimate, flat, reference_name, split
 from gan_train.nn.collectives import all_sum
-from gan_train.tasks.task import Setting, perceptual_of
+from gan_train.tasks.task import Setting, perceptual_of, rounded
 
 _ROWS = 8
 _SIDE = 128
@@ -109,12 +112,14 @@ class Upscaling:
         all_sum(found)
         all_sum(sets)
 
-        scores = dict(zip(columns, found.mean(dim=0).tolist(), strict=True))
+        means = _means(columns, found)
+        scores = flat(means)
         if len(names) > 1:
             for number, name in enumerate(names):
-                means = found[sets == number].mean(dim=0).tolist()
-                scores |= {f"{column}_{name}": v for column, v in zip(columns, means, strict=True)}
-        return {"scores": scores, "protocol": self._protocol()}
+                of_set = flat(_means(columns, found[sets == number]))
+                scores |= {f"{column}_{name}": value for column, value in of_set.items()}
+        blocks = rounded(means[self.metric].blocks)
+        return {"scores": scores, "protocol": self._protocol(), "blocks": blocks}
 
     @torch.inference_mode()
     def rehearse(self, count: int) -> None:
@@ -152,6 +157,12 @@ class Upscaling:
             "images": self.images,
             "reference": f"x{self.scale}, luma with a border of {self.scale} cut off",
         }
+
+
+def _means(columns: Sequence[str], values: Tensor) -> dict[str, Estimate]:
+    """The means of values [n, columns]; those of bicubic upsampling without an error."""
+    found = {name: of_mean(column) for name, column in zip(columns, values.T, strict=True)}
+    return {n: m if split(n)[1] is None else Estimate(m.value) for n, m in found.items()}
 
 
 def _of_bicubic(name: str) -> str:

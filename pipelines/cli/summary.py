@@ -8,7 +8,7 @@ from typing import TYPE_CHECKING, Any
 
 from gan_train.adversary import ImageShape, task_of
 from gan_train.config import Config
-from gan_train.metrics.scores import scores_of
+from gan_train.metrics.scores import number, scores_of
 from gan_train.runs import run_folder
 from pipelines.flows.progress import aligned
 from pipelines.stack import discovery
@@ -22,14 +22,15 @@ Row = dict[str, Any]
 
 
 def table(rows: Sequence[Row]) -> str:
-    """Scores as text: a line for each measure and a column for each checkpoint. The last column is
+    """Scores as text: a line for each measure and a column for each checkpoint, each value with its
+    standard error over samples. The last column is
     the reference: the score of real images (for a distance the null value, half of them against the
     other half), or that of a method without a network (bicubic upsampling, untouched images)."""
     scores = [scores_of({k: v for k, v in row.items() if k not in _PLACE}, {}) for row in rows]
     words = {s.reference_word for row in scores for s in row.values() if s.reference is not None}
     lines = [["", *(_place(row) for row in rows), " or ".join(sorted(words)) or "real"]]
     for name in dict.fromkeys(name for row in scores for name in row):
-        values = [_cell(row[name].value) if name in row else "-" for row in scores]
+        values = [row[name].text if name in row else "-" for row in scores]
         newest = [row[name] for row in scores if name in row][-1]
         lines.append([name, *values, _cell(newest.reference)])
     return aligned(lines)
@@ -46,7 +47,7 @@ def _place(row: Row) -> str:
 
 
 def _cell(value: float | None) -> str:
-    return "-" if value is None else f"{value:.4g}"
+    return "-" if value is None else number(value)
 
 
 def run_summary(config: Config, run_dir: Path, registration: Registration) -> str:

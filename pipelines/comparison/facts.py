@@ -218,8 +218,9 @@ def quality(section: Section) -> Table:
     several = sum(not entry.error for entry in section.entries) > 1
 
     def cells(scores: Mapping[str, float], may_win: bool) -> tuple[Cell, ...]:
+        shown = scores_of(scores, {})
         return tuple(
-            Cell(number(scores[m.name]), may_win and scores[m.name] == best[m.name])
+            Cell(shown[m.name].text, may_win and scores[m.name] == best[m.name])
             if m.name in scores
             else NONE
             for m in measures

@@ -113,10 +113,10 @@ def verdict(section: Section) -> str:
     if main is None or not scored:
         return "No recipe has a score to compare."
     first, *others = scored
-    value = number(first.scores[main.name])
+    value = first.measured[main.name].text
     if others:
         way = {"lower": "lowest", "higher": "highest"}[main.better or "lower"]
-        behind = ", ".join(f"{e.recipe} {number(e.scores[main.name])}" for e in others)
+        behind = ", ".join(f"{e.recipe} {e.measured[main.name].text}" for e in others)
         said = f"{first.recipe} has the {way} {main.label}: {value}, before {behind}"
     else:
         said = f"{first.recipe} has the {main.label} {value}"

@@ -38,11 +38,12 @@ from prefect.events import emit_event
 from prefect.exceptions import PrefectException
 from prefect.runtime import flow_run
 
-from gan_train.metrics.scores import number
+from gan_train.metrics.scores import number, scores_of, split
 from gan_train.text import markdown
 
 log = logging.getLogger(__name__)
 
+_PLACE = ("kimg", "resolution", "alpha")  # columns that are no scores
 _GRID_WIDTH = 1024  # the largest width of a grid in the UI, in pixels
 AWAY = (httpx.HTTPError, PrefectException)
 """The exceptions that are raised when the server does not answer or fails."""
@@ -78,18 +79,31 @@ class Progress:
 
 def score_table(rows: list[dict[str, Any]], description: str) -> None:
     """Show the scores of a run's checkpoints, a row each, with their references."""
-    table = [{markdown(name): _cell(name, value) for name, value in row.items()} for row in rows]
+    table = [{markdown(name): cell for name, cell in _cells(row).items()} for row in rows]
     _shown(
         "the score table",
         lambda: create_table_artifact(table=table, key="scores", description=markdown(description)),
     )
 
 
+def _cells(row: dict[str, Any]) -> dict[str, Any]:
+    """A row as it is shown: each score with its error."""
+    numbers = {name: value for name, value in row.items() if isinstance(value, int | float)}
+    scores = scores_of(numbers, {})
+    cells = {}
+    for name, value in row.items():
+        if name in scores and name not in _PLACE:
+            cells[name] = scores[name].text
+        elif split(name)[1] != "se" or split(name)[0] not in scores:
+            cells[name] = _cell(name, value)
+    return cells
+
+
 def _cell(name: str, value: Any) -> Any:
-    """A score in three digits; where a row stands in the training, to five."""
+    """A reference in three digits; where a row stands in the training, to five."""
     if not isinstance(value, float):
         return markdown(value) if isinstance(value, str) else value
-    return float(f"{value:.5g}") if name in ("kimg", "resolution", "alpha") else number(value)
+    return float(f"{value:.5g}") if name in _PLACE else number(value)
 
 
 def sample_grid(path: Path, description: str) -> None:

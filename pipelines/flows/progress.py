@@ -11,7 +11,7 @@ from typing import TextIO
 
 from tqdm import tqdm
 
-from gan_train.metrics.scores import scores_of
+from gan_train.metrics.scores import number, scores_of
 from gan_train.runs.events import Event
 from gan_train.text import line as one_line
 from gan_train.text import visible
@@ -121,8 +121,12 @@ def score_line(event: Event) -> str:
     """The first few scores of a checkpoint's event in one line, each with its reference."""
     scores = scores_of(event.get("scores", {}), event.get("protocol", {}))
     shown = [
-        f"{score.name} {score.value:.4g}"
-        + ("" if score.reference is None else f" ({score.reference_word} {score.reference:.4g})")
+        f"{score.name} {score.text}"
+        + (
+            ""
+            if score.reference is None
+            else f" ({score.reference_word} {number(score.reference)})"
+        )
         for score in list(scores.values())[:_SHOWN]
     ]
     level = f"{event['resolution']:.0f}px  " if "resolution" in event else ""

@@ -120,8 +120,7 @@ def score_rows(scores: Mapping[str, float], metric: str) -> list[tuple[str, str,
     that decides comes first."""
     found = sorted(scores_of(scores, {}).values(), key=lambda score: score.name != metric)
     return [
-        (markdown(score.name, 80), _shown(score.value), _shown(score.reference))
-        for score in found[:_ROWS]
+        (markdown(score.name, 80), score.text, _shown(score.reference)) for score in found[:_ROWS]
     ]
 
 
@@ -158,7 +157,8 @@ def _scores(facts: CardFacts) -> str:
             "|---|---|---|",
             *rows,
             "",
-            f"`{facts.metric}` decides, and lower is better. {null}How it was measured: {how}.",
+            f"`{facts.metric}` decides, and lower is better. ± is one standard error over samples. "
+            f"{null}How it was measured: {how}.",
         ]
     )
 

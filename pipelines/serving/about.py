@@ -50,7 +50,7 @@ class About:
         said = f"This {self.generator.family} {does}."
         score = scores_of(self.scores, {}).get(self.measure)
         if score is not None:
-            said += f" Its {score.measure.label} is {number(score.value)}"
+            said += f" Its {score.measure.label} is {score.text}"
             if score.reference is not None:
                 said += f" ({score.reference_word}: {number(score.reference)})"
             said += f"; {score.better} is better." if score.better else "."

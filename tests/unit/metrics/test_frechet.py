@@ -7,7 +7,13 @@ import scipy.linalg
 import torch
 from torch import Tensor
 
-from gan_train.metrics.frechet import Moments, frechet_distance, frechet_distance_of_few
+from gan_train.metrics.frechet import (
+    Moments,
+    covariance_root,
+    frechet_estimate,
+    frechet_estimate_of_few,
+)
+from gan_train.metrics.scores import Estimate
 
 
 def _moments(x: Tensor, batch: int = 7) -> tuple[Tensor, Tensor]:
@@ -21,6 +27,11 @@ def _correlated(count: int, dims: int, seed: int) -> Tensor:
     generator = torch.Generator().manual_seed(seed)
     mix = torch.randn(dims, dims, generator=generator, dtype=torch.float64)
     return torch.randn(count, dims, generator=generator, dtype=torch.float64) @ mix + seed
+
+
+def frechet_distance(mean1: Tensor, cov1: Tensor, mean2: Tensor, cov2: Tensor) -> float:
+    none = torch.zeros(0, len(mean2))
+    return frechet_estimate(mean1, covariance_root(cov1), mean2, cov2, none, 0).value
 
 
 def test_moments_are_mean_and_unbiased_covariance() -> None:
@@ -62,10 +73,43 @@ def test_a_set_has_no_distance_to_itself() -> None:
 def test_form_for_few_samples_is_the_same_distance(counts: tuple[int, int]) -> None:
     x, y = _correlated(counts[0], 24, 4), _correlated(counts[1], 24, 5)
     general = frechet_distance(*_moments(x), *_moments(y))
-    assert frechet_distance_of_few(x, y) == pytest.approx(general, rel=1e-6)
+    assert frechet_estimate_of_few(x, y).value == pytest.approx(general, rel=1e-6)
 
 
 def test_float32_is_refused() -> None:
     mean, covariance = torch.zeros(2), torch.eye(2)
     with pytest.raises(AssertionError, match="float64"):
         frechet_distance(mean, covariance, mean, covariance)
+
+
+def test_both_forms_have_the_same_influences() -> None:
+    x, y = _correlated(40, 24, 4), _correlated(50, 24, 5)
+    mean, covariance = _moments(x)
+    general = frechet_estimate(mean, covariance_root(covariance), *_moments(y), y, len(y))
+    few = frechet_estimate_of_few(x, y)
+    assert general.error == pytest.approx(few.error, rel=1e-6) and few.error > 0
+    assert general.blocks == pytest.approx(few.blocks, rel=1e-5)
+    # known of the first samples alone: the error of all
+    part = frechet_estimate(mean, covariance_root(covariance), *_moments(y), y[:25], len(y))
+    assert part.error == pytest.approx(few.error, rel=0.5)
+
+
+def test_the_error_is_that_of_other_samples() -> None:
+    """Against 400 other samples of the same size, and against a bootstrap of one sample."""
+    reference, generator = _correlated(300, 5, 6), torch.Generator().manual_seed(8)
+    mean, covariance = _moments(reference)
+    root = covariance_root(covariance)
+    mix = torch.randn(5, 5, generator=generator, dtype=torch.float64)
+
+    def found(y: Tensor) -> Estimate:
+        return frechet_estimate(mean, root, *_moments(y, 300), y, len(y))
+
+    samples = [
+        torch.randn(300, 5, generator=generator, dtype=torch.float64) @ mix + 7 for _ in range(400)
+    ]
+    others = torch.tensor([found(y).value for y in samples])
+    errors = torch.tensor([found(y).error for y in samples[:20]])
+    assert float(errors.mean()) == pytest.approx(float(others.std()), rel=0.12)
+    again = [samples[0][torch.randint(300, (300,), generator=generator)] for _ in range(400)]
+    bootstrap = torch.tensor([found(y).value for y in again])
+    assert found(samples[0]).error == pytest.approx(float(bootstrap.std()), rel=0.12)

@@ -110,6 +110,10 @@ def _meter(
     return PathLengths(kinds, count, perceptual or _Linear(), adversary, counted, SEED, share)
 
 
+def _measured(meter: PathLengths) -> dict[str, float]:
+    return {name: found.value for name, found in meter.measure().items()}
+
+
 def _latents(count: int) -> tuple[Tensor, Tensor, Tensor]:
     """Two latents and a place on the way for each path, as the docstring of the module says."""
     random = BatchRandom(SEED, "path_length", torch.arange(count))
@@ -136,7 +140,7 @@ def test_linear_in_w(kind: str) -> None:
     meter = _meter(adversary, _Linear(matrix), count=300, kinds=(kind,))
     first, second, _ = _latents(300)
     expected = ((second - first) @ adversary.map.detach() @ matrix).square().sum(1)
-    assert meter.measure() == {f"ppl_{kind}_linear": pytest.approx(_trimmed(expected), rel=1e-8)}
+    assert _measured(meter) == {f"ppl_{kind}_linear": pytest.approx(_trimmed(expected), rel=1e-8)}
 
 
 def test_the_step_is_at_the_end_or_anywhere() -> None:
@@ -145,7 +149,7 @@ def test_the_step_is_at_the_end_or_anywhere() -> None:
     meter = _meter(adversary, count=300, kinds=("w_end", "w_full"))
     first, second, t = _latents(300)
     w0, w1 = first @ adversary.map.detach(), second @ adversary.map.detach()
-    found = meter.measure()
+    found = _measured(meter)
     for kind, place in (("w_end", torch.zeros_like(t)), ("w_full", t)):
         middle = torch.lerp(
             w0, w1, (place + EPSILON / 2)[:, None]
@@ -162,12 +166,12 @@ def test_rotated_in_z(kind: str) -> None:
     first, second, _ = _latents(300)
     angle = torch.nn.functional.cosine_similarity(first, second).acos()
     expected = PIXELS * (2 * (EPSILON * angle / 2).sin() / EPSILON).square()
-    assert meter.measure() == {f"ppl_{kind}_linear": pytest.approx(_trimmed(expected), rel=1e-7)}
+    assert _measured(meter) == {f"ppl_{kind}_linear": pytest.approx(_trimmed(expected), rel=1e-7)}
 
 
 def test_z_goes_through_the_styles_where_there_are_some() -> None:
     adversary = _Styled()
-    found = _meter(adversary, count=200, kinds=("z_end",)).measure()
+    found = _measured(_meter(adversary, count=200, kinds=("z_end",)))
     first, second, _ = _latents(200)
     zero = torch.zeros(200, dtype=torch.float64)
     step = slerp(first, second, zero + EPSILON) - slerp(first, second, zero)
@@ -181,7 +185,7 @@ def test_both_ends_have_one_class_as_frequent_as_in_the_data() -> None:
     for adversary, kind, calls in ((_Plain(3), "z_end", 2), (_Styled(classes=3), "w_end", 2)):
         counts = (1, 0, 3)
         meter = _meter(adversary, counts=counts, count=400, kinds=(kind,))
-        (value,) = meter.measure().values()
+        (value,) = _measured(meter).values()
         assert value < 1000
         drawn = torch.bincount(torch.tensor(adversary.labels), minlength=3)
         assert drawn.sum() == calls * 400 and drawn[1] == 0
@@ -237,16 +241,16 @@ def test_slerp_of_equal_directions_stays() -> None:
 @pytest.mark.parametrize("count", [1, 2, 99, 100, 101, 102, 150, 201, 1901, 2000])
 def test_trimming_is_as_numpy_does_it(count: int) -> None:
     values = _random(count, seed=count).exp()
-    assert trimmed_mean(values) == pytest.approx(_trimmed(values), rel=1e-12)
+    assert trimmed_mean(values).value == pytest.approx(_trimmed(values), rel=1e-12)
 
 
 def test_outliers_are_dropped_and_faults_are_not() -> None:
     values = torch.ones(1000, dtype=torch.float64)
     values[3], values[500] = 1e9, 0
-    assert trimmed_mean(values) == 1
+    assert trimmed_mean(values).value == 1
     for fault in (math.nan, math.inf):
         values[7] = fault
-        assert math.isnan(trimmed_mean(values))
+        assert math.isnan(trimmed_mean(values).value)
 
 
 # ---- what must change nothing, and what is refused ---------------------------------------------
@@ -256,7 +260,7 @@ def test_outliers_are_dropped_and_faults_are_not() -> None:
 def test_batches_change_nothing(make: Callable[[], _Plain]) -> None:
     kinds = ("z_full",) if make is _Plain else ("w_full", "z_end")
     one, some, all_ = (
-        _meter(make(), batch=batch, count=70, kinds=kinds).measure() for batch in (1, 10, 500)
+        _measured(_meter(make(), batch=batch, count=70, kinds=kinds)) for batch in (1, 10, 500)
     )
     assert one == pytest.approx(some, rel=1e-9) and one == pytest.approx(all_, rel=1e-9)
 
@@ -305,7 +309,7 @@ def test_gpu_arithmetic_is_put_back(monkeypatch: pytest.MonkeyPatch) -> None:
 def test_float32_is_near_float64() -> None:
     """Though the pictures, and the noise that is ten times as large, differ in the fourth digit."""
     (exact,), (rounded,) = (
-        _meter(adversary, _Linear(), count=50, kinds=("w_full",)).measure().values()
+        _measured(_meter(adversary, _Linear(), count=50, kinds=("w_full",))).values()
         for adversary in (_Styled(), _Styled().float())
     )
     assert rounded == pytest.approx(exact, rel=2e-3) and rounded != exact

@@ -122,6 +122,7 @@ def test_a_family_with_w_has_them_in_both(glyphs: Path, tmp_path: Path) -> None:
     index = Index.load(shards)
     adversary = config.family.build(index.image_shape, 16)
     found = Scorer(config, index, shards, PlainRuntime(tmp_path), adversary).measure()["scores"]
-    assert list(found) == [f"ppl_{kind}_efficientnet_lite0" for kind in kinds]
-    assert len(set(found.values())) == 4
+    names = [f"ppl_{kind}_efficientnet_lite0" for kind in kinds]
+    assert list(found) == [name + end for name in names for end in ("", "_se")]
+    assert len(set(found.values())) == 8
     assert all(0.01 < value < 1e6 for value in found.values())

@@ -3,18 +3,23 @@
 from __future__ import annotations
 
 import math
+from typing import Literal
 
 import pytest
 
 from gan_train.metrics.scores import (
+    Estimate,
     Measure,
     Reference,
+    flat,
     headline,
     measure,
     number,
     references,
     scores_of,
     split,
+    towards,
+    with_error,
 )
 
 HOW = {"data": "ab" * 32, "images": 2000}
@@ -37,12 +42,28 @@ HOW = {"data": "ab" * 32, "images": 2000}
         ("psnr_y_bicubic_real", "psnr_y_real", "bicubic"),
         ("fd_nullity", "fd_nullity", None),
         ("something_real", "something", "real"),
+        # errors
+        ("fd_x_se", "fd_x", "se"),
+        ("fd_x_se_to_B", "fd_x_to_B", "se"),
+        ("psnr_y_se_Set5", "psnr_y_Set5", "se"),
+        ("fd_sensible", "fd_sensible", None),
     ],
 )
 def test_a_stored_name_is_a_score_or_its_reference(
-    name: str, score: str, reference: Reference | None
+    name: str, score: str, reference: Reference | Literal["se"] | None
 ) -> None:
     assert split(name) == (score, reference)
+
+
+def test_an_error_belongs_to_its_score() -> None:
+    stored = flat({"fd_x": Estimate(54.41, 0.62), "class_entropy": Estimate(0.9)})
+    assert stored == {"fd_x": 54.41, "fd_x_se": 0.62, "class_entropy": 0.9}
+    found = scores_of(stored, HOW)
+    assert list(found) == ["fd_x", "class_entropy"]
+    assert (found["fd_x"].error, found["class_entropy"].error) == (0.62, None)
+    assert (found["fd_x"].text, found["class_entropy"].text) == ("54.4 ± 0.6", "0.9")
+    assert towards("fd_x_se", "B") == "fd_x_to_B_se"
+    assert scores_of({"fd_x_se": 1.0}, HOW) == {}
 
 
 def test_scores_of_a_generator() -> None:
@@ -196,3 +217,22 @@ def test_the_better_way() -> None:
 )
 def test_numbers_have_three_digits(value: float, text: str) -> None:
     assert number(value) == text
+
+
+@pytest.mark.parametrize(
+    ("value", "error", "text"),
+    [
+        (54.41, 0.62, "54.4 ± 0.6"),
+        (54.41, 0.142, "54.41 ± 0.14"),  # one digit of it would be off by a half
+        (54.41, 0.096, "54.4 ± 0.1"),
+        (-3.675e-05, 0.00021, "0.0000 ± 0.0002"),
+        (0.0512, 0.0031, "0.051 ± 0.003"),
+        (12345.6, 312.0, "12,300 ± 300"),
+        (54.41, None, "54.4"),
+        (54.41, 0.0, "54.4"),
+        (54.41, math.nan, "54.4"),
+        (math.nan, 1.0, "no number"),
+    ],
+)
+def test_a_value_ends_where_its_error_begins(value: float, error: float | None, text: str) -> None:
+    assert with_error(value, error) == text
