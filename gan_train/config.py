@@ -52,6 +52,14 @@ class RegistryConfig(Settings):
     partly_grown: bool = harmless(
         False, "Whether a generator may be registered that has not grown to data.resolution yet."
     )
+    seed_deviation: float | None = harmless(
+        None,
+        "The standard deviation of the deciding score between trainings that differ in their seed "
+        "alone. Empty takes it from the registered versions, or assumes it. With 0, only the "
+        "samples' errors count.",
+        ge=0,
+        le=1e9,
+    )
 
 
 class ClusterConfig(Settings):

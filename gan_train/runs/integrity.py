@@ -23,6 +23,9 @@ from gan_train.files.digests import sha256_of
 
 MANIFEST = "MANIFEST.json"
 SCORES = "scores.json"
+"""The scores by which the best checkpoint is chosen."""
+REPORTED = "reported.json"
+"""The scores of the best checkpoint on latents that did not choose it, in the same form."""
 STATE = "state.json"
 FORMAT = 1
 """The version of the layout of `state.json` and of the names of the tensors."""
@@ -114,16 +117,16 @@ def read_state(folder: Path) -> State:
         raise Damaged(f"{STATE}: {_first(error)}") from None
 
 
-def read_scores(folder: Path) -> dict[str, Any] | None:
-    """The scores beside a checkpoint, as they were written: `scores`, `protocol`, and what a family
-    that grows adds. None where there are none. Raises `Damaged`."""
-    if not (folder / SCORES).exists():
+def read_scores(folder: Path, name: str = SCORES) -> dict[str, Any] | None:
+    """The scores beside a checkpoint, in the file `name`, as they were written: `scores`,
+    `protocol`, and what a family that grows adds. None where there are none. Raises `Damaged`."""
+    if not (folder / name).exists():
         return None
-    content = read_object(folder / SCORES)
+    content = read_object(folder / name)
     try:
         Scored.model_validate(content)
     except ValidationError as error:
-        raise Damaged(f"{SCORES}: {_first(error)}") from None
+        raise Damaged(f"{name}: {_first(error)}") from None
     return content
 
 

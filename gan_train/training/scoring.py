@@ -5,11 +5,13 @@ from __future__ import annotations
 import json
 import logging
 import math
+import tempfile
 from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
-from gan_train.adversary import Adversary, Clock, Task, task_of
+from gan_train import recipes
+from gan_train.adversary import Adversary, Clock, Generates, Task, task_of
 from gan_train.config import Config
 from gan_train.data.index import Index
 from gan_train.errors import UserError
@@ -19,9 +21,9 @@ from gan_train.images.origin import Origin, library
 from gan_train.inference import Generator, read_description
 from gan_train.metrics.protocol import comparable
 from gan_train.metrics.scores import degenerate
-from gan_train.nn.collectives import broadcast_text
+from gan_train.nn.collectives import broadcast_text, from_first_worker
 from gan_train.runs import checkpoint
-from gan_train.runs.integrity import Damaged, read_scores
+from gan_train.runs.integrity import REPORTED, Damaged, read_scores
 from gan_train.runs.runtime import Runtime
 from gan_train.tasks.generation import Generation
 from gan_train.tasks.task import ImageTask, Setting
@@ -44,6 +46,7 @@ class Scorer:
         self, config: Config, index: Index, shards: Path, runtime: Runtime, adversary: Adversary
     ) -> None:
         self.runtime, self.adversary = runtime, adversary
+        self._config, self._data = config, (index, shards)
         setting = Setting(config, index, shards, runtime, adversary)
         self.task = TASKS[task_of(adversary)](setting)
 
@@ -80,17 +83,49 @@ class Scorer:
         grows, `resolution` and `alpha`. Collective."""
         return self.task.measure() | self.adversary.status()
 
+    def report_best(self) -> None:
+        """Score the run's best checkpoint anew, on latents that did not choose it, and keep that
+        beside its weights; unless that is done. Collective. Rank 0 alone reads and writes there.
+
+        The lowest of several scores is low by luck, too: so it is not the score that is reported.
+        """
+        if not isinstance(self.adversary, Generates):
+            return  # its scores are of given pictures, and would be the same
+        config, folder = fresh_latents(self._config), None
+        files = {"generator.json": b"", "generator.safetensors": b""}
+        if self.runtime.rank == 0:
+            folder = self.best(self.runtime.run_dir)
+            if folder is not None and stored_scores(folder, REPORTED) is None:
+                files = {name: (folder / name).read_bytes() for name in files}
+        device = self.runtime.device
+        files = {name: from_first_worker(data, device) for name, data in files.items()}
+        if not all(files.values()):
+            return
+        with tempfile.TemporaryDirectory() as copy:
+            for name, data in files.items():
+                Path(copy, name).write_bytes(data)
+            scored = evaluate_checkpoint(config, *self._data, Path(copy), self.runtime)
+        if folder is not None:
+            write_json(folder / REPORTED, scored)
+
     def best(self, run_dir: Path) -> Path | None:
         """The best scored checkpoint of a run by the task's metric; None if none is scored at the
         final resolution."""
         return best_checkpoint(run_dir, self.task.metric, self.adversary.shape.resolution)
 
 
-def stored_scores(folder: Path) -> dict[str, Any] | None:
-    """The scores beside a checkpoint; None where there are none, or, with an error in the log,
-    where they are damaged: no weight depends on them, and they can be measured again."""
+def fresh_latents(config: Config) -> Config:
+    """The configuration by which the best checkpoint is scored anew: on the sequence of latents
+    behind the one that chooses it."""
+    return recipes.change(config, {"evaluate.latents": config.evaluate.latents + 1})
+
+
+def stored_scores(folder: Path, name: str = checkpoint.SCORES) -> dict[str, Any] | None:
+    """The scores beside a checkpoint, in the file `name`; None where there are none, or, with an
+    error in the log, where they are damaged: no weight depends on them, and they can be measured
+    again."""
     try:
-        return read_scores(folder)
+        return read_scores(folder, name)
     except Damaged as damage:
         log.error("DAMAGED SCORES of %s are dropped: %s", folder, damage)
         return None

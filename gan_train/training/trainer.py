@@ -125,6 +125,8 @@ class Trainer:
                     self.housekeeping(before, stage, over, stopped)
                     if over or stopped:
                         break
+        if not stopped:
+            self.scorer.report_best()
         if self.events:
             self.events.append("end", self.clock.nimg, status="stopped" if stopped else "finished")
         return not stopped

@@ -116,7 +116,7 @@ def _runs(given: argparse.Namespace) -> int:
                 config.family.name,
                 _state(run_dir),
                 f"{max((event['nimg'] for event in events), default=0) / 1000:.4g}",
-                f"{standing.value:.4g}" if standing else "-",
+                standing.text if standing else "-",
                 f"{best['nimg'] / 1000:.4g}" if best else "-",
                 standing.metric if standing else "-",
             ]
@@ -173,7 +173,8 @@ def _versions(given: argparse.Namespace) -> int:
         [
             str(version.number),
             version.alias or "-",
-            f"{version.score:.4g}" if version.measure else "-",
+            version.text if version.measure else "-",
+            version.seeds,
             version.measure or "-",
             f"{version.images_seen / 1000:.4g}",
             version.run or "-",
@@ -181,7 +182,7 @@ def _versions(given: argparse.Namespace) -> int:
         ]
         for version in found
     ]
-    head = ["version", "alias", "score", "measure", "kimg", "run", "registered"]
+    head = ["version", "alias", "score", "seeds", "measure", "kimg", "run", "registered"]
     print(aligned([head, *rows]))
     return 0
 

@@ -64,6 +64,7 @@ def run_summary(config: Config, run_dir: Path, registration: Registration) -> st
             f"samples     {_near(grid) if grid else 'none'}",
             *([f"profile     {_near(trace)}, for ui.perfetto.dev"] if trace else []),
             f"run         {_near(run_dir)}",
+            f"score       {registration.metric} {registration.text}",
             f"registered  {registration.model} version {registration.version}, "
             f"{registration.alias}: {registration.reason}",
             f"images      {_command(config, run_dir, registration.version)}",

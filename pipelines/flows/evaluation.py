@@ -22,8 +22,9 @@ from gan_train.metrics.scores import degenerate
 from gan_train.runs import run_folder, shared
 from gan_train.runs.checkpoint import SCORES, find_damage, list_checkpoints, precision_in
 from gan_train.runs.events import EventLog
-from gan_train.runs.integrity import Damaged, read_state
-from gan_train.training.scoring import stored_scores
+from gan_train.runs.integrity import REPORTED, Damaged, read_state
+from gan_train.training.scoring import fresh_latents, stored_scores
+from pipelines.registry.promotion import best_checkpoint
 
 log = logging.getLogger(__name__)
 
@@ -62,6 +63,33 @@ def evaluate_run(config: Config, run_dir: Path, score: Score) -> list[Row]:
     if not rows:
         raise UserError(f"{run_dir.name} has no checkpoint to score yet")
     return rows
+
+
+def report_best(config: Config, run_dir: Path, score: Score) -> None:
+    """Score the best checkpoint of a run anew, on latents that did not choose it, where training
+    has not done so: it was stopped, or is of an earlier version of this project.
+
+    The scores lie beside the checkpoint as training puts them, and `promote` registers them. Where
+    no checkpoint is fit to be registered, or its task takes pictures, there is nothing to do.
+    """
+    final = None if config.registry.partly_grown else config.data.resolution
+    best = best_checkpoint(run_folder.read_events(run_dir), final)
+    if best is None:
+        return
+    folder = run_dir / best["path"]
+    if not (folder / "generator.json").is_file() or stored_scores(folder, REPORTED) is not None:
+        return
+    if Generator.load(folder).task != "generate":
+        return
+    scored = score(fresh(config, run_dir), run_folder.shards_of(run_dir), folder)
+    write_json(folder / REPORTED, scored)
+
+
+def fresh(config: Config, run_dir: Path) -> Config:
+    """The configuration by which the best checkpoint of a run is scored anew, and whatever is to be
+    compared with it."""
+    own = trained_by(run_dir).evaluate.model_dump() | {"batch": config.evaluate.batch}
+    return fresh_latents(recipes.change(config, {"evaluate": EvaluateConfig(**own)}))
 
 
 def waiting(run_dir: Path) -> list[Path]:

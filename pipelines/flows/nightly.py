@@ -28,6 +28,7 @@ from gan_train.errors import UserError
 from gan_train.rng import derive
 from gan_train.runs import run_folder, warm_start
 from gan_train.text import markdown
+from gan_train.training.scoring import fresh_latents
 from pipelines.compute import sharding
 from pipelines.compute.cluster import connected
 from pipelines.flows import artifacts
@@ -128,8 +129,9 @@ def _start(config: Config, data: ShardPlan, index: Index) -> Start:
 def _scored_anew(config: Config, shards: Path, champion: versions.Registration) -> Standing | None:
     """The champion's score on these shards, which its version keeps; None, with a warning, if it
     cannot make such images."""
+    fresh = fresh_latents(config)  # on which the night's best checkpoint will be scored
     try:
-        scored = score_checkpoint(config, shards, versions.download(config, "champion"))
+        scored = score_checkpoint(fresh, shards, versions.download(config, "champion"))
     except UserError as error:
         log.warning("version %d, the champion, is not scored: %s", champion.version, error)
         return None
@@ -196,10 +198,10 @@ def _data_in_words(data: ShardPlan, index: Index, earlier: Index | None) -> str:
 
 def _score_table(start: Start, registration: versions.Registration) -> list[str]:
     head = [f"| on tonight's data | {registration.metric} |", "|---|---|"]
-    tonight = f"| version {registration.version}, of tonight | {registration.score:.4g} |"
+    tonight = f"| version {registration.version}, of tonight | {registration.text} |"
     if start.champion is None:
         return [*head, tonight, ""]
-    before = f"{start.before.value:.4g}" if start.before else "not scored"
+    before = start.before.text if start.before else "not scored"
     return [*head, f"| version {start.champion.version}, champion before | {before} |", tonight, ""]
 
 

@@ -43,7 +43,7 @@ from pipelines.flows import artifacts, evaluation, price
 from pipelines.flows.driver import Attention, Ended, attend
 from pipelines.flows.plan import image_shape
 from pipelines.flows.time_left import Forecast
-from pipelines.registry import versions
+from pipelines.registry import champions, versions
 
 log = logging.getLogger(__name__)
 
@@ -254,8 +254,9 @@ def register(config: Config, shards: Path, run_dir: Path) -> versions.Registrati
 def promote_flow(
     config: Config, run: str | None = None, version: int | None = None, force: bool = False
 ) -> versions.Registration:
-    """Register the best generator of `run`, which becomes champion if its score is better; or make
-    an existing `version` champion by hand (`force`: also where scores are not comparable)."""
+    """Register the best generator of `run`, which becomes champion if it is better beyond
+    chance; or make an existing `version` champion by hand (`force`: also where scores are not
+    comparable)."""
     if (run is None) == (version is None):
         raise UserError("promote takes either a run or a version")
     if version is not None:
@@ -263,11 +264,27 @@ def promote_flow(
         _show_registration(registration)
         return registration
     run_dir = run_folder.find(config, str(run))
-    registration = register(config, run_folder.shards_of(run_dir), run_dir)
+    shards = run_folder.shards_of(run_dir)
+    evaluation.report_best(config, run_dir, score_checkpoint)
+    _score_champion(config, run_dir, shards)
+    registration = register(config, shards, run_dir)
     _show_registration(registration)
     if grid := run_folder.newest_grid(run_dir):
         artifacts.sample_grid(grid, f"Samples of {run_dir.name}")
     return registration
+
+
+def _score_champion(config: Config, run_dir: Path, shards: Path) -> None:
+    """Score the champion on the latents on which the run's best checkpoint was scored anew, if it
+    was scored in the same way on others: a version of an earlier version of this project."""
+    reported = versions.reported(config, run_dir)
+    if reported is None:
+        return
+    champion = champions.on_other_latents(config, reported["protocol"])
+    if champion is None:
+        return
+    fresh, folder = evaluation.fresh(config, run_dir), versions.download(config, str(champion))
+    champions.record_score(config, champion, score_checkpoint(fresh, shards, folder))
 
 
 def _show_registration(registration: versions.Registration) -> None:

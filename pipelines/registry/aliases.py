@@ -15,12 +15,14 @@ from typing import TYPE_CHECKING
 
 from gan_train.errors import UserError
 from pipelines.registry import reigns
+from pipelines.registry.evidence import Deviation, given
 from pipelines.registry.promotion import (
     CHALLENGER,
     CHAMPION,
     Decision,
     Standing,
     decide,
+    deviation_between_seeds,
     refusal,
     version_standing,
 )
@@ -43,9 +45,14 @@ class Given:
     appointed: bool
 
 
-def appoint(client: MlflowClient, version: ModelVersion) -> Given:
-    """Make the version champion or challenger, by comparison with the present champion."""
-    return _chosen(client, version, _by_score)
+def appoint(client: MlflowClient, version: ModelVersion, seeds: float | None = None) -> Given:
+    """Make the version champion or challenger, by comparison with the present champion. `seeds` is
+    the deviation of scores between seeds, if it is given."""
+
+    def choose(new: ModelVersion, now: ModelVersion | None) -> Decision:
+        return _by_score(client, new, now, seeds)
+
+    return _chosen(client, version, choose)
 
 
 def appoint_by_hand(client: MlflowClient, version: ModelVersion, force: bool) -> Given:
@@ -62,8 +69,20 @@ def appoint_by_hand(client: MlflowClient, version: ModelVersion, force: bool) ->
     return _chosen(client, version, choose)
 
 
-def _by_score(new: ModelVersion, now: ModelVersion | None) -> Decision:
-    return decide(version_standing(new.version, new.tags), _compared(now, new))
+def _by_score(
+    client: MlflowClient, new: ModelVersion, now: ModelVersion | None, seeds: float | None
+) -> Decision:
+    standing, champion = version_standing(new.version, new.tags), _compared(now, new)
+    known = between_seeds(client, new.name, standing) if seeds is None else given(seeds)
+    return decide(standing, champion, known)
+
+
+def between_seeds(client: MlflowClient, name: str, like: Standing) -> Deviation | None:
+    """The deviation of scores between seeds, from the versions of a model that were scored alike;
+    None where they tell too little."""
+    found = client.search_model_versions(f"name = '{name}'", max_results=1000)
+    oldest_first = sorted(found, key=lambda version: int(version.version))
+    return deviation_between_seeds(((v.run_id or "", v.tags) for v in oldest_first), like)
 
 
 def _compared(now: ModelVersion | None, new: ModelVersion) -> Standing | None:
@@ -109,17 +128,21 @@ def _choose(
             return _give(client, model, new, decision, known, kept)
         now = last
     elif now is not None and not written:
-        known = [*known, _found(now, last, bool(known))]
+        known = [*known, _found(client, now, last, bool(known))]
     decision = choose(new, now)
     if late and decision.alias == CHALLENGER and now is not None:
         client.set_registered_model_alias(name, CHAMPION, str(now.version))
     return _give(client, model, new, decision, known, kept)
 
 
-def _found(now: ModelVersion, last: ModelVersion | None, any_known: bool) -> reigns.Reign:
+def _found(
+    client: MlflowClient, now: ModelVersion, last: ModelVersion | None, any_known: bool
+) -> reigns.Reign:
     """The reign of a champion that the list does not end with."""
     at = datetime.fromtimestamp((now.last_updated_timestamp or 0) / 1000, UTC)
-    return reigns.begun(int(now.version), _why(now, _by_score(now, last), any_known), at)
+    return reigns.begun(
+        int(now.version), _why(now, _by_score(client, now, last, None), any_known), at
+    )
 
 
 def _why(now: ModelVersion, decision: Decision, any_known: bool) -> str:

@@ -15,11 +15,12 @@ from typing import Any
 from gan_train.config import Config
 from gan_train.errors import UserError
 from gan_train.files.digests import sha256_of
+from gan_train.metrics.protocol import comparable
 from gan_train.runs import run_folder
 from gan_train.runs.checkpoint import FOLDER
 from pipelines.registry.logged_model import FILES, WEIGHTS_TAG
-from pipelines.registry.promotion import RESCORED_TAG
-from pipelines.registry.tracking import connect, failures, tracking_uri
+from pipelines.registry.promotion import CHAMPION, RESCORED_TAG, version_standing
+from pipelines.registry.tracking import connect, failures, is_missing, tracking_uri
 from pipelines.registry.versions import model_name
 
 
@@ -54,13 +55,34 @@ def checkpoint_of(config: Config, version: int) -> Path | None:
     return folder
 
 
-def record_score(config: Config, version: int, scored: Mapping[str, Any]) -> None:
-    """Keep the `scores` and the `protocol` of a version that was scored anew, instead of those of
-    the time before. The scores that it was registered with stay.
+def on_other_latents(config: Config, protocol: Mapping[str, Any]) -> int | None:
+    """The version that is champion, if its score is comparable with scores under the protocol but
+    for the latents; None if there is no champion, or its score is comparable, or is not otherwise.
 
     Raises UserError when the tracking server is away.
     """
-    text = json.dumps({name: scored[name] for name in ("scores", "protocol")}, sort_keys=True)
+    with _registry(config) as client:
+        try:
+            now = client.get_model_version_by_alias(model_name(config), CHAMPION)
+        except failures() as error:
+            if not is_missing(error):
+                raise
+            return None
+    standing = version_standing(now.version, now.tags, protocol)
+    alike = {**standing.protocol, "latents": protocol.get("latents", 0)}
+    if comparable(standing.protocol, protocol) is None or comparable(alike, protocol) is not None:
+        return None
+    return int(now.version)
+
+
+def record_score(config: Config, version: int, scored: Mapping[str, Any]) -> None:
+    """Keep the `scores`, the `protocol` and the `blocks` of a version that was scored anew, instead
+    of those of the time before. The scores that it was registered with stay.
+
+    Raises UserError when the tracking server is away.
+    """
+    kept = ("scores", "protocol", "blocks")
+    text = json.dumps({name: scored[name] for name in kept if name in scored}, sort_keys=True)
     with _registry(config) as client:
         client.set_model_version_tag(model_name(config), str(version), RESCORED_TAG, text)
 

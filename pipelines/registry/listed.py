@@ -4,13 +4,21 @@ MLflow."""
 from __future__ import annotations
 
 import json
-from collections.abc import Iterable
+from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass
 from datetime import datetime
+from statistics import stdev
 
 from gan_train.config import Config
 from gan_train.errors import UserError
-from pipelines.registry.promotion import CHALLENGER, CHAMPION
+from gan_train.metrics.scores import number
+from pipelines.registry.promotion import (
+    CHALLENGER,
+    CHAMPION,
+    RECIPE_TAG,
+    scores_of_trainings,
+    version_standing,
+)
 from pipelines.registry.reigns import Reign, spans
 from pipelines.registry.reigns import of as reigns_of
 from pipelines.registry.tracking import (
@@ -34,6 +42,11 @@ class Listed:
     measure: str
     """The name of the deciding score; empty for an import, which has none."""
     score: float
+    text: str
+    """The deciding score with its error over samples."""
+    seeds: str
+    """How far the scores of trainings deviate that differ in their seed alone, and how many there
+    are; `-` where there is one."""
     images_seen: int
     run: str
     """The name of the run that trained it."""
@@ -79,12 +92,16 @@ def versions(config: Config) -> list[Listed]:
         names = {run: str(client.get_run(run).info.run_name) for run in trained_by}
     except failures() as error:
         raise _away(config, error) from error
+    known = sorted(found, key=lambda version: int(version.version))
+    oldest_first = [(version.run_id or "", version.tags) for version in known]
     listed = [
         Listed(
             number=int(version.version),
             alias=", ".join(_in_order(aliases.get(str(version.version), []))),
             measure=version.tags.get("metric", ""),
             score=float(version.tags.get("score", "nan")),
+            text=version_standing(version.version, version.tags).text,
+            seeds=_seeds(version.tags, oldest_first),
             images_seen=int(version.tags.get("images_seen", 0)),
             run=names.get(version.run_id or "", ""),
             registered=datetime.fromtimestamp(version.creation_timestamp / 1000),
@@ -127,6 +144,17 @@ def described(config: Config, version_or_alias: str) -> Described:
         scores=json.loads(found.tags.get("scores", "{}")),
         licence=(run.data.params.get("data.licence") if run else None) or None,
     )
+
+
+def _seeds(tags: Mapping[str, str], known: Sequence[tuple[str, Mapping[str, str]]]) -> str:
+    """How far the versions of equal configurations deviate that were scored alike; `known` are the
+    run and the tags of each version, the oldest first."""
+    like, recipe = version_standing(0, tags), tags.get(RECIPE_TAG)
+    alike = [(run, other) for run, other in known if other.get(RECIPE_TAG) == recipe]
+    trainings = scores_of_trainings(alike, like)
+    if recipe is None or len(trainings) < 2:
+        return "-"
+    return f"{number(stdev(trainings))} ({len(trainings)})"
 
 
 def _in_order(aliases: Iterable[str]) -> list[str]:

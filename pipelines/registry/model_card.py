@@ -17,6 +17,7 @@ from gan_train.config import Config
 from gan_train.data.index import Index
 from gan_train.metrics.scores import number, scores_of
 from gan_train.text import code, markdown
+from pipelines.registry.evidence import Deviation
 
 LIMIT = 5000
 _CLASSES_SHOWN = 40
@@ -33,6 +34,10 @@ class CardFacts:
     scores: Mapping[str, Any]
     protocol: Mapping[str, Any]
     metric: str
+    chosen: str | None
+    """The score by which it was chosen among its run's checkpoints, where that is not the score."""
+    deviation: Deviation | None
+    """That of scores between seeds, where the versions before tell it."""
     task: str
     z_dim: int
     conditional: bool
@@ -158,9 +163,21 @@ def _scores(facts: CardFacts) -> str:
             *rows,
             "",
             f"`{facts.metric}` decides, and lower is better. ± is one standard error over samples. "
+            f"{_trainings(facts)}"
             f"{null}How it was measured: {how}.",
         ]
     )
+
+
+def _trainings(facts: CardFacts) -> str:
+    """Sentences on what chance and choice have done to the score."""
+    said = ""
+    if facts.deviation is not None:
+        value, origin = number(facts.deviation.value), facts.deviation.origin
+        said += f"Trainings that differ in their seed alone deviate by {value} ({origin}). "
+    if facts.chosen is not None:
+        said += f"The checkpoint was chosen by {facts.chosen}, on other latents. "
+    return said
 
 
 def _data(config: Config, index: Index) -> str:

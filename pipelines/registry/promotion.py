@@ -1,8 +1,9 @@
 """Decides which checkpoint is the best, and which version is champion. Pure functions.
 
 Every score that decides is better when it is lower (`gan_train/metrics/scores.py`). Two scores are
-compared only under one protocol (data set, extractor, resize, N); `gan_train/metrics/protocol.py`
-says when that holds.
+compared only under one protocol (data set, extractor, resize, N, latents);
+`gan_train/metrics/protocol.py` says when that holds. A version becomes champion only where chance
+does not explain that its score is lower (`evidence.py`); ties keep the champion.
 """
 
 from __future__ import annotations
@@ -14,14 +15,19 @@ from dataclasses import dataclass
 from typing import Any, Literal
 
 from gan_train.metrics.protocol import comparable
-from gan_train.metrics.scores import degenerate, headline, scores_of
+from gan_train.metrics.scores import Score, degenerate, headline, number, scores_of, with_error
+from pipelines.registry.evidence import Deviation, Measured, compare, deviation_of
 
 Alias = Literal["champion", "challenger"]
 CHAMPION: Alias = "champion"
 CHALLENGER: Alias = "challenger"
+RECIPE_TAG = "recipe_hash"
+"""The tag of a version that all trainings of its configuration share, whatever their seed."""
+BLOCKS_TAG = "blocks"
+"""The tag of a version with the influences of blocks of images on its score, as JSON."""
 RESCORED_TAG = "rescored"
 """The tag of a version with the scores that it got later, on other data than those it was trained
-on: JSON with `scores` and `protocol`."""
+on: JSON with `scores`, `protocol` and `blocks`."""
 
 
 @dataclass(frozen=True)
@@ -33,6 +39,14 @@ class Standing:
     metric: str
     value: float
     protocol: Mapping[str, Any]
+    error: float | None = None
+    """The standard error over samples."""
+    blocks: tuple[float, ...] = ()
+
+    @property
+    def text(self) -> str:
+        """The value with its error."""
+        return with_error(self.value, self.error)
 
 
 @dataclass(frozen=True)
@@ -50,11 +64,15 @@ def incomparable(a: Standing, b: Standing) -> str | None:
     return comparable(a.protocol, b.protocol)
 
 
-def decide(candidate: Standing, champion: Standing | None) -> Decision:
-    """The candidate's alias: champion only if its score is better, under the same protocol."""
-    value = f"{candidate.metric} {candidate.value:.4g}"
+def decide(
+    candidate: Standing, champion: Standing | None, known: Deviation | None = None
+) -> Decision:
+    """The candidate's alias: champion only if it is better, under the same protocol. `known` is the
+    deviation of scores between seeds, if it is. Scores of earlier versions of this project have no
+    error: where both lack it, the lower one is better."""
+    value = f"{candidate.metric} {candidate.text}"
     if not math.isfinite(candidate.value):
-        return Decision(CHALLENGER, f"its {value} is no number to compare")
+        return Decision(CHALLENGER, f"its {candidate.metric} {candidate.value} is no number")
     if champion is None:
         return Decision(CHAMPION, f"first scored version, {value}")
     against = f"champion {champion.name}"
@@ -62,11 +80,69 @@ def decide(candidate: Standing, champion: Standing | None) -> Decision:
         return Decision(CHALLENGER, f"not comparable with {against}: {why}")
     if not math.isfinite(champion.value):
         return Decision(CHAMPION, f"{value}; the score of {against} is no number")
-    if candidate.value < champion.value:
-        return Decision(CHAMPION, f"{value} is better than {champion.value:.4g} of {against}")
     if candidate.value == champion.value:
         return Decision(CHALLENGER, f"{value} equals that of {against}, which stays")
-    return Decision(CHALLENGER, f"{value} is worse than {champion.value:.4g} of {against}")
+    lower = candidate.value < champion.value
+    ours, theirs = candidate.error, champion.error
+    if ours is None and theirs is None:
+        word, alias = ("better", CHAMPION) if lower else ("worse", CHALLENGER)
+        return Decision(alias, f"{value} is {word} than {champion.text} of {against}")
+    images = int(candidate.protocol.get("images", 0))
+    found = compare(
+        Measured(candidate.value, _either(ours, theirs), images, candidate.blocks),
+        Measured(champion.value, _either(theirs, ours), images, champion.blocks),
+        known,
+    )
+    seeds = f"between seeds {number(found.deviation.value)}, {found.deviation.origin}"
+    if found.verdict == "tie":
+        return Decision(
+            CHALLENGER,
+            f"{value} ties with {champion.text} of {against}, which stays: better by "
+            f"{_percent(found.sure)} ({seeds}); {found.more}",
+        )
+    sure = found.sure if lower else 1 - found.sure
+    return Decision(
+        CHAMPION if found.verdict == "better" else CHALLENGER,
+        f"{value} is {found.verdict} than {champion.text} of {against}, {_percent(sure)} sure "
+        f"({seeds})",
+    )
+
+
+def _either(error: float | None, other: float | None) -> float:
+    """An error, or where it is not known that of the other score, which had as many images."""
+    return next(one for one in (error, other) if one is not None)
+
+
+def _percent(share: float) -> str:
+    """A probability in percent, never 100% of what is not certain."""
+    percent = 100 * share
+    return f"{percent:.0f}%" if 1 <= percent <= 99 else f"{min(99.9, max(0.1, percent)):.1f}%"
+
+
+def deviation_between_seeds(
+    versions: Iterable[tuple[str, Mapping[str, str]]], like: Standing
+) -> Deviation | None:
+    """The deviation of scores between trainings of equal configurations, from versions that were
+    scored like `like`, given as the run and the tags of each, the oldest first; None where they
+    tell too little."""
+    groups: dict[str, list[tuple[str, Mapping[str, str]]]] = {}
+    for run, tags in versions:
+        if RECIPE_TAG in tags:
+            groups.setdefault(tags[RECIPE_TAG], []).append((run, tags))
+    return deviation_of(scores_of_trainings(group, like) for group in groups.values())
+
+
+def scores_of_trainings(
+    versions: Iterable[tuple[str, Mapping[str, str]]], like: Standing
+) -> list[float]:
+    """The deciding scores of versions that were scored like `like`, given as the run and the tags
+    of each, the oldest first. Of a run, the newest version counts."""
+    found = {}
+    for run, tags in versions:
+        standing = version_standing(0, tags, like.protocol)
+        if math.isfinite(standing.value) and incomparable(standing, like) is None:
+            found[run] = standing.value
+    return list(found.values())
 
 
 def refusal(new: Standing, now: Standing | None) -> str | None:
@@ -134,8 +210,13 @@ def event_standing(event: Mapping[str, Any]) -> Standing | None:
     score = headline(scores_of(event.get("scores") or {}, protocol))
     if score is None:
         return None
-    name = f"the checkpoint at {event['nimg']:,} images"
-    return Standing(name, score.name, float(score.value), protocol)
+    return _standing(f"the checkpoint at {event['nimg']:,} images", score, event)
+
+
+def _standing(name: str, score: Score, scored: Mapping[str, Any]) -> Standing:
+    """A standing by one of the scores of what was scored."""
+    blocks = tuple(map(float, scored.get("blocks") or ()))
+    return Standing(name, score.name, float(score.value), scored["protocol"], score.error, blocks)
 
 
 def version_standing(
@@ -144,12 +225,16 @@ def version_standing(
     """The deciding score that a version with these tags was registered with; not a number if it has
     none. If that is not comparable with scores under the protocol `like`, but the version was
     scored anew under such a protocol, the new score counts."""
-    name = f"version {version}"
+    name, protocol = f"version {version}", json.loads(tags.get("protocol", "{}"))
+    metric = tags.get("metric", "none")
+    own = scores_of(json.loads(tags.get("scores", "{}")), protocol).get(metric)
     registered = Standing(
         name=name,
-        metric=tags.get("metric", "none"),
+        metric=metric,
         value=float(tags.get("score", "nan")),
-        protocol=json.loads(tags.get("protocol", "{}")),
+        protocol=protocol,
+        error=own.error if own is not None else None,
+        blocks=tuple(json.loads(tags.get(BLOCKS_TAG, "[]"))),
     )
     if like is None or comparable(registered.protocol, like) is None or RESCORED_TAG not in tags:
         return registered
@@ -157,4 +242,4 @@ def version_standing(
     score = headline(scores_of(later["scores"], later["protocol"]))
     if score is None or comparable(later["protocol"], like) is not None:
         return registered
-    return Standing(name, score.name, float(score.value), later["protocol"])
+    return _standing(name, score, later)

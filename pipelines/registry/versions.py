@@ -8,7 +8,6 @@ Registered models are handled here, runs in `tracking.py`, the files of a model 
 
 from __future__ import annotations
 
-import hashlib
 import json
 from collections.abc import Mapping
 from dataclasses import dataclass, field
@@ -24,17 +23,21 @@ from gan_train.files.digests import sha256_of
 from gan_train.files.locks import locked
 from gan_train.images.origin import Identity
 from gan_train.inference import VERSION
-from gan_train.runs.checkpoint import harmless_keys
 from gan_train.runs.events import read_events
+from gan_train.runs.integrity import REPORTED
 from gan_train.runs.ledger import LEDGER
 from gan_train.runs.shared import workspace_lock
+from gan_train.training.scoring import stored_scores
 from pipelines.registry import logged_model
-from pipelines.registry.aliases import Given, appoint, appoint_by_hand
+from pipelines.registry.aliases import Given, appoint, appoint_by_hand, between_seeds
 from pipelines.registry.card_picture import card_picture
+from pipelines.registry.fingerprints import config_hash, recipe_hash
 from pipelines.registry.lineage import lineage
 from pipelines.registry.model_card import CardFacts, model_card
 from pipelines.registry.promotion import (
+    BLOCKS_TAG,
     CHAMPION,
+    RECIPE_TAG,
     best_checkpoint,
     event_standing,
     version_standing,
@@ -50,7 +53,6 @@ from pipelines.registry.tracking import (
     existing_allowed,
     experiment_of,
     failures,
-    flatten,
     tracking_uri,
 )
 
@@ -88,6 +90,7 @@ class Registration:
     metric: str
     score: float
     scores: dict[str, Any]
+    text: str  # the deciding score with its error
     run_id: str
     ui: str  # a URL, or the command that opens the page
     appointed: bool = field(default=False, compare=False)  # whether it became champion just now
@@ -99,22 +102,13 @@ def model_name(config: Config) -> str:
     return config.registry.model or (name if name.startswith(family) else f"{family}-{name}")
 
 
-def config_hash(config: Config) -> str:
-    """The SHA-256 of all settings that change what is trained, without those declared harmless."""
-    harmless = harmless_keys(Config)
-    tree = {
-        key: value
-        for key, value in flatten(config.model_dump(mode="json"))
-        if not any(key == h or key.startswith(f"{h}.") for h in harmless)
-    }
-    return hashlib.sha256(json.dumps(tree, sort_keys=True).encode()).hexdigest()
-
-
 def register_best(
     config: Config, run_dir: Path, index: Index, ids: Mapping[str, str]
 ) -> Registration:
     """Make the run's best scored checkpoint a version of the registered model, and decide whether
-    it becomes champion. May be repeated: the same checkpoint is the same version.
+    it becomes champion. May be repeated: the same checkpoint is the same version. Its score is the
+    one that lies beside it as `reported.json`, which is of images that did not choose it; without
+    that file, the one by which it was chosen.
 
     Raises UserError when no checkpoint is fit for it, or the tracking server is away.
     """
@@ -128,10 +122,18 @@ def register_best(
         client = connect(config)
         with workspace_lock(config, "registry"):
             version = _version_of(client, config, run_dir, index, ids, run_id, event)
-        given = appoint(client, version)
+        given = appoint(client, version, config.registry.seed_deviation)
     except failures() as error:
         raise _unreachable(config, error) from error
     return _registration(config, version, given)
+
+
+def reported(config: Config, run_dir: Path) -> dict[str, Any] | None:
+    """The scores of the run's best checkpoint on latents that did not choose it, and how they were
+    measured; None where these are not known."""
+    final = None if config.registry.partly_grown else config.data.resolution
+    best = best_checkpoint(read_events(run_dir), final)
+    return None if best is None else stored_scores(run_dir / best["path"], REPORTED)
 
 
 def register_import(config: Config, folder: Path, origin: str, digest: str) -> tuple[int, str]:
@@ -265,17 +267,21 @@ def _version_of(
     if known := _known(client, name, run, model):
         return known
 
-    standing = event_standing(event)
-    assert standing is not None
+    chosen = event_standing(event)
+    scored = {**event, **(stored_scores(run_dir / event["path"], REPORTED) or {})}
+    standing = event_standing(scored)
+    assert chosen is not None and standing is not None
     model = logged_model.complete(client, model)
     about = model.params | model.tags
     commit, library = (run.data.tags.get(tag) for tag in (COMMIT_TAG, VERSION_TAG))
     card = CardFacts(
         model=name,
         nimg=event["nimg"],
-        scores=event["scores"],
-        protocol=event["protocol"],
+        scores=scored["scores"],
+        protocol=scored["protocol"],
         metric=standing.metric,
+        chosen=None if scored["scores"] is event["scores"] else chosen.text,
+        deviation=between_seeds(client, name, standing),
         task=about.get("task", "generate"),
         z_dim=int(about["z_dim"]),
         conditional=about["conditional"] == "True",
@@ -302,12 +308,14 @@ def _version_of(
         "precision": card.precision,
         "metric": standing.metric,
         "score": repr(standing.value),
-        "n": event["protocol"].get("images", ""),
-        "extractor": event["protocol"].get("extractor", ""),
+        "n": scored["protocol"].get("images", ""),
+        "extractor": scored["protocol"].get("extractor", ""),
         "data_hash": index.content_hash,
         "config_hash": card.config_hash,
-        "scores": json.dumps(event["scores"]),
-        "protocol": json.dumps(event["protocol"], sort_keys=True),
+        RECIPE_TAG: recipe_hash(config),
+        "scores": json.dumps(scored["scores"]),
+        "protocol": json.dumps(scored["protocol"], sort_keys=True),
+        BLOCKS_TAG: json.dumps(scored.get("blocks") or []),
         logged_model.WEIGHTS_TAG: model.tags[logged_model.WEIGHTS_TAG],
         "git_commit": commit,
         VERSION_TAG: library,
@@ -408,6 +416,7 @@ def _registration(config: Config, version: ModelVersion, given: Given) -> Regist
         metric=standing.metric,
         score=standing.value,
         scores=json.loads(version.tags.get("scores", "{}")),
+        text=standing.text,
         run_id=version.run_id or "",
         ui=_page(config, version.name, int(version.version)),
         appointed=given.appointed,

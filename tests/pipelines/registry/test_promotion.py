@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 import math
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
@@ -11,12 +12,17 @@ import pytest
 
 from gan_train import recipes
 from gan_train.config import Config
+from pipelines.registry.evidence import Deviation
 from pipelines.registry.model_card import LIMIT, CardFacts, model_card, score_rows
 from pipelines.registry.promotion import (
+    BLOCKS_TAG,
+    RECIPE_TAG,
     RESCORED_TAG,
+    Decision,
     Standing,
     best_checkpoint,
     decide,
+    deviation_between_seeds,
     event_standing,
     refusal,
     version_standing,
@@ -58,6 +64,63 @@ def test_alias_and_reason(
     assert because in decision.reason
     if champion is not None and "no number" not in decision.reason:
         assert "version 3" in decision.reason
+
+
+@pytest.mark.parametrize(
+    ("candidate", "alias", "reason"),
+    [
+        (
+            40.0,
+            "champion",
+            f"{METRIC} 40.0 ± 0.6 is better than 50.0 ± 0.6 of champion version 3, 99% sure "
+            "(between seeds 1.9, known from 5 trainings)",
+        ),
+        (
+            49.0,
+            "challenger",
+            f"{METRIC} 49.0 ± 0.6 ties with 50.0 ± 0.6 of champion version 3, which stays: better "
+            "by 64% (between seeds 1.9, known from 5 trainings); no number of images would decide, "
+            "33 trainings of each would",
+        ),
+        (
+            60.0,
+            "challenger",
+            f"{METRIC} 60.0 ± 0.6 is worse than 50.0 ± 0.6 of champion version 3, 99% sure "
+            "(between seeds 1.9, known from 5 trainings)",
+        ),
+    ],
+)
+def test_better_tie_or_worse(candidate: float, alias: str, reason: str) -> None:
+    known = Deviation(1.9, 4, "known from 5 trainings")
+    new, now = (replace(score(value), error=0.6) for value in (candidate, 50.0))
+    assert decide(new, now, known) == Decision(alias, reason)
+    # a champion of an earlier version of this project: its error is as large
+    assert decide(new, score(50.0), known).alias == alias
+    assert decide(score(candidate), now, known).alias == alias
+    # equal scores are a tie whatever is known
+    assert "equals" in decide(now, now, known).reason
+
+
+def test_the_deviation_between_seeds_comes_from_equal_configurations() -> None:
+    def tags(recipe: str, value: float, how: dict[str, Any] = FD) -> dict[str, str]:
+        known = {"metric": METRIC, "score": str(value), "protocol": json.dumps(how)}
+        return known | ({RECIPE_TAG: recipe} if recipe else {})
+
+    like = score(50.0)
+    history = [
+        ("run-1", tags("a", 90.0)),
+        ("run-1", tags("a", 50.0)),  # the newest of a run counts
+        ("run-2", tags("a", 54.0)),
+        ("run-3", tags("b", 20.0)),
+        ("run-4", tags("b", 24.0)),
+        ("run-5", tags("c", 70.0)),
+        ("run-6", tags("a", 5.0, protocol(OTHER_DATA))),
+        ("run-7", tags("a", math.nan)),
+        ("run-8", tags("", 1.0)),
+    ]
+    found = deviation_between_seeds(history, like)
+    assert found == Deviation(math.sqrt(8), 2, "known from 4 trainings")
+    assert deviation_between_seeds(history[:3], like) is None
 
 
 def test_the_reason_names_what_differs() -> None:
@@ -120,6 +183,8 @@ def facts(**changes: Any) -> CardFacts:
             "scores": {"precision": 0.5, METRIC: 83.61, f"{METRIC}_null": 5.4},
             "protocol": FD,
             "metric": METRIC,
+            "chosen": None,
+            "deviation": None,
             "task": "generate",
             "z_dim": 8,
             "conditional": True,
@@ -169,6 +234,21 @@ def test_card_without_picture_commit_and_classes(tmp_path: Path) -> None:
         and '"label"' not in text
     )
     assert "licence: not recorded" in text
+
+
+def test_card_tells_of_chance_and_choice(tmp_path: Path) -> None:
+    scores = {METRIC: 54.41, f"{METRIC}_se": 0.62, f"{METRIC}_null": 5.4}
+    known = Deviation(1.93, 4, "known from 5 trainings")
+    told = model_card(
+        settings(tmp_path), DATA, facts(scores=scores, chosen="52.1 ± 0.6", deviation=known)
+    )
+    for words in (
+        f"| {METRIC} &nbsp;&nbsp; | 54.4 ± 0.6 &nbsp;&nbsp; | 5.4 |",
+        "± is one standard error over samples",
+        "seed alone deviate by 1.93 (known from 5 trainings)",
+        "was chosen by 52.1 ± 0.6, on other latents",
+    ):
+        assert words in told
 
 
 def test_null_stands_beside_its_distance() -> None:
@@ -254,4 +334,10 @@ def test_a_champion_is_compared_by_its_score_on_the_new_data() -> None:
     worse = Standing("version 3", METRIC, 42.0, new)
     assert decide(worse, version_standing(2, tags)).alias == "challenger"
     assert decide(worse, version_standing(2, tags, new)).alias == "champion"
+    more = later | {"scores": {METRIC: 45.5, f"{METRIC}_se": 0.7}, "blocks": [1.0, -1.0]}
+    found = version_standing(2, tags | {RESCORED_TAG: json.dumps(more)}, new)
+    assert (found.error, found.blocks) == (0.7, (1.0, -1.0))
+    own = {"scores": json.dumps({METRIC: 40.0, f"{METRIC}_se": 0.5}), BLOCKS_TAG: "[2.0, -2.0]"}
+    found = version_standing(2, tags | own)
+    assert (found.error, found.blocks, found.text) == (0.5, (2.0, -2.0), "40.0 ± 0.5")
     assert version_standing(1, {}, new).metric == "none", "an import, which has no score"

@@ -27,6 +27,7 @@ A: Protocol = {
 def test_scores_under_one_protocol_are_comparable() -> None:
     assert comparable(A, dict(A)) is None
     refuse_unless_comparable(A, A | {"null_images": 1000})  # it only judges the null value
+    assert comparable(A, A | {"latents": 0}) is None
 
 
 @pytest.mark.parametrize(
@@ -38,6 +39,7 @@ def test_scores_under_one_protocol_are_comparable() -> None:
         ({"resize": "lanczos224"}, "resize filters or sizes (bilinear224 and lanczos224)"),
         ({"images": 500}, "numbers of images (2000 and 500)"),
         ({"reference": "others"}, "reference images"),
+        ({"latents": 1}, "latents (0 and 1)"),  # without a word, they were those that choose
     ],
 )
 def test_any_difference_is_refused(change: Protocol, reason: str) -> None:

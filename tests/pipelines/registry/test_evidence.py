@@ -1,0 +1,116 @@
+"""The gate's errors, by simulated trainings: how often luck passes, and how often progress."""
+
+from __future__ import annotations
+
+import math
+
+import numpy as np
+import pytest
+
+from pipelines.registry.evidence import (
+    Comparison,
+    Deviation,
+    Measured,
+    compare,
+    correlation,
+    deviation_of,
+    given,
+)
+
+SEEDS, SAMPLES = 3.0, 1.0  # deviations
+BOTH = math.hypot(SEEDS, SAMPLES)
+TRAININGS = 20
+
+
+def measured(value: float, error: float = SAMPLES, blocks: tuple[float, ...] = ()) -> Measured:
+    return Measured(value, error, 2000, blocks)
+
+
+def drawn(count: int, seed: int, better: float = 0.0) -> np.ndarray:
+    return 50 - better + BOTH * np.random.default_rng(seed).standard_normal(count)
+
+
+def passes(scores: np.ndarray, others: np.ndarray, known: Deviation | None) -> float:
+    found = [compare(measured(a), measured(b), known) for a, b in zip(scores, others, strict=True)]
+    return float(np.mean([one.verdict == "better" for one in found]))
+
+
+@pytest.mark.parametrize("known", [given(BOTH), None])
+def test_equal_trainings_pass_once_in_twenty(known: Deviation | None) -> None:
+    """Also where the deviation is assumed and the assumption is right."""
+    assert passes(drawn(4000, 1), drawn(4000, 2), known) == pytest.approx(0.05, abs=0.012)
+
+
+def test_few_known_trainings_do_not_make_the_gate_lax() -> None:
+    """Student's t: a deviation that is estimated from three may be far too small."""
+    pairs = np.stack([drawn(4000, seed) for seed in range(5)], axis=1)
+    found = [
+        compare(measured(a), measured(b), deviation_of([rest])).verdict == "better"
+        for a, b, *rest in pairs.tolist()
+    ]
+    assert 0.03 < np.mean(found) < 0.065
+
+
+@pytest.mark.parametrize(("ahead", "power"), [(2, 0.41), (4, 0.88), (6, 0.995)])
+def test_progress_passes(ahead: float, power: float) -> None:
+    """By `ahead` deviations of a training: P(Z > 1.645 - ahead / sqrt 2)."""
+    found = passes(drawn(2000, 1, better=ahead * BOTH), drawn(2000, 2), given(BOTH))
+    assert found == pytest.approx(power, abs=0.03)
+
+
+def champions(scores: list[float], history: bool) -> tuple[int, int]:
+    """How many champions there are, one training after the other: by the gate, and by the lower
+    number."""
+    champion, ours, lower = scores[0], 1, 1
+    for place, score in enumerate(scores[1:], 1):
+        known = deviation_of([scores[: place + 1]]) if history else None
+        if compare(measured(score), measured(champion), known).verdict == "better":
+            champion, ours = score, ours + 1
+        lower += score < min(scores[:place])
+    return ours, lower
+
+
+@pytest.mark.parametrize("history", [True, False])
+def test_twenty_equal_trainings_change_the_champion_at_most_once(history: bool) -> None:
+    attempts = [champions(drawn(TRAININGS, seed).tolist(), history) for seed in range(500)]
+    ours, lower = np.array(attempts).T
+    harmonic = sum(1 / n for n in range(1, TRAININGS + 1))
+    assert lower.mean() == pytest.approx(harmonic, abs=0.2) and harmonic > 3.59
+    assert ours.mean() < 1.5 and (ours <= 2).mean() > 0.98
+
+
+def test_what_would_decide_a_tie() -> None:
+    near = compare(measured(49.0), measured(50.0), given(BOTH))
+    assert near.verdict == "tie" and 0.5 < near.sure < 0.65
+    # (1.645 sqrt(2) BOTH)^2 = 54.1
+    assert near.more == "no number of images would decide, 55 trainings of each would"
+    # the difference is told apart where 1.645 sqrt(2 N / n) is 1: at n = 5.41 N
+    images = compare(measured(49.0), measured(50.0), given(0.0))
+    assert images.more == "8,900 more images of each would decide"
+    assert "too near" in compare(measured(50.0), measured(50.001), given(BOTH)).more
+    far = compare(measured(60.0), measured(50.0), given(BOTH))
+    assert far.verdict == "worse" and far.sure < 0.05 and far.more == ""
+
+
+def test_samples_that_two_versions_share_count_for_less() -> None:
+    """A version that goes on from the champion makes nearly the same images of the same latents."""
+    noise = np.random.default_rng(0)
+    shared, own = noise.standard_normal(40), 0.2 * noise.standard_normal(40)
+    a, b = tuple(shared.tolist()), tuple((shared + own).tolist())
+    assert correlation(a, b) > 0.95
+    assert correlation(a, ()) == correlation(a, (1.0,) * 40) == correlation((), ()) == 0
+    together = compare(measured(48.5, 1, a), measured(50, 1, b), None)
+    apart = compare(measured(48.5), measured(50), None)
+    assert (together.verdict, apart.verdict) == ("better", "tie")
+
+
+def test_the_deviation_is_pooled_within_configurations() -> None:
+    assert deviation_of([[50.0, 54.0]]) is None and deviation_of([[1.0], [9.0], [5.0]]) is None
+    found = deviation_of([[50.0, 54.0], [10.0, 14.0], [99.0]])
+    assert found == Deviation(math.sqrt(8), 2, "known from 4 trainings")
+
+
+def test_scores_without_any_error() -> None:
+    assert compare(measured(1, 0), measured(2, 0)) == Comparison(
+        "better", 1.0, Deviation(0.0, math.inf, "assumed, 3 times the error")
+    )
