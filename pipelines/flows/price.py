@@ -17,7 +17,7 @@ from dataclasses import dataclass
 import torch
 
 from gan_train import recipes
-from gan_train.adversary import ImageShape, Stage, task_of
+from gan_train.adversary import Generates, ImageShape, Stage, task_of
 from gan_train.bench.counting import count, estimate
 from gan_train.bench.rehearsal import Rehearsed, rehearse
 from gan_train.config import Config
@@ -147,8 +147,10 @@ class Prices:
         scoring = None
         if self.rehearsed.scoring is not None:
             first, later = self._passes(config)
-            images = first + later * (scorings - 1)
-            scoring = images * self.rehearsed.scoring + MEASURES_S * scorings
+            again = isinstance(adversary, Generates) and "frechet" in config.evaluate.metrics
+            passes = scorings + again  # the best checkpoint is scored once more at the end
+            images = first + later * (passes - 1)
+            scoring = images * self.rehearsed.scoring + MEASURES_S * passes
         ends = PLAIN_S if self._plain else START_S + END_S
         return Price(tuple(parts), scorings, scoring, self._sharding, ends)
 

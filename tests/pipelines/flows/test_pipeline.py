@@ -19,8 +19,10 @@ from prefect.states import Cancelling
 from gan_train import recipes
 from gan_train.config import Config
 from gan_train.errors import UserError
+from gan_train.files.atomic import read_json
 from gan_train.runs import run_folder
 from gan_train.runs.checkpoint import SCORES, list_checkpoints
+from gan_train.runs.integrity import REPORTED
 from gan_train.text import markdown
 from pipelines.compute import training
 from pipelines.flows import artifacts as shown
@@ -77,6 +79,11 @@ def test_the_whole_chain_then_again(
     assert (first.version, first.alias) == (1, "champion")
     assert first.metric == "fd_efficientnet_lite0"
     assert versions.download(config, "champion").is_dir()
+    # on latents that did not choose it; the flow found what training had left
+    (reported,) = (read_json(path) for path in run_dir.glob(f"checkpoints/*/{REPORTED}"))
+    assert first.score == reported["scores"][first.metric]
+    assert reported["protocol"]["latents"] == 1
+    assert first.score not in [row[first.metric] for row in run_folder.score_table(run_dir)]
 
     shown = artifacts(client, config)
     assert {key: a.type for key, a in shown.items() if key in ("scores", "samples")} == {
@@ -179,8 +186,10 @@ def test_cancelling_saves_a_checkpoint_and_resuming_goes_on(
             pipeline.evaluate_flow(other, run_dir.name)
     grown = [row for row in rows if row["resolution"] == config.data.resolution]
     best = min(grown, key=lambda row: float(row["fd_efficientnet_lite0"]))
-    registered = pipeline.promote_flow(config, run_dir.name)
-    assert registered.score == best["fd_efficientnet_lite0"]
+    registered = pipeline.promote_flow(config, run_dir.name)  # which scores it once more
+    folder = run_dir / f"checkpoints/{round(1000 * best['kimg']):012d}"
+    reported = read_json(folder / REPORTED)["scores"]["fd_efficientnet_lite0"]
+    assert registered.score == reported != best["fd_efficientnet_lite0"]
     mlflow_run = tracking.connect(config).get_run(registered.run_id)
     assert mlflow_run.info.status == "KILLED", "as it was stopped, though scores came after that"
 

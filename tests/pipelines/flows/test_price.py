@@ -68,6 +68,9 @@ def test_the_parts_of_a_price(
     # 24 images, of which 16 are scored at 4 and at 8 pixels, and once 24 real ones
     assert found.scorings == 2
     assert found.scoring == pytest.approx((16 + 16 + 24) * 0.5 + 2 * price.MEASURES_S)
+    scored = recipes.change(config, {"evaluate.metrics": ["frechet"]})
+    again = prices.of(scored).scoring  # the best one is scored once more
+    assert again == pytest.approx(found.scoring + 16 * 0.5 + price.MEASURES_S)
     assert found.ends == price.START_S + price.END_S and found.sharding > 0
     assert found.beside == pytest.approx(found.scoring + found.sharding + found.ends)
     assert prices.memory_gib == pytest.approx(1 + price.MORE_GIB, abs=1e-4)
