@@ -118,11 +118,11 @@ def test_versions_are_listed_with_alias_score_and_run(
         run.end(2000)
         versions.register_best(run.config, run.folder, run.index, {})
     assert main(["versions", str(recipe)]) == 0
-    shown = [line[:6] for line in words(capsys.readouterr().out)[1:]]
+    shown = [line[:8] for line in words(capsys.readouterr().out)[1:]]
     measure = registry_runs.METRIC
     assert shown == [
-        ["2", "challenger", "40", measure, "2", "tiny-20260102-000000"],
-        ["1", "champion", "31.5", measure, "2", "tiny-20260101-000000"],
+        ["2", "challenger", "40", "6.01", "(2)", measure, "2", "tiny-20260102-000000"],
+        ["1", "champion", "31.5", "6.01", "(2)", measure, "2", "tiny-20260101-000000"],
     ]
     # who was champion, from when to when, and why
     versions.promote(registry_runs.config(workspace), 2)
