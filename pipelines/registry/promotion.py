@@ -216,7 +216,8 @@ def event_standing(event: Mapping[str, Any]) -> Standing | None:
 def _standing(name: str, score: Score, scored: Mapping[str, Any]) -> Standing:
     """A standing by one of the scores of what was scored."""
     blocks = tuple(map(float, scored.get("blocks") or ()))
-    return Standing(name, score.name, float(score.value), scored["protocol"], score.error, blocks)
+    protocol = scored.get("protocol") or {}
+    return Standing(name, score.name, float(score.value), protocol, score.error, blocks)
 
 
 def version_standing(

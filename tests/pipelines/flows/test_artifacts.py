@@ -19,3 +19,21 @@ from pipelines.flows import artifacts
 )
 def test_scores_have_three_digits(name: str, value: object, shown: object) -> None:
     assert artifacts._cell(name, value) == shown
+
+
+def test_a_score_stands_with_its_error() -> None:
+    row = {
+        "kimg": 71.008,
+        "fd_x": 54.41,
+        "fd_x_se": 0.62,
+        "fd_x_null": 5.434,
+        "class_entropy": 0.9314,
+        "checkpoint": "000000071008",
+    }
+    assert artifacts._cells(row) == {
+        "kimg": 71.008,
+        "fd_x": "54.4 ± 0.6",
+        "fd_x_null": "5.43",
+        "class_entropy": "0.931",
+        "checkpoint": "000000071008",
+    }

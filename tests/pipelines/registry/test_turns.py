@@ -55,9 +55,12 @@ for line in sys.stdin:
 """
 
 
-def scored(score: float) -> dict[str, str]:
+def scored(score: float, error: float | None = None) -> dict[str, str]:
     """The tags of a version with this score."""
-    return {"metric": METRIC, "score": str(score), "protocol": json.dumps(protocol(index()))}
+    tags = {"metric": METRIC, "score": str(score), "protocol": json.dumps(protocol(index()))}
+    if error is not None:
+        tags["scores"] = json.dumps({METRIC: score, f"{METRIC}_se": error})
+    return tags
 
 
 def made(client: Any, name: str, score: float) -> Any:
@@ -80,8 +83,8 @@ class Promoter:
         assert self.process.stdout is not None
         assert self.process.stdout.readline() == "ready\n"
 
-    def ask(self, name: str, score: float, deadly: str = "") -> None:
-        tags = scored(score)
+    def ask(self, name: str, score: float, deadly: str = "", error: float | None = None) -> None:
+        tags = scored(score, error)
         assert self.process.stdin is not None
         self.process.stdin.write(json.dumps([name, tags, deadly]) + "\n")
         self.process.stdin.flush()
@@ -123,7 +126,7 @@ def contest(client: Any, name: str, promoters: list[Promoter], scores: list[floa
     before."""
     new_model(client, name)
     for promoter, score in zip(promoters, scores, strict=True):
-        promoter.ask(name, score)
+        promoter.ask(name, score, error=0.01)  # all differences are beyond chance
     said = dict(promoter.answer() for promoter in promoters[: len(scores)])
     by_number = {
         int(found.version): float(found.tags["score"])
@@ -154,6 +157,14 @@ def test_the_best_of_those_at_once_is_champion(
         scores = [30.0 + one for one in range(number)]
         shuffled.shuffle(scores)
         contest(client, f"contest-{attempt}", at_once[:number], scores)
+
+    # where chance explains all differences, whoever comes first stays champion
+    new_model(client, "ties")
+    for promoter, score in zip(at_once, (30.0, 31.0, 32.0, 33.0), strict=True):
+        promoter.ask("ties", score, error=1.0)
+    said = dict(promoter.answer() for promoter in at_once)
+    (reign,) = reigns.of(client.get_registered_model("ties"))
+    assert [number for number, alias in said.items() if alias == "champion"] == [reign.version]
 
 
 @pytest.mark.fault(
