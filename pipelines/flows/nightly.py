@@ -5,8 +5,8 @@
 The stored set grows (`data.grow`), so only new images are sharded. Where nothing is new since the
 newest version, the flow says so and ends. Otherwise the champion is scored anew, because its score
 belongs to other data, and a run begins with its networks and with a seed of its own. The seed
-depends on the recipe's seed and on the data alone, so the same night can be repeated. The better of
-the two is champion.
+depends on the recipe's seed and on the data alone, so the same night can be repeated. It becomes
+champion if it is better beyond chance.
 """
 
 from __future__ import annotations
@@ -67,7 +67,7 @@ class Start:
     on_crashed=[stop_job],
 )
 def nightly_flow(config: Config) -> Any:
-    """Shard what is new, train from the champion, score, register; the better one is champion.
+    """Shard what is new, train from the champion, score, register; champion is what is better beyond chance.
 
     Returns the run's folder and its registration. Ends as Completed, named "Nothing new", where the
     source has no image that the newest version was not trained on. A night that was stopped or
