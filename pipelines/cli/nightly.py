@@ -22,7 +22,8 @@ def add(commands: Any) -> None:
         "shard what is new, and train on from the champion",
         "Ends at once where no image is new since the newest version. Otherwise only new images\n"
         "are sharded, the champion is scored on all, and a run begins with its networks. It is\n"
-        "champion if it is better beyond chance. Every night, by a deployment: infra/prefect/prefect.yaml",
+        "champion if it is better beyond chance.\n\n"
+        "Every night, by a deployment: infra/prefect/prefect.yaml",
     )
     nightly.add_argument("recipe", help="a YAML file, or the name of one in configs/")
     add_overrides(nightly)

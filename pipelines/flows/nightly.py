@@ -67,7 +67,7 @@ class Start:
     on_crashed=[stop_job],
 )
 def nightly_flow(config: Config) -> Any:
-    """Shard what is new, train from the champion, score, register; champion is what is better beyond chance.
+    """Shard what is new, train from the champion, score, register; promote beyond chance.
 
     Returns the run's folder and its registration. Ends as Completed, named "Nothing new", where the
     source has no image that the newest version was not trained on. A night that was stopped or
