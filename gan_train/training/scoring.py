@@ -6,7 +6,7 @@ import json
 import logging
 import math
 import tempfile
-from collections.abc import Callable
+from collections.abc import Callable, Mapping
 from pathlib import Path
 from typing import Any
 
@@ -95,7 +95,8 @@ class Scorer:
         files = {"generator.json": b"", "generator.safetensors": b""}
         if self.runtime.rank == 0:
             folder = self.best(self.runtime.run_dir)
-            if folder is not None and stored_scores(folder, REPORTED) is None:
+            chosen = stored_scores(folder) if folder is not None else None
+            if folder is not None and chosen and reported_scores(folder, chosen) is None:
                 files = {name: (folder / name).read_bytes() for name in files}
         device = self.runtime.device
         files = {name: from_first_worker(data, device) for name, data in files.items()}
@@ -129,6 +130,18 @@ def stored_scores(folder: Path, name: str = checkpoint.SCORES) -> dict[str, Any]
     except Damaged as damage:
         log.error("DAMAGED SCORES of %s are dropped: %s", folder, damage)
         return None
+
+
+def reported_scores(folder: Path, chosen: Mapping[str, Any]) -> dict[str, Any] | None:
+    """The scores of a checkpoint on latents that did not choose it, measured in all else like the
+    `chosen` ones; None where there are none."""
+    found = stored_scores(folder, REPORTED)
+    if found is None:
+        return None
+    latents = {key: value for key, value in found["protocol"].items() if key == "latents"}
+    measured = {**(chosen.get("protocol") or {}), **latents}
+    alike = comparable(measured, found["protocol"]) is None
+    return found if alike else None
 
 
 def best_checkpoint(run_dir: Path, metric: str, resolution: int | None = None) -> Path | None:

@@ -23,7 +23,7 @@ from gan_train.runs import run_folder, shared
 from gan_train.runs.checkpoint import SCORES, find_damage, list_checkpoints, precision_in
 from gan_train.runs.events import EventLog
 from gan_train.runs.integrity import REPORTED, Damaged, read_state
-from gan_train.training.scoring import fresh_latents, stored_scores
+from gan_train.training.scoring import fresh_latents, reported_scores, stored_scores
 from pipelines.registry.promotion import best_checkpoint
 
 log = logging.getLogger(__name__)
@@ -77,7 +77,7 @@ def report_best(config: Config, run_dir: Path, score: Score) -> None:
     if best is None:
         return
     folder = run_dir / best["path"]
-    if not (folder / "generator.json").is_file() or stored_scores(folder, REPORTED) is not None:
+    if not (folder / "generator.json").is_file() or reported_scores(folder, best) is not None:
         return
     if Generator.load(folder).task != "generate":
         return

@@ -94,4 +94,7 @@ def _registry(config: Config) -> Iterator[Any]:
         yield connect(config)
     except failures() as error:
         first = str(error).splitlines()[0][:200]
-        raise UserError(f"MLflow at {tracking_uri(config)} does not answer ({first})") from error
+        raise UserError(
+            f"MLflow at {tracking_uri(config)} does not answer ({first}): nothing is "
+            "lost; once it is back, the same command goes on from here"
+        ) from error

@@ -24,10 +24,9 @@ from gan_train.files.locks import locked
 from gan_train.images.origin import Identity
 from gan_train.inference import VERSION
 from gan_train.runs.events import read_events
-from gan_train.runs.integrity import REPORTED
 from gan_train.runs.ledger import LEDGER
 from gan_train.runs.shared import workspace_lock
-from gan_train.training.scoring import stored_scores
+from gan_train.training.scoring import reported_scores
 from pipelines.registry import logged_model
 from pipelines.registry.aliases import Given, appoint, appoint_by_hand, between_seeds
 from pipelines.registry.card_picture import card_picture
@@ -133,7 +132,7 @@ def reported(config: Config, run_dir: Path) -> dict[str, Any] | None:
     measured; None where these are not known."""
     final = None if config.registry.partly_grown else config.data.resolution
     best = best_checkpoint(read_events(run_dir), final)
-    return None if best is None else stored_scores(run_dir / best["path"], REPORTED)
+    return None if best is None else reported_scores(run_dir / best["path"], best)
 
 
 def register_import(config: Config, folder: Path, origin: str, digest: str) -> tuple[int, str]:
@@ -268,7 +267,7 @@ def _version_of(
         return known
 
     chosen = event_standing(event)
-    scored = {**event, **(stored_scores(run_dir / event["path"], REPORTED) or {})}
+    scored = {**event, **(reported_scores(run_dir / event["path"], event) or {})}
     standing = event_standing(scored)
     assert chosen is not None and standing is not None
     model = logged_model.complete(client, model)

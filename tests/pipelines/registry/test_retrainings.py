@@ -1,5 +1,5 @@
 """Luck and progress, by real trainings: who becomes champion of twenty that differ in their seed
-alone, and whether twice the images pass. docs/scores.md has the figures."""
+alone, and whether twice the images pass."""
 
 from __future__ import annotations
 
