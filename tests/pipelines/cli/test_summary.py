@@ -16,7 +16,7 @@ def test_a_schedule_that_ends_below_32_pixels(tmp_path: Path) -> None:
     run_dir.mkdir(parents=True)
     (run_dir / "events.jsonl").touch()
     registration = Registration(
-        "progan-demo", 1, "champion", "the first", "fd", 40.0, {}, "1", "a page"
+        "progan-demo", 1, "champion", "the first", "fd", 40.0, {}, "40.0", "1", "a page"
     )
     said = run_summary(config, run_dir, registration)
     assert f"gan-train generate {run_dir} --version 1" in said

@@ -44,7 +44,8 @@ def trained(glyphs: Path, tmp_path_factory: pytest.TempPathFactory) -> Path:
     return run(_config(glyphs, workspace), workspace / "run")
 
 
-MEASURED = ("scores", "protocol", "resolution", "alpha")
+MEASURED = ("scores", "protocol", "blocks", "resolution", "alpha")
+WITH_ERRORS = [told for name in NAMES for told in (name, f"{name}_se")]
 
 
 def _anew(trained: Path, glyphs: Path, **changes: Any) -> dict[str, Any]:
@@ -57,7 +58,7 @@ def _anew(trained: Path, glyphs: Path, **changes: Any) -> dict[str, Any]:
 
 def test_a_run_stores_them_beside_the_score(trained: Path) -> None:
     (event,) = [e for e in run_folder.read_events(trained) if e["kind"] == "checkpoint"]
-    assert list(event["scores"])[-2:] == NAMES
+    assert list(event["scores"])[-4:] == WITH_ERRORS
     assert "pair_distance" in event["scores"]
     assert all(0.01 < event["scores"][name] < 1e6 for name in NAMES)
     told = event["protocol"]
@@ -83,7 +84,7 @@ def test_nothing_else_is_made_for_path_lengths_alone(
 ) -> None:
     monkeypatch.setattr(Evaluator, "score", lambda *_: pytest.fail("was called"))
     found = _anew(trained, glyphs, evaluate__metrics=["path_length"])
-    assert list(found["scores"]) == NAMES
+    assert list(found["scores"]) == WITH_ERRORS
 
 
 def test_they_change_no_other_score_and_no_comparison(
@@ -96,7 +97,7 @@ def test_they_change_no_other_score_and_no_comparison(
     statistics = list((trained.parent / "statistics").glob("*/*"))
     with_them = _anew(trained, glyphs, evaluate__path_length_images=3)
     assert list((trained.parent / "statistics").glob("*/*")) == statistics
-    assert {k: v for k, v in with_them["scores"].items() if k not in NAMES} == without["scores"]
+    assert {k: v for k, v in with_them["scores"].items() if k not in WITH_ERRORS} == without["scores"]
     assert not set(NAMES) & set(without["scores"])
     assert comparable(without["protocol"], with_them["protocol"]) is None
     both = dict.fromkeys(["fd_efficientnet_lite0", *NAMES], math.inf)
