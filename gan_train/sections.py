@@ -12,7 +12,18 @@ from pydantic import Field, model_validator
 from gan_train.settings import MOST, MOST_KIMG, Count, PathText, Settings, harmless
 
 Resize = Literal["box", "bilinear", "bicubic", "lanczos"]
-Metric = Literal["frechet", "kid", "precision_recall", "conditional", "diversity", "path_length"]
+Metric = Literal[
+    "frechet",
+    "kid",
+    "precision_recall",
+    "density_coverage",
+    "memorisation",
+    "conditional",
+    "diversity",
+    "sliced_wasserstein",
+    "gan_train",
+    "path_length",
+]
 LEAST_KIMG = 0.001
 """One image, in thousands."""
 PathLength = Literal["w_end", "w_full", "z_end", "z_full"]
@@ -263,9 +274,12 @@ class EvaluateConfig(Settings):
         2000, "The number of images on each side of the comparison.", ge=4, le=10_000_000
     )
     metrics: tuple[Metric, ...] = harmless(
-        ("frechet", "kid", "precision_recall", "conditional", "diversity"),
-        "The scores that are computed. `conditional` needs data with classes, and is left out "
-        "without.",
+        (
+            *("frechet", "kid", "precision_recall", "density_coverage", "memorisation"),
+            *("conditional", "diversity"),
+        ),
+        "The scores that are computed. `conditional` and `gan_train` need data with classes, and "
+        "are left out without.",
     )
     latents: int = harmless(
         0,

@@ -69,6 +69,12 @@ class LinearDiscriminant:
         self.totals.index_add_(0, labels, x)
         self.outer.addmm_(x.T, x)
 
+    def add(self, other: LinearDiscriminant) -> None:
+        """Add what another has seen."""
+        self.counts += other.counts
+        self.totals += other.totals
+        self.outer += other.outer
+
     def all_reduce(self) -> None:
         """Sum over all workers."""
         for part in (self.counts, self.totals, self.outer):

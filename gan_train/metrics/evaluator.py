@@ -8,6 +8,12 @@
     kid_within_class_...                 the kernel distance of real images and samples of one
                                          class, averaged over the classes: large when a generator
                                          ignores the class asked for. Absent for unlabelled data
+    sliced_wasserstein_...               a distance that needs few images (`sliced_wasserstein.py`)
+    density_..., coverage_...            steadier forms of precision and recall
+    memorised_..., memorised_p_...       the chance that a sample is nearer to a training image than
+                                         another real image is, and its p-value (`memorisation.py`)
+    gan_train_accuracy_...               accuracy on real images of a classifier fitted to samples;
+                                         absent for unlabelled data
     ..._se                               the standard error of the score over samples
     ..._null                             the same measure between two parts of the real images, of
                                          `null_images` each: what a perfect generator would get.

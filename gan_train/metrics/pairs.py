@@ -30,3 +30,8 @@ def over_pairs(x: Tensor, y: Tensor, *measures: PairMeasure) -> None:
         products = x[rows] @ y.T
         for measure in measures:
             measure.update(rows, products)
+
+
+def squared_distances(x_norms: Tensor, y_norms: Tensor, products: Tensor) -> Tensor:
+    """Squared distances [n, m] from squared norms [n] and [m] and inner products [n, m]."""
+    return (x_norms[:, None] + y_norms - 2 * products).clamp(min=0)

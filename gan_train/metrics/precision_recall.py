@@ -15,6 +15,7 @@ import torch
 from torch import Tensor
 
 from gan_train.metrics.estimates import of_mean
+from gan_train.metrics.pairs import squared_distances
 from gan_train.metrics.scores import Estimate
 
 NEIGHBOURS = 3
@@ -31,7 +32,7 @@ class Neighbours:
         self._nearest: list[Tensor] = []
 
     def update(self, rows: slice, products: Tensor) -> None:
-        squared = _squared_distances(self._norms[rows], self._norms, products)
+        squared = squared_distances(self._norms[rows], self._norms, products)
         squared[:, rows].fill_diagonal_(torch.inf)  # a sample is no neighbour of itself
         self._nearest.append(squared.topk(self._k, dim=1, largest=False).values.sqrt())
 
@@ -54,7 +55,7 @@ class Manifolds:
         self._recalled = torch.zeros(len(x), dtype=torch.bool, device=x.device)
 
     def update(self, rows: slice, products: Tensor) -> None:
-        squared = _squared_distances(self._norms[0][rows], self._norms[1], products)
+        squared = squared_distances(self._norms[0][rows], self._norms[1], products)
         self._precise |= (squared <= self._reach[0][rows, None]).any(0)
         self._recalled[rows] = (squared <= self._reach[1]).any(1)
 
@@ -68,8 +69,3 @@ class Manifolds:
         """The share of real samples within the manifold of the fake ones: variety."""
         found = of_mean(self._recalled)
         return Estimate(found.value, found.error)
-
-
-def _squared_distances(x_norms: Tensor, y_norms: Tensor, products: Tensor) -> Tensor:
-    """Squared distances [n, m] from squared norms [n] and [m] and inner products [n, m]."""
-    return (x_norms[:, None] + y_norms - 2 * products).clamp(min=0)

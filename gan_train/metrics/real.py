@@ -13,6 +13,7 @@ from torch import Tensor
 from gan_train.data.index import Index
 from gan_train.data.loader import read_images
 from gan_train.data.order import permutation
+from gan_train.metrics import density_coverage
 from gan_train.metrics.collect import (
     FeatureSet,
     Job,
@@ -20,6 +21,7 @@ from gan_train.metrics.collect import (
     own_positions,
     share_out,
 )
+from gan_train.metrics.density_coverage import Balls
 from gan_train.metrics.diversity import LinearDiscriminant, class_entropy, classify
 from gan_train.metrics.estimates import of_median
 from gan_train.metrics.extractors import Extractor, ExtractorIdentity
@@ -34,13 +36,19 @@ from gan_train.metrics.kid import (
     kernel_estimate,
     shared_classes,
 )
+from gan_train.metrics.memorisation import NearestReal, memorised
 from gan_train.metrics.pairs import over_pairs
-from gan_train.metrics.precision_recall import Manifolds, Neighbours
+from gan_train.metrics.precision_recall import NEIGHBOURS, Manifolds, Neighbours
 from gan_train.metrics.real_cache import RealStatistics
 from gan_train.metrics.scores import Estimate, Reference, reference_name
+from gan_train.metrics.sliced_wasserstein import sliced_wasserstein
+from gan_train.metrics.taught import taught_accuracy
 from gan_train.nn.collectives import all_sum
 
-FEATURE_METRICS = ("frechet", "kid", "precision_recall", "conditional")
+FEATURE_METRICS = (
+    *("frechet", "sliced_wasserstein", "kid", "precision_recall", "density_coverage"),
+    *("memorisation", "conditional", "gan_train"),
+)
 """The metrics that compare features."""
 _FITTED = 0.8  # the share of the images that the classifier is fitted to; it is tested on others
 _JUDGES = 2000  # at most so many images test it
@@ -79,6 +87,10 @@ def feature_jobs(
     if "frechet" in wanted:
         jobs.append(((identity.frechet_name,), lambda: (_frechet(real, fake),)))
 
+    if "sliced_wasserstein" in wanted:
+        sets = real["features"], fake.features
+        jobs.append(((f"sliced_wasserstein{suffix}",), lambda: (sliced_wasserstein(*sets),)))
+
     names = {
         "kid": (f"kid{suffix}",),
         "precision_recall": (
@@ -86,6 +98,8 @@ def feature_jobs(
             f"recall{suffix}",
             f"nearest_distance{suffix}",
         ),
+        "density_coverage": (f"density{suffix}", f"coverage{suffix}"),
+        "memorisation": (f"memorised{suffix}", f"memorised_p{suffix}"),
     }
     chosen = [metric for metric in names if metric in wanted]
     if chosen:
@@ -97,16 +111,15 @@ def feature_jobs(
         jobs.append(([name for metric in chosen for name in names[metric]], of_pairs))
 
     labels = fake.labels
-    if (
-        "conditional" in wanted
-        and labels is not None
-        and "labels" in real
-        and shared_classes(real["labels"], labels)
-    ):
-        sides = real["features"], real["labels"], fake.features, labels
+    if labels is None or "labels" not in real:
+        return jobs
+    sides = real["features"], real["labels"], fake.features, labels
+    if "conditional" in wanted and shared_classes(real["labels"], labels):
         jobs.append(
             ((f"kid_within_class{suffix}",), lambda: (kernel_distance_within_classes(*sides),))
         )
+    if "gan_train" in wanted and real["labels"].max() > 0:  # there are two classes
+        jobs.append(((f"gan_train_accuracy{suffix}",), lambda: (taught_accuracy(*sides),)))
     return jobs
 
 
@@ -125,7 +138,9 @@ def _of_pairs(real: dict[str, Tensor], features: Tensor) -> dict[str, tuple[Esti
     distances = near.distances
     across = MeanKernel(x, y)
     manifolds = Manifolds(x, real["radii"], y, distances[:, -1])
-    over_pairs(x, y, across, manifolds)
+    balls = Balls(x, real["wide_radii"], y)
+    nearest = NearestReal(x, y, len(real["unseen"]))
+    over_pairs(x, y, across, manifolds, balls, nearest)
     return {
         "kid": (kernel_estimate(real["mean_kernel"], within, across),),
         "precision_recall": (
@@ -133,22 +148,35 @@ def _of_pairs(real: dict[str, Tensor], features: Tensor) -> dict[str, tuple[Esti
             manifolds.recall,
             of_median(distances[:, 0]),
         ),
+        "density_coverage": (balls.density, balls.coverage),
+        "memorisation": memorised(nearest.distances, real["unseen"]),
     }
 
 
+def unseen_distances(features: Tensor, others: Tensor) -> Tensor:
+    """float64 [m]: the distances of other real features [m, D] to the nearest of the first m of
+    `features` [n, D], which memorisation is compared with."""
+    x, y = features[: len(others)].double(), others.double()
+    nearest = NearestReal(x, y, len(x))
+    over_pairs(x, y, nearest)
+    return nearest.distances
+
+
 def reference_tensors(features: FeatureSet) -> dict[str, Tensor]:
-    """The tensors of the real features that `feature_jobs` needs, by name; all that does not depend
-    on the generated ones is computed here, once.
+    """The tensors of the real features that `feature_jobs` needs, by name, beside `unseen`, those
+    of `unseen_distances`; all that does not depend on the generated ones is computed here, once.
 
     The covariance's `root` is there only if there are as many features as dimensions: else the
     Fréchet distance is computed from the features.
     """
     x = features.features.double()
-    kernel, near = MeanKernel(x, x), Neighbours(x)
+    wide = min(density_coverage.NEIGHBOURS, len(x) - 1)
+    kernel, near = MeanKernel(x, x), Neighbours(x, wide)
     over_pairs(x, x, kernel, near)
     found = {
         "features": features.features,
-        "radii": near.distances[:, -1].contiguous(),
+        "radii": near.distances[:, NEIGHBOURS - 1].contiguous(),
+        "wide_radii": near.distances[:, -1].contiguous(),
         "mean_kernel": kernel.value,
     }
     if len(x) >= x.shape[1]:
@@ -207,7 +235,8 @@ def measure_real(
 
     identity = extractor.identity
     tensors = reference_tensors(reference)
-    halves = tensors if same else reference_tensors(first)
+    tensors["unseen"] = unseen_distances(tensors["features"], second.features)
+    halves = tensors if same else reference_tensors(first) | {"unseen": tensors["unseen"]}
     nulls = share.of_jobs(feature_jobs(identity, halves, second))
     values = _named("real", pair_distances(pixels)) | _named("null", nulls)
     # this is a distance within one set, so its reference is what real images have, not a null value

