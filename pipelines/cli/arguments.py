@@ -6,6 +6,7 @@ from __future__ import annotations
 import argparse
 import math
 from collections.abc import Callable
+from pathlib import Path
 from typing import Any
 
 
@@ -75,3 +76,16 @@ def check_minutes(given: argparse.Namespace) -> None:
 def chosen(given: argparse.Namespace) -> list[str]:
     """The keys that `--set` has set."""
     return [override.partition("=")[0].strip() for override in given.overrides]
+
+
+def add_examining(parser: argparse.ArgumentParser) -> None:
+    """Add the arguments that ask for more than scores (`examining.py`)."""
+    alone = parser.add_mutually_exclusive_group()
+    alone.add_argument(
+        "--nearest", metavar="PAGE", type=Path, help="test for copies, and show the nearest pairs"
+    )
+    alone.add_argument(
+        "--self-test",
+        action="store_true",
+        help="test the measures on the data of the recipe TARGET",
+    )

@@ -35,6 +35,7 @@ from pipelines.cli import (
 )
 from pipelines.cli.arguments import (
     add_command,
+    add_examining,
     add_minutes,
     add_overrides,
     check_minutes,
@@ -181,6 +182,7 @@ def _parser() -> argparse.ArgumentParser:
         "nothing is written, as for a checkpoint's folder or a downloaded generator.",
     )
     evaluate.add_argument("target", help="a run, a checkpoint's folder, or a downloaded generator")
+    add_examining(evaluate)
     evaluate.add_argument(
         "--recipe", help="the data and protocol to score with; default: those of the run"
     )
@@ -371,10 +373,16 @@ def _evaluate(given: argparse.Namespace) -> int:
     from pipelines.cli import summary
     from pipelines.cli.loading import ready
 
+    given.recipe = given.recipe or (given.target if given.self_test else None)
     if given.recipe is not None:
         config = _load(given)
     else:
         config = ready(run_folder.configuration_of(given.target, given.overrides))
+    if given.self_test or given.nearest:
+        from pipelines.cli import examining
+
+        print(examining.examine(config, given.target, given.nearest))
+        return 0
     rows = _flow(config, "evaluate_flow", given.target)
     if rows is None:
         return STOPPED
