@@ -3,8 +3,9 @@
 Meehan, Chaudhuri and Dasgupta 2020, "A Non-Parametric Test to Detect Data-Copying in Generative
 Models" (arXiv 2004.05675), section 3, without its cells: the distances of samples to their nearest
 training image are compared with those of other real images to theirs by the test of Mann and
-Whitney (1947). The second half of the real images stands for images that were held out: they lie no
-nearer to the first half than chance has it, whether or not the generator was trained on them, too.
+Whitney (1947). Samples are compared with the first N real images; the next N stand for images that
+were held out: they lie no nearer to the first than chance has it, whether or not the generator was
+trained on them, too. A copy of an image beyond the first N is not noticed.
 
 Samples of a poor generator lie far from everything. So copies among bad samples can stay hidden;
 the page of nearest pairs (`nearest_page.py`) shows them.
