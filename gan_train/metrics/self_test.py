@@ -124,7 +124,7 @@ def _faults(index: Index, directory: Path, count: int) -> dict[str, Callable[[in
         chosen = torch.where(repeats < _MEMORISED[degree], torch.arange(count), places)
         return _source(index, directory, chosen)
 
-    faults = {"blur": blurred, "noise": noisy}
+    faults: dict[str, Callable[[int], Generate]] = {"blur": blurred, "noise": noisy}
     if len(index.classes) > 1:
         others = torch.arange(count, min(index.samples, _POOL * count))  # none in the reference
         labels = torch.cat(
