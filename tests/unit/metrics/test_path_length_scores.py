@@ -97,7 +97,9 @@ def test_they_change_no_other_score_and_no_comparison(
     statistics = list((trained.parent / "statistics").glob("*/*"))
     with_them = _anew(trained, glyphs, evaluate__path_length_images=3)
     assert list((trained.parent / "statistics").glob("*/*")) == statistics
-    assert {k: v for k, v in with_them["scores"].items() if k not in WITH_ERRORS} == without["scores"]
+    assert {k: v for k, v in with_them["scores"].items() if k not in WITH_ERRORS} == without[
+        "scores"
+    ]
     assert not set(NAMES) & set(without["scores"])
     assert comparable(without["protocol"], with_them["protocol"]) is None
     both = dict.fromkeys(["fd_efficientnet_lite0", *NAMES], math.inf)
