@@ -211,6 +211,16 @@ class Config(Settings):
         return self.store or str(workspace)
 
     @model_validator(mode="after")
+    def _all_workers_go_back(self) -> Config:
+        several = self.cluster.workers > 1 or self.cluster.max_workers is not None
+        if self.train.on_sickness == "roll_back" and self.store is not None and several:
+            raise ValueError(
+                "train.on_sickness is roll_back: with several workers and a workspace in a bucket, "
+                "allowed: warn or stop (only the first worker has earlier checkpoints there)"
+            )
+        return self
+
+    @model_validator(mode="after")
     def _jobs_need_a_folder(self) -> Config:
         if self.cluster.jobs is not None and self.store is not None:
             raise ValueError(

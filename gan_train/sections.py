@@ -239,6 +239,22 @@ class TrainConfig(Settings):
         ge=1,
         le=MOST,
     )
+    on_sickness: Literal["warn", "stop", "roll_back"] = harmless(
+        "warn",
+        "What follows when a training shows signs of a disease that spoils its generator: a "
+        "warning, the end of the training, or the last checkpoint before the disease, from which "
+        "it goes on with other data. docs/doctor.md lists the diseases.",
+    )
+    roll_backs: int = harmless(
+        3, "With `on_sickness: roll_back`, a run is rolled back at most so often.", ge=1, le=16
+    )
+    patience_kimg: float | None = harmless(
+        None,
+        "Training ends when the deciding score has not got better, by more than its interval, for "
+        "so many thousands of images. Empty trains to the end of the schedule.",
+        ge=LEAST_KIMG,
+        le=MOST_KIMG,
+    )
     profile_steps: int = harmless(
         0,
         "The number of steps that are profiled, after some to warm up. The trace is in the run's "

@@ -4,12 +4,16 @@
 copies the log to MLflow; without MLflow the log is the only record. It has one event on each line:
 
     {"kind": "start", "nimg": 0, "time_ms": 1700000000000, "precision": "bf16",
-     "device": "NVIDIA H100"}
+     "device": "NVIDIA H100", "images": 8897, "classes": 26, "resolution": 32}
     {"kind": "metrics", "nimg": 4000, "time_ms": ..., "values": {"loss/D": 1.2}}
     {"kind": "image", "nimg": 4000, "time_ms": ..., "path": "samples/000004000.png"}
     {"kind": "checkpoint", "nimg": 4000, "time_ms": ..., "path": "checkpoints/000004000",
      "scores": {...}, "precision": "bf16", "resolution": 8, "alpha": 1.0}
     {"kind": "passed_over", "nimg": 4000, "time_ms": ..., "checkpoints": {"000008000": "why"}}
+    {"kind": "diagnosis", "nimg": 4000, "time_ms": ..., "found": [{"name": "mode collapse",
+     "since": 2000, "evidence": "..."}]}
+    {"kind": "diverged", "nimg": 4000, "time_ms": ..., "what": "loss/D not finite"}
+    {"kind": "rolled_back", "nimg": 2000, "time_ms": ..., "number": 1, "why": "..."}
     {"kind": "cut", "nimg": 4000, "time_ms": ...}
     {"kind": "end", "nimg": 4000, "time_ms": ..., "status": "finished"}
 
@@ -45,13 +49,16 @@ log = logging.getLogger(__name__)
 
 _VARYING = {"images_per_second", "memory_gib"}
 """Values of a `metrics` event that differ between machines, and from hour to hour."""
-_BESIDE = {"checkpoint", "passed_over"}
+_BESIDE = {"checkpoint", "passed_over", "diagnosis", "diverged", "rolled_back"}
 """Kinds of which an event may come where the log has gone on without it."""
 _FIELDS: dict[str, dict[str, type]] = {
     "metrics": {"values": dict},
     "image": {"path": str},
     "checkpoint": {"scores": dict},
     "passed_over": {"checkpoints": dict},
+    "diagnosis": {"found": list},
+    "diverged": {"what": str},
+    "rolled_back": {"number": int, "why": str},
     "end": {"status": str},
 }
 _LONGEST = 16 << 20

@@ -37,7 +37,7 @@ _LARGEST_EMA = 0.05
 `train.ema_ramp` by default."""
 _STEPS_PER_TICK = 10
 _INTERVALS = ("train.tick_kimg", "train.sample_kimg", "train.checkpoint_kimg")
-_OTHERS = ("train.total_kimg", "train.ema_kimg", "train.fitted_minutes")
+_OTHERS = ("train.total_kimg", "train.ema_kimg", "train.patience_kimg", "train.fitted_minutes")
 
 
 def stretched(
@@ -72,7 +72,9 @@ def stretched(
     if factor > 1 and most_between_checkpoints is not None:
         between = max(t.checkpoint_kimg, min(between, round(most_between_checkpoints, 3)))
     changes["train.checkpoint_kimg"] = between
-    kept = {"train.ema_kimg", *_INTERVALS} & set(chosen)
+    if t.patience_kimg is not None:
+        changes["train.patience_kimg"] = _scaled(t.patience_kimg, factor)
+    kept = {"train.ema_kimg", "train.patience_kimg", *_INTERVALS} & set(chosen)
     return recipes.change(config, {key: v for key, v in changes.items() if key not in kept})
 
 

@@ -15,6 +15,7 @@ from gan_train.config import Config
 from gan_train.data.feed import Feed
 from gan_train.data.index import Index
 from gan_train.data.loader import LoadedBatch
+from gan_train.diagnosis import page
 from gan_train.images.pixels import to_float
 from gan_train.metrics.scores import degenerate
 from gan_train.nn.collectives import any_worker, assert_identical, barrier
@@ -28,6 +29,7 @@ from gan_train.runs.warm_start import start_from
 from gan_train.training import precision
 from gan_train.training.averaging import GradientAverage
 from gan_train.training.curves import Curves, NotFinite, Place, peak_memory_gib
+from gan_train.training.doctor import SHIFT, Doctor, Sick
 from gan_train.training.memory import keep_freed_memory, to_device
 from gan_train.training.micro_batch import MicroBatch
 from gan_train.training.moving_average import AveragedWeights, decay
@@ -84,9 +86,7 @@ class Trainer:
         self.adversary.to(memory_format=layout)  # type: ignore[call-overload]
         self.averaged = AveragedWeights(self.adversary)
         self.specs = self.adversary.optimizers()
-        self.optimizers = {
-            name: build_optimizer(self.adversary, spec) for name, spec in self.specs.items()
-        }
+        self.optimizers = self.fresh_optimizers()
         self.average = GradientAverage(config.train.reduce_precision)
         self.stages = self.adversary.stages()
         self.end = schedule_end(config, self.stages)
@@ -100,21 +100,46 @@ class Trainer:
         self.scorer = Scorer(config, index, shards, runtime, self.averaged.adversary)
         self.events = EventLog(runtime.run_dir) if runtime.rank == 0 else None
         self.ledger = Ledger(runtime.run_dir) if runtime.rank == 0 else None
+        self.doctor = Doctor(config.train, runtime.run_dir, self.events, self.device)
+        self.enough = False  # nothing gets better any more
+        self.shift = 0  # where the data of a run that was rolled back begin
         profiled = config.train.profile_steps if runtime.rank == 0 else 0
         self.profiler = StepProfiler(profiled, runtime.run_dir, self.device)
 
     # ---- the loop ------------------------------------------------------------------------------
 
     def run(self) -> bool:
-        """Train stage by stage until the schedule ends or someone asks to stop; returns whether it
-        was the schedule."""
+        """Train until the schedule ends, nothing gets better (`train.patience_kimg`), or someone
+        asks to stop; returns False for the last. A run that fell ill is rolled back if
+        `train.on_sickness` says so."""
         self.resume()
+        while True:
+            try:
+                stopped = self.train()
+            except FloatingPointError as error:
+                if not self.doctor.way_back(error, self.clock.nimg):
+                    self.write_page()
+                    raise
+                self.optimizers, self.curves = self.fresh_optimizers(), Curves(self.device)
+                self.resume()
+            else:
+                break
+        if not stopped:
+            self.scorer.report_best()
+        if self.events:
+            self.events.append("end", self.clock.nimg, status="stopped" if stopped else "finished")
+        self.write_page()
+        return not stopped
+
+    def train(self) -> bool:
+        """Train stage by stage; returns whether someone has asked to stop."""
         stopped = False
-        while self.clock.nimg < self.end and not stopped:
+        while self.clock.nimg < self.end and not (stopped or self.enough):
             stage, stage_end = stage_at(self.stages, self.clock.nimg, self.end)
             self.enter(stage)
             self.start_timer()
-            batches = self.loader.batches(self.clock.nimg, stage.batch, stage.resolution)
+            start = self.clock.nimg + self.shift
+            batches = self.loader.batches(start, stage.batch, stage.resolution)
             with contextlib.closing(batches):
                 for loaded in batches:
                     before = self.clock.nimg
@@ -123,13 +148,9 @@ class Trainer:
                     over = self.clock.nimg >= stage_end
                     stopped = self.asked_to_stop()
                     self.housekeeping(before, stage, over, stopped)
-                    if over or stopped:
+                    if over or stopped or self.enough:
                         break
-        if not stopped:
-            self.scorer.report_best()
-        if self.events:
-            self.events.append("end", self.clock.nimg, status="stopped" if stopped else "finished")
-        return not stopped
+        return stopped
 
     def step(self, stage: Stage, loaded: LoadedBatch) -> None:
         """Train on one global batch: every phase that is due updates its networks once."""
@@ -229,9 +250,12 @@ class Trainer:
         """Begin a stage, with new optimizers where the family asks for them. A run that is resumed
         within a stage keeps its optimizers."""
         if stage.fresh_optimizers and stage.name != self.stage_name:
-            for name, spec in self.specs.items():
-                self.optimizers[name] = build_optimizer(self.adversary, spec)
+            self.optimizers = self.fresh_optimizers()
         self.stage_name = stage.name
+
+    def fresh_optimizers(self) -> dict[str, torch.optim.Optimizer]:
+        """Optimizers without moments, by name."""
+        return {name: build_optimizer(self.adversary, spec) for name, spec in self.specs.items()}
 
     def resume(self) -> None:
         """Load the newest valid checkpoint, and score it if it was not scored yet.
@@ -247,11 +271,12 @@ class Trainer:
             if self.events:
                 here = environment(self.runtime, self.config.train.precision)
                 told = {"precision": here["precision"], "device": here["device"]}
-                self.events.append("start", 0, **told, environment=here)
+                self.events.append("start", 0, **told, **self.about(), environment=here)
             self.open_ledger()
             if self.config.train.start_from is not None:
                 averaged = self.averaged.state_dict()
                 start_from(self.config.train.start_from, self.adversary, averaged)
+            self.consult()
             return
         self.clock, self.stage_name, averaged = checkpoint.load(
             folder, self.adversary, self.optimizers, self.config, self.index.content_hash
@@ -263,6 +288,7 @@ class Trainer:
         if self.events and passed_over:
             self.events.append("passed_over", self.clock.nimg, checkpoints=passed_over)
         log.info("resumed from %s at %.1f kimg", folder, self.clock.nimg / 1000)
+        self.consult()
         # scoring may take minutes, but nobody else would score the last checkpoint of a schedule
         asked = any_worker(self.runtime.should_stop(), self.device)
         if self.clock.nimg >= self.end or not asked:
@@ -273,6 +299,27 @@ class Trainer:
         if self.ledger:
             here = environment(self.runtime, self.config.train.precision)
             self.ledger.start(self.clock.nimg, self.config, self.index.content_hash, here)
+
+    def consult(self) -> None:
+        """Let the doctor begin; a run that was rolled back sees other data each time."""
+        turn = self.config.data.lanes * self.adversary.grain
+        self.shift = self.doctor.begin(self.clock.nimg) * SHIFT * turn
+
+    def about(self) -> dict[str, int]:
+        """What the signs of disease need to know of the data."""
+        index = self.index
+        return {
+            "images": index.samples,
+            "classes": len(index.classes),
+            "resolution": index.resolution,
+        }
+
+    def heed(self) -> None:
+        """Look for signs of disease; raises `Sick` for one with which training must not go on."""
+        verdict = self.doctor.look(self.clock.nimg)
+        self.enough |= verdict.enough
+        if verdict.acute:
+            raise Sick(f"training is stopped: {verdict.acute}", verdict.since)
 
     def asked_to_stop(self) -> bool:
         """Whether any worker was asked to stop; all workers get the same answer."""
@@ -297,10 +344,11 @@ class Trainer:
             values[f"learning_rate/{name}"] = self.settings(name, stage).lr
         if self.events and self.ledger:
             logged = self.events.append("metrics", self.clock.nimg, values=values)
-            (following,) = self.loader.keys(self.clock.nimg, 1)
+            (following,) = self.loader.keys(self.clock.nimg + self.shift, 1)
             networks = self.adversary.state_dict()
             self.ledger.weights(self.clock, following, networks, logged["values"])
         self.runtime.report({"nimg": self.clock.nimg, **values}, None)
+        self.heed()
         self.start_timer()
 
     def finite(self, curves: Callable[[], dict[str, float]]) -> dict[str, float]:
@@ -310,7 +358,8 @@ class Trainer:
             return curves()
         except NotFinite as error:
             first, run = error.first, self.runtime.run_dir.name
-            keys = self.loader.keys(first.nimg, min(first.batch, KEYS_TOLD))
+            self.doctor.diverged(self.clock.nimg, str(error))
+            keys = self.loader.keys(first.nimg + self.shift, min(first.batch, KEYS_TOLD))
             raise FloatingPointError(
                 f"training diverged: {error}, first at step {first.step} in phase {first.phase}, "
                 f"on the {first.batch} images from position {first.nimg} on (samples "
@@ -332,7 +381,11 @@ class Trainer:
         """Write a checkpoint, on rank 0, and score it if `score`."""
         folder = self.runtime.run_dir / checkpoint.FOLDER / f"{self.clock.nimg:012d}"
         state = self.adversary, self.averaged.state_dict(), self.optimizers
-        checkpoint.check_finite(*state)  # on all workers, which have the same state
+        try:
+            checkpoint.check_finite(*state)  # on all workers, which have the same state
+        except FloatingPointError as error:
+            self.doctor.diverged(self.clock.nimg, str(error))
+            raise
         if self.ledger:
             parts = fingerprints(*state)
             chain = self.ledger.checkpoint(self.clock, parts)
@@ -365,3 +418,12 @@ class Trainer:
             best = self.scorer.best(self.runtime.run_dir)
             checkpoint.prune(self.runtime.run_dir, self.config.train.keep_checkpoints, best)
         self.runtime.report({"nimg": self.clock.nimg, **scored["scores"]}, folder)
+        try:
+            self.heed()
+        finally:
+            self.write_page()
+
+    def write_page(self) -> None:
+        """Write the page that shows the run (`diagnosis/page.py`), on rank 0."""
+        if self.events:
+            page.write(self.runtime.run_dir, self.config.train.patience_kimg)

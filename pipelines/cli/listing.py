@@ -1,4 +1,4 @@
-"""`gan-train recipes`, `runs` and `versions`: what can be trained, resumed and used.
+"""`gan-train recipes`, `runs`, `page` and `versions`: what can be trained, resumed and used.
 
 This file reads arguments and lays out tables; what stands in them is asked of other rooms.
 """
@@ -50,6 +50,22 @@ def add(commands: Any) -> None:
         default=str(_WORKSPACE),
         metavar="PLACE",
         help="a folder, or an address in a bucket (s3://bucket/team); default: %(default)s",
+    )
+
+    page = add_command(
+        commands,
+        "page",
+        _page,
+        "write the page of a run: diagnosis, scores, samples and curves in one file",
+        "Training writes it at each checkpoint; this writes it anew, also for older runs.\n"
+        "It stands alone, and may be mailed or kept.",
+    )
+    page.add_argument("run", help="the name of a run, or its folder")
+    page.add_argument(
+        "--workspace",
+        default=str(_WORKSPACE),
+        metavar="PLACE",
+        help="where the run is, if its name is given; default: %(default)s",
     )
 
     versions = add_command(
@@ -129,6 +145,26 @@ def _runs(given: argparse.Namespace) -> int:
         )
     head = ["run", "family", "state", "kimg", "best score", "at kimg", "measure"]
     print(aligned([head, *rows]))
+    return 0
+
+
+def _page(given: argparse.Namespace) -> int:
+    from gan_train.diagnosis import page
+    from gan_train.errors import UserError
+    from gan_train.runs import run_folder
+
+    folder = Path(given.run).absolute()
+    runs = run_folder.all_runs(given.workspace)
+    found = [run_dir for run_dir in runs if run_dir.name == given.run]
+    if not found and not (folder / run_folder.CONFIG).is_file():
+        names = ", ".join(run_dir.name for run_dir in runs[:10]) or "none yet"
+        raise UserError(
+            f"{given.run}: no such run in {given.workspace}; allowed: {names}, or the folder of a "
+            "run"
+        )
+    run_dir = found[0] if found else folder
+    patience = run_folder.configuration(run_dir).train.patience_kimg
+    print(page.write(run_dir, patience).absolute())
     return 0
 
 

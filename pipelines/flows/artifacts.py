@@ -10,7 +10,7 @@ from __future__ import annotations
 import base64
 import io
 import logging
-from collections.abc import Callable
+from collections.abc import Callable, Mapping
 from functools import partial
 from pathlib import Path
 from typing import Any
@@ -38,6 +38,7 @@ from prefect.events import emit_event
 from prefect.exceptions import PrefectException
 from prefect.runtime import flow_run
 
+from gan_train.diagnosis.signs import KINDS
 from gan_train.metrics.scores import number, scores_of, split
 from gan_train.text import markdown
 
@@ -127,6 +128,17 @@ def note(key: str, text: str) -> None:
     """Show some lines of Markdown, such as where things are and links to them. Whoever makes them
     escapes what may hold any text (`gan_train.text`)."""
     _shown(key, lambda: create_markdown_artifact(markdown=text, key=key))
+
+
+def diagnosis(run: str, event: Mapping[str, Any]) -> None:
+    """Show what a run has by an event `diagnosis` of its log, and what usually helps."""
+    told = [
+        f"- **{markdown(one['name'])}** since {one['since'] / 1000:.4g} kimg: "
+        f"{markdown(one['evidence'])}. What usually helps: {markdown(KINDS[one['name']].remedy)}."
+        for one in event["found"]
+    ]
+    at = f"{markdown(run)} at {event['nimg'] / 1000:.4g} kimg"
+    note("diagnosis", f"{at}:\n\n" + "\n".join(told) if told else f"{at}: no sign of disease.")
 
 
 def note_above(key: str, text: str) -> None:

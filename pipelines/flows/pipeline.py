@@ -116,6 +116,8 @@ def train_workers(config: Config, shards: Path, run_dir: Path) -> Ended:
             artifacts.score_table(run_folder.score_table(run_dir), f"Scores of {run_dir.name}")
             if grid := run_folder.newest_grid(run_dir):
                 artifacts.sample_grid(grid, f"{run_dir.name} at {event['nimg'] / 1000:.0f} kimg")
+        elif event["kind"] == "diagnosis":
+            artifacts.diagnosis(run_dir.name, event)
 
     attention = Attention(
         on_event=on_event,

@@ -83,6 +83,8 @@ class Display:
             self.say(f"training in {event['precision']}")
         elif event["kind"] == "checkpoint":
             self.say(f"{event['nimg'] / 1000:8.1f} kimg  {score_line(event)}")
+        elif event["kind"] == "diagnosis" and not event["found"]:
+            self.say(f"{event['nimg'] / 1000:8.1f} kimg  healthy again")
         elif self._bar.disable and event["kind"] == "metrics" and time.monotonic() > self._line_due:
             self._line_due = time.monotonic() + _LINE_S
             place = f"{event['nimg'] / 1000:8.1f} of {self.total / 1000:.1f} kimg"

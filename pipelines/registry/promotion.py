@@ -14,6 +14,7 @@ from collections.abc import Iterable, Mapping
 from dataclasses import dataclass
 from typing import Any, Literal
 
+from gan_train.diagnosis.signs import broken
 from gan_train.metrics.protocol import comparable
 from gan_train.metrics.scores import Score, degenerate, headline, number, scores_of, with_error
 from pipelines.registry.evidence import Deviation, Measured, compare, deviation_of
@@ -160,9 +161,11 @@ def best_checkpoint(
     """The `checkpoint` event with the lowest finite deciding score; of equal ones, the earliest.
 
     Only checkpoints that were scored like the newest one count: a resumed run may have changed its
-    protocol. Degenerate ones never count, and of a family that grows only those of `resolution`, or
-    without it of the highest one that was scored.
+    protocol. Degenerate ones and those of a broken state (`gan_train/diagnosis`) never count, and
+    of a family that grows only those of `resolution`, or without it of the highest one that was
+    scored.
     """
+    events = list(events)
     scored = [
         (event, standing)
         for event in events
@@ -180,11 +183,14 @@ def best_checkpoint(
         and degenerate(event["scores"]) is None
         and event.get("resolution", resolution) == resolution
     ]
-    return min(fit, key=lambda pair: pair[1].value)[0] if fit else None
+    fit.sort(key=lambda pair: pair[1].value)
+    healthy = (event for event, _ in fit if broken(events, event["nimg"]) is None)
+    return next(healthy, None)
 
 
 def why_none(events: Iterable[Mapping[str, Any]], run: str, resolution: int | None) -> str:
     """Why `best_checkpoint` finds none in the log of a run, and what to do."""
+    events = list(events)
     scored = [event for event in events if event["kind"] == "checkpoint" and event_standing(event)]
     if not scored:
         return (
@@ -197,10 +203,15 @@ def why_none(events: Iterable[Mapping[str, Any]], run: str, resolution: int | No
             f"{run} has grown to {reached:.0f} of {resolution} px, and only the final resolution "
             f"is registered: go on with --resume {run}, or add --set registry.partly_grown=true"
         )
-    why = degenerate(scored[-1]["scores"]) or "its score is no finite number"
+    if why := degenerate(scored[-1]["scores"]):
+        why = f"degenerate: {why}"
+    elif ill := broken(events, scored[-1]["nimg"]):
+        why = f"that of a broken state: {ill}"
+    else:
+        why = "degenerate: its score is no finite number"
     return (
-        f"no checkpoint of {run} is fit to be registered; the newest is degenerate: {why}. Look at "
-        "its samples, and train anew with other settings"
+        f"no checkpoint of {run} is fit to be registered; the newest is {why}. Look at its "
+        "samples, and train anew with other settings"
     )
 
 

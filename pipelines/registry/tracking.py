@@ -43,6 +43,8 @@ ABANDONED_TAG = "gan_train.abandoned"
 PRECISION_TAG = "precision"
 """The tag of a run that says in which format of numbers it is trained, where the recipe says
 `auto`."""
+DIAGNOSIS_TAG = "diagnosis"
+"""The tag of a run that names what its training has, or says `healthy`."""
 DEVICE_TAG = "device"
 """The tag of a run that names the processor or GPU that it began on."""
 FOLLOWED_TAG = "gan_train.followed_by"
@@ -312,6 +314,9 @@ class Tracking:
                     self.client.set_tag(self.run_id, tag, said)
             on_what = environment_tags(events[-1].get("environment", {}))
             self.client.log_batch(self.run_id, tags=[RunTag(k, v) for k, v in on_what.items()])
+        elif kind == "diagnosis":
+            names = ", ".join(one["name"] for one in events[-1]["found"])
+            self.client.set_tag(self.run_id, DIAGNOSIS_TAG, names or "healthy")
         elif kind == "image":
             for event in events:
                 self._image(event)

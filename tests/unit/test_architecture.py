@@ -23,7 +23,8 @@ ROOMS: dict[str, tuple[str, ...]] = {
     "gan_train": (
         *("text", "errors", "settings", "rng", "files", "adversary", "nn", "images", "pretrained"),
         *("families", "sections", "config", "recipes", "data", "metrics", "inference", "runs"),
-        *("tasks", "training", "sampling", "published", "bench", "__main__", "__init__"),
+        *("diagnosis", "tasks", "training", "sampling", "published", "bench"),
+        *("__main__", "__init__"),
     ),
     "pipelines": (
         *("compute", "registry", "stack", "serving", "flows", "comparison", "cli", "__init__"),

@@ -1,0 +1,225 @@
+"""Trains small GANs that are ill on purpose, and healthy ones, and asks the doctor what they have.
+
+    python -m tests.faults.ward --out build/ward
+
+Each training takes less than a minute on one core, on the glyphs of `sample_data/` at 16 pixels.
+The table that comes out stands in docs/doctor.md.
+"""
+
+from __future__ import annotations
+
+import argparse
+import shutil
+import time
+import zipfile
+from collections.abc import Callable
+from dataclasses import dataclass, replace
+from pathlib import Path
+from typing import Any
+
+import torch
+
+from gan_train import recipes
+from gan_train.adversary import Clock, OptimizerSettings, Stage
+from gan_train.config import Config
+from gan_train.data.index import Index
+from gan_train.data.loader import LoadedBatch
+from gan_train.data.sharding import shard
+from gan_train.runs.runtime import PlainRuntime
+from gan_train.training.trainer import Trainer
+
+ROOT = Path(__file__).parents[2]
+FEW = 40
+"""The images of the tiny data set."""
+COMMON = (
+    *("data.resolution=16", "train.batch=32", "train.precision=float32", "train.threads=1"),
+    *("train.tick_kimg=0.5", "train.sample_kimg=100"),
+    *("train.keep_checkpoints=2", "evaluate.images=120", "evaluate.metrics=[frechet, diversity]"),
+)
+RECIPES: dict[str, tuple[str, ...]] = {
+    "demo": (
+        "family.channels={4: 32, 8: 32, 16: 16}",
+        *("family.stable_kimg={4: 1, 8: 1, 16: 9}", "family.fade_kimg=0.5"),
+        *("train.total_kimg=12", "train.checkpoint_kimg=2"),
+    ),
+    "dcgan-glyphs": ("family.channels=16", "train.total_kimg=20", "train.checkpoint_kimg=4"),
+    "stylegan2-glyphs": (
+        "family.channels={4: 32, 8: 32, 16: 16}",
+        *("train.total_kimg=10", "train.checkpoint_kimg=2"),
+    ),
+    "vanilla-glyphs": ("train.total_kimg=50", "train.checkpoint_kimg=10"),
+}
+"""Small healthy trainings: recipes of `configs/`, and what makes them smaller."""
+
+
+def few_images(scratch: Path) -> Path:
+    """A folder with the first images of ten letters, `FEW` in all."""
+    folder = scratch / "few"
+    with zipfile.ZipFile(ROOT / "sample_data" / "glyphs.zip") as archive:
+        for letter in "ABCDEFGHIJ":
+            names = [n for n in sorted(archive.namelist()) if f"/{letter}/" in f"/{n}"]
+            for name in [n for n in names if n.endswith(".png")][: FEW // 10]:
+                target = folder / letter / Path(name).name
+                target.parent.mkdir(parents=True, exist_ok=True)
+                target.write_bytes(archive.read(name))
+    return folder
+
+
+def _rates(**factors: float) -> Callable[[Trainer], None]:
+    """Multiply the learning rates of optimizers."""
+
+    def induce(trainer: Trainer) -> None:
+        own = trainer.adversary.settings
+
+        def settings(
+            optimizer: str, declared: OptimizerSettings, stage: Stage, clock: Clock
+        ) -> OptimizerSettings:
+            found = own(optimizer, declared, stage, clock)
+            return replace(found, lr=found.lr * factors.get(optimizer, 1.0))
+
+        trainer.adversary.settings = settings  # type: ignore[method-assign]
+
+    return induce
+
+
+def _latents_hardly_count(trainer: Trainer) -> None:
+    for adversary in (trainer.adversary, trainer.averaged.adversary):
+        own = adversary.generate
+
+        def generate(z: Any, label: Any, own: Any = own) -> Any:
+            return own(0.02 * z, label)
+
+        adversary.generate = generate
+
+
+def _labels_at_random(trainer: Trainer) -> None:
+    """D and G get labels that have nothing to do with the images."""
+    own, classes = trainer.micro_batches, len(trainer.index.classes)
+
+    def micro_batches(loaded: LoadedBatch) -> Any:
+        random = torch.Generator().manual_seed(trainer.clock.nimg)
+        assert loaded.labels is not None
+        labels = torch.randint(classes, loaded.labels.shape, generator=random)
+        return own(replace(loaded, labels=labels))
+
+    trainer.micro_batches = micro_batches  # type: ignore[method-assign]
+
+
+@dataclass(frozen=True)
+class Case:
+    """A training that is ill on purpose: what it should be called, and how it is made ill."""
+
+    expected: str
+    recipe: str
+    how: str
+    overrides: tuple[str, ...] = ()
+    induce: Callable[[Trainer], None] = lambda trainer: None
+    few: bool = False
+
+
+CASES: dict[str, Case] = {
+    "frozen-g": Case(
+        "discriminator wins",
+        "dcgan-glyphs",
+        "G's learning rate is divided by 10,000",
+        induce=_rates(G=1e-4),
+    ),
+    "d-x100": Case(
+        "discriminator wins",
+        "vanilla-glyphs",
+        "D's learning rate times 100",
+        induce=_rates(D=100),
+    ),
+    "latents": Case(
+        "mode collapse",
+        "dcgan-glyphs",
+        "latents are divided by 50",
+        induce=_latents_hardly_count,
+    ),
+    "g-x30": Case(
+        "mode collapse",
+        "vanilla-glyphs",
+        "G's learning rate times 30",
+        induce=_rates(G=30),
+    ),
+    "few-ada": Case(
+        "augmentation at its bound",
+        "stylegan2-glyphs",
+        f"{FEW} images with ADA, without R1",
+        ("family.augment=ada", "family.augment_kimg=2", "family.r1_gamma=0"),
+        few=True,
+    ),
+    "few": Case(
+        "overfitting",
+        "dcgan-glyphs",
+        f"{FEW} images without augmentation",
+        ("train.total_kimg=40", "train.checkpoint_kimg=5"),
+        few=True,
+    ),
+    "no-penalty": Case(
+        "norms run away",
+        "demo",
+        "a critic of Wasserstein's kind without penalty and drift, and five times the rate",
+        ("family.loss=wgan-gp", "family.gp_weight=0", "family.drift_weight=0", "family.lr=0.02"),
+    ),
+    "lr-1000": Case("not finite", "demo", "a learning rate of 1000", ("family.lr=1000",)),
+    "lr-1": Case("norms run away", "dcgan-glyphs", "a learning rate of 1", ("family.lr=1",)),
+    "lr-tiny": Case(
+        "no progress", "dcgan-glyphs", "a learning rate of 1e-7", ("family.lr=0.0000001",)
+    ),
+    "labels": Case(
+        "classes ignored",
+        "dcgan-glyphs",
+        "labels at random in training",
+        induce=_labels_at_random,
+    ),
+}
+
+
+def config_of(recipe: str, scratch: Path, *more: str) -> Config:
+    given = (*COMMON, *RECIPES[recipe], f"workspace={scratch}", *more)
+    path = ROOT / "configs" / f"{recipe}.yaml"
+    source = (
+        ()
+        if any(o.startswith("data.source") for o in more)
+        else (f"data.source={ROOT / 'sample_data' / 'glyphs.zip'}",)
+    )
+    return recipes.load(str(path), [*given, *source])
+
+
+def train(config: Config, run_dir: Path, induce: Callable[[Trainer], None]) -> str:
+    """Train in this process; returns what ended it."""
+    shutil.rmtree(run_dir, ignore_errors=True)
+    run_dir.mkdir(parents=True)
+    shards = shard(config.data, config.workspace)
+    trainer = Trainer(config, Index.load(shards), shards, PlainRuntime(run_dir, "no"))
+    induce(trainer)
+    try:
+        trainer.run()
+    except FloatingPointError as error:
+        return str(error)[:80]
+    return ""
+
+
+def main() -> None:
+    parser = argparse.ArgumentParser(description=__doc__)
+    parser.add_argument("--out", type=Path, default=Path("build/ward"))
+    parser.add_argument("--seeds", default="0")
+    parser.add_argument("names", nargs="*", help="cases or recipes; default: all")
+    given = parser.parse_args()
+    scratch = given.out.absolute()
+    few = few_images(scratch)
+    for name in given.names or [*CASES, *RECIPES]:
+        for seed in given.seeds.split(","):
+            case = CASES.get(name) or Case("", name, "")
+            more = [*case.overrides, f"seed={seed}"]
+            if case.few:
+                more += [f"data.source={few}", "evaluate.images=40"]
+            config = config_of(case.recipe, scratch, *more)
+            began = time.monotonic()
+            ended = train(config, scratch / "runs" / f"{name}-{seed}", case.induce)
+            print(f"{name}-{seed} {time.monotonic() - began:.0f} s {ended}", flush=True)
+
+
+if __name__ == "__main__":
+    main()
