@@ -34,20 +34,20 @@ FEW = 40
 COMMON = (
     *("data.resolution=16", "train.batch=32", "train.precision=float32", "train.threads=1"),
     *("train.tick_kimg=0.5", "train.sample_kimg=100"),
-    *("train.keep_checkpoints=2", "evaluate.images=120", "evaluate.metrics=[frechet, diversity]"),
+    *("train.keep_checkpoints=2", "evaluate.images=80", "evaluate.metrics=[frechet, diversity]"),
 )
 RECIPES: dict[str, tuple[str, ...]] = {
     "demo": (
         "family.channels={4: 32, 8: 32, 16: 16}",
         *("family.stable_kimg={4: 1, 8: 1, 16: 9}", "family.fade_kimg=0.5"),
-        *("train.total_kimg=12", "train.checkpoint_kimg=2"),
+        *("train.total_kimg=11", "train.checkpoint_kimg=2"),
     ),
-    "dcgan-glyphs": ("family.channels=16", "train.total_kimg=20", "train.checkpoint_kimg=4"),
+    "dcgan-glyphs": ("family.channels=16", "train.total_kimg=16", "train.checkpoint_kimg=4"),
     "stylegan2-glyphs": (
         "family.channels={4: 32, 8: 32, 16: 16}",
-        *("train.total_kimg=10", "train.checkpoint_kimg=2"),
+        *("train.total_kimg=8", "train.checkpoint_kimg=2"),
     ),
-    "vanilla-glyphs": ("train.total_kimg=50", "train.checkpoint_kimg=10"),
+    "vanilla-glyphs": ("train.total_kimg=40", "train.checkpoint_kimg=10"),
 }
 """Small healthy trainings: recipes of `configs/`, and what makes them smaller."""
 
@@ -153,7 +153,7 @@ CASES: dict[str, Case] = {
         "overfitting",
         "dcgan-glyphs",
         f"{FEW} images without augmentation",
-        ("train.total_kimg=40", "train.checkpoint_kimg=5"),
+        ("train.total_kimg=30", "train.checkpoint_kimg=5"),
         few=True,
     ),
     "no-penalty": Case(

@@ -43,9 +43,12 @@ def checkpoint(kimg: float, fd: float | None, **scores: float) -> Event:
 def variety(share: float, entropy: float = 0.95, accuracy: float = 0.9) -> dict[str, float]:
     """Scores of variety, where two real images differ by 8."""
     return {
-        **{"pair_distance": 8 * share, "pair_distance_real": 8.0},
-        **{"class_entropy": entropy, "class_entropy_real": 0.95},
-        **{"class_accuracy": accuracy, "class_accuracy_real": 0.9},
+        "pair_distance": 8 * share,
+        "pair_distance_real": 8.0,
+        "class_entropy": entropy,
+        "class_entropy_real": 0.95,
+        "class_accuracy": accuracy,
+        "class_accuracy_real": 0.9,
     }
 
 
