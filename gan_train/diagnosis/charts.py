@@ -80,7 +80,8 @@ def chart(
     for name, value in levels:
         if math.isfinite(value):
             parts.append(_rule("level", _LEFT, up(value), WIDTH - _RIGHT, up(value)))
-            parts.append(_text(WIDTH - _RIGHT, up(value) - 5, name, "end"))
+            above = up(value) > _TOP + 12
+            parts.append(_text(WIDTH - _RIGHT, up(value) + (-5 if above else 14), name, "end"))
     legend = []
     for number, line in enumerate(drawn):
         colour = f"s{number % _COLOURS}"

@@ -38,7 +38,7 @@ _CURVES = {
     "Images per second": ("images_per_second",),
 }
 """The charts of curves: the title, and how the names of its curves begin."""
-_DIVERSITY = ("pair_distance", "class_entropy", "class_accuracy")
+_DIVERSITY = ("pair_distance", "pair_distance_within_class", "class_entropy", "class_accuracy")
 
 
 def write(run_dir: Path, patience_kimg: float | None = None) -> Path:
@@ -57,7 +57,7 @@ def html(run_dir: Path, events: Sequence[Event], patience_kimg: float | None = N
     last: Event = events[-1] if events else {"kind": "", "nimg": 0, "time_ms": 0}
     found = diagnose(events, patience_kimg)
     told = [e for e in events if e["kind"] in ("diagnosis", "rolled_back", "passed_over")]
-    moments = sorted({one.since / 1000 for one in found})
+    moments = sorted({one.since / 1000 for one in found if not one.kind.advice})
     over = last["kind"] in ("end", "diverged")
     environment = Environment(
         loader=FileSystemLoader(Path(__file__).parent),
@@ -204,5 +204,5 @@ def _small(path: Path, width: int) -> tuple[str, tuple[int, int]]:
     with Image.open(path) as picture:
         picture.thumbnail((width, 4 * width))
         buffer = io.BytesIO()
-        picture.convert("RGB").save(buffer, format="WEBP", quality=80)
+        picture.convert("RGB").save(buffer, format="WEBP", quality=90)
         return base64.b64encode(buffer.getvalue()).decode(), picture.size

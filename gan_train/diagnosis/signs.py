@@ -54,9 +54,13 @@ RISING_BY = 0.05
 """And by more than this: a share of few images is known no better."""
 LASTING_VISITS = 2
 """A sign in scores counts once so many checkpoints in a row have it: one may be chance."""
-OVERFIT_SURE = 0.9
-"""The mean sign of D's logits of real images (Karras et al. 2020, equation 1: their target is
-0.6)."""
+OVERFIT_SURE = 0.8
+"""The mean sign of D's logits of real images. Karras et al. 2020, equation 1 and figure 5: 0.6 is
+their target, and it goes to 1 as D learns its images by heart."""
+OVERFIT_TICKS = 4
+OVERFIT_EPOCHS = 100
+"""Each image was shown so many times. In figure 1 of Karras et al. 2020, sets of 2,000 images are
+overfitted after some hundred rounds. D is as sure in the first images of any training."""
 OVERFIT_WORSE = 1.15
 """The deciding score is this many times its best, beside being worse by more than the interval."""
 PROGRESS_VISITS = 4
@@ -331,22 +335,33 @@ def _classes(record: Record) -> Diagnosis | None:
 
 
 def _overfit(record: Record) -> Diagnosis | None:
-    visits = record.visits
-    if len(visits) <= LASTING_VISITS or not record.ticks:
+    """D is sure of its images and has seen them often, or is sure and the score gets worse."""
+    sure = lately(record.ticks, lambda t: (_sureness(t) or 0.0) >= OVERFIT_SURE)
+    if len(sure) < OVERFIT_TICKS:
+        return None
+    percent = f"{50 * (1 + (_sureness(sure[-1]) or 0.0)):.0f}%"
+    rounds = sure[-1].nimg / record.images if record.images else 0.0
+    if rounds >= OVERFIT_EPOCHS:
+        return Diagnosis(
+            OVERFIT,
+            sure[0].nimg,
+            f"D is {percent} sure of real images, and each of the {record.images:,} was shown "
+            f"{rounds:.0f} times",
+        )
+    visits = _scored(record)
+    if not visits:
         return None
     best = min(visits, key=lambda v: v.cost)
     since = [v for v in visits if v.nimg > best.nimg]
     worse = lately(since, lambda v: better(best, v) and v.cost > OVERFIT_WORSE * abs(best.cost))
-    sure = _sureness(record.ticks[-1])
-    if len(worse) < LASTING_VISITS or sure is None or sure < OVERFIT_SURE:
+    if len(worse) < LASTING_VISITS:
         return None
     assert best.decides is not None and worse[-1].decides is not None
     return Diagnosis(
         OVERFIT,
         worse[0].nimg,
         f"{best.decides.name} rose from {number(best.decides.value)} at {best.nimg / 1000:.4g} "
-        f"kimg to {number(worse[-1].decides.value)}, while D is {100 * (1 + sure) / 2:.0f}% sure "
-        "of the images that it is trained on",
+        f"kimg to {number(worse[-1].decides.value)}, while D is {percent} sure of real images",
     )
 
 

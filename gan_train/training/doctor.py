@@ -8,7 +8,7 @@ from __future__ import annotations
 
 import json
 import logging
-from collections.abc import Iterable
+from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -71,9 +71,8 @@ class Doctor:
         verdict = Verdict()
         if self._log is not None:
             found = self._diagnose(nimg)
-            new = [one for one in found if one.name not in self._standing]
-            self._tell(nimg, found, new)
-            acute = [one for one in new if one.kind.acute]
+            self._tell(nimg, found)
+            acute = [one for one in found if one.kind.acute]
             if acute and self._train.on_sickness != "warn":
                 worst, since = acute[0], min(one.since for one in acute)
                 verdict = Verdict(worst.sentence(), since)
@@ -106,7 +105,7 @@ class Doctor:
         """Note that numbers were not finite after `nimg` images."""
         if self._log is not None:
             self._log.append("diverged", nimg, what=what)
-            self._tell(nimg, self._diagnose(nimg), [])
+            self._tell(nimg, self._diagnose(nimg))
 
     def _healthy_before(self, since: int) -> str:
         for folder in checkpoint.list_checkpoints(self._run_dir):
@@ -119,10 +118,11 @@ class Doctor:
         until = (event for event in self._events if event["nimg"] <= nimg)
         return diagnose(until, self._train.patience_kimg)
 
-    def _tell(self, nimg: int, found: Iterable[Diagnosis], new: Iterable[Diagnosis]) -> None:
+    def _tell(self, nimg: int, found: Sequence[Diagnosis]) -> None:
         names = {one.name for one in found}
-        for one in new:
-            log.warning("DIAGNOSIS %s", one.sentence())
+        for one in found:
+            if one.name not in self._standing:
+                log.warning("DIAGNOSIS %s", one.sentence())
         if names != self._standing:
             assert self._log is not None
             told = [{"name": d.name, "since": d.since, "evidence": d.evidence} for d in found]

@@ -112,18 +112,16 @@ class Trainer:
         """Train until the schedule ends, nothing gets better (`train.patience_kimg`), or someone
         asks to stop; returns False for the last. A run that fell ill is rolled back if
         `train.on_sickness` says so."""
-        self.resume()
         while True:
             try:
+                self.resume()
                 stopped = self.train()
+                break
             except FloatingPointError as error:
                 if not self.doctor.way_back(error, self.clock.nimg):
                     self.write_page()
                     raise
                 self.optimizers, self.curves = self.fresh_optimizers(), Curves(self.device)
-                self.resume()
-            else:
-                break
         if not stopped:
             self.scorer.report_best()
         if self.events:
@@ -319,7 +317,11 @@ class Trainer:
         verdict = self.doctor.look(self.clock.nimg)
         self.enough |= verdict.enough
         if verdict.acute:
-            raise Sick(f"training is stopped: {verdict.acute}", verdict.since)
+            raise Sick(
+                f"training is stopped: {verdict.acute}. To go on all the same, resume with "
+                "train.on_sickness=warn",
+                verdict.since,
+            )
 
     def asked_to_stop(self) -> bool:
         """Whether any worker was asked to stop; all workers get the same answer."""

@@ -34,20 +34,20 @@ FEW = 40
 COMMON = (
     *("data.resolution=16", "train.batch=32", "train.precision=float32", "train.threads=1"),
     *("train.tick_kimg=0.5", "train.sample_kimg=100"),
-    *("train.keep_checkpoints=2", "evaluate.images=80", "evaluate.metrics=[frechet, diversity]"),
+    *("train.keep_checkpoints=2", "evaluate.images=60", "evaluate.metrics=[frechet, diversity]"),
 )
 RECIPES: dict[str, tuple[str, ...]] = {
     "demo": (
         "family.channels={4: 32, 8: 32, 16: 16}",
-        *("family.stable_kimg={4: 1, 8: 1, 16: 9}", "family.fade_kimg=0.5"),
-        *("train.total_kimg=11", "train.checkpoint_kimg=2"),
+        *("family.stable_kimg={4: 0.5, 8: 0.5, 16: 9}", "family.fade_kimg=0.25"),
+        *("train.total_kimg=6", "train.checkpoint_kimg=1", "train.tick_kimg=0.25"),
     ),
-    "dcgan-glyphs": ("family.channels=16", "train.total_kimg=16", "train.checkpoint_kimg=4"),
+    "dcgan-glyphs": ("family.channels=16", "train.total_kimg=12", "train.checkpoint_kimg=3"),
     "stylegan2-glyphs": (
         "family.channels={4: 32, 8: 32, 16: 16}",
-        *("train.total_kimg=8", "train.checkpoint_kimg=2"),
+        *("train.total_kimg=4", "train.checkpoint_kimg=1", "train.tick_kimg=0.25"),
     ),
-    "vanilla-glyphs": ("train.total_kimg=40", "train.checkpoint_kimg=10"),
+    "vanilla-glyphs": ("train.total_kimg=16", "train.checkpoint_kimg=4"),
 }
 """Small healthy trainings: recipes of `configs/`, and what makes them smaller."""
 

@@ -121,6 +121,8 @@ def test_names_are_text_in_artifacts(client: SyncPrefectClient) -> None:
     def shows(name: str) -> None:
         shown.score_table([{"checkpoint": name, f"psnr_{name}": 1.0}], name)
         shown.image("hostile", "https://host/x.png", name)
+        one = {"name": "mode collapse", "since": 2000, "evidence": name}
+        shown.diagnosis(name, {"nimg": 4000, "found": [one]})
 
     for name in HOSTILE[:4]:
         shows(name)
@@ -129,6 +131,8 @@ def test_names_are_text_in_artifacts(client: SyncPrefectClient) -> None:
         told, column = markdown(name), markdown(f"psnr_{name}")
         assert newest["scores"].description == newest["hostile"].description == told
         assert json.loads(str(newest["scores"].data)) == [{"checkpoint": told, column: "1"}]
+        diagnosis = f"{told} at 4 kimg:\n\n- **mode collapse** since 2 kimg: {told}. What usually"
+        assert str(newest["diagnosis"].data).startswith(diagnosis)
 
 
 def checkpoints(run_dir: Path) -> list[dict[str, Any]]:

@@ -62,12 +62,16 @@ def test_a_run_stands_in_mlflow_as_the_log_has_it(workspace: Path) -> None:
         run.metrics(nimg)
         run.image(nimg)
         run.checkpoint(nimg, score)
+    wins = {"name": "discriminator wins", "since": 1000, "evidence": "loss/D is 0"}
+    run.append("diagnosis", 3000, found=[wins | {"name": "mode collapse"}])
+    run.append("diagnosis", 3000, found=[wins, wins | {"name": "plateau"}])
     run.end(3000)
 
     done = register(run)
 
     client = connect(settings)
     found = client.get_run(done.run_id)
+    assert found.data.tags["diagnosis"] == "discriminator wins, plateau"  # the newest
     logged = logged_metrics(client, done.run_id)
     # NaN is not equal to itself, so both sides are compared as text
     assert list(map(repr, logged)) == list(map(repr, written_metrics(run)))

@@ -19,7 +19,7 @@ def names(events: list[Event], patience_kimg: float | None = None) -> list[str]:
 
 
 def sure_of_reals(sign: float) -> list[Event]:
-    return ticks({"logit/real_sign": [sign] * 3})
+    return ticks({"logit/real_sign": [sign] * 5})
 
 
 ILL: list[tuple[str, list[Event], int, str]] = [
@@ -56,6 +56,12 @@ ILL: list[tuple[str, list[Event], int, str]] = [
         30_000,
         f"{FD} rose from 50 at 20 kimg to 70",
     ),
+    (
+        "overfitting",
+        ticks({"probability/real": [0.92, 0.5, 0.91, 0.92, 0.93, 0.95]}, after=99_000),
+        102_000,
+        "D is 95% sure of real images, and each of the 1,000 was shown 105 times",
+    ),
     ("no progress", scored(90, 91, 89, 90), 10_000, "90 ± 1.8 at 10 kimg"),
     (
         "not finite",
@@ -86,6 +92,7 @@ HEALTHY: dict[str, list[Event]] = {
         300, 200, 199, each=[variety(0.9, accuracy=x) for x in (0.1, 0.15, 0.25)]
     ),
     "draws first": scored(300, 200, 150, each=[NO_CLASS] * 3),
+    "sure, but early": sure_of_reals(0.95),
     "worse, but D is not sure": [*scored(90, 50, 60, 70), *sure_of_reals(0.5)],
     "slow progress": scored(90, 86, 82, 79),
     "lower resolutions": [

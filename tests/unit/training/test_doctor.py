@@ -109,8 +109,10 @@ def test_a_policy_that_stops(
     tiny_source: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     changes = {"train__on_sickness": "stop"}
-    with pytest.raises(Sick, match="training is stopped: mode collapse since"):
-        ill(tiny_source, tmp_path, monkeypatch, collapse, **changes).run()
+    trainer = ill(tiny_source, tmp_path, monkeypatch, collapse, **changes)
+    for attempt in (trainer, trainer_of(trainer.config, tmp_path / "run")):
+        with pytest.raises(Sick, match="training is stopped: mode collapse since"):
+            attempt.run()
     assert kinds(read_events(tmp_path / "run"), "end") == []
     config = tiny_config(tiny_source, tmp_path, family=VANILLA, **TICKS)
     assert trainer_of(config, tmp_path / "run").run(), "the same run, with a warning alone"
