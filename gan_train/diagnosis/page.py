@@ -11,10 +11,11 @@ import base64
 import io
 from collections.abc import Mapping, Sequence
 from datetime import datetime
+from functools import cache
 from pathlib import Path
 from typing import Any
 
-from jinja2 import Environment, FileSystemLoader, StrictUndefined
+from jinja2 import Environment, FileSystemLoader, StrictUndefined, Template
 from PIL import Image
 
 from gan_train.diagnosis.charts import Chart, Line, chart
@@ -52,22 +53,14 @@ def write(run_dir: Path, patience_kimg: float | None = None) -> Path:
 
 def html(run_dir: Path, events: Sequence[Event], patience_kimg: float | None = None) -> str:
     """The page of a run with these present events."""
-    record = record_of(events)
+    record = record_of(events, most=None)
     start = next((e for e in events if e["kind"] == "start"), {})
     last: Event = events[-1] if events else {"kind": "", "nimg": 0, "time_ms": 0}
     found = diagnose(events, patience_kimg)
     told = [e for e in events if e["kind"] in ("diagnosis", "rolled_back", "passed_over")]
     moments = sorted({one.since / 1000 for one in found if not one.kind.advice})
     over = last["kind"] in ("end", "diverged")
-    environment = Environment(
-        loader=FileSystemLoader(Path(__file__).parent),
-        autoescape=True,
-        undefined=StrictUndefined,
-        trim_blocks=True,
-        lstrip_blocks=True,
-    )
-    environment.filters |= {"number": number, "kimg": lambda nimg: f"{nimg / 1000:.4g}"}
-    return environment.get_template("page.html.j2").render(
+    return _template().render(
         name=line(run_dir.name),
         state=_state(last),
         live=not over,
@@ -82,6 +75,19 @@ def html(run_dir: Path, events: Sequence[Event], patience_kimg: float | None = N
         table=_table(record),
         pictures=_pictures(run_dir, events),
     )
+
+
+@cache
+def _template() -> Template:
+    environment = Environment(
+        loader=FileSystemLoader(Path(__file__).parent),
+        autoescape=True,
+        undefined=StrictUndefined,
+        trim_blocks=True,
+        lstrip_blocks=True,
+    )
+    environment.filters["kimg"] = lambda nimg: f"{nimg / 1000:.4g}"
+    return environment.get_template("page.html.j2")
 
 
 def _state(last: Event) -> str:

@@ -11,19 +11,20 @@ import math
 from collections.abc import Callable, Iterable, Mapping, Sequence
 from dataclasses import dataclass
 from functools import partial
-from itertools import pairwise
 from statistics import median
 from typing import Any
 
 from gan_train.diagnosis.record import Record, Tick, Visit, better, lately, record_of
-from gan_train.metrics.scores import Score, number
+from gan_train.metrics.scores import number
 
+GAP = 1
+"""So many ticks may lack a sign of many ticks: curves of short ticks scatter."""
 WINS_TICKS = 4
-WINS_LOSS = 0.05
+WINS_LOSS = 0.02
 """D's loss, of the logistic or least squares kind, is below this: it is right about nearly every
-image, with a certainty of 97 percent, and G's gradient says little (Goodfellow et al. 2014, arXiv
+image, with a certainty of 99 percent, and G's gradient says little (Goodfellow et al. 2014, arXiv
 1406.2661, section 3; Arjovsky and Bottou 2017, arXiv 1701.04862, section 2). Undecided, it has
-1.39 or 0.5."""
+1.39 or 0.5. Healthy ones came down to 0.05 in their first images."""
 ADA_BOUND = 0.8
 """Karras et al. 2020 (arXiv 2006.06676), section 2.2: beyond this strength, augmentations leak
 into the generated images."""
@@ -39,12 +40,14 @@ RUNAWAY_LOGIT = 100.0
 not count for critics of Wasserstein's kind, whose outputs have no such meaning."""
 RUNAWAY_AFTER = 6
 """So many ticks make a median."""
-COLLAPSE_SHARE = 0.5
-"""The distance of two samples, as a share of that of two real images. Healthy generators have 0.85
-and more, collapsed ones 0.1 to 0.7."""
+COLLAPSE_SHARE = 0.25
+"""The distance of two samples, as a share of that of two real images. Healthy generators end at
+0.85 and more; on their way, perceptrons stay at 0.35 for a while."""
+LOST_SHARE, LOST_RATIO = 0.5, 0.5
+"""Or variety was lost: the share is below the one, and has fallen to the other of what it was."""
 COLLAPSE_ENTROPY = 0.5
-"""Healthy generators have an entropy of predicted classes of 0.9 and more, collapsed ones below
-0.4."""
+"""The entropy of predicted classes, as a share of that of real images. Healthy generators have 0.9
+and more, collapsed ones below 0.4."""
 CLASS_SKILL = 0.25
 """The share of the way from guessing classes to real images."""
 RISING = 1.3
@@ -54,6 +57,10 @@ RISING_BY = 0.05
 """And by more than this: a share of few images is known no better."""
 LASTING_VISITS = 2
 """A sign in scores counts once so many checkpoints in a row have it: one may be chance."""
+SETTLED_VISITS = 4
+"""Classes count in images that are worth it: each image of the data set was shown, and after that
+the newest of so many checkpoints was no better than the first of them. While a generator learns to
+draw, few classes are recognised in what it draws."""
 OVERFIT_SURE = 0.8
 """The mean sign of D's logits of real images. Karras et al. 2020, equation 1 and figure 5: 0.6 is
 their target, and it goes to 1 as D learns its images by heart."""
@@ -215,13 +222,13 @@ def _wins(record: Record) -> Diagnosis | None:
     names = _bounded_losses(record.ticks[-1].values) if record.ticks else {}
     for name in names:
         curve = [(tick.nimg, tick.values.get(name, math.inf)) for tick in record.ticks]
-        won = lately(curve, lambda one: one[1] < WINS_LOSS)
+        won = lately(curve, lambda one: one[1] < WINS_LOSS, GAP)
         if len(won) >= WINS_TICKS:
             most = max(loss for _, loss in won)
             return Diagnosis(
                 WINS,
                 won[0][0],
-                f"{name} stayed below {number(most)} for {len(won)} ticks, so D is right about "
+                f"{name} was at most {number(most)} in {len(won)} ticks, so D is right about "
                 "nearly every image",
             )
     return None
@@ -288,30 +295,38 @@ def _lasting(
 def _collapse(record: Record) -> Diagnosis | None:
     names = {name for visit in record.visits[-1:] for name in visit.scores}
     for name in sorted(name for name in names if name.startswith("pair_distance")):
-        low = _lasting(record.visits, partial(_share, name), COLLAPSE_SHARE)
+        share = partial(_share, name)
+        most = max((x for v in record.visits if (x := share(v)) is not None), default=0.0)
+        low = _lasting(
+            record.visits, share, max(COLLAPSE_SHARE, min(LOST_SHARE, LOST_RATIO * most))
+        )
         if low:
-            share, where = _share(name, low[-1]) or 0.0, name.removeprefix("pair_distance_")
+            where = name.removeprefix("pair_distance_")
             of = " of one class" if where.startswith("within_class") else ""
             return Diagnosis(
                 COLLAPSE,
                 low[0].nimg,
-                f"two samples{of} differ by {100 * share:.0f}% of what two real images differ by",
+                f"two samples{of} differ by {100 * (share(low[-1]) or 0.0):.0f}% of what two real "
+                "images differ by",
             )
-    low = _lasting(record.visits, partial(_value, "class_entropy"), COLLAPSE_ENTROPY)
-    if low:
-        entropy = _value("class_entropy", low[-1])
+    entropy = partial(_share, "class_entropy")
+    low = _lasting(record.visits, entropy, COLLAPSE_ENTROPY)
+    if _settled(record, low):
         return Diagnosis(
             COLLAPSE,
             low[0].nimg,
-            f"the entropy of the classes of samples is {number(entropy or 0.0)}; 1 means that all "
-            "classes occur alike",
+            f"the entropy of the classes of samples is {100 * (entropy(low[-1]) or 0.0):.0f}% of "
+            "that of real images, so some classes hardly occur",
         )
     return None
 
 
-def _value(name: str, visit: Visit) -> float | None:
-    score: Score | None = visit.scores.get(name)
-    return None if score is None else score.value
+def _settled(record: Record, low: Sequence[Visit]) -> bool:
+    """Whether the score stood still at some time in these checkpoints, which show a sign."""
+    late = [visit for visit in low if visit.nimg >= record.images]
+    return any(
+        not better(new, old) for old, new in zip(late, late[SETTLED_VISITS - 1 :], strict=False)
+    )
 
 
 def _classes(record: Record) -> Diagnosis | None:
@@ -323,7 +338,7 @@ def _classes(record: Record) -> Diagnosis | None:
         return (score.value - chance) / (real - chance) if score and real > chance else None
 
     low = _lasting(record.visits, skill, CLASS_SKILL)
-    if all(better(new, old) for old, new in pairwise(low)):  # none, or it still learns to draw
+    if not _settled(record, low):
         return None
     score = low[-1].scores["class_accuracy"]
     return Diagnosis(
@@ -336,17 +351,17 @@ def _classes(record: Record) -> Diagnosis | None:
 
 def _overfit(record: Record) -> Diagnosis | None:
     """D is sure of its images and has seen them often, or is sure and the score gets worse."""
-    sure = lately(record.ticks, lambda t: (_sureness(t) or 0.0) >= OVERFIT_SURE)
+    sure = lately(record.ticks, lambda t: (_sureness(t) or 0.0) >= OVERFIT_SURE, GAP)
     if len(sure) < OVERFIT_TICKS:
         return None
     percent = f"{50 * (1 + (_sureness(sure[-1]) or 0.0)):.0f}%"
-    rounds = sure[-1].nimg / record.images if record.images else 0.0
-    if rounds >= OVERFIT_EPOCHS:
+    often = [tick for tick in sure if tick.nimg >= OVERFIT_EPOCHS * (record.images or math.inf)]
+    if len(often) >= OVERFIT_TICKS:
         return Diagnosis(
             OVERFIT,
-            sure[0].nimg,
+            often[0].nimg,
             f"D is {percent} sure of real images, and each of the {record.images:,} was shown "
-            f"{rounds:.0f} times",
+            f"{often[-1].nimg / record.images:.0f} times",
         )
     visits = _scored(record)
     if not visits:

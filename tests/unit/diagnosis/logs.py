@@ -36,7 +36,7 @@ def checkpoint(kimg: float, fd: float | None, **scores: float) -> Event:
         "time_ms": round(1000 * kimg),
         "path": f"checkpoints/{round(1000 * kimg):012d}",
         "scores": decides | scores,
-        "protocol": {"images": 100},
+        "protocol": {"images": 2000},
     }
 
 
