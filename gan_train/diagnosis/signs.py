@@ -24,15 +24,14 @@ WINS_LOSS = 0.02
 """D's loss, of the logistic or least squares kind, is below this: it is right about nearly every
 image, with a certainty of 99 percent, and G's gradient says little (Goodfellow et al. 2014, arXiv
 1406.2661, section 3; Arjovsky and Bottou 2017, arXiv 1701.04862, section 2). Undecided, it has
-1.39 or 0.5. Healthy ones came down to 0.05 in their first images."""
+1.39 or 0.5. The lowest tick of healthy ones had 0.03."""
 ADA_BOUND = 0.8
 """Karras et al. 2020 (arXiv 2006.06676), section 2.2: beyond this strength, augmentations leak
 into the generated images."""
 ADA_TICKS = 2
 RUNAWAY_TICKS = 2
 RUNAWAY_RATIO = 30.0
-"""A norm or loss is this many times its median of the run so far. Healthy ones changed by less
-than 10 from one tick to later ones."""
+"""A gradient norm is this many times its median of the run so far. Healthy ones reached 8 times."""
 RUNAWAY_SIZE = 1e4
 """Losses and norms that are larger than this belong to no training that was healthy."""
 RUNAWAY_LOGIT = 100.0
@@ -62,12 +61,11 @@ SETTLED_VISITS = 4
 the newest of so many checkpoints was no better than the first of them. While a generator learns to
 draw, few classes are recognised in what it draws."""
 OVERFIT_SURE = 0.8
-"""The mean sign of D's logits of real images. Karras et al. 2020, equation 1 and figure 5: 0.6 is
-their target, and it goes to 1 as D learns its images by heart."""
+"""The mean sign of D's logits of real images. Karras et al. 2020, section 3: 0.6 is their target, and
+it goes to 1 as D learns its images by heart."""
 OVERFIT_TICKS = 4
 OVERFIT_EPOCHS = 100
-"""Each image was shown so many times. In figure 1 of Karras et al. 2020, sets of 2,000 images are
-overfitted after some hundred rounds. D is as sure in the first images of any training."""
+"""Each image was shown so many times. Before that, D may be as sure because G is new."""
 OVERFIT_WORSE = 1.15
 """The deciding score is this many times its best, beside being worse by more than the interval."""
 PROGRESS_VISITS = 4

@@ -120,17 +120,20 @@ class Case:
     few: bool = False
 
 
+LONGER = ("train.total_kimg=24", "train.checkpoint_kimg=4", "evaluate.images=120")
 CASES: dict[str, Case] = {
     "frozen-g": Case(
         "discriminator wins",
         "dcgan-glyphs",
         "G's learning rate is divided by 10,000",
+        LONGER,
         induce=_rates(G=1e-4),
     ),
     "latents": Case(
         "mode collapse",
         "dcgan-glyphs",
         "latents are divided by 50",
+        LONGER,
         induce=_latents_hardly_count,
     ),
     "few-ada": Case(
@@ -153,15 +156,17 @@ CASES: dict[str, Case] = {
         few=True,
     ),
     "lr-1000": Case("not finite", "demo", "a learning rate of 1000", ("family.lr=1000",)),
-    "lr-1": Case("norms run away", "dcgan-glyphs", "a learning rate of 1", ("family.lr=1",)),
+    "lr-1": Case(
+        "norms run away", "dcgan-glyphs", "a learning rate of 1", (*LONGER, "family.lr=1")
+    ),
     "lr-tiny": Case(
-        "no progress", "dcgan-glyphs", "a learning rate of 1e-7", ("family.lr=0.0000001",)
+        "no progress", "dcgan-glyphs", "a learning rate of 1e-7", (*LONGER, "family.lr=0.0000001")
     ),
     "labels": Case(
         "classes ignored",
         "dcgan-glyphs",
         "labels at random in training",
-        ("train.total_kimg=24",),
+        LONGER,
         induce=_labels_at_random,
     ),
     "d-x100": Case(
