@@ -61,8 +61,8 @@ SETTLED_VISITS = 4
 the newest of so many checkpoints was no better than the first of them. While a generator learns to
 draw, few classes are recognised in what it draws."""
 OVERFIT_SURE = 0.8
-"""The mean sign of D's logits of real images. Karras et al. 2020, section 3: 0.6 is their target, and
-it goes to 1 as D learns its images by heart."""
+"""The mean sign of D's logits of real images. Karras et al. 2020, section 3: 0.6 is their target,
+and it goes to 1 as D learns its images by heart."""
 OVERFIT_TICKS = 4
 OVERFIT_EPOCHS = 100
 """Each image was shown so many times. Before that, D may be as sure because G is new."""

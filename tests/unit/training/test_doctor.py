@@ -19,7 +19,7 @@ from gan_train.runs import run_folder
 from gan_train.runs.checkpoint import list_checkpoints
 from gan_train.runs.events import Event, read_events, read_with_offsets
 from gan_train.runs.runtime import PlainRuntime
-from gan_train.training.doctor import Sick
+from gan_train.training.doctor import SHIFT, Sick
 from gan_train.training.scoring import Scorer
 from gan_train.training.trainer import Trainer
 from pipelines.registry.promotion import best_checkpoint, why_none
@@ -33,8 +33,8 @@ TICKS = {"train__tick_kimg": 0.032, "train__checkpoint_kimg": 0.096, "train__tot
 def ill(
     source: Path, tmp_path: Path, patch: pytest.MonkeyPatch, harm: Harm, **changes: Any
 ) -> Trainer:
-    """A trainer whose every step from 200 images on is followed by `harm`, unless the run has been
-    rolled back. A checkpoint comes every 96 images, and 480 are the end."""
+    """A trainer whose every step from 200 images on is followed by `harm`, unless it sees other
+    data. A checkpoint comes every 96 images, and 480 are the end."""
     config = tiny_config(source, tmp_path, family=VANILLA, **TICKS, **changes)
     patch.setattr(Trainer, "step", harmed(Trainer.step, harm))
     return trainer_of(config, tmp_path / "run")
@@ -43,7 +43,7 @@ def ill(
 def harmed(step: Any, harm: Harm) -> Any:
     def with_harm(self: Trainer, stage: Stage, loaded: LoadedBatch) -> None:
         step(self, stage, loaded)
-        if self.clock.nimg > 200 and not self.shift:
+        if self.clock.nimg > 200 and int(loaded.positions[0]) < SHIFT:
             harm(self)
 
     return with_harm
@@ -93,7 +93,7 @@ def test_a_disease_is_told_and_registered_never(
     assert "Mode collapse" in (run_dir / "page.html").read_text()
     log = read_events(run_dir)
     for event in kinds(log, "checkpoint"):  # as if collapse had brought the best distance
-        event["scores"] |= {"fid": 1000.0 - event["nimg"]}
+        event["scores"] |= {"fid": (1000 / event["nimg"]) ** 3}
         event["scores"]["pair_distance"] += 1e-3  # not quite alike: no degenerate score
     best = best_checkpoint(log)
     assert best is not None and best["nimg"] == 288, "of all that are not of a broken state"
