@@ -107,15 +107,14 @@ def _visits(events: Sequence[Mapping[str, Any]], resolution: int | None) -> list
 
 
 def _visit(event: Mapping[str, Any]) -> Visit:
-    values = _numbers(event["scores"])
     protocol = event.get("protocol") or {}
-    scores = scores_of(values, protocol)
+    scores = scores_of(_numbers(event["scores"]), protocol)
     decides = headline(scores)
     se = 0.0
     if decides is not None:
         images = protocol.get("images", FALLBACK_IMAGES)
         share = FALLBACK_SE * math.sqrt(FALLBACK_IMAGES / max(images, 1))
-        se = abs(values.get(f"{decides.name}_se", share * decides.value))
+        se = share * abs(decides.value) if decides.error is None else decides.error
     return Visit(event["nimg"], scores, decides, se)
 
 

@@ -15,7 +15,7 @@ from gan_train.config import ClusterConfig
 from gan_train.files.atomic import write_aside
 from pipelines.compute.cluster import can_grow, needs, nodes, unused
 
-SETTLE_S = 10.0
+SETTLE_S = 6.0
 """Seconds in which workers that have ended leave their room. An elastic training waits so long for
 room for all its workers, before it begins with fewer."""
 SAY_S = 60.0
