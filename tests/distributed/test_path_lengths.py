@@ -30,7 +30,8 @@ def _measure(results: Path) -> None:
     share = RankShare(rank, world, cpu, batch=30)
     perceptual, counts = EfficientNetPerceptual(cpu), torch.tensor([3, 1])
     meter = PathLengths(("z_full", "z_end"), PATHS, perceptual, adversary, counts, 0, share)
-    found = [meter._lengths("z_full").tolist(), meter.measure()]
+    measured = {name: [e.value, e.error, e.blocks] for name, e in meter.measure().items()}
+    found = [meter._lengths("z_full").tolist(), measured]
     results.mkdir(exist_ok=True)
     (results / f"{rank}.json").write_text(json.dumps(found))
 
