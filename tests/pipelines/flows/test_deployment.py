@@ -240,7 +240,8 @@ def seconds_between(ticks: list[Event], begin: float, end: float) -> np.ndarray:
 
 @pytest.mark.long
 @pytest.mark.fault(
-    "MLflow away at the start; MLflow and Prefect's server killed in mid-run and started again",
+    "MLflow away at the start; MLflow and Prefect's server killed in mid-run and started again "
+    "after a minute",
     "trains on as fast; then every step is in MLflow once, and the flow shows progress again",
 )
 def test_servers_that_are_away(
