@@ -19,7 +19,7 @@ from gan_train.training.trainer import train
 from pipelines.registry.evidence import deviation_of
 from pipelines.registry.promotion import CHAMPION, Standing, decide, event_standing
 
-KIMG, SEEDS, LONGER = 10.0, 20, 5
+KIMG, SEEDS, LONGER = 20.0, 20, 5
 
 
 def trained(folder: Path, kimg: float, seed: int) -> Standing:
