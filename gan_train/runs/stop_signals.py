@@ -14,6 +14,7 @@ from contextlib import contextmanager
 from types import FrameType
 
 STOPPING = (signal.SIGINT, signal.SIGTERM, signal.SIGHUP)
+_hearing: list[bool] = []  # an element for each block of `heard` that is open
 
 
 @contextmanager
@@ -35,19 +36,22 @@ def heard(act: Callable[[signal.Signals], None]) -> Iterator[None]:
     for number, handler in before.items():
         if handler != signal.SIG_IGN:
             signal.signal(number, on)
+    _hearing.append(True)
     try:
         yield
     finally:
+        _hearing.pop()
         for number, handler in before.items():
             signal.signal(number, handler)
 
 
 @contextmanager
 def next_term_kills() -> Iterator[None]:
-    """A SIGTERM in this block ends the process at once, whoever hears SIGTERM outside of it, unless
-    this process ignores it. In a thread other than the main one nothing changes."""
-    before = signal.getsignal(signal.SIGTERM)
-    if before == signal.SIG_IGN or threading.current_thread() is not threading.main_thread():
+    """Within `heard`, a SIGTERM in this block ends the process at once, whoever else hears SIGTERM,
+    unless this process ignores it. Elsewhere nothing changes: a Prefect worker may send it twice
+    to the process of a flow run. Nor does it in a thread other than the main one."""
+    before, main = signal.getsignal(signal.SIGTERM), threading.main_thread()
+    if before == signal.SIG_IGN or not _hearing or threading.current_thread() is not main:
         yield
         return
     signal.signal(signal.SIGTERM, signal.SIG_DFL)
