@@ -18,7 +18,6 @@ there are any.
 
 from __future__ import annotations
 
-import math
 from typing import Any
 
 import torch
@@ -160,9 +159,9 @@ class Translation:
         for to in DOMAINS if self.paired else ():
             for what in (f"truth_error_to_{to}", f"truth_distance{suffix}_to_{to}"):
                 names += [what, _of_identity(what)]
-        measured = torch.full(
-            (len(names), _MOST), math.nan, dtype=torch.float64, device=self.share.device
-        )
+        shape = (len(names), _MOST)
+        measured = torch.zeros(shape, dtype=torch.float64, device=self.share.device)
+        filled = torch.zeros_like(measured)
         for source in DOMAINS:
             to = other_than(source)
             count = min(_MOST, self.evaluated[source].samples)
@@ -178,9 +177,8 @@ class Translation:
                         found[name_of(errors)] = _error(ours, truth)
                         found[name_of(distances)] = apart.double()
                 for name, values in found.items():
-                    measured[names.index(name), positions] = values
-        filled = (~measured.isnan()).double()  # each place on one worker
-        measured = measured.nan_to_num()
+                    place = names.index(name), positions  # which no other worker measures
+                    measured[place], filled[place] = values, 1.0
         all_sum(measured)
         all_sum(filled)
         means = {
