@@ -1,7 +1,7 @@
 """Untrusted text as text: names of classes, files and recipes may hold anything.
 
 What shows them goes through here: `visible` and `line` for terminals and logs, `markdown` and
-`code` for what the UIs of MLflow and Prefect render. HTML pages are escaped by Jinja. Passwords in
+`code` for what the UIs of MLflow and Prefect render, `html_templates` for pages. Passwords in
 addresses are left out of every message.
 """
 
@@ -10,6 +10,11 @@ from __future__ import annotations
 import logging
 import re
 import unicodedata
+from pathlib import Path
+from typing import TYPE_CHECKING
+
+if TYPE_CHECKING:
+    from jinja2 import Environment
 
 _HIDDEN = {"Cc", "Cf", "Cs", "Co", "Zl", "Zp"}
 """Unicode's categories of what has no shape of its own: controls (with the escape that terminals
@@ -74,3 +79,17 @@ class VisibleFormatter(logging.Formatter):
     def format(self, record: logging.LogRecord) -> str:
         """The record's line, or lines."""
         return visible(without_passwords(super().format(record)))
+
+
+def html_templates(folder: Path) -> Environment:
+    """The templates of HTML pages in a folder. Whatever they show is escaped, and a name that they
+    do not know is an error."""
+    from jinja2 import Environment, FileSystemLoader, StrictUndefined  # not for every command
+
+    return Environment(
+        loader=FileSystemLoader(folder),
+        autoescape=True,
+        undefined=StrictUndefined,
+        trim_blocks=True,
+        lstrip_blocks=True,
+    )

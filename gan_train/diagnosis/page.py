@@ -15,7 +15,7 @@ from functools import cache
 from pathlib import Path
 from typing import Any
 
-from jinja2 import Environment, FileSystemLoader, StrictUndefined, Template
+from jinja2 import Template
 from PIL import Image
 
 from gan_train.diagnosis.charts import Chart, Line, chart
@@ -24,7 +24,7 @@ from gan_train.diagnosis.signs import KINDS, diagnose
 from gan_train.files.atomic import write_aside
 from gan_train.metrics.scores import number
 from gan_train.runs.events import Event, read_events
-from gan_train.text import line
+from gan_train.text import html_templates, line
 
 NAME = "page.html"
 """The file in the run's folder."""
@@ -79,13 +79,7 @@ def html(run_dir: Path, events: Sequence[Event], patience_kimg: float | None = N
 
 @cache
 def _template() -> Template:
-    environment = Environment(
-        loader=FileSystemLoader(Path(__file__).parent),
-        autoescape=True,
-        undefined=StrictUndefined,
-        trim_blocks=True,
-        lstrip_blocks=True,
-    )
+    environment = html_templates(Path(__file__).parent)
     environment.filters["kimg"] = lambda nimg: f"{nimg / 1000:.4g}"
     return environment.get_template("page.html.j2")
 

@@ -9,10 +9,10 @@ from __future__ import annotations
 from collections.abc import Sequence
 from pathlib import Path
 
-from jinja2 import Environment, FileSystemLoader, StrictUndefined
+from jinja2 import Environment
 
 from gan_train.metrics.scores import number, references
-from gan_train.text import line
+from gan_train.text import html_templates, line
 from gan_train.text import markdown as escaped
 from pipelines.comparison.charts import DARK, LIGHT, MARKS
 from pipelines.comparison.facts import (
@@ -54,13 +54,7 @@ def _charts(section: Section) -> list[tuple[str, str]]:
 
 def environment() -> Environment:
     """Templates of this folder, with what their tables need."""
-    made = Environment(
-        loader=FileSystemLoader(Path(__file__).parent),
-        autoescape=True,
-        undefined=StrictUndefined,
-        trim_blocks=True,
-        lstrip_blocks=True,
-    )
+    made = html_templates(Path(__file__).parent)
     made.filters |= {"number": number, "duration": duration}
     made.globals |= {
         "verdict": verdict,

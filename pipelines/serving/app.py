@@ -12,7 +12,6 @@ from typing import Annotated, Any
 import torch
 from fastapi import FastAPI, Query
 from fastapi.exceptions import RequestValidationError
-from jinja2 import Environment, FileSystemLoader, StrictUndefined
 from PIL import Image
 from starlette.concurrency import run_in_threadpool
 from starlette.exceptions import HTTPException
@@ -29,6 +28,7 @@ from gan_train.images.origin import Origin, encoded
 from gan_train.images.pixels import to_picture
 from gan_train.inference import conversion
 from gan_train.sampling.wishes import Wish
+from gan_train.text import html_templates
 from pipelines.serving import limits, requests
 from pipelines.serving.about import About
 from pipelines.serving.batcher import Batcher
@@ -93,13 +93,7 @@ def _tell_errors(app: FastAPI) -> None:
 
 
 def _add_pages(app: FastAPI, about: About, batcher: Batcher) -> None:
-    environment = Environment(
-        loader=FileSystemLoader(_HERE),
-        autoescape=True,
-        undefined=StrictUndefined,
-        trim_blocks=True,
-        lstrip_blocks=True,
-    )
+    environment = html_templates(_HERE)
     page = environment.get_template("gallery.html.j2").render(about=about, facts=about.facts())
     app.mount("/static", StaticFiles(directory=_HERE / "static"))
 
