@@ -50,15 +50,17 @@ class Scorer:
         setting = Setting(config, index, shards, runtime, adversary)
         self.task = TASKS[task_of(adversary)](setting)
 
-    def draw(self, clock: Clock, name: str) -> Path:
-        """Write the sample grid, at the resolution and fade of this clock."""
+    def draw(self, clock: Clock, nimg: int) -> Path:
+        """Write the sample grid after `nimg` images, at the resolution and fade of this clock, that
+        of the last step."""
         self.adversary.advance(clock)
         images, columns = self.task.grid()
         run = self.runtime.run_dir.name[:500]
         origin = Origin(
-            command="samples", gan_train=library(), run=run, images_seen=clock.nimg, columns=columns
+            command="samples", gan_train=library(), run=run, images_seen=nimg, columns=columns
         )
-        return save_grid(images, columns, self.runtime.run_dir / "samples" / name, origin)
+        place = self.runtime.run_dir / "samples" / f"{nimg:012d}.png"
+        return save_grid(images, columns, place, origin)
 
     def score(self, folder: Path) -> dict[str, Any]:
         """Score the current weights, which `folder` holds, unless its scores are stored already:

@@ -375,7 +375,7 @@ class Trainer:
     def draw_samples(self) -> None:
         """Write a grid of the averaged generator's images, from the same latents every time."""
         if self.events:
-            path = self.scorer.draw(self.trained, f"{self.clock.nimg:012d}.png")
+            path = self.scorer.draw(self.trained, self.clock.nimg)
             relative = str(path.relative_to(self.runtime.run_dir))
             self.events.append("image", self.clock.nimg, path=relative)
 
