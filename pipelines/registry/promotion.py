@@ -24,8 +24,9 @@ CHAMPION: Alias = "champion"
 CHALLENGER: Alias = "challenger"
 RECIPE_TAG = "recipe_hash"
 """The tag of a version that all trainings of its configuration share, whatever their seed."""
-BLOCKS_TAG = "blocks"
-"""The tag of a version with the influences of blocks of images on its score, as JSON."""
+BLOCKS_TAG = "mlflow.gan_train.blocks"
+"""The tag of a version with the influences of blocks of images on its score, as JSON. MLflow's page
+leaves out tags of this kind: these numbers would fill its table, and nobody reads them there."""
 RESCORED_TAG = "rescored"
 """The tag of a version with the scores that it got later, on other data than those it was trained
 on: JSON with `scores`, `protocol` and `blocks`."""

@@ -12,6 +12,7 @@ from gan_train.errors import UserError
 from gan_train.files.atomic import write_json
 from gan_train.runs.integrity import REPORTED
 from pipelines.registry import champions, listed, versions
+from pipelines.registry.promotion import BLOCKS_TAG
 from pipelines.registry.tracking import connect
 from tests.pipelines.registry_runs import METRIC, Run, config, index, protocol
 
@@ -83,7 +84,7 @@ def test_the_score_on_fresh_latents_is_registered_and_ties_keep_the_champion(
     first = trained(1, 48.0, 50.0)
     assert (first.score, first.text) == (50.0, "50.0 ± 0.5")
     version = connect(settings).get_model_version("progan-tiny", "1")
-    assert version.tags["blocks"] == "[50.0, 100.0, -150.0]"
+    assert version.tags[BLOCKS_TAG] == "[50.0, 100.0, -150.0]"
     assert "chosen by 48, on other latents" in version.description
     assert "| 50.0 ± 0.5 &nbsp;" in version.description
 
