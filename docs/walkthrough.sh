@@ -120,6 +120,7 @@ expect 0 "go on later" gan-train stop long
 run=$(sed -n 's/.*--resume \([^ ,]*\).*/\1/p' "$answer" | tail -n 1)
 expect 0 "succeeded" gan-train submit demo --id rest --resume "$run" "${longer[@]}" \
     --set 'family.stable_kimg={4: 1, 8: 20}' --set 'train.allow_changed=[family.stable_kimg.8]'
+expect 0 "rest is succeeded" gan-train attach rest
 
 # ---- who browses the registry and wants pictures -----------------------------------------------
 

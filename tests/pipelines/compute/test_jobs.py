@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import os
+import re
 import sqlite3
 import subprocess
 import sys
@@ -191,6 +192,12 @@ def test_a_whole_run_is_submitted_once_stopped_and_resumed(
     assert status == 0, out
     assert "registered  progan-tiny version 1" in out and "is succeeded" in err
     assert run_folder.finished(run_folder.read_events(run_dir))
+    resumed = re.findall(r"submitted (\S+)", err)[-1]
+    for command, said in ((["attach"], "is succeeded"), (["logs", "-f"], "")):
+        status, out, err = call(*command, resumed, *here)
+        assert status == 0 and "registered  progan-tiny version 1" in out and said in err
+    status, _, err = call("attach", job.id, *here)
+    assert status == 130 and "is stopped" in err
     status, _, err = call(*submit, "--resume", run_dir.name, *end)
     assert status == 0 and "is finished" in err
     with sqlite3.connect(config.workspace / "mlflow.db") as database:
