@@ -61,6 +61,34 @@ def next_term_kills() -> Iterator[None]:
         signal.signal(signal.SIGTERM, before)
 
 
+@contextmanager
+def one_term() -> Iterator[None]:
+    """Let the handler of SIGTERM hear one SIGTERM in this block, and no more.
+
+    Within `heard` a second ends the process at once. Elsewhere it is ignored: a Prefect worker may
+    hear twice that a flow run was cancelled, and then sends it twice, but what saves at the first
+    must not end at the second. Such a worker ends by SIGKILL whatever lives on. Changes nothing in
+    a thread other than the main one, or where SIGTERM is not handled in Python.
+    """
+    if threading.current_thread() is not threading.main_thread():
+        yield
+        return
+    before = signal.getsignal(signal.SIGTERM)
+    if not callable(before):
+        yield
+        return
+
+    def on(number: int, frame: FrameType | None) -> None:
+        signal.signal(number, signal.SIG_DFL if _hearing else signal.SIG_IGN)
+        before(number, frame)
+
+    signal.signal(signal.SIGTERM, on)
+    try:
+        yield
+    finally:
+        signal.signal(signal.SIGTERM, before)
+
+
 def status_of(number: signal.Signals) -> int:
     """The exit status of a process that a signal has ended in good order, as shells report it: 130
     for SIGINT, 143 for SIGTERM, 129 for SIGHUP."""

@@ -25,7 +25,7 @@ from gan_train.adversary import Generates
 from gan_train.config import Config
 from gan_train.data.index import Index
 from gan_train.files.atomic import read_json, write_json
-from gan_train.runs import run_folder
+from gan_train.runs import run_folder, stop_signals
 from gan_train.runs.checkpoint import list_checkpoints
 from gan_train.training.schedule import check, checkpoints, schedule_end
 from pipelines.comparison.training_time import Stopwatch
@@ -172,6 +172,7 @@ def _contest(recipe: str, work: _Work) -> None:
     work.contestant.train(work.stopping, {TAG: work.compare, "prefect.flow_run_id": flow_run})
 
 
+@stop_signals.one_term()
 def race(contestants: Sequence[Contestant], slots: int, compare: str) -> bool:
     """Bring every recipe to the end of its budget, up to `slots` at once; False when cancelled.
 

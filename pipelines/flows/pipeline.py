@@ -31,7 +31,7 @@ from gan_train import recipes
 from gan_train.config import Config
 from gan_train.data.index import Index
 from gan_train.errors import UserError
-from gan_train.runs import run_folder
+from gan_train.runs import run_folder, stop_signals
 from gan_train.runs.checkpoint import list_checkpoints
 from gan_train.runs.events import Event
 from gan_train.text import code, markdown
@@ -106,6 +106,7 @@ def stop_job(flow: Flow[..., Any], flow_run: FlowRun, state: State[Any]) -> None
 
 
 @task(name="train", cache_policy=NO_CACHE)
+@stop_signals.one_term()
 def train_workers(config: Config, shards: Path, run_dir: Path) -> Ended:
     """Train under Ray, and meanwhile report to MLflow and Prefect."""
     index = Index.load(shards)

@@ -28,7 +28,7 @@ from gan_train.errors import UserError
 from gan_train.runs import run_folder
 from gan_train.runs.checkpoint import list_checkpoints
 from gan_train.runs.events import Event
-from pipelines.compute.training import WORKER_LOG
+from pipelines.compute.training import STOP, WORKER_LOG
 from pipelines.flows.on_demand import Training
 from pipelines.registry.spool import CURSOR_NAME
 from tests.pipelines import registry_server
@@ -79,7 +79,8 @@ def long_settings(source: Path, workspace: Path) -> list[str]:
 
 @pytest.mark.fault(
     "a flow run cancelled under a Prefect worker",
-    "the workers save; Cancelled, nothing crashed or left running; its page says how to go on",
+    "the workers save, also if it is sent SIGTERM twice; Cancelled, nothing crashed or left running; "
+    "its page says how to go on",
 )
 def test_deployed_run_by_a_worker_and_cancelled(
     site: Site, source: Path, tmp_path: Path, record_property: Callable[[str, object], None]
@@ -142,11 +143,23 @@ def test_deployed_run_by_a_worker_and_cancelled(
         site.get(f"flow_runs/{second}")["start_time"],
     )
     assert datetime.fromisoformat(begun) >= datetime.fromisoformat(ended)
-    assert site.processes()
     asked_to = {"state": {"type": "CANCELLING", "message": "too dear"}}
-    site.post(f"flow_runs/{second}/set_state", asked_to)
-    site.wait(lambda: site.state(second) == "CANCELLED", 120)
     (long_dir,) = run_folder.folder(long).glob("long-*")
+    started = site.processes().items()
+    flow = next(pid for pid, command in started if "-m prefect.engine" in command)
+    worker = next(pid for pid, command in started if command.startswith("ray::RayTrainWorker"))
+    os.kill(worker, signal.SIGSTOP)  # saving takes long
+    site.post(f"flow_runs/{second}/set_state", asked_to)
+    site.wait((long_dir / STOP).exists, 60)
+    # Prefect may hear of it twice, and asks twice then
+    for _ in range(2):
+        time.sleep(4)
+        os.kill(flow, signal.SIGTERM)
+    time.sleep(4)
+    ended = [state for state in site.states("flow_run") if state["type"] == "CANCELLED"]
+    os.kill(worker, signal.SIGCONT)
+    assert not ended, "before the workers have saved"
+    site.wait(lambda: site.state(second) == "CANCELLED", 120)
     events = run_folder.read_events(long_dir)
     assert events[-1]["status"] == "stopped"
     assert int(list_checkpoints(long_dir)[0].name) == events[-1]["nimg"]

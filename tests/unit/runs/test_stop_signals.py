@@ -1,0 +1,74 @@
+"""How often a request to end is heard."""
+
+from __future__ import annotations
+
+import os
+import signal
+import subprocess
+import sys
+import threading
+from collections.abc import Iterator
+
+import pytest
+
+from gan_train.runs import stop_signals
+
+TERM = signal.SIGTERM
+
+
+@pytest.fixture
+def told() -> Iterator[list[int]]:
+    """The numbers of the SIGTERMs that a handler hears, as that of an engine would."""
+    heard: list[int] = []
+    before = signal.signal(TERM, lambda number, frame: heard.append(number))
+    yield heard
+    signal.signal(TERM, before)
+
+
+def test_one_term_alone_is_heard_in_a_flow_of_a_worker(told: list[int]) -> None:
+    outside = signal.getsignal(TERM)
+    with stop_signals.one_term():
+        os.kill(os.getpid(), TERM)
+        os.kill(os.getpid(), TERM)
+    assert told == [TERM]
+    assert signal.getsignal(TERM) == outside
+    os.kill(os.getpid(), TERM)
+    assert told == [TERM, TERM]
+
+
+def test_a_signal_that_nobody_handles_stays_so() -> None:
+    assert signal.getsignal(TERM) == signal.SIG_DFL
+    with stop_signals.one_term():
+        assert signal.getsignal(TERM) == signal.SIG_DFL
+
+
+def test_other_threads_hear_no_signals(told: list[int]) -> None:
+    outside = signal.getsignal(TERM)
+
+    @stop_signals.one_term()
+    def work() -> None:
+        assert signal.getsignal(TERM) == outside
+        told.append(0)
+
+    thread = threading.Thread(target=work)
+    thread.start()
+    thread.join()
+    assert told == [0]
+
+
+def test_a_second_one_ends_a_command_at_once() -> None:
+    """A command hears signals itself; in it, an engine has put its own handler before that."""
+    command = """
+import os, signal
+from gan_train.runs import stop_signals
+with stop_signals.heard(lambda number: None):
+    signal.signal(signal.SIGTERM, lambda number, frame: print("saving", flush=True))
+    with stop_signals.one_term():
+        os.kill(os.getpid(), signal.SIGTERM)
+        os.kill(os.getpid(), signal.SIGTERM)
+print("too late")
+"""
+    ended = subprocess.run(
+        [sys.executable, "-c", command], capture_output=True, text=True, timeout=60, check=False
+    )
+    assert (ended.returncode, ended.stdout) == (-TERM, "saving\n"), ended.stderr
