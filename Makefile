@@ -24,7 +24,7 @@ demo: $(INSTALLED) ## From the sample images to a registered, scored generator
 	$(BIN)/gan-train run configs/demo.yaml
 
 test: $(INSTALLED) ## Run the tests that start no engine and train for seconds at most
-	$(PYTEST) -m "not slow"
+	$(PYTEST) -m "not slow and not long"
 
 test-all: $(INSTALLED) ## Run all tests but the long ones; measure which lines and branches they reach
 	$(PYTEST) --cov -m "not long"

@@ -73,6 +73,7 @@ def orders(standings: list[Standing], count: int) -> list[list[Standing]]:
     return [shuffled.sample(standings, len(standings)) for _ in range(count)]
 
 
+@pytest.mark.slow
 @pytest.mark.long
 def test_luck_does_not_pass_and_progress_does(tmp_path: Path) -> None:
     equal = [trained(tmp_path, KIMG, seed) for seed in range(SEEDS)]
