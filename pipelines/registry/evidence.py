@@ -2,10 +2,11 @@
 
 Two sources of chance lie between two scores. Another sample of a generator's images moves its
 score by the standard error that every score carries. Another training, which differs in its seed
-alone, moves it farther: by three times as much in "The FID Lottery" (arXiv 2606.20536). So the
-difference of two scores is compared with the deviation that two equally good trainings would show.
-That deviation is taken from the registry's own history of equal configurations where it tells
-enough, or is given (`registry.seed_deviation`), or else assumed by the ratio of three.
+alone, moves it farther: by three times as much in "The FID Lottery" (arXiv 2606.20536), which is
+of long trainings, and by more where they are short. So the difference of two scores is compared
+with the deviation that two equally good trainings would show. That deviation is taken from the
+registry's own history of equal configurations where it tells enough, or is given
+(`registry.seed_deviation`), or else assumed, by a ratio and by a share of the score.
 """
 
 from __future__ import annotations
@@ -22,6 +23,9 @@ ENOUGH = 0.95
 """A version is better, or worse, where that is at least so probable."""
 ASSUMED_RATIO = 3.0
 """How many times as far another seed moves a score as another sample, where nothing is known."""
+ASSUMED_SHARE = 0.08
+"""But at least by such a share of the score, of a training that begins with random networks: what
+this project's own recipes show (docs/scores.md)."""
 FEWEST = 3
 """So many trainings of one configuration tell their deviation."""
 _FEWEST_BLOCKS = 20
@@ -83,20 +87,26 @@ def given(value: float) -> Deviation:
     return Deviation(value, math.inf, "as given")
 
 
-def compare(a: Measured, b: Measured, known: Deviation | None = None) -> Comparison:
+def compare(
+    a: Measured, b: Measured, known: Deviation | None = None, continued: bool = False
+) -> Comparison:
     """Whether a is better than b, both scored on the same places of a sequence.
 
     The difference of two equally good trainings has twice the variance of one. Of the samples'
     errors, what both share does not count, and the rest counts in any case. Where no deviation is
-    known, seeds are assumed to move the difference `ASSUMED_RATIO` times as far as samples. The
-    probability is Student's with the deviation's degrees of freedom.
+    known, seeds are assumed to move the difference `ASSUMED_RATIO` times as far as samples, and a
+    score by `ASSUMED_SHARE` of b's value, but not where a is `continued`: the training went on from
+    networks that another had trained, so that chance had less to do. The probability is Student's
+    with the deviation's degrees of freedom.
     """
     own = a.error**2 + b.error**2
     samples = max(0.0, own - 2 * correlation(a.blocks, b.blocks) * a.error * b.error)
     if known is None:
-        seeds = ASSUMED_RATIO**2 * samples
-        value = math.sqrt((samples + seeds) / 2)
-        deviation = Deviation(value, math.inf, f"assumed, {ASSUMED_RATIO:g} times the error")
+        seeds, origin = ASSUMED_RATIO**2 * samples, f"assumed, {ASSUMED_RATIO:g} times the error"
+        share = 2 * (ASSUMED_SHARE * b.value) ** 2
+        if share > seeds and not continued:
+            seeds, origin = share, f"assumed, {ASSUMED_SHARE:.0%} of the score"
+        deviation = Deviation(math.sqrt((samples + seeds) / 2), math.inf, origin)
     else:
         deviation, seeds = known, max(0.0, 2 * known.value**2 - own)
     scale = math.sqrt(samples + seeds)

@@ -24,6 +24,8 @@ CHAMPION: Alias = "champion"
 CHALLENGER: Alias = "challenger"
 RECIPE_TAG = "recipe_hash"
 """The tag of a version that all trainings of its configuration share, whatever their seed."""
+START_TAG = "start_from"
+"""The tag of a version whose training went on from networks that another had made: their folder."""
 BLOCKS_TAG = "mlflow.gan_train.blocks"
 """The tag of a version with the influences of blocks of images on its score, as JSON. MLflow's page
 leaves out tags of this kind: these numbers would fill its table, and nobody reads them there."""
@@ -44,6 +46,8 @@ class Standing:
     error: float | None = None
     """The standard error over samples."""
     blocks: tuple[float, ...] = ()
+    continued: bool = False
+    """Whether the training went on from networks that another had made."""
 
     @property
     def text(self) -> str:
@@ -94,6 +98,7 @@ def decide(
         Measured(candidate.value, _either(ours, theirs), images, candidate.blocks),
         Measured(champion.value, _either(theirs, ours), images, champion.blocks),
         known,
+        candidate.continued,
     )
     seeds = f"between seeds {number(found.deviation.value)}, {found.deviation.origin}"
     if found.verdict == "tie":
@@ -248,6 +253,7 @@ def version_standing(
         protocol=protocol,
         error=own.error if own is not None else None,
         blocks=tuple(json.loads(tags.get(BLOCKS_TAG, "[]"))),
+        continued=START_TAG in tags,
     )
     if like is None or comparable(registered.protocol, like) is None or RESCORED_TAG not in tags:
         return registered

@@ -37,6 +37,7 @@ from pipelines.registry.promotion import (
     BLOCKS_TAG,
     CHAMPION,
     RECIPE_TAG,
+    START_TAG,
     best_checkpoint,
     event_standing,
     version_standing,
@@ -323,6 +324,8 @@ def _version_of(
         **{k: v for k, v in run.data.tags.items() if k.startswith(("ray", "prefect"))},
         **ids,
     }
+    if config.train.start_from is not None:
+        tags[START_TAG] = str(config.train.start_from)
     version = client.create_model_version(
         name,
         source=model.artifact_location,  # MLflow resolves `models:/m-...` by a global address

@@ -12,7 +12,7 @@ from gan_train.errors import UserError
 from gan_train.files.atomic import write_json
 from gan_train.runs.integrity import REPORTED
 from pipelines.registry import champions, listed, versions
-from pipelines.registry.promotion import BLOCKS_TAG
+from pipelines.registry.promotion import BLOCKS_TAG, START_TAG
 from pipelines.registry.tracking import connect
 from tests.pipelines.registry_runs import METRIC, Run, config, index, protocol
 
@@ -91,7 +91,7 @@ def test_the_score_on_fresh_latents_is_registered_and_ties_keep_the_champion(
     # the numbers that chose do not count, and too little is known of seeds
     second = trained(2, 10.0, 49.0)
     assert second.alias == "challenger" and "ties with 50.0 ± 0.5" in second.reason
-    assert "assumed, 3 times the error" in second.reason and "trainings of each" in second.reason
+    assert "assumed, 8% of the score" in second.reason and "trainings of each" in second.reason
     third = trained(3, 48.0, 49.5)
     assert "between seeds 0.5, known from 3 trainings" in third.reason
     # by hand, a person may
@@ -128,3 +128,22 @@ def test_a_champion_that_was_scored_on_other_latents(workspace: Path) -> None:
     assert champions.on_other_latents(settings, fresh | {"images": 9}) is None
     champions.record_score(settings, 1, scored_anew(44.0))
     assert champions.on_other_latents(settings, fresh) is None
+
+
+def test_seeds_move_a_training_that_goes_on_from_networks_less(workspace: Path) -> None:
+    settings = config(workspace)
+
+    def trained(score: float, **changes: object) -> versions.Registration:
+        own = recipes.change(settings, {name.replace("__", "."): v for name, v in changes.items()})
+        run = Run(own, index(), f"train/{score}")
+        write_json(run.checkpoint(1000, score, seed=int(score)) / REPORTED, scored_anew(score))
+        run.end(1000)
+        return versions.register_best(own, run.folder, run.index, {})
+
+    assert trained(50.0).alias == "champion"
+    anew = trained(44.0, train__total_kimg=9)
+    assert anew.alias == "challenger" and "assumed, 8% of the score" in anew.reason
+    onward = trained(43.9, train__total_kimg=9, train__start_from=str(workspace / "networks"))
+    assert onward.alias == "champion" and "assumed, 3 times the error" in onward.reason
+    tags = connect(settings).get_model_version("progan-tiny", "3").tags
+    assert tags[START_TAG] == str(workspace / "networks")

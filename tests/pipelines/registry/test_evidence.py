@@ -31,7 +31,8 @@ def drawn(count: int, seed: int, better: float = 0.0) -> np.ndarray:
 
 
 def passes(scores: np.ndarray, others: np.ndarray, known: Deviation | None) -> float:
-    found = [compare(measured(a), measured(b), known) for a, b in zip(scores, others, strict=True)]
+    pairs = zip(scores, others, strict=True)
+    found = [compare(measured(a), measured(b), known, continued=True) for a, b in pairs]
     return float(np.mean([one.verdict == "better" for one in found]))
 
 
@@ -99,8 +100,8 @@ def test_samples_that_two_versions_share_count_for_less() -> None:
     a, b = tuple(shared.tolist()), tuple((shared + own).tolist())
     assert correlation(a, b) > 0.95
     assert correlation(a, ()) == correlation(a, (1.0,) * 40) == correlation((), ()) == 0
-    together = compare(measured(48.5, 1, a), measured(50, 1, b), None)
-    apart = compare(measured(48.5), measured(50), None)
+    together = compare(measured(48.5, 1, a), measured(50, 1, b), continued=True)
+    apart = compare(measured(48.5), measured(50), continued=True)
     assert (together.verdict, apart.verdict) == ("better", "tie")
 
 
@@ -110,7 +111,19 @@ def test_the_deviation_is_pooled_within_configurations() -> None:
     assert found == Deviation(math.sqrt(8), 2, "known from 4 trainings")
 
 
+def test_seeds_are_assumed_to_move_a_score_by_a_share_of_it() -> None:
+    """Two seeds of `demo` (docs/scores.md): by their samples alone, one would be far better."""
+    one, other = measured(46.8, 0.5), measured(53.1, 0.5)
+    found = compare(one, other)
+    assert found.verdict == "tie" and found.deviation.origin == "assumed, 8% of the score"
+    assert found.deviation.value == pytest.approx(math.hypot(0.5, 0.08 * 53.1))
+    assert compare(one, other, continued=True).verdict == "better"
+    assert compare(measured(40, 0.5), other).verdict == "better"
+    # where samples move it farther, they count
+    assert compare(measured(46.8, 5), measured(53.1, 5)).deviation.origin.endswith("the error")
+
+
 def test_scores_without_any_error() -> None:
-    assert compare(measured(1, 0), measured(2, 0)) == Comparison(
+    assert compare(measured(1, 0), measured(2, 0), continued=True) == Comparison(
         "better", 1.0, Deviation(0.0, math.inf, "assumed, 3 times the error")
     )
