@@ -79,8 +79,8 @@ def long_settings(source: Path, workspace: Path) -> list[str]:
 
 @pytest.mark.fault(
     "a flow run cancelled under a Prefect worker",
-    "the workers save, also if it is sent SIGTERM twice; Cancelled, nothing crashed or left running; "
-    "its page says how to go on",
+    "the workers save, also if it is sent SIGTERM twice; Cancelled, nothing crashed or left "
+    "running; its page says how to go on",
 )
 def test_deployed_run_by_a_worker_and_cancelled(
     site: Site, source: Path, tmp_path: Path, record_property: Callable[[str, object], None]
