@@ -112,6 +112,18 @@ def tiny_config(source: Path, workspace: Path, **changes: Any) -> Config:
     return Config.model_validate(tree)
 
 
+class Stopping(PlainRuntime):
+    """Asks for the end when it is asked for the `asked`-th time."""
+
+    def __init__(self, run_dir: Path, asked: int) -> None:
+        super().__init__(run_dir)
+        self.left = asked
+
+    def should_stop(self) -> bool:
+        self.left -= 1
+        return self.left <= 0
+
+
 def run(config: Config, run_dir: Path, runtime: PlainRuntime | None = None) -> Path:
     """Shard (or verify) and train in this process; returns `run_dir`."""
     run_dir.mkdir(parents=True, exist_ok=True)

@@ -8,7 +8,8 @@ checksums, and renamed, so that a kill leaves either a whole checkpoint or none:
         generator.safetensors    the averaged networks: what `inference.py` loads
         generator.json           the family, shape and clock that rebuild those networks
         optimizers.safetensors   the moments, named <optimizer>/<parameter>/<quantity>
-        state.json               clock, stage, configuration, data hash, place in the ledger
+        state.json               clock, stage, configuration, data hash, place in the ledger,
+                                 what was measured since the last tick
         MANIFEST.json            sha256 of each file above
         scores.json              added once the checkpoint has been scored
         PRUNED                   marks a checkpoint that was thinned to its generator and scores
@@ -40,7 +41,15 @@ from gan_train.errors import UserError
 from gan_train.files.atomic import folder_aside, write_json
 from gan_train.files.digests import sha256_of
 from gan_train.files.tensors import load_tensors
-from gan_train.runs.integrity import FORMAT, STATE, Damaged, read_state, refuse_not_finite
+from gan_train.runs.integrity import (
+    FORMAT,
+    STATE,
+    Damaged,
+    Pending,
+    State,
+    read_state,
+    refuse_not_finite,
+)
 from gan_train.runs.integrity import MANIFEST as MANIFEST
 from gan_train.runs.integrity import SCORES as SCORES
 from gan_train.runs.integrity import find_damage as find_damage
@@ -96,12 +105,14 @@ def save(
     trained: Clock,
     stage: str,
     chain: str,
+    curves: Mapping[str, Pending],
 ) -> Path:
     """Write the checkpoint of this clock and return its folder. Only rank 0 calls this.
 
     `trained` is the clock of the last step: the generator is used at the resolution and fade at
     which its weights were trained, not at those of the next step. `chain` is that of the
-    checkpoint's entry in the run's ledger (`ledger.py`).
+    checkpoint's entry in the run's ledger (`ledger.py`), and `curves` what was measured since the
+    last tick.
 
     The state must be finite (`check_finite`). Raises `DiskFull`; the earlier checkpoints then stay
     valid, as the folder is renamed only when all of it is on the disk.
@@ -126,6 +137,7 @@ def save(
                 "config": config.model_dump(mode="json"),
                 "data": data_hash,
                 "ledger": chain,
+                "curves": {name: values.model_dump() for name, values in curves.items()},
             },
         )
         _seal(aside)
@@ -223,9 +235,9 @@ def load(
     optimizers: Mapping[str, torch.optim.Optimizer],
     config: Config,
     data_hash: str,
-) -> tuple[Clock, str, dict[str, Tensor]]:
-    """Restore networks and optimizers in place; return the clock, the stage's name and the averaged
-    weights.
+) -> tuple[State, dict[str, Tensor]]:
+    """Restore networks and optimizers in place; return what the checkpoint tells of the run, and
+    the averaged weights.
 
     Raises UserError when the configuration or the data differ from the checkpoint's, or another
     version of the program wrote it.
@@ -243,7 +255,7 @@ def load(
     moments = load_tensors(folder / "optimizers.safetensors", device=str(device))
     load_optimizer_state(adversary, optimizers, moments)
     averaged = load_tensors(folder / "generator.safetensors", device=str(device))
-    return state.clock, state.stage, averaged
+    return state, averaged
 
 
 def precision_of(run_dir: Path) -> str | None:

@@ -13,7 +13,7 @@ from pathlib import Path
 from typing import Any, Literal
 
 import torch
-from pydantic import BaseModel, ConfigDict, Field, StrictInt, ValidationError
+from pydantic import BaseModel, ConfigDict, Field, FiniteFloat, StrictInt, ValidationError
 from safetensors import SafetensorError, safe_open
 from torch import Tensor
 
@@ -47,9 +47,19 @@ class Scored(BaseModel):
     protocol: dict[str, StrictInt | str]
 
 
+class Pending(BaseModel):
+    """The values of a curve that no tick has told yet: how many each worker has, and the sum of
+    those of each, in the order of ranks."""
+
+    model_config = ConfigDict(frozen=True)
+    count: int = Field(ge=1, le=2**24)
+    sums: tuple[FiniteFloat, ...] = Field(min_length=1)
+
+
 class State(BaseModel):
     """What `state.json` holds. `data` is the content hash of the data set, `ledger` the chain of
-    the checkpoint's entry in the run's ledger; earlier versions did not write it."""
+    the checkpoint's entry in the run's ledger, and `curves` what a run had measured since its last
+    tick when it was stopped; earlier versions wrote neither of the two."""
 
     model_config = ConfigDict(frozen=True)
     format: Literal[1]
@@ -58,6 +68,7 @@ class State(BaseModel):
     config: dict[str, Any]
     data: str = Field(pattern="^[0-9a-f]{64}$")
     ledger: str | None = None
+    curves: dict[str, Pending] = {}
 
 
 # ---- JSON --------------------------------------------------------------------------------------

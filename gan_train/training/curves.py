@@ -5,12 +5,14 @@ from __future__ import annotations
 
 import math
 import resource
+from collections.abc import Mapping
 from typing import NamedTuple
 
 import torch
 from torch import Tensor
 
-from gan_train.nn.collectives import all_least, all_sum
+from gan_train.nn.collectives import all_least, all_sum, gather
+from gan_train.runs.integrity import Pending
 
 _FOLD = 256  # so many values of a curve wait to be added up
 
@@ -93,6 +95,31 @@ class Curves:
         if bad:
             raise NotFinite(bad, self._first())
         return means
+
+    def pending(self) -> dict[str, Pending]:
+        """What was added since the last `flush`, as a checkpoint keeps it. Collective."""
+        names = list(self._values)
+        for name in names:
+            self._fold(name)
+        if not names:
+            return {}
+        sums = gather(torch.stack([self._sums[name] for name in names])[None]).T.tolist()
+        counts = [len(self._places[name]) for name in names]
+        return {
+            name: Pending(count=count, sums=per_worker)
+            for name, count, per_worker in zip(names, counts, sums, strict=True)
+        }
+
+    def restore(self, pending: Mapping[str, Pending], rank: int, workers: int) -> None:
+        """Go on with what a checkpoint kept, as the worker `rank` of `workers`. As many workers as
+        had saved it get the same means to the last bit, and others but for rounding."""
+        for name, kept in pending.items():
+            saved = len(kept.sums)
+            own = kept.sums[rank] if saved == workers else sum(kept.sums) / saved
+            self._values[name] = []
+            self._sums[name] = torch.tensor(own, dtype=torch.float64, device=self._device)
+            self._places[name] = [self.place] * kept.count
+            self._finite[name] = torch.tensor(kept.count, device=self._device)
 
     def _first(self) -> Place:
         """The first place, over all workers, at which a value was not finite. Collective."""

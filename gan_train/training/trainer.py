@@ -276,9 +276,11 @@ class Trainer:
                 start_from(self.config.train.start_from, self.adversary, averaged)
             self.consult()
             return
-        self.clock, self.stage_name, averaged = checkpoint.load(
+        state, averaged = checkpoint.load(
             folder, self.adversary, self.optimizers, self.config, self.index.content_hash
         )
+        self.clock, self.stage_name = state.clock, state.stage
+        self.curves.restore(state.curves, self.runtime.rank, self.runtime.world_size)
         self.averaged.load_state_dict(averaged)
         if self.ledger:
             self.ledger.check(folder, self.clock)
@@ -388,6 +390,7 @@ class Trainer:
         except FloatingPointError as error:
             self.doctor.diverged(self.clock.nimg, str(error))
             raise
+        curves = self.curves.pending()
         if self.ledger:
             parts = fingerprints(*state)
             chain = self.ledger.checkpoint(self.clock, parts)
@@ -400,6 +403,7 @@ class Trainer:
                 self.trained,
                 self.stage_name,
                 chain,
+                curves,
             )
         barrier()
         if score:

@@ -21,21 +21,16 @@ from gan_train.runs.checkpoint import FOLDER, SCORES, list_checkpoints, newest_v
 from gan_train.runs.events import read_events
 from gan_train.runs.runtime import PlainRuntime
 from gan_train.training.scoring import stored_scores
-from tests.training import assert_same_bits, run, run_workers, tiny_config, tiny_images, weights
+from tests.training import (
+    Stopping,
+    assert_same_bits,
+    run,
+    run_workers,
+    tiny_config,
+    tiny_images,
+    weights,
+)
 from tests.unit.runs.test_warm_start import trainer
-
-
-class Stopping(PlainRuntime):
-    """Asks for the end when it is asked for the `asked`-th time."""
-
-    def __init__(self, run_dir: Path, asked: int) -> None:
-        super().__init__(run_dir)
-        self.left = asked
-
-    def should_stop(self) -> bool:
-        self.left -= 1
-        return self.left <= 0
-
 
 # ---- divergence ----------------------------------------------------------------------------------
 

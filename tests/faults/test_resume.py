@@ -26,11 +26,19 @@ from gan_train.runs.checkpoint import (
     newest_valid,
     refuse_changes,
 )
-from gan_train.runs.events import read_events, read_with_offsets
+from gan_train.runs.events import lasting, read_events, read_with_offsets
 from gan_train.runs.ledger import LEDGER
 from gan_train.runs.runtime import PlainRuntime
 from gan_train.training.scoring import best_checkpoint
-from tests.training import assert_same_bits, processes, run, run_workers, tiny_config, weights
+from tests.training import (
+    Stopping,
+    assert_same_bits,
+    processes,
+    run,
+    run_workers,
+    tiny_config,
+    weights,
+)
 
 ALL = ("networks", "generator", "optimizers")
 
@@ -107,6 +115,48 @@ def test_resume_on_several_workers(
     run_workers(workers, tmp_path, _train, config, tmp_path / "halves")
     for name in ALL:
         assert_same_bits(weights(tmp_path / "halves", name), weights(tmp_path / "whole", name))
+
+
+def _stopped(config: Config, run_dir: Path, asked: int) -> None:
+    run(config, run_dir, Stopping(run_dir, asked))
+
+
+def told(run_dir: Path) -> dict[int, dict[str, float]]:
+    """What each tick has measured, by the number of images."""
+    events = [event for event in read_events(run_dir) if event["kind"] == "metrics"]
+    return {event["nimg"]: lasting(event["values"]) for event in events}
+
+
+@pytest.mark.fault(
+    "a stop between two ticks",
+    "the next tick tells what it would have told, to the last bit on as many workers",
+)
+@pytest.mark.parametrize("workers", [1, 2])
+def test_a_tick_that_a_stop_divides_is_whole(
+    workers: int, tiny_source: Path, tmp_path: Path
+) -> None:
+    # ticks at 96 and 160 images, where a stage ends; workers ask each other every eight steps
+    settings: dict[str, Any] = {
+        "family__fade_kimg": 0.16,
+        "family__stable_kimg": 0.16,
+        "train__tick_kimg": 0.096,
+        "train__total_kimg": 0.208,
+    }
+    config = tiny_config(tiny_source, tmp_path, **settings)
+    run_workers(workers, tmp_path, _train, config, tmp_path / "whole")
+    asked = 8 if workers == 1 else 1
+    run_workers(workers, tmp_path, _stopped, config, tmp_path / "run", asked)
+    (saved,) = list_checkpoints(tmp_path / "run")
+    assert int(saved.name) == 128 and sorted(told(tmp_path / "run")) == [96]
+    shutil.copytree(tmp_path / "run", tmp_path / "other")
+    run_workers(workers, tmp_path, _train, config, tmp_path / "run")
+    whole = told(tmp_path / "whole")
+    assert sorted(whole) == [96, 160, 192, 208]
+    assert told(tmp_path / "run") == whole
+    if workers > 1:  # on another number of workers, but for rounding
+        run_workers(1, tmp_path, _train, config, tmp_path / "other")
+        found, expected = told(tmp_path / "other")[160], whole[160]
+        assert found == pytest.approx(expected, rel=1e-3, abs=1e-5)
 
 
 @pytest.mark.fault(

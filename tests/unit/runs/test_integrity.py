@@ -49,6 +49,20 @@ def test_a_manifest_that_verifies_nothing_is_damage(text: str, tmp_path: Path) -
     assert fault is not None and integrity.MANIFEST in fault
 
 
+@pytest.mark.parametrize(
+    "curves",
+    [[1], *({"a": {"count": n, "sums": sums}} for n, sums in ((0, [1]), (2**40, [1]), (1, [])))],
+)
+def test_curves_that_nobody_has_measured_are_damage(curves: object, tmp_path: Path) -> None:
+    clock = {"step": 1, "nimg": 16}
+    state = {"format": 1, "clock": clock, "stage": "", "config": {}, "data": "0" * 64}
+    write_json(tmp_path / integrity.STATE, state | {"curves": {"a": {"count": 2, "sums": [0.5]}}})
+    assert integrity.read_state(tmp_path).curves["a"].sums == (0.5,)
+    write_json(tmp_path / integrity.STATE, state | {"curves": curves})
+    with pytest.raises(Damaged, match="curves"):
+        integrity.read_state(tmp_path)
+
+
 def test_a_later_format_is_refused_with_the_remedy(tmp_path: Path) -> None:
     folder = checkpoint(tmp_path)
     manifest = read_manifest(folder)
