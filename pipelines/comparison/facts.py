@@ -18,10 +18,12 @@ from gan_train.metrics.protocol import Protocol
 from gan_train.metrics.scores import (
     Measure,
     Score,
+    error_name,
     headline,
     number,
     references,
     scores_of,
+    with_error,
 )
 from pipelines.comparison import charts
 
@@ -295,12 +297,15 @@ def chart(section: Section, over: Over) -> str | None:
     if main is None:
         return None
 
+    def shown(scores: Mapping[str, float]) -> str:
+        return with_error(scores[main.name], scores.get(error_name(main.name)))
+
     def points(entry: Entry) -> tuple[charts.Point, ...]:
         return tuple(
             charts.Point(
                 p.minutes if over == "minutes of training" else p.kimg,
                 p.scores[main.name],
-                f"{entry.recipe}: {main.label} {number(p.scores[main.name])} at {number(p.kimg)} "
+                f"{entry.recipe}: {main.label} {shown(p.scores)} at {number(p.kimg)} "
                 f"kimg, {duration(p.minutes)}",
             )
             for p in entry.checkpoints

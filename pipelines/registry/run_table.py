@@ -16,10 +16,12 @@ from typing import Any
 from gan_train.metrics.scores import scores_of
 from pipelines.registry.promotion import best_checkpoint, event_standing
 
-SCORE, REFERENCE, KIMG = "best/score", "best/reference", "best/kimg"
-"""The metrics of a run that tell of its best checkpoint so far: the deciding score, what real
-images get (or a method without a network), and how many thousand images it has seen. They have four
-digits, because the table shows all there are; under its own name the score has all digits."""
+SCORE, ERROR = "best/score", "best/error"
+REFERENCE, KIMG = "best/reference", "best/kimg"
+"""The metrics of a run that tell of its best checkpoint so far: the deciding score, its standard
+error, what real images get (or a method without a network), and how many thousand images it has
+seen. They have four digits, and the error two, because the table shows all there are; under its own
+name the score has all digits."""
 MEASURE_TAG = "measure"
 """The tag of a run that names its deciding score."""
 KIND = {"mlflow.experimentKind": "custom_model_development"}
@@ -28,6 +30,7 @@ KIND = {"mlflow.experimentKind": "custom_model_development"}
 _VIEW = "gan-train"
 _WIDTHS = {
     f"metrics.`{SCORE}`": 90,
+    f"metrics.`{ERROR}`": 90,
     f"metrics.`{REFERENCE}`": 120,
     "duration": 80,  # which is always shown
     f"metrics.`{KIMG}`": 90,
@@ -70,4 +73,7 @@ def best_until(
         return {}, None
     reference = scores_of(best["scores"], best["protocol"])[standing.metric].reference
     told = {SCORE: standing.value, KIMG: best["nimg"] / 1000, REFERENCE: reference}
-    return {k: float(f"{v:.4g}") for k, v in told.items() if v is not None}, standing.metric
+    shown = {k: float(f"{v:.4g}") for k, v in told.items() if v is not None}
+    if standing.error is not None:
+        shown[ERROR] = float(f"{standing.error:.2g}")
+    return shown, standing.metric

@@ -107,7 +107,9 @@ class Run:
         picture.save(path)
         self.append("image", nimg, path=f"samples/{path.name}", caption="samples")
 
-    def checkpoint(self, nimg: int, score: float, images: int = 2000, seed: int = 0) -> Path:
+    def checkpoint(
+        self, nimg: int, score: float, images: int = 2000, seed: int = 0, error: float | None = None
+    ) -> Path:
         """Untrained weights, different for each `nimg` and seed."""
         folder = self.folder / FOLDER / f"{nimg:012d}"
         folder.mkdir(parents=True, exist_ok=True)
@@ -120,6 +122,8 @@ class Run:
             "scores": {METRIC: score, f"{METRIC}_null": 5.25, "precision": 0.75, "kid": 0.01},
             "protocol": protocol(self.scored_on, images),
         }
+        if error is not None:
+            scored["scores"][f"{METRIC}_se"] = error
         write_json(folder / "scores.json", scored)
         path = str(folder.relative_to(self.folder))
         level = {"precision": "bf16", "resolution": 8.0, "alpha": 1.0}

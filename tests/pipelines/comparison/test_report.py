@@ -288,6 +288,12 @@ def test_a_chart_has_every_point_where_it_belongs() -> None:
         "slow: Fréchet distance 200 at 10 kimg, 1.0 min",
         "slow: Fréchet distance 90 at 20 kimg, 2.0 min",
     ]
+    measured = SLOW.checkpoints[0].model_copy(update={"scores": {FD: 54.43, f"{FD}_se": 0.613}})
+    told = drawn(facts.sections(about(SLOW.model_copy(update={"checkpoints": (measured,)})))[0])
+    assert (
+        next(told.iter(f"{SVG}title")).text
+        == "slow: Fréchet distance 54.4 ± 0.6 at 10 kimg, 1.0 min"
+    )
     fast, slow = map(places, lines(svg))
     for line in (fast, slow):
         assert line[0][0] < line[1][0] and line[0][1] < line[1][1], "later, and lower is below"

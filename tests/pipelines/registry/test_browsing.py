@@ -27,6 +27,8 @@ def test_the_best_checkpoint_so_far(tmp_path: Path) -> None:
     assert told[0] == ({}, None)
     assert told[1] == ({"best/score": 50.0, "best/kimg": 1.0, "best/reference": 5.25}, METRIC)
     assert told[2] == told[3] == (expected, METRIC)
+    run.checkpoint(4000, 30.0, error=0.6149)
+    assert run_table.best_until(run.events(), 4000)[0]["best/error"] == 0.61
 
 
 def test_the_view_names_what_runs_have(workspace: Path) -> None:
@@ -35,7 +37,7 @@ def test_the_view_names_what_runs_have(workspace: Path) -> None:
     run = Run(settings, index())
     run.append("start", 0, precision="bf16", device="AMD EPYC")
     run.image(1000)
-    run.checkpoint(1000, 50.0)
+    run.checkpoint(1000, 50.0, error=0.5)
     done = versions.register_best(settings, run.folder, run.index, {"ray.job_id": "01"})
     client = connect(settings)
     experiment = client.get_experiment(experiment_of(client, settings))
