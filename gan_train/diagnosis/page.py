@@ -22,7 +22,6 @@ from gan_train.diagnosis.charts import Chart, Line, chart
 from gan_train.diagnosis.record import SIGMA, Record, record_of
 from gan_train.diagnosis.signs import KINDS, diagnose
 from gan_train.files.atomic import write_aside
-from gan_train.metrics.scores import number
 from gan_train.runs.events import Event, read_events
 from gan_train.text import html_templates, line
 
@@ -102,7 +101,7 @@ def _about(record: Record, start: Mapping[str, Any]) -> list[tuple[str, str]]:
     if scored := [visit for visit in record.visits if visit.decides is not None]:
         best = min(scored, key=lambda visit: visit.cost)
         assert best.decides is not None
-        said = f"{number(best.decides.value)} at {best.nimg / 1000:.4g} kimg"
+        said = f"{best.decides.text} at {best.nimg / 1000:.4g} kimg"
         facts.append((f"Best {best.decides.measure.label}", said))
     return [(name, line(str(value))) for name, value in facts if value]
 
@@ -172,7 +171,7 @@ def _table(record: Record) -> tuple[list[str], list[list[str]]]:
     rows = [
         [
             f"{visit.nimg / 1000:.4g}",
-            *(number(visit.scores[n].value) if n in visit.scores else "–" for n in names),
+            *(visit.scores[n].text if n in visit.scores else "–" for n in names),
         ]
         for visit in reversed(record.visits[-_ROWS:])
     ]

@@ -210,31 +210,55 @@ class Table:
 
 
 NONE = Cell("–")
+_TOLD_APART = 2
+"""So many standard errors of their difference tell two scores apart."""
 
 
 def quality(section: Section) -> Table:
-    """The table of the last checkpoints' scores."""
+    """The table of the last checkpoints' scores, with the main measure first."""
     known = _known(section)
     measures = [score.measure for score in known.values()]
-    best = {m.name: m.best(e.scores for e in section.entries if not e.error) for m in measures}
-    several = sum(not entry.error for entry in section.entries) > 1
+    measures.sort(key=lambda measure: section.main is None or measure.name != section.main.name)
+    whole = [entry for entry in section.entries if not entry.error]
+    best = {m.name: _best(whole, m) for m in measures}
 
-    def cells(scores: Mapping[str, float], may_win: bool) -> tuple[Cell, ...]:
+    def cells(scores: Mapping[str, float], entry: Entry | None = None) -> tuple[Cell, ...]:
         shown = scores_of(scores, {})
         return tuple(
-            Cell(shown[m.name].text, may_win and scores[m.name] == best[m.name])
+            Cell(shown[m.name].text, any(entry is one for one in best[m.name]))
             if m.name in scores
             else NONE
             for m in measures
         )
 
-    rows = tuple((e, cells(e.scores, several and not e.error)) for e in section.entries)
+    rows = tuple((entry, cells(entry.scores, entry)) for entry in section.entries)
     beside = references(known.values())
     return Table(
         tuple((m.label, m.meaning) for m in measures),
         rows,
-        tuple((label, cells(values, False)) for label, values in beside.items()),
+        tuple((label, cells(values)) for label, values in beside.items()),
     )
+
+
+def _best(entries: Sequence[Entry], measure: Measure) -> list[Entry]:
+    """The entries with the best value of a measure, and those that the error of their samples does
+    not tell from it. None where it tells none of all apart."""
+    value = measure.best(entry.scores for entry in entries)
+    scored = [entry for entry in entries if measure.name in entry.scores]
+    if value is None:
+        return []
+
+    def error(entry: Entry) -> float:
+        found = entry.scores.get(error_name(measure.name), 0.0)
+        return found if math.isfinite(found) else 0.0
+
+    least = max(error(entry) for entry in scored if entry.scores[measure.name] == value)
+    near = [
+        entry
+        for entry in scored
+        if abs(entry.scores[measure.name] - value) <= _TOLD_APART * math.hypot(least, error(entry))
+    ]
+    return near if len(near) < len(scored) else []
 
 
 def cost(section: Section) -> Table:

@@ -38,6 +38,7 @@ from pipelines.comparison.report import environment, verdict
 from pipelines.comparison.training_time import training_seconds
 from pipelines.flows.progress import aligned
 from pipelines.registry.dossier import Dossier
+from pipelines.registry.promotion import sure_of
 
 _SIDE = 512
 """The most pixels across of either column's samples."""
@@ -126,7 +127,11 @@ def pair(left: Dossier, right: Dossier) -> Pair:
         why_not = "not both were scored"
     # of the way to a score, a version knows its end alone
     section = replace(found[0], entries=tuple(entries), target=None)
-    said = verdict(found[0]) if why_not is None else f"Scores cannot be compared: {why_not}."
+    said = f"Scores cannot be compared: {why_not}."
+    if why_not is None:
+        older, newer = sorted(both, key=lambda d: (d.registered_ms, d.number))
+        sure = sure_of(newer.standing, older.standing, newer.seeds)
+        said = " ".join(filter(None, (verdict(found[0]), sure)))
     drawn = all(g.task == "generate" for g in generators)
     pictures, shown = _samples(generators) if drawn else _grids(both)
     settings = _settings(left.settings, right.settings)

@@ -13,6 +13,9 @@ from typing import TYPE_CHECKING, Any
 from gan_train.config import Config
 from gan_train.errors import UserError
 from gan_train.metrics.protocol import Protocol
+from pipelines.registry.aliases import between_seeds
+from pipelines.registry.evidence import Deviation, given
+from pipelines.registry.promotion import Standing, version_standing
 from pipelines.registry.provenance import COMMIT_TAG, VERSION_TAG
 from pipelines.registry.tracking import DEVICE_TAG, connect_to_read, failures, tracking_uri
 from pipelines.registry.versions import CARDS, download, find_version
@@ -40,6 +43,10 @@ class Dossier:
     """By dotted key, as they were when training ended."""
     scores: Mapping[str, float]
     protocol: Protocol
+    standing: Standing
+    """Its deciding score."""
+    seeds: Deviation | None
+    """How far scores of its model lie apart by the seed alone; None where that is not known."""
     images_seen: int
     speeds: tuple[tuple[int, float], ...]
     """Images per second at each tick, with the number of images until then."""
@@ -77,6 +84,9 @@ def dossier(config: Config, version_or_alias: str) -> Dossier:
             measured = client.get_metric_history(run.info.run_id, key) if run else []
             history[key] = sorted({(m.step, m.value) for m in measured if m.step <= images})
         inputs = run.inputs.dataset_inputs if run and run.inputs else []
+        standing = version_standing(found.version, found.tags)
+        seeds = config.registry.seed_deviation
+        apart = between_seeds(client, found.name, standing) if seeds is None else given(seeds)
         grid = _grid(client, run.info.run_id, images) if run else None
         profile: dict[str, Any] = json.loads(inputs[0].dataset.profile or "{}") if inputs else {}
     except failures() as error:
@@ -91,6 +101,8 @@ def dossier(config: Config, version_or_alias: str) -> Dossier:
         settings=params | resumed,
         scores=json.loads(found.tags.get("scores", "{}")),
         protocol=json.loads(found.tags.get("protocol", "{}")),
+        standing=standing,
+        seeds=apart,
         images_seen=images,
         speeds=tuple(history["images_per_second"]),
         memory_gib=max((value for _, value in history["memory_gib"]), default=None),

@@ -17,7 +17,14 @@ from typing import Any, Literal
 from gan_train.diagnosis.signs import broken
 from gan_train.metrics.protocol import comparable
 from gan_train.metrics.scores import Score, degenerate, headline, number, scores_of, with_error
-from pipelines.registry.evidence import Deviation, Measured, compare, deviation_of
+from pipelines.registry.evidence import (
+    ENOUGH,
+    Comparison,
+    Deviation,
+    Measured,
+    compare,
+    deviation_of,
+)
 
 Alias = Literal["champion", "challenger"]
 CHAMPION: Alias = "champion"
@@ -89,30 +96,59 @@ def decide(
     if candidate.value == champion.value:
         return Decision(CHALLENGER, f"{value} equals that of {against}, which stays")
     lower = candidate.value < champion.value
-    ours, theirs = candidate.error, champion.error
-    if ours is None and theirs is None:
+    found = _weighed(candidate, champion, known)
+    if found is None:
         word, alias = ("better", CHAMPION) if lower else ("worse", CHALLENGER)
         return Decision(alias, f"{value} is {word} than {champion.text} of {against}")
-    images = int(candidate.protocol.get("images", 0))
-    found = compare(
-        Measured(candidate.value, _either(ours, theirs), images, candidate.blocks),
-        Measured(champion.value, _either(theirs, ours), images, champion.blocks),
-        known,
-        candidate.continued,
-    )
-    seeds = f"between seeds {number(found.deviation.value)}, {found.deviation.origin}"
     if found.verdict == "tie":
         return Decision(
             CHALLENGER,
             f"{value} ties with {champion.text} of {against}, which stays: better by "
-            f"{_percent(found.sure)} ({seeds}); {found.more}",
+            f"{_percent(found.sure)} ({_seeds(found)}); {found.more}",
         )
     sure = found.sure if lower else 1 - found.sure
     return Decision(
         CHAMPION if found.verdict == "better" else CHALLENGER,
         f"{value} is {found.verdict} than {champion.text} of {against}, {_percent(sure)} sure "
-        f"({seeds})",
+        f"({_seeds(found)})",
     )
+
+
+def sure_of(newer: Standing, older: Standing, known: Deviation | None) -> str | None:
+    """In a sentence, whether chance explains that one of two versions has the lower score; None
+    where nobody can tell, because the scores have no errors or must not be compared."""
+    finite = math.isfinite(newer.value) and math.isfinite(older.value)
+    if not finite or incomparable(newer, older) is not None or newer.value == older.value:
+        return None
+    found = _weighed(newer, older, known)
+    if found is None:
+        return None
+    percent = _percent(found.sure if newer.value < older.value else 1 - found.sure)
+    if found.verdict != "tie":
+        return f"That is better, {percent} sure ({_seeds(found)})."
+    needed = _percent(ENOUGH)
+    return (
+        f"That is a tie: {percent} sure, where better takes {needed} ({_seeds(found)}); "
+        f"{found.more}."
+    )
+
+
+def _weighed(candidate: Standing, champion: Standing, known: Deviation | None) -> Comparison | None:
+    """The comparison of two scores under one protocol; None where neither has an error."""
+    ours, theirs = candidate.error, champion.error
+    if ours is None and theirs is None:
+        return None
+    images = int(candidate.protocol.get("images", 0))
+    return compare(
+        Measured(candidate.value, _either(ours, theirs), images, candidate.blocks),
+        Measured(champion.value, _either(theirs, ours), images, champion.blocks),
+        known,
+        candidate.continued,
+    )
+
+
+def _seeds(found: Comparison) -> str:
+    return f"between seeds {number(found.deviation.value)}, {found.deviation.origin}"
 
 
 def _either(error: float | None, other: float | None) -> float:

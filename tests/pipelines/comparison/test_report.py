@@ -280,6 +280,24 @@ def places(line: ElementTree.Element) -> list[tuple[float, float]]:
     return [(float(use.attrib["x"]), float(use.attrib["y"])) for use in line.iter(f"{SVG}use")]
 
 
+def test_what_errors_do_not_tell_from_the_best_is_best_as_well() -> None:
+    def scored(name: str, value: float, error: float) -> Entry:
+        point = Scored(kimg=10, minutes=1, scores={"a_first": 1.0, FD: value, f"{FD}_se": error})
+        return entry(name, []).model_copy(update={"checkpoints": (point,)})
+
+    def best(*entries: Entry) -> list[str]:
+        table = facts.quality(facts.sections(about(*entries))[0])
+        place = [head for head, _ in table.heads].index("Fréchet distance")
+        assert place == 0, "what decides stands first"
+        return [one.recipe for one, cells in table.rows if cells[place].best]
+
+    near, far = scored("near", 51, 0.6), scored("far", 53, 0.6)
+    assert best(scored("first", 50, 0.6), near, far) == ["first", "near"]
+    assert best(scored("first", 50, 0.1), far) == ["first"]
+    assert best(scored("first", 50, math.nan), scored("near", 51, math.nan)) == ["first"]
+    assert best(scored("first", 50, 0.6), near) == [], "none is told apart"
+
+
 def test_a_chart_has_every_point_where_it_belongs() -> None:
     svg = drawn(facts.sections(about(SLOW, FAST))[0])
     assert [title.text for title in svg.iter(f"{SVG}title")] == [

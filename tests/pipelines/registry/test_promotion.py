@@ -25,6 +25,7 @@ from pipelines.registry.promotion import (
     deviation_between_seeds,
     event_standing,
     refusal,
+    sure_of,
     version_standing,
 )
 from tests.pipelines.registry_runs import METRIC, config, index, protocol
@@ -99,6 +100,22 @@ def test_better_tie_or_worse(candidate: float, alias: str, reason: str) -> None:
     assert decide(score(candidate), now, known).alias == alias
     # equal scores are a tie whatever is known
     assert "equals" in decide(now, now, known).reason
+
+
+def test_a_sentence_says_whether_chance_explains_a_difference() -> None:
+    known = Deviation(1.9, 4, "known from 5 trainings")
+    a, near, far = (replace(score(value), error=0.6) for value in (50.0, 49.0, 40.0))
+    tie = (
+        "That is a tie: 64% sure, where better takes 95% (between seeds 1.9, known from 5 "
+        "trainings); "
+        "no number of images would decide, 33 trainings of each would."
+    )
+    assert sure_of(near, a, known) == sure_of(a, near, known) == tie
+    better = "That is better, 99% sure (between seeds 1.9, known from 5 trainings)."
+    assert sure_of(far, a, known) == sure_of(a, far, known) == better
+    for other in (a, score(math.nan), replace(far, protocol=INCEPTION), score(40.0, INCEPTION)):
+        assert sure_of(other, a, known) is None
+    assert sure_of(score(40.0), score(50.0), known) is None, "neither has an error"
 
 
 def test_the_deviation_between_seeds_comes_from_equal_configurations() -> None:
