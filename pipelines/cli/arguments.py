@@ -9,6 +9,8 @@ from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
+RECIPE = "a YAML file, or the name of one in configs/"
+
 
 def add_command(
     commands: Any,
@@ -27,6 +29,12 @@ def add_command(
     )
     parser.set_defaults(command=function)
     return parser
+
+
+def add_recipe(parser: argparse.ArgumentParser) -> None:
+    """Add the positional argument `recipe`, and what changes its settings."""
+    parser.add_argument("recipe", help=RECIPE)
+    add_overrides(parser)
 
 
 def add_overrides(parser: argparse.ArgumentParser) -> None:

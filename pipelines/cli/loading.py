@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import argparse
+
 from gan_train import recipes
 from gan_train.config import Config
 from pipelines.stack import discovery
@@ -13,3 +15,8 @@ def ready(config: Config) -> Config:
     config = recipes.with_absolute_paths(config)
     discovery.use(config)
     return config
+
+
+def loaded(given: argparse.Namespace) -> Config:
+    """The configuration of the recipe that was typed, with what `--set` changes (`add_recipe`)."""
+    return ready(recipes.load(given.recipe, given.overrides))

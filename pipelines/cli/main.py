@@ -14,10 +14,10 @@ from collections.abc import Callable
 from contextlib import nullcontext
 from typing import TYPE_CHECKING, Any
 
-from gan_train.bench import data_options, options
 from gan_train.errors import UserError, hide_tracebacks, told
 from pipelines.cli import (
     again,
+    benching,
     compare,
     completion,
     diff,
@@ -34,13 +34,14 @@ from pipelines.cli import (
     whence,
 )
 from pipelines.cli.arguments import (
+    RECIPE,
     add_command,
     add_examining,
     add_minutes,
     add_overrides,
+    add_recipe,
     check_minutes,
     chosen,
-    positive,
 )
 from pipelines.cli.ending import STOPPED
 
@@ -68,7 +69,6 @@ Train GANs from a folder of images to a registered, scored generator.
 _STOPPING = """\
 Ctrl-C, SIGTERM and a closed terminal have the workers save a checkpoint first. The exit status is
 then 130, 143 or 129, and `--resume RUN` goes on. The second signal of a kind ends it at once."""
-_RECIPE = "a YAML file, or the name of one in configs/"
 _COSTS = """\
 What does it cost?   gan-train run demo --dry-run
 I have ten minutes:  gan-train run demo --minutes 10
@@ -136,7 +136,7 @@ def _parser() -> argparse.ArgumentParser:
     run = add_command(
         commands, "run", _run, "shard, train, score and register", f"{_COSTS}\n\n{_STOPPING}"
     )
-    _recipe(run)
+    add_recipe(run)
     run.add_argument(
         "--dry-run",
         action="store_true",
@@ -146,7 +146,7 @@ def _parser() -> argparse.ArgumentParser:
     run.add_argument("--resume", metavar="RUN", help="go on with this run")
 
     shard = add_command(commands, "shard", _shard, "turn images into verified WebDataset shards")
-    _recipe(shard)
+    add_recipe(shard)
     shard.add_argument(
         "--verify",
         action="store_true",
@@ -162,7 +162,7 @@ def _parser() -> argparse.ArgumentParser:
         "Without Ray:   gan-train train demo --plain\n"
         "With torchrun: torchrun --nproc-per-node 2 -m gan_train demo",
     )
-    _recipe(train)
+    add_recipe(train)
     add_minutes(train)
     train.add_argument("--resume", metavar="RUN", help="go on with this run")
     train.add_argument(
@@ -201,12 +201,13 @@ def _parser() -> argparse.ArgumentParser:
     nightly.add(commands)
     stack.add(commands)
     remote.add(commands)
+    benching.add(commands)
     completion.add(commands)
 
     promote = add_command(
         commands, "promote", _promote, "register the best of a run, or choose the champion by hand"
     )
-    _recipe(promote)
+    add_recipe(promote)
     what = promote.add_mutually_exclusive_group(required=True)
     what.add_argument("--run", metavar="RUN", help="register its best generator")
     what.add_argument("--version", type=int, help="make this version champion")
@@ -214,49 +215,14 @@ def _parser() -> argparse.ArgumentParser:
         "--force", action="store_true", help="also where the scores are not comparable"
     )
 
-    bench = add_command(
-        commands,
-        "bench",
-        _bench,
-        "time sharding, loader, scoring, training step and the whole pipeline",
-        "Ratios are the figures to compare: of several workers to one, of the pipeline to the bare "
-        "loop.\nLeave the machine alone meanwhile; with the demo it takes about five minutes.",
-    )
-    _recipe(bench)
-    bench.add_argument(
-        "--seconds", type=positive, default=15, help="seconds for each timing of the step"
-    )
-    bench.add_argument("--rounds", type=int, default=3, help="rounds, whose median ratio counts")
-
-    bench_step = add_command(commands, "bench-step", _bench_step, options.SUMMARY, options.EPILOG)
-    _recipe(bench_step)
-    options.add_arguments(bench_step)
-
-    bench_data = add_command(
-        commands, "bench-data", _bench_data, data_options.SUMMARY, data_options.EPILOG
-    )
-    data_options.add_arguments(bench_data)
-
     config = add_command(commands, "config", _config, "show the resolved configuration")
-    config.add_argument("recipe", nargs="?", help=_RECIPE)
+    config.add_argument("recipe", nargs="?", help=RECIPE)
     config.add_argument("--schema", action="store_true", help="print the JSON Schema of recipes")
     add_overrides(config)
     return parser
 
 
-def _recipe(parser: argparse.ArgumentParser) -> None:
-    parser.add_argument("recipe", help=_RECIPE)
-    add_overrides(parser)
-
-
 # ---- commands ----------------------------------------------------------------------------------
-
-
-def _load(given: argparse.Namespace) -> Config:
-    from gan_train import recipes
-    from pipelines.cli.loading import ready
-
-    return ready(recipes.load(given.recipe, given.overrides))
 
 
 def _flow(config: Config, name: str, *arguments: Any, plan: ShardPlan | None = None) -> Any:
@@ -300,9 +266,10 @@ def _to_train(given: argparse.Namespace) -> Config:
     --minutes once fitted it."""
     from gan_train.runs import run_folder
     from gan_train.training import fitting
+    from pipelines.cli.loading import loaded
 
     check_minutes(given)
-    config = _load(given)
+    config = loaded(given)
     if given.resume is None:
         return config
     started = run_folder.configuration(run_folder.find(config, given.resume))
@@ -332,7 +299,9 @@ def _run(given: argparse.Namespace) -> int:
 
 
 def _shard(given: argparse.Namespace) -> int:
-    config = _load(given)
+    from pipelines.cli.loading import loaded
+
+    config = loaded(given)
     from pipelines.flows import plan
 
     data = plan.precheck(config, verify=given.verify)
@@ -371,11 +340,11 @@ def _train(given: argparse.Namespace) -> int:
 def _evaluate(given: argparse.Namespace) -> int:
     from gan_train.runs import run_folder
     from pipelines.cli import summary
-    from pipelines.cli.loading import ready
+    from pipelines.cli.loading import loaded, ready
 
     given.recipe = given.recipe or (given.target if given.self_test else None)
     if given.recipe is not None:
-        config = _load(given)
+        config = loaded(given)
     else:
         config = ready(run_folder.configuration_of(given.target, given.overrides))
     if given.self_test or given.nearest:
@@ -391,7 +360,9 @@ def _evaluate(given: argparse.Namespace) -> int:
 
 
 def _promote(given: argparse.Namespace) -> int:
-    config = _load(given)
+    from pipelines.cli.loading import loaded
+
+    config = loaded(given)
     registration = _flow(config, "promote_flow", given.run, given.version, given.force)
     if registration is None:
         return STOPPED
@@ -399,36 +370,6 @@ def _promote(given: argparse.Namespace) -> int:
         f"{registration.model} version {registration.version} is {registration.alias}: "
         f"{registration.reason}\n{registration.ui}"
     )
-    return 0
-
-
-def _bench(given: argparse.Namespace) -> int:
-    config = _load(given)
-    from pipelines.flows import plan
-
-    plan.precheck(config)
-    from pipelines.flows.overhead import measure
-
-    for line in measure(config, given.seconds, given.rounds):
-        print(line, flush=True)
-    return 0
-
-
-def _bench_step(given: argparse.Namespace) -> int:
-    from gan_train.bench.step import measure
-
-    options = {key: value for key, value in vars(given).items() if key not in ("command", "debug")}
-    for line in measure(**options):
-        print(line, flush=True)
-    return 0
-
-
-def _bench_data(given: argparse.Namespace) -> int:
-    from gan_train.bench.data import measure
-
-    options = {key: value for key, value in vars(given).items() if key not in ("command", "debug")}
-    for line in measure(**options):
-        print(line, flush=True)
     return 0
 
 
