@@ -36,10 +36,11 @@ def test_one_term_alone_is_heard_in_a_flow_of_a_worker(told: list[int]) -> None:
     assert told == [TERM, TERM]
 
 
-def test_a_signal_that_nobody_handles_stays_so() -> None:
-    assert signal.getsignal(TERM) == signal.SIG_DFL
+@pytest.mark.parametrize("unheard", [signal.SIG_DFL, signal.SIG_IGN])
+def test_a_signal_that_nobody_handles_stays_so(unheard: signal.Handlers, told: list[int]) -> None:
+    signal.signal(TERM, unheard)
     with stop_signals.one_term():
-        assert signal.getsignal(TERM) == signal.SIG_DFL
+        assert signal.getsignal(TERM) == unheard
 
 
 def test_other_threads_hear_no_signals(told: list[int]) -> None:
