@@ -276,9 +276,13 @@ class TrainConfig(Settings):
 class EvaluateConfig(Settings):
     """How checkpoints are scored: the protocol, which is stored with every score."""
 
-    extractor: Literal["efficientnet_lite0", "inception_v3_2015_12_05"] = harmless(
-        "efficientnet_lite0",
-        "The network whose features are compared. Only Inception gives the number called FID.",
+    extractor: Literal["efficientnet_lite0", "inception_v3_2015_12_05", "dinov2", "clip"] = (
+        harmless(
+            "efficientnet_lite0",
+            "The network whose features are compared. Only Inception gives the number called FID. "
+            "`dinov2` and `clip` need `weights`, a `model.safetensors` from Hugging Face, and "
+            "`sha256`.",
+        )
     )
     weights: PathText | None = harmless(
         None, "The path or URL of the extractor's weights. Empty takes the packaged ones."

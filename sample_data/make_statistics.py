@@ -18,7 +18,7 @@ from gan_train.data.index import Index
 from gan_train.data.sharding import shard
 from gan_train.metrics import real_cache, shipped
 from gan_train.metrics.evaluator import Evaluator
-from gan_train.metrics.extractors import build_extractor, identify
+from gan_train.metrics.extractors import build_extractor
 from gan_train.metrics.real import RankShare
 
 
@@ -28,9 +28,10 @@ def measure(folder: Path) -> Evaluator:
     config = recipes.with_absolute_paths(recipes.load("demo"))
     directory = shard(config.data, folder / "shards")
     device, evaluate = torch.device("cpu"), config.evaluate
+    extractor = build_extractor(evaluate.extractor, None, None, folder, device)
     evaluator = Evaluator(
-        identify(evaluate.extractor),
-        build_extractor(evaluate.extractor, None, None, folder, device),
+        extractor.identity,
+        extractor,
         evaluate.metrics,
         evaluate.images,
         Index.load(directory),

@@ -2,14 +2,16 @@
 
 An extractor fixes everything between a stored 8-bit image and a feature: colours, resize, network,
 weights. A score depends on all of this, so an `ExtractorIdentity` records it. Only the Inception-v3
-of 2015-12-05 gives a number that may be called FID.
+of 2015-12-05 gives a number that may be called FID. On vision transformers the distance is that of
+Stein et al. 2023 (arXiv 2306.04675) for DINOv2, and CLIP-FID (Kynkäänniemi et al. 2022, arXiv
+2203.06026) for CLIP.
 """
 
 from __future__ import annotations
 
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Protocol
+from typing import Protocol, cast, get_args
 
 import torch
 import torch.nn.functional as F
@@ -21,7 +23,14 @@ from gan_train.pretrained.efficientnet import (
     EfficientNetLite0,
     load_efficientnet,
 )
-from gan_train.pretrained.weights import fetch, load_script
+from gan_train.pretrained.vision_transformer import (
+    SOURCES,
+    Architecture,
+    Kind,
+    architecture_of,
+    load_vision_transformer,
+)
+from gan_train.pretrained.weights import fetch, fetch_file, load_script
 
 INCEPTION_SHA256 = "f58cb9b6ec323ed63459aa4fb441fe750cfe39fafad6da5cb504a16f19e958f4"
 """`inception-2015-12-05.pt`, 95,607,719 bytes, as published with stylegan2-ada-pytorch."""
@@ -144,6 +153,48 @@ class InceptionExtractor:
         return features, features
 
 
+class VisionTransformerExtractor:
+    """DINOv2 or CLIP from a safetensors file as published on Hugging Face, which holds numbers
+    alone. Its sizes come from the file. `VisionTransformer.forward` says what is done to a picture,
+    and which feature is taken.
+
+    The digest is checked before the file is opened, and is in the names of all scores: files of the
+    same sizes may have other weights.
+    """
+
+    def __init__(
+        self, kind: Kind, location: str, sha256: str, cache: Path, device: torch.device
+    ) -> None:
+        """`location` is a path or URL; a URL is downloaded to `cache` once. Raises UserError for a
+        file that cannot be had, has another SHA-256 or is of another kind."""
+        path = fetch_file(location, sha256, cache)
+        self._network = load_vision_transformer(kind, path).to(device)
+        self._device = device
+        self.identity = vision_transformer_identity(self._network.architecture, sha256)
+        self.dims = self.layout_dims = self._network.architecture.dims
+
+    @torch.inference_mode()
+    def features(self, images: Tensor) -> Tensor:
+        size = _PART * torch.get_num_threads() if self._device.type == "cpu" else len(images)
+        return torch.cat([self._network(part.to(self._device)) for part in images.split(size)])
+
+    def features_and_layout(self, images: Tensor) -> tuple[Tensor, Tensor]:
+        features = self.features(images)
+        return features, features
+
+
+def vision_transformer_identity(architecture: Architecture, sha256: str) -> ExtractorIdentity:
+    """The identity of the file with these sizes and this digest."""
+    name = f"{architecture.kind}_{architecture.word}_{sha256[:8]}"
+    return ExtractorIdentity(
+        name=name,
+        resize=f"bicubic{architecture.side}",
+        weights_sha256=sha256,
+        suffix=f"_{name}",
+        frechet_name=f"fd_{name}",
+    )
+
+
 def inception_identity(sha256: str) -> ExtractorIdentity:
     """The identity of the file with this digest: FID's own for the published file, else one whose
     names contain the digest."""
@@ -158,12 +209,17 @@ def inception_identity(sha256: str) -> ExtractorIdentity:
     )
 
 
-def identify(name: str, weights: str | None = None, sha256: str | None = None) -> ExtractorIdentity:
+def identify(name: str, weights: str | None, sha256: str | None, cache: Path) -> ExtractorIdentity:
     """The identity of the extractor `name`. `weights` is a path or URL, `sha256` its expected
-    digest; both may be None for the bundled network. No file is opened.
+    digest; both may be None for the bundled network. Only of a vision transformer is the file
+    opened, whose sizes are part of its name; a download goes to `cache`.
 
-    Raises UserError for settings that do not fit together.
+    Raises UserError for settings that do not fit together, and as `VisionTransformerExtractor`.
     """
+    if name in get_args(Kind):
+        kind, location, digest = _vision_transformer(name, weights, sha256)
+        path = fetch_file(location, digest, cache)
+        return vision_transformer_identity(architecture_of(kind, path), digest)
     if name == "inception_v3_2015_12_05":
         if weights is None or sha256 is None:
             raise UserError(
@@ -186,6 +242,19 @@ def identify(name: str, weights: str | None = None, sha256: str | None = None) -
     return EFFICIENTNET
 
 
+def _vision_transformer(
+    name: str, weights: str | None, sha256: str | None
+) -> tuple[Kind, str, str]:
+    """The settings of a vision transformer, which needs all of them."""
+    if weights is None or sha256 is None:
+        raise UserError(
+            f"evaluate.extractor: {name} needs `evaluate.weights`, the path or URL of a "
+            f"`model.safetensors` such as that of {SOURCES[name]} on Hugging Face, and "
+            "`evaluate.sha256`, its digest, which `sha256sum` tells"
+        )
+    return cast("Kind", name), weights, sha256
+
+
 def build_extractor(
     name: str, weights: str | None, sha256: str | None, cache: Path, device: torch.device
 ) -> Extractor:
@@ -193,7 +262,10 @@ def build_extractor(
 
     Raises UserError when the weights are not the right ones.
     """
-    identity = identify(name, weights, sha256)
+    if name in get_args(Kind):
+        settings = _vision_transformer(name, weights, sha256)
+        return VisionTransformerExtractor(*settings, cache, device)
+    identity = identify(name, weights, sha256, cache)
     if identity == EFFICIENTNET:
         return EfficientNetExtractor(device, Path(weights) if weights else None)
     assert weights is not None

@@ -22,9 +22,10 @@ import torch
 from gan_train.errors import UserError
 from gan_train.files import store
 from gan_train.files.atomic import aside
+from gan_train.files.digests import sha256_of
 
 _SCHEMES = ("https", "file", *store.SCHEMES)
-_LIMIT = 2**30  # bytes; the published Inception-v3 has 95.6 million, VGG19 575 million
+_LIMIT = 5 * 2**30  # bytes; Inception-v3 has 95.6 million, DINOv2's giant 4.5 billion
 _CHUNK = 2**20
 _TIMEOUT_S = 60.0
 _SETTING = "evaluate."
@@ -54,16 +55,23 @@ def _allowed_scheme(location: str, setting: str) -> None:
 
 def read_checked(path: Path, sha256: str, setting: str = _SETTING) -> bytes:
     """The bytes of the file. Raises UserError if it is missing or has another digest."""
+    _must_exist(path, setting)
+    data = path.read_bytes()
+    _must_be(path, hashlib.sha256(data).hexdigest(), sha256, setting)
+    return data
+
+
+def _must_exist(path: Path, setting: str) -> None:
     if not path.is_file():
         raise UserError(f"{setting}weights: {path} does not exist")
-    data = path.read_bytes()
-    found = hashlib.sha256(data).hexdigest()
+
+
+def _must_be(path: Path, found: str, sha256: str, setting: str) -> None:
     if found != sha256:
         raise UserError(
             f"{setting}weights: {path} has the SHA-256 {found}, expected is {sha256}; it was not "
             f"opened. Fetch the file again, or correct `{setting}sha256` if you trust this one"
         )
-    return data
 
 
 def fetch(location: str, sha256: str, cache: Path, setting: str = _SETTING) -> bytes:
@@ -73,13 +81,27 @@ def fetch(location: str, sha256: str, cache: Path, setting: str = _SETTING) -> b
     own and renames it. Raises UserError for a wrong scheme, size or digest, and for a failed
     download.
     """
+    return read_checked(_here(location, sha256, cache, setting), sha256, setting)
+
+
+def fetch_file(location: str, sha256: str, cache: Path, setting: str = _SETTING) -> Path:
+    """The checked file of the weights at a path or URL, for those too large to be read whole. As
+    `fetch` otherwise."""
+    path = _here(location, sha256, cache, setting)
+    _must_exist(path, setting)
+    _must_be(path, sha256_of(path), sha256, setting)
+    return path
+
+
+def _here(location: str, sha256: str, cache: Path, setting: str) -> Path:
+    """The path, or that of the download. A path is not looked at yet."""
     if "://" not in location:
-        return read_checked(Path(location), sha256, setting)
+        return Path(location)
     _allowed_scheme(location, setting)
     target = cache / f"{sha256}.weights"
     if not target.is_file():
         _download(location, target, sha256, setting)
-    return read_checked(target, sha256, setting)
+    return target
 
 
 def load_script(data: bytes, device: torch.device) -> Any:

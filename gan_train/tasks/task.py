@@ -72,7 +72,9 @@ def evaluator_of(
     `images`."""
     evaluate = setting.config.evaluate
     return Evaluator(
-        identify(evaluate.extractor, evaluate.weights, evaluate.sha256),
+        extractor.identity
+        if extractor is not None
+        else identify(evaluate.extractor, evaluate.weights, evaluate.sha256, setting.cache),
         extractor,
         evaluate.metrics,
         images,

@@ -78,7 +78,8 @@ def _checkpoint(config: Config, target: str) -> Path:
         return Path(target).absolute()
     run_dir = run_folder.find(config, target)
     evaluate = config.evaluate
-    metric = identify(evaluate.extractor, evaluate.weights, evaluate.sha256).frechet_name
+    network = evaluate.extractor, evaluate.weights, evaluate.sha256
+    metric = identify(*network, config.workspace / "statistics").frechet_name
     found = best_checkpoint(run_dir, metric) or next(iter(list_generators(run_dir)), None)
     if found is None:
         raise UserError(f"{run_dir.name} has no checkpoint yet: wait for the first one")
@@ -92,9 +93,10 @@ def examined(config: Config) -> str:
     device = PlainRuntime(config.workspace, config.cluster.gpu).device
     cache = config.workspace / "statistics"
     network = evaluate.extractor, evaluate.weights, evaluate.sha256
+    extractor = build_extractor(*network, cache, device)
     evaluator = Evaluator(
-        identify(*network),
-        build_extractor(*network, cache, device),
+        extractor.identity,
+        extractor,
         [metric for metric in get_args(Metric) if metric != "path_length"],
         min(evaluate.images, most_images(index)),
         index,

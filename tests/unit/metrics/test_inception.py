@@ -64,11 +64,11 @@ def test_features_come_from_the_script(script: Path, tmp_path: Path) -> None:
 
 def test_only_the_published_file_gives_fid(script: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     digest = _digest(script)
-    other = identify(NAME, str(script), digest)
+    other = identify(NAME, str(script), digest, Path())
     assert other.frechet_name == f"fd_inception_{digest[:8]}"
     assert (other.suffix, other.name) == (f"_inception_{digest[:8]}", f"inception_{digest[:8]}")
     monkeypatch.setattr(extractors, "INCEPTION_SHA256", digest)
-    published = identify(NAME, str(script), digest)
+    published = identify(NAME, str(script), digest, Path())
     assert (published.frechet_name, published.suffix) == ("fid", "")
     assert published.name == "inception_v3_2015_12_05"
 
@@ -76,7 +76,7 @@ def test_only_the_published_file_gives_fid(script: Path, monkeypatch: pytest.Mon
 @pytest.mark.parametrize(("location", "sha256"), [(None, "0" * 64), ("x.pt", None)])
 def test_path_and_digest_are_required(location: str | None, sha256: str | None) -> None:
     with pytest.raises(UserError, match=r"evaluate\.weights.*evaluate\.sha256"):
-        identify(NAME, location, sha256)
+        identify(NAME, location, sha256, Path())
 
 
 def test_a_wrong_digest_is_refused_before_the_script_is_opened(

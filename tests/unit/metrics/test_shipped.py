@@ -15,7 +15,7 @@ from gan_train.data.index import Index
 from gan_train.data.sharding import shard
 from gan_train.metrics import evaluator, shipped
 from gan_train.metrics.evaluator import Evaluator
-from gan_train.metrics.extractors import build_extractor, identify
+from gan_train.metrics.extractors import build_extractor
 from gan_train.metrics.real import RankShare, read_places
 from gan_train.metrics.real_cache import RECORD, TENSORS, RealStatistics
 from gan_train.tasks.task import SHIPPED_STATISTICS
@@ -37,7 +37,7 @@ def _evaluator(stored: Stored, cache: Path, shipped_statistics: Path | None) -> 
     evaluate = recipes.load("demo").evaluate
     extractor = build_extractor(evaluate.extractor, None, None, cache, CPU)
     share = RankShare(0, 1, CPU, evaluate.batch)
-    settings = (identify(evaluate.extractor), extractor, evaluate.metrics, evaluate.images)
+    settings = (extractor.identity, extractor, evaluate.metrics, evaluate.images)
     return Evaluator(*settings, *stored, cache, share, shipped_statistics)
 
 

@@ -140,12 +140,12 @@ def test_layout_knows_where_things_are(extractor: EfficientNetExtractor) -> None
 
 
 def test_names_and_clashing_settings() -> None:
-    assert identify(EFFICIENTNET.name) == EFFICIENTNET
+    assert identify(EFFICIENTNET.name, None, None, Path()) == EFFICIENTNET
     assert EFFICIENTNET.frechet_name == "fd_efficientnet_lite0"
     with pytest.raises(UserError, match="leave the key out"):
-        identify(EFFICIENTNET.name, sha256="0" * 64)
+        identify(EFFICIENTNET.name, None, "0" * 64, Path())
     with pytest.raises(UserError, match="local copy"):
-        identify(EFFICIENTNET.name, "https://example.org/weights.pth")
+        identify(EFFICIENTNET.name, "https://example.org/weights.pth", None, Path())
 
 
 def test_other_weights_are_refused_before_they_are_opened(tmp_path: Path) -> None:
