@@ -179,7 +179,8 @@ def _parser() -> argparse.ArgumentParser:
         "--set evaluate.images=10000\n\n"
         "Of a run, checkpoints that have no scores yet are scored, and `promote` then knows them.\n"
         "With other `evaluate` settings than the run's, all its checkpoints are scored anew, and\n"
-        "nothing is written, as for a checkpoint's folder or a downloaded generator.",
+        "nothing is written, as for a checkpoint's folder or a downloaded generator.\n"
+        "docs/measures.md says how to score on the features of DINOv2 and CLIP.",
     )
     evaluate.add_argument("target", help="a run, a checkpoint's folder, or a downloaded generator")
     add_examining(evaluate)
