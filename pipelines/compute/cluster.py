@@ -12,12 +12,14 @@ import math
 import os
 import signal
 import threading
-from collections.abc import Callable, Iterator, Mapping
+import time
+from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from gan_train.errors import UserError
+from pipelines.compute import autoscaler
 
 if TYPE_CHECKING:
     from gan_train.config import ClusterConfig, Config
@@ -62,6 +64,13 @@ TRAINING = {
     # programs, come before them. Those that train come before Ray's own actors, which keep it.
     "RAY_worker_niceness": "0",
 }
+
+
+COMES_S = 30.0
+"""Seconds without a sign of new nodes after which a cluster is as large as it gets. An autoscaler
+looks every 5 s for what is asked of it."""
+SAY_S = 60.0
+"""Seconds between two lines that say what a training waits for."""
 
 
 class RayEnded(UserError):
@@ -118,7 +127,9 @@ def connected(cluster: ClusterConfig) -> Iterator[None]:
     """Connect to Ray for the time of the block. A local instance ends with the block, and nested
     entries reuse it.
 
-    Raises UserError when the cluster does not answer or is too small for the workers asked for.
+    Where the cluster is too small for the workers, its autoscaler is asked for nodes, and the block
+    begins when they are there. Raises UserError when the cluster does not answer, or is too small
+    and does not grow.
     """
     address = address_of(cluster)
     here = on_this_machine(cluster)
@@ -127,6 +138,8 @@ def connected(cluster: ClusterConfig) -> Iterator[None]:
     from ray._private import worker
 
     if ray.is_initialized():
+        if not here:
+            _grow(cluster)  # nodes that were idle for a while may have gone
         yield
         return
     # Ray prints here, on stdout, that a process of it has died, and pages of that one's log
@@ -134,6 +147,8 @@ def connected(cluster: ClusterConfig) -> Iterator[None]:
     wanted = math.ceil(cluster.workers * cluster.cpus_per_worker)
     try:
         _start(address, wanted)
+        if not here:
+            _grow(cluster)
         cpus = int(resources().get("CPU", 0))
         if cpus < wanted:
             raise UserError(
@@ -169,6 +184,31 @@ def _start(address: str | None, wanted: int) -> None:
             f"cluster.address={address}: no Ray cluster answers there ({error}). Start one "
             "with `ray start --head`, or leave the key empty to train locally"
         ) from error
+
+
+def _grow(cluster: ClusterConfig) -> None:
+    """Where the cluster's nodes are too few for the workers, ask for more; returns once they are
+    there, or when none is about to come."""
+    gpu = cluster.gpu == "yes"
+
+    def room() -> int:
+        return holds(cluster, gpu, nodes())
+
+    if room() >= cluster.workers or autoscaler.is_absent():
+        return
+    there, sign, said = len(nodes()), time.monotonic(), -SAY_S
+    with autoscaler.asked(needs(cluster, gpu), cluster.workers, cluster.placement):
+        while room() < cluster.workers and (now := time.monotonic()) < sign + COMES_S:
+            if autoscaler.starts_nodes() or len(nodes()) > there:
+                there, sign = len(nodes()), now
+                if now > said + SAY_S:
+                    said = now
+                    log.warning(
+                        "the cluster has room for %d of %d workers; waiting for the nodes that its "
+                        "autoscaler starts",
+                        *(room(), cluster.workers),
+                    )
+            time.sleep(0.5)
 
 
 def _hear_ray(data: Any, ignore_prefix: bool) -> None:
@@ -259,19 +299,20 @@ def nodes() -> list[dict[str, float]]:
     return [node["Resources"] for node in ray.nodes() if node["Alive"]]
 
 
-def can_grow() -> bool:
-    """Whether an autoscaler can add nodes with CPUs or GPUs; call it inside `connected`."""
-    from ray._private.state import state  # Ray's API for developers
-
-    most: Mapping[str, float] = state.get_max_resources_from_cluster_config() or {}
-    now = resources()
-    return any(most.get(kind, 0) > now.get(kind, 0) for kind in ("CPU", "GPU"))
-
-
 def needs(cluster: ClusterConfig, gpu: bool) -> dict[str, float]:
     """The resources that Ray reserves for each worker."""
     kind = {accelerator(cluster.accelerator_type): 0.001} if cluster.accelerator_type else {}
     return {"CPU": cluster.cpus_per_worker} | ({"GPU": 1.0} if gpu else {}) | kind
+
+
+def holds(cluster: ClusterConfig, gpu: bool, there: list[dict[str, float]]) -> int:
+    """How many workers there is room for in such resources of each node."""
+    each = needs(cluster, gpu)
+
+    def fits(node: dict[str, float]) -> int:
+        return int(min(node.get(name, 0.0) // need for name, need in each.items()))
+
+    return sum(map(fits, there))
 
 
 def accelerator(kind: str) -> str:

@@ -3,8 +3,9 @@
 Ray Train's own elastic groups may have any number of workers between their bounds, are ended
 without a word to the workers when they are resized, and cannot be told which numbers share a batch
 evenly. So a training consists of attempts here, each on a fixed number of workers. When there is
-room for more, the workers save a checkpoint and end, and the next attempt has more of them. When a
-worker is lost, the next attempt has as many as there is room for. The order of images is the same
+room for more, the workers save a checkpoint and end, and the next attempt has more of them; a
+cluster that has none is asked for it, in case that an autoscaler can add nodes. When a worker is
+lost, the next attempt has as many as there is room for. The order of images is the same
 for any number of workers.
 
 A training on a fixed number of workers, too, goes on in another attempt when Ray has announced that
@@ -30,7 +31,7 @@ from gan_train.runs.events import EventReader
 from gan_train.training.schedule import world_sizes
 from pipelines.compute import training
 from pipelines.compute.cluster import connected, gpus_wanted
-from pipelines.compute.room import SAY_S, SETTLE_S, NoRoom, missing, room
+from pipelines.compute.room import SETTLE_S, NoRoom, is_found, room, waiting
 
 LOOK_S = 60.0
 """Seconds between two looks for room for more workers. A change costs some seconds of training."""
@@ -105,16 +106,15 @@ def _wait_for_room(
     """The largest of these numbers of workers for which there is room, as soon as there is room for
     the largest of all, or after a while. Waits as long as there is room for none; None when the
     training is asked to stop meanwhile."""
-    enough = due = time.monotonic() + SETTLE_S
-    while not _stopped(run_dir):
-        found = max((n for n in numbers if n <= room(cluster, gpu)), default=None)
-        now = time.monotonic()
-        if found == numbers[-1] or (found is not None and now > enough):
-            return found
-        if now > due:
-            due += SAY_S
-            log.warning("waiting for room: %s", missing(cluster, gpu, numbers[0]))
-        time.sleep(1)
+    enough = time.monotonic() + SETTLE_S
+    with waiting(cluster, gpu, numbers[0]) as smallest_found:
+        while not _stopped(run_dir):
+            found = max((n for n in numbers if n <= room(cluster, gpu)), default=None)
+            if found == numbers[-1] or (found is not None and time.monotonic() > enough):
+                return found
+            if found is None and smallest_found():
+                return numbers[0]
+            time.sleep(1)
     return None
 
 
@@ -131,7 +131,7 @@ def _asking_for_more(
         while not over.wait(LOOK_S):
             # before they train, their own room may still count as unused
             trains = trains or bool(log_of_attempt.new())
-            if trains and any(number - workers <= room(cluster, gpu) for number in more):
+            if trains and is_found(cluster, gpu, more[0] - workers, over):
                 (run_dir / training.RESIZE).touch()
                 return
 

@@ -6,20 +6,23 @@ A training asks for room before Ray Train does, which gives up after ten tries o
 from __future__ import annotations
 
 import logging
+import threading
 import time
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
+from contextlib import ExitStack, contextmanager
 from pathlib import Path
 from typing import Any
 
 from gan_train.config import ClusterConfig
 from gan_train.files.atomic import write_aside
-from pipelines.compute.cluster import can_grow, needs, nodes, unused
+from pipelines.compute import autoscaler
+from pipelines.compute.cluster import SAY_S, holds, needs, nodes, on_this_machine, unused
 
 SETTLE_S = 6.0
 """Seconds in which workers that have ended leave their room. An elastic training waits so long for
 room for all its workers, before it begins with fewer."""
-SAY_S = 60.0
-"""Seconds between two lines that say what a training waits for."""
+ASK_S = 12.0
+"""Seconds in which an autoscaler hears for sure of what is asked for: it looks every 5 s."""
 _PLACEMENT = ".room"
 """The file with the id of the placement group in which a run's workers stand."""
 
@@ -30,36 +33,66 @@ class NoRoom(RuntimeError):
     """Others use the room that the workers need."""
 
 
-def room(cluster: ClusterConfig, gpu: bool, there: list[dict[str, float]] | None = None) -> int:
-    """How many workers there is room for in what nobody uses, or in `there`, the resources of each
-    node; call it inside `connected`."""
-    each = needs(cluster, gpu)
-
-    def fits(node: dict[str, float]) -> int:
-        return int(min(node.get(name, 0.0) // need for name, need in each.items()))
-
-    return sum(map(fits, unused() if there is None else there))
+def room(cluster: ClusterConfig, gpu: bool) -> int:
+    """How many workers there is room for in what nobody uses; call it inside `connected`."""
+    return holds(cluster, gpu, unused())
 
 
 def is_taken(cluster: ClusterConfig, gpu: bool) -> bool:
     """Whether others use the room that `cluster.workers` workers need. It is not taken when the
-    cluster is too small even if nobody uses it: Ray says so. Nor is it when there can be more
-    nodes: an autoscaler adds them for those who ask Ray."""
-    return room(cluster, gpu) < cluster.workers <= room(cluster, gpu, nodes()) and not can_grow()
+    cluster is too small even if nobody uses it: Ray says so."""
+    return room(cluster, gpu) < cluster.workers <= holds(cluster, gpu, nodes())
+
+
+@contextmanager
+def waiting(cluster: ClusterConfig, gpu: bool, workers: int) -> Iterator[Callable[[], bool]]:
+    """Wait in this block for room for so many workers, and call at every look what it yields.
+
+    That says in a line what is waited for, at first after a moment and then every `SAY_S` seconds.
+    Since the first line Ray is asked for the room, and with it an autoscaler; it returns whether
+    Ray has found it, and then keeps it until the block ends.
+    """
+    due = time.monotonic() + SETTLE_S
+    with ExitStack() as asking:
+        found: Callable[[], bool] | None = None
+
+        def look() -> bool:
+            nonlocal due, found
+            if time.monotonic() > due:
+                due += SAY_S
+                log.warning("waiting for room: %s", missing(cluster, gpu, workers))
+                if found is None:
+                    each = needs(cluster, gpu)
+                    found = asking.enter_context(autoscaler.asked(each, workers, cluster.placement))
+            return found is not None and found()
+
+        yield look
 
 
 def wait(cluster: ClusterConfig, gpu: bool, over: Callable[[], bool]) -> bool:
-    """Return True as soon as the room is not taken, and False once `over` returns True. Says in a
-    line what it waits for, at first after a moment and then every `SAY_S` seconds."""
-    due = time.monotonic() + SETTLE_S
-    while is_taken(cluster, gpu):
-        if over():
-            return False
-        if time.monotonic() > due:
-            due += SAY_S
-            log.warning("waiting for room: %s", missing(cluster, gpu, cluster.workers))
-        time.sleep(0.5)
+    """Return True as soon as the room is not taken, and False once `over` returns True; says what
+    it waits for (`waiting`)."""
+    with waiting(cluster, gpu, cluster.workers) as found:
+        while is_taken(cluster, gpu) and not found():
+            if over():
+                return False
+            time.sleep(0.5)
     return True
+
+
+def is_found(cluster: ClusterConfig, gpu: bool, workers: int, over: threading.Event) -> bool:
+    """Whether there is room for so many workers. Where there is none, the cluster is asked for it
+    for `ASK_S` seconds, or until `over`: nodes that its autoscaler starts then are there later."""
+    if room(cluster, gpu) >= workers:
+        return True
+    if on_this_machine(cluster):
+        return False
+    with autoscaler.asked(needs(cluster, gpu), workers, cluster.placement) as found:
+        deadline = time.monotonic() + ASK_S
+        while time.monotonic() < deadline and not over.wait(1.0):
+            if found():
+                return True
+    return False
 
 
 def missing(cluster: ClusterConfig, gpu: bool, workers: int) -> str:
