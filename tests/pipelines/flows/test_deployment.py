@@ -5,6 +5,8 @@ from __future__ import annotations
 
 import json
 import os
+import re
+import shlex
 import signal
 import sqlite3
 import subprocess
@@ -177,6 +179,45 @@ def test_deployed_run_by_a_worker_and_cancelled(
     with closing(sqlite3.connect(workspace / "mlflow.db")) as database:
         statuses = {status for (status,) in database.execute("SELECT status FROM runs")}
     assert statuses == {"FINISHED", "KILLED"}
+
+
+@pytest.mark.fault(
+    "a run of a flow that `prefect flow serve` serves, cancelled while it trains",
+    "the workers save; Cancelled, nothing crashed or left running, and the flow is still served",
+)
+def test_a_flow_served_without_a_pool(
+    site: Site, source: Path, tmp_path: Path, record_property: Callable[[str, object], None]
+) -> None:
+    (told,) = re.findall("prefect (flow serve .*)", (INFRA / "prefect.yaml").read_text())
+    served = site.start(*shlex.split(told))
+    place = "deployments/name/on-demand/served"
+    site.wait(lambda: httpx.get(f"{site.url}/{place}").is_success, 60)
+    form = site.get(place)["id"]
+    settings = [*long_settings(source, tmp_path / "workspace"), "cluster.workers=1"]
+    scored = ["evaluate.metrics=[frechet]", "evaluate.batch=8"]
+    short = {"recipe": "demo", "settings": [*settings, *scored, "train.total_kimg=0.3"]}
+    long = {"recipe": "demo", "settings": [*settings, "name=longer"]}
+    first, second = (site.run(form, training=asked) for asked in (short, long))
+    site.wait(lambda: site.state(first) in ("COMPLETED", "FAILED", "CRASHED"), 200)
+    assert site.state(first) == "COMPLETED", site.get(f"flow_runs/{first}")["state"]
+
+    runs = run_folder.folder(Training.model_validate(long).config())
+    site.wait(lambda: list(runs.glob("longer-*/checkpoints/*/scores.json")), 200)
+    ended, begun = (
+        datetime.fromisoformat(site.get(f"flow_runs/{run}")[time])
+        for run, time in ((first, "end_time"), (second, "start_time"))
+    )
+    assert begun >= ended, "one after the other"
+    site.post(f"flow_runs/{second}/set_state", {"state": {"type": "CANCELLING"}})
+    site.wait(lambda: site.state(second) == "CANCELLED", 60)
+    (run_dir,) = runs.glob("longer-*")
+    last = run_folder.read_events(run_dir)[-1]
+    assert (last["kind"], last["status"]) == ("end", "stopped")
+    assert int(list_checkpoints(run_dir)[0].name) == last["nimg"]
+    site.wait(lambda: not site.processes(), 60)
+    record_property("lost", "nothing")
+    assert served.poll() is None
+    assert not [state for state in site.states("task_run") if state["type"] == "CRASHED"]
 
 
 # ---- servers that are away ---------------------------------------------------------------------
