@@ -61,7 +61,7 @@ def driver(shards: Path, run_dir: Path, *configs: Config) -> Iterator[subprocess
 
 
 def test_nodes_come_for_a_training(tiny_source: Path, tmp_path: Path) -> None:
-    with autoscaled.head(version=1) as address:
+    with autoscaled.head(version=2) as address:
         config = tiny_config(
             tiny_source, tmp_path / "workspace", cluster__address=address, cluster__workers=2
         )
@@ -75,10 +75,11 @@ def test_nodes_come_for_a_training(tiny_source: Path, tmp_path: Path) -> None:
     assert "refused: cluster.workers=3: the cluster has 2 CPUs and 3 are needed" in said
 
 
+@pytest.mark.long
 def test_a_training_grows_with_the_nodes_that_it_asks_for(
     tiny_source: Path, tmp_path: Path
 ) -> None:
-    with autoscaled.head(version=2) as address:
+    with autoscaled.head(version=1) as address:
         config = tiny_config(
             tiny_source,
             tmp_path / "workspace",
