@@ -113,7 +113,8 @@ def tiny_config(source: Path, workspace: Path, **changes: Any) -> Config:
 
 
 class Stopping(PlainRuntime):
-    """Asks for the end when it is asked for the `asked`-th time."""
+    """Asks for the end when it is asked for the `asked`-th time. The trainer asks after each step,
+    and before the first one of a resume."""
 
     def __init__(self, run_dir: Path, asked: int) -> None:
         super().__init__(run_dir)

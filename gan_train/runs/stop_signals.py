@@ -46,22 +46,6 @@ def heard(act: Callable[[signal.Signals], None]) -> Iterator[None]:
 
 
 @contextmanager
-def next_term_kills() -> Iterator[None]:
-    """Within `heard`, a SIGTERM in this block ends the process at once, whoever else hears SIGTERM,
-    unless this process ignores it. Elsewhere nothing changes: a Prefect worker may send it twice
-    to the process of a flow run. Nor does it in a thread other than the main one."""
-    before, main = signal.getsignal(signal.SIGTERM), threading.main_thread()
-    if before == signal.SIG_IGN or not _hearing or threading.current_thread() is not main:
-        yield
-        return
-    signal.signal(signal.SIGTERM, signal.SIG_DFL)
-    try:
-        yield
-    finally:
-        signal.signal(signal.SIGTERM, before)
-
-
-@contextmanager
 def one_term() -> Iterator[None]:
     """Let the handler of SIGTERM hear one SIGTERM in this block, and no more.
 

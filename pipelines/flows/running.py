@@ -15,7 +15,6 @@ from concurrent.futures import Future, wait
 from pathlib import Path
 from typing import Generic, TypeVar
 
-from gan_train.runs import stop_signals
 from gan_train.runs.events import Event, EventReader
 from pipelines.compute.cluster import THREAD
 from pipelines.compute.training import STOP, WORKER_LOG, clear
@@ -117,12 +116,12 @@ class RunningTraining(Generic[T]):
 
 def save_and_end(trainings: Collection[RunningTraining[T]], grace_s: float = GRACE_S) -> None:
     """Stop all trainings, and wait at most `grace_s` seconds until their workers have saved and
-    ended. SIGTERM does not wait: Prefect, which hears it in a flow, would hear each anew."""
+    ended. Call it within `stop_signals.one_term`: Prefect would hear each SIGTERM anew, and the
+    second would end the wait."""
     deadline = time.monotonic() + grace_s
-    with stop_signals.next_term_kills():
-        while time.monotonic() < deadline and any(training.saving() for training in trainings):
-            for training in trainings:  # repeated, because a training that just begins removes STOP
-                training.stop()
-            time.sleep(POLL_S)
-        for training in trainings:
-            training.wait(min(LEAVE_S, max(0.0, deadline - time.monotonic())))
+    while time.monotonic() < deadline and any(training.saving() for training in trainings):
+        for training in trainings:  # repeated, because a training that just begins removes STOP
+            training.stop()
+        time.sleep(POLL_S)
+    for training in trainings:
+        training.wait(min(LEAVE_S, max(0.0, deadline - time.monotonic())))

@@ -73,13 +73,16 @@ def _by_score(
     client: MlflowClient, new: ModelVersion, now: ModelVersion | None, seeds: float | None
 ) -> Decision:
     standing, champion = version_standing(new.version, new.tags), _compared(now, new)
-    known = between_seeds(client, new.name, standing) if seeds is None else given(seeds)
-    return decide(standing, champion, known)
+    return decide(standing, champion, between_seeds(client, new.name, standing, seeds))
 
 
-def between_seeds(client: MlflowClient, name: str, like: Standing) -> Deviation | None:
-    """The deviation of scores between seeds, from the versions of a model that were scored alike;
-    None where they tell too little."""
+def between_seeds(
+    client: MlflowClient, name: str, like: Standing, told: float | None = None
+) -> Deviation | None:
+    """The deviation of scores between seeds: what a person has told, or else from the versions of a
+    model that were scored alike; None where they tell too little."""
+    if told is not None:
+        return given(told)
     found = client.search_model_versions(f"name = '{name}'", max_results=1000)
     oldest_first = sorted(found, key=lambda version: int(version.version))
     return deviation_between_seeds(((v.run_id or "", v.tags) for v in oldest_first), like)

@@ -14,7 +14,7 @@ from gan_train.config import Config
 from gan_train.errors import UserError
 from gan_train.metrics.protocol import Protocol
 from pipelines.registry.aliases import between_seeds
-from pipelines.registry.evidence import Deviation, given
+from pipelines.registry.evidence import Deviation
 from pipelines.registry.promotion import Standing, version_standing
 from pipelines.registry.provenance import COMMIT_TAG, VERSION_TAG
 from pipelines.registry.tracking import DEVICE_TAG, connect_to_read, failures, tracking_uri
@@ -85,8 +85,7 @@ def dossier(config: Config, version_or_alias: str) -> Dossier:
             history[key] = sorted({(m.step, m.value) for m in measured if m.step <= images})
         inputs = run.inputs.dataset_inputs if run and run.inputs else []
         standing = version_standing(found.version, found.tags)
-        seeds = config.registry.seed_deviation
-        apart = between_seeds(client, found.name, standing) if seeds is None else given(seeds)
+        seeds = between_seeds(client, found.name, standing, config.registry.seed_deviation)
         grid = _grid(client, run.info.run_id, images) if run else None
         profile: dict[str, Any] = json.loads(inputs[0].dataset.profile or "{}") if inputs else {}
     except failures() as error:
@@ -102,7 +101,7 @@ def dossier(config: Config, version_or_alias: str) -> Dossier:
         scores=json.loads(found.tags.get("scores", "{}")),
         protocol=json.loads(found.tags.get("protocol", "{}")),
         standing=standing,
-        seeds=apart,
+        seeds=seeds,
         images_seen=images,
         speeds=tuple(history["images_per_second"]),
         memory_gib=max((value for _, value in history["memory_gib"]), default=None),

@@ -22,20 +22,7 @@ from gan_train.training.scoring import evaluate_checkpoint
 from gan_train.training.trainer import train
 from pipelines.flows.evaluation import evaluate_run, waiting
 from pipelines.registry.shipping import ended
-from tests.training import tiny_config
-
-
-class Stops(PlainRuntime):
-    """Asks the trainer to save and end when it looks for the last time: it looks after each step,
-    and before the first one of a resume."""
-
-    def __init__(self, run_dir: Path, looks: int = 8) -> None:
-        super().__init__(run_dir)
-        self.looks = looks
-
-    def should_stop(self) -> bool:
-        self.looks -= 1
-        return self.looks <= 0
+from tests.training import Stopping, tiny_config
 
 
 class Scores:
@@ -56,7 +43,7 @@ def stopped(tiny_source: Path, tmp_path: Path) -> tuple[Config, Path]:
     config = tiny_config(tiny_source, tmp_path / "workspace", train__total_kimg=0.32)
     shards = shard(config.data, config.workspace)
     run_dir = run_folder.new(config, shards)
-    train(config, Index.load(shards), shards, Stops(run_dir))
+    train(config, Index.load(shards), shards, Stopping(run_dir, asked=8))
     assert [path.name for path in waiting(run_dir)] == ["000000000128"]
     assert [row["kimg"] for row in run_folder.score_table(run_dir)] == [0.064]
     return config, run_dir
@@ -132,7 +119,7 @@ def test_a_run_that_went_on_with_other_settings_is_scored_by_those(
     config, run_dir = stopped
     later = recipes.change(config, {"evaluate.images": 12})
     shards = run_folder.shards_of(run_dir)
-    train(later, Index.load(shards), shards, Stops(run_dir, looks=9))
+    train(later, Index.load(shards), shards, Stopping(run_dir, asked=9))
     score = Scores()
     evaluate_run(config, run_dir, score)
     assert score.calls == [("000000000256", 12)]
