@@ -16,6 +16,7 @@ from typing import Any
 from uuid import UUID
 
 import httpx
+from prefect.client.base import PrefectHttpxSyncClient
 
 from tests.pipelines.registry_server import free_port
 
@@ -31,6 +32,10 @@ class Site:
         (folder / "prefect").mkdir()
         self.folder, self.port = folder, free_port()
         self.url = f"http://127.0.0.1:{self.port}/api"
+        # as Prefect's own programs: a server whose SQLite is busy says 503, and is asked again
+        self._client = PrefectHttpxSyncClient(
+            base_url=self.url, timeout=30, raise_on_all_errors=False
+        )
         self.environment = os.environ | {
             "PREFECT_HOME": str(folder / "prefect"),
             "PREFECT_API_URL": self.url,
@@ -82,11 +87,15 @@ class Site:
         assert done.returncode == status, done.stdout + done.stderr
         return done.stdout + done.stderr
 
+    def ask(self, method: str, path: str, content: Any = None) -> httpx.Response:
+        """The server's answer, also where it refuses."""
+        return self._client.request(method, path, json=content)
+
     def get(self, path: str) -> Any:
-        return httpx.get(f"{self.url}/{path}", timeout=30).raise_for_status().json()
+        return self.ask("GET", path).raise_for_status().json()
 
     def post(self, path: str, content: Any) -> Any:
-        return httpx.post(f"{self.url}/{path}", json=content, timeout=30).raise_for_status().json()
+        return self.ask("POST", path, content).raise_for_status().json()
 
     def run(self, deployment: str, **parameters: Any) -> UUID:
         """Ask for a run of the deployment with this id."""
@@ -149,6 +158,7 @@ class Site:
             if process.poll() is None:
                 os.killpg(process.pid, signal.SIGKILL)
             process.wait(30)
+        self._client.close()
         self._log.close()
 
 

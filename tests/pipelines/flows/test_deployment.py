@@ -100,7 +100,7 @@ def test_deployed_run_by_a_worker_and_cancelled(
     # A wrong tree is refused when it is asked for
     config = tiny_config(source, workspace, evaluate__metrics=["frechet"], evaluate__batch=8)
     wrong = {"parameters": {"config": config.model_dump(mode="json") | {"nmae": "x"}}}
-    answer = httpx.post(f"{site.url}/deployments/{deployment['id']}/create_flow_run", json=wrong)
+    answer = site.ask("POST", f"deployments/{deployment['id']}/create_flow_run", wrong)
     assert answer.status_code in (409, 422) and "nmae" in answer.text
 
     # So is a form with a mistake that a schema can tell, also by the command of Prefect
@@ -111,7 +111,7 @@ def test_deployed_run_by_a_worker_and_cancelled(
         ({"recipe": "demo", "settings": ["train.batch"]}, "'train.batch' does not match"),
     ):
         wrong = {"parameters": {"training": mistake}}
-        answer = httpx.post(f"{site.url}/deployments/{form}/create_flow_run", json=wrong)
+        answer = site.ask("POST", f"deployments/{form}/create_flow_run", wrong)
         assert answer.status_code == 409 and says in answer.text
     by_command = (PREFECT, "deployment", "run", "on-demand/on-demand", "--param")
     said = site.call(*by_command, 'training={"recipe": "demmo"}', status=1)
@@ -191,7 +191,7 @@ def test_a_flow_served_without_a_pool(
     (told,) = re.findall("prefect (flow serve .*)", (INFRA / "prefect.yaml").read_text())
     served = site.start(*shlex.split(told))
     place = "deployments/name/on-demand/served"
-    site.wait(lambda: httpx.get(f"{site.url}/{place}").is_success, 60)
+    site.wait(lambda: site.ask("GET", place).is_success, 60)
     form = site.get(place)["id"]
     settings = [*long_settings(source, tmp_path / "workspace"), "cluster.workers=1"]
     scored = ["evaluate.metrics=[frechet]", "evaluate.batch=8"]
