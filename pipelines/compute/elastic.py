@@ -30,7 +30,7 @@ from gan_train.runs import claim
 from gan_train.runs.events import EventReader
 from gan_train.training.schedule import world_sizes
 from pipelines.compute import training
-from pipelines.compute.cluster import connected, gpus_wanted
+from pipelines.compute.cluster import connected, gpus_wanted, holds, nodes
 from pipelines.compute.room import SETTLE_S, NoRoom, is_found, room, waiting
 
 LOOK_S = 60.0
@@ -103,14 +103,17 @@ def _fit_fixed(config: Config, shards: Path, run_dir: Path, owner: str) -> train
 def _wait_for_room(
     cluster: ClusterConfig, gpu: bool, numbers: list[int], run_dir: Path
 ) -> int | None:
-    """The largest of these numbers of workers for which there is room, as soon as there is room for
-    the largest of all, or after a while. Waits as long as there is room for none; None when the
-    training is asked to stop meanwhile."""
+    """The largest of these numbers of workers for which there is room, as soon as the nodes would
+    hold no more if nobody used them, or after a while. Waits as long as there is room for none;
+    None when the training is asked to stop meanwhile."""
     enough = time.monotonic() + SETTLE_S
     with waiting(cluster, gpu, numbers[0]) as smallest_found:
         while not _stopped(run_dir):
-            found = max((n for n in numbers if n <= room(cluster, gpu)), default=None)
-            if found == numbers[-1] or (found is not None and time.monotonic() > enough):
+            most, found = (
+                max((n for n in numbers if n <= places), default=None)
+                for places in (holds(cluster, gpu, nodes()), room(cluster, gpu))
+            )
+            if found is not None and (found == most or time.monotonic() > enough):
                 return found
             if found is None and smallest_found():
                 return numbers[0]

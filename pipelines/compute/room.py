@@ -20,7 +20,7 @@ from pipelines.compute.cluster import SAY_S, holds, needs, nodes, on_this_machin
 
 SETTLE_S = 6.0
 """Seconds in which workers that have ended leave their room. An elastic training waits so long for
-room for all its workers, before it begins with fewer."""
+room that the nodes have and others use, before it begins with fewer."""
 ASK_S = 12.0
 """Seconds in which an autoscaler hears for sure of what is asked for: it looks every 5 s."""
 _PLACEMENT = ".room"

@@ -14,6 +14,7 @@ import pytest
 
 from gan_train import recipes
 from gan_train.adversary import ImageShape
+from gan_train.config import ClusterConfig
 from gan_train.data.sharding import shard
 from gan_train.errors import UserError
 from gan_train.runs import run_folder
@@ -55,6 +56,32 @@ def test_numbers_that_cannot_share_a_batch_are_skipped(tiny_source: Path, tmp_pa
     assert numbers("3") == [3]
     with pytest.raises(UserError, match=r"cluster\.workers=7"):
         numbers("7-8")
+
+
+def test_no_wait_for_room_that_no_node_has(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Two workers stand on nodes of one CPU each, and one of the nodes is lost."""
+    dead = {"CPU": 0.0}
+    left = {"CPU": 1.0}
+    for moments, workers in (
+        # the worker that is left leaves its room, and then Ray notices that the node is gone
+        ([([left, left], [dead]), ([left, left], [left]), ([left], [left])], 1),
+        # a spare node takes the place of the lost one
+        ([([left, left], [left]), ([left, left], [left, left])], 2),
+    ):
+        looks = iter(moments)
+        now: list[Any] = []
+
+        def nodes(looks: Any = looks, now: list[Any] = now) -> list[dict[str, float]]:
+            now[:] = next(looks)
+            return list(now[0])
+
+        monkeypatch.setattr(elastic, "nodes", nodes)
+        monkeypatch.setattr("pipelines.compute.room.unused", lambda now=now: list(now[1]))
+        monkeypatch.setattr(time, "sleep", lambda _: None)
+        found = elastic._wait_for_room(ClusterConfig(workers=1), False, [1, 2], tmp_path)
+        assert found == workers
 
 
 @pytest.mark.slow
