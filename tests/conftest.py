@@ -36,6 +36,13 @@ ENGINES = (
     *(f"tests/pipelines/{room}/" for room in ("compute", "stack", "flows", "comparison")),
 )
 """Where Ray and Prefect are started, which take all cores: one such test at a time."""
+ENGINES_LAST = (
+    "tests/pipelines/comparison/",
+    "tests/pipelines/stack/",
+    "tests/pipelines/flows/test_postgres.py",
+)
+"""Those of them that a process runs which has no other test left, so that the last minutes of the
+others have company. They wait for their engines more than they compute."""
 LONG = "tests/faults/engines/"
 """Where engines are killed, and each test waits until all goes on."""
 SINGLE = ("tests/distributed/", "tests/faults/")
@@ -67,7 +74,7 @@ def lacking() -> list[str]:
 
 def pytest_collection_modifyitems(config: pytest.Config, items: list[pytest.Item]) -> None:
     """Tests for a GPU run where they are asked for, those of a program where it is installed.
-    Faults in engines are `long`."""
+    Faults in engines are `long`. `ENGINES_LAST` come last."""
     for item in items:
         if item.nodeid.startswith(LONG):
             item.add_marker("long")
@@ -76,6 +83,7 @@ def pytest_collection_modifyitems(config: pytest.Config, items: list[pytest.Item
     if left_out:
         config.hook.pytest_deselected(items=left_out)
         items[:] = [item for item in items if item not in left_out]
+    items.sort(key=lambda item: item.nodeid.startswith(ENGINES_LAST))
 
 
 def pytest_runtest_setup(item: pytest.Item) -> None:
@@ -100,6 +108,8 @@ class Scheduling(LoadScopeScheduling):
     the engines, and elsewhere those of one file, for they share its fixtures."""
 
     def _split_scope(self, nodeid: str) -> str:
+        if nodeid.startswith(ENGINES_LAST):
+            return "engines that come last"
         if nodeid.startswith(ENGINES):
             return "engines"
         return nodeid if nodeid.startswith(SINGLE) else nodeid.partition("::")[0]
