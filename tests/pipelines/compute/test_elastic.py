@@ -58,9 +58,7 @@ def test_numbers_that_cannot_share_a_batch_are_skipped(tiny_source: Path, tmp_pa
         numbers("7-8")
 
 
-def test_no_wait_for_room_that_no_node_has(
-    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
-) -> None:
+def test_no_wait_for_room_that_no_node_has(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     """Two workers stand on nodes of one CPU each, and one of the nodes is lost."""
     dead = {"CPU": 0.0}
     left = {"CPU": 1.0}

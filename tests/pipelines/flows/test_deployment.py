@@ -36,6 +36,7 @@ from pipelines.registry.spool import CURSOR_NAME
 from tests.pipelines import registry_server
 from tests.prefect_site import INFRA, PREFECT, Site, kill
 from tests.training import tiny_config, tiny_images
+from tests.webhook import Webhook, told_by
 
 pytestmark = [pytest.mark.slow, pytest.mark.timeout(1200)]
 
@@ -53,13 +54,16 @@ def site(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Site]:
         started.call(PREFECT, "work-pool", "set-concurrency-limit", "gan-train", "1")
         deploy = ("deploy", "--prefect-file", str(INFRA / "prefect.yaml"), "--all")
         started.call(PREFECT, "--no-prompt", *deploy)
-        started.call(
-            PREFECT, "automation", "create", "--from-file", str(INFRA / "automations.yaml")
-        )
         started.start_worker()
         yield started
     finally:
         started.close()
+
+
+@pytest.fixture(scope="module")
+def team(site: Site) -> Iterator[Webhook]:
+    with told_by(site) as hook:
+        yield hook
 
 
 @pytest.fixture(scope="module")
@@ -79,13 +83,23 @@ def long_settings(source: Path, workspace: Path) -> list[str]:
     ]
 
 
+SEND_ALARM = """
+from pipelines.flows import artifacts
+artifacts.alarm("demo-7", "two images are gone")
+"""
+
+
 @pytest.mark.fault(
     "a flow run cancelled under a Prefect worker",
     "the workers save, also if it is sent SIGTERM twice; Cancelled, nothing crashed or left "
     "running; its page says how to go on",
 )
 def test_deployed_run_by_a_worker_and_cancelled(
-    site: Site, source: Path, tmp_path: Path, record_property: Callable[[str, object], None]
+    site: Site,
+    team: Webhook,
+    source: Path,
+    tmp_path: Path,
+    record_property: Callable[[str, object], None],
 ) -> None:
     workspace = tmp_path / "workspace"
     deployment = site.deployment("nightly/nightly")
@@ -126,6 +140,17 @@ def test_deployed_run_by_a_worker_and_cancelled(
     refused = site.get(f"flow_runs/{bad}")
     assert (refused["state"]["message"], refused["run_count"]) == (str(told.value), 1)
 
+    # Whoever is to know is told: of this failure, of an alarm, and below of a champion
+    def told_of(subject: str) -> str:
+        site.wait(lambda: team.bodies(subject), 60)
+        (body,) = team.bodies(subject)
+        return body
+
+    body = told_of(" is Failed$")
+    assert body.startswith(str(told.value)) and f"/runs/flow-run/{bad}" in body
+    site.call(sys.executable, "-c", SEND_ALARM)
+    assert told_of("^demo-7 needs a look$") == "two images are gone"
+
     # A whole run, and one behind it, which waits for the pool's limit
     first = site.run(deployment["id"], config=config.model_dump(mode="json"))
     asked = {"recipe": "demo", "workers": 2, "settings": long_settings(source, workspace)}
@@ -135,6 +160,7 @@ def test_deployed_run_by_a_worker_and_cancelled(
     assert site.state(first) == "COMPLETED", site.get(f"flow_runs/{first}")["state"]
     (run_dir,) = run_folder.runs_of(config)
     assert run_folder.finished(run_folder.read_events(run_dir))
+    assert told_of("version 1 is champion$").startswith("first scored version, ")
 
     # The other is cancelled while it trains
     site.wait(
