@@ -229,6 +229,7 @@ def _parser() -> argparse.ArgumentParser:
 def _flow(config: Config, name: str, *arguments: Any, plan: ShardPlan | None = None) -> Any:
     """Run a flow in this process, with `plan` as the plan of its data if given; returns its result,
     or None when it was cancelled."""
+    print("gan-train: getting Prefect and Ray ready ...", file=sys.stderr, flush=True)
     from pipelines.flows import prefect_env
 
     prefect_env.prepare(config)
