@@ -41,14 +41,17 @@ def folder(config: Config) -> Path:
     return config.workspace / "train"
 
 
-def new(config: Config, shards: Path) -> Path:
+def new(config: Config, shards: Path, tell_seed: bool = False) -> Path:
     """Make the folder of a new run, with its configuration and a link to the shards.
 
-    It is named `<recipe>-<date>-<time>`, followed by a number if that name is taken.
+    It is named `<recipe>-<date>-<time>`, followed by a number if that name is taken, and with
+    `tell_seed` by the seed, as in `demo-20260131-120000-seed7`.
     """
     stamp = datetime.now().strftime("%Y%m%d-%H%M%S")
+    seed = f"-seed{config.seed}" if tell_seed else ""
     for attempt in range(100):
-        run_dir = folder(config) / (f"{config.name}-{stamp}" + (f"-{attempt}" if attempt else ""))
+        number = f"-{attempt}" if attempt else ""
+        run_dir = folder(config) / f"{config.name}-{stamp}{number}{seed}"
         try:
             run_dir.mkdir(parents=True)
         except FileExistsError:  # another run of the same second
@@ -105,7 +108,7 @@ def runs_of(config: Config) -> list[Path]:
     """
     if config.store is not None:
         bring_names(config.store, config.workspace)
-    stamped = re.compile(rf"{re.escape(config.name)}-(\d{{8}}-\d{{6}})(?:-(\d+))?")
+    stamped = re.compile(rf"{re.escape(config.name)}-(\d{{8}}-\d{{6}})(?:-(\d+))?(?:-seed\d+)?")
     found = []
     for path in folder(config).glob(f"*/{CONFIG}"):
         if match := stamped.fullmatch(path.parent.name):

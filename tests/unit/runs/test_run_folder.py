@@ -39,6 +39,16 @@ def test_runs_of_one_second_are_in_order(tiny_source: Path, tmp_path: Path) -> N
     assert [run_dir.name for run_dir in run_folder.runs_of(config)] == names
 
 
+def test_the_name_of_a_run_tells_its_seed_where_that_is_wanted(
+    tiny_source: Path, tmp_path: Path
+) -> None:
+    config = recipes.change(tiny_config(tiny_source, tmp_path), {"seed": 7})
+    first, second = (run_folder.new(config, tmp_path, tell_seed=True) for _ in range(2))
+    assert first.name.startswith("tiny-") and first.name.endswith("-seed7")
+    assert run_folder.runs_of(config) == [first, second], "also in one second"
+    assert run_folder.runs_of(named(config, "tiny-seed7")) == []
+
+
 def test_a_run_is_trained_by_one_process(tmp_path: Path) -> None:
     with (
         run_folder.exclusive(tmp_path),
