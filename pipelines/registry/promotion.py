@@ -24,6 +24,7 @@ from pipelines.registry.evidence import (
     Measured,
     compare,
     deviation_of,
+    percent,
 )
 
 Alias = Literal["champion", "challenger"]
@@ -104,12 +105,12 @@ def decide(
         return Decision(
             CHALLENGER,
             f"{value} ties with {champion.text} of {against}, which stays: better by "
-            f"{_percent(found.sure)} ({_seeds(found)}); {found.more}",
+            f"{percent(found.sure)} ({_seeds(found)}); {found.more}",
         )
     sure = found.sure if lower else 1 - found.sure
     return Decision(
         CHAMPION if found.verdict == "better" else CHALLENGER,
-        f"{value} is {found.verdict} than {champion.text} of {against}, {_percent(sure)} sure "
+        f"{value} is {found.verdict} than {champion.text} of {against}, {percent(sure)} sure "
         f"({_seeds(found)})",
     )
 
@@ -123,13 +124,12 @@ def sure_of(newer: Standing, older: Standing, known: Deviation | None) -> str | 
     found = _weighed(newer, older, known)
     if found is None:
         return None
-    percent = _percent(found.sure if newer.value < older.value else 1 - found.sure)
+    shown = percent(found.sure if newer.value < older.value else 1 - found.sure)
     if found.verdict != "tie":
-        return f"That is better, {percent} sure ({_seeds(found)})."
-    needed = _percent(ENOUGH)
+        return f"That is better, {shown} sure ({_seeds(found)})."
+    needed = percent(ENOUGH)
     return (
-        f"That is a tie: {percent} sure, where better takes {needed} ({_seeds(found)}); "
-        f"{found.more}."
+        f"That is a tie: {shown} sure, where better takes {needed} ({_seeds(found)}); {found.more}."
     )
 
 
@@ -154,12 +154,6 @@ def _seeds(found: Comparison) -> str:
 def _either(error: float | None, other: float | None) -> float:
     """An error, or where it is not known that of the other score, which had as many images."""
     return next(one for one in (error, other) if one is not None)
-
-
-def _percent(share: float) -> str:
-    """A probability in percent, never 100% of what is not certain."""
-    percent = 100 * share
-    return f"{percent:.0f}%" if 1 <= percent <= 99 else f"{min(99.9, max(0.1, percent)):.1f}%"
 
 
 def deviation_between_seeds(

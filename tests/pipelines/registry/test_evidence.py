@@ -6,15 +6,19 @@ import math
 
 import numpy as np
 import pytest
+from scipy import stats
 
 from pipelines.registry.evidence import (
     Comparison,
     Deviation,
     Measured,
     compare,
+    compare_means,
     correlation,
     deviation_of,
+    error_of_mean,
     given,
+    percent,
 )
 
 SEEDS, SAMPLES = 3.0, 1.0  # deviations
@@ -127,3 +131,63 @@ def test_scores_without_any_error() -> None:
     assert compare(measured(1, 0), measured(2, 0), continued=True) == Comparison(
         "better", 1.0, Deviation(0.0, math.inf, "assumed, 3 times the error")
     )
+
+
+# ---- means over trainings ----------------------------------------------------------------------
+
+
+@pytest.mark.parametrize(
+    ("a", "b", "verdict"),
+    [
+        ([50.0, 53.0, 47.0], [60.0, 58.0, 65.0], "better"),
+        ([60.0, 58.0, 65.0], [50.0, 53.0, 47.0], "worse"),
+        ([50.0, 53.0, 47.0], [52.0, 58.0], "tie"),
+        ([50.0, 52.0], [57.0, 53.0], "tie"),
+        ([50.0, 53.0, 47.0], [70.0], "better"),
+    ],
+)
+def test_means_are_compared_by_students_t(a: list[float], b: list[float], verdict: str) -> None:
+    found = compare_means(a, b)
+    assert found is not None and found.verdict == verdict
+    expected = stats.ttest_ind(b, a, equal_var=True, alternative="greater")
+    assert found.sure == pytest.approx(1 - expected.pvalue, abs=1e-9)
+    assert found.deviation.freedom == len(a) + len(b) - 2
+    assert bool(found.more) == (verdict == "tie")
+
+
+def test_two_seeds_each_tell_little() -> None:
+    """By hand: the pooled deviation is 2, so that of the difference is 2, and Student's t of two
+    degrees of freedom is 2.92 at 95%."""
+    b = [50 - math.sqrt(2), 50 + math.sqrt(2)]
+    for ahead, verdict in ((5.8, "tie"), (5.9, "better")):
+        found = compare_means([score - ahead for score in b], b)
+        assert found is not None and found.verdict == verdict
+    assert found.deviation.value == pytest.approx(2.0)
+    found = compare_means([score - 5.8 for score in b], b)
+    assert found is not None and found.more == "3 trainings of each would decide"
+    near = compare_means([score - 0.01 for score in b], b)
+    assert near is not None and "too near for any number of trainings" in near.more
+
+
+@pytest.mark.parametrize(("a", "b"), [([50.0], [60.0]), ([50.0, 51.0], [60.0]), ([], [60.0])])
+def test_fewer_than_three_that_share_a_recipe_tell_nothing(a: list[float], b: list[float]) -> None:
+    assert compare_means(a, b) is None
+
+
+def test_equal_trainings_of_each_are_told_apart_once_in_twenty() -> None:
+    a, b = (np.reshape(drawn(12_000, seed), (4000, 3)).tolist() for seed in (1, 2))
+    found = [compare_means(one, other) for one, other in zip(a, b, strict=True)]
+    share = np.mean([one is not None and one.verdict == "better" for one in found])
+    assert share == pytest.approx(0.05, abs=0.012)
+
+
+def test_the_error_of_a_mean_is_the_deviation_by_the_root_of_the_number() -> None:
+    scores = [53.1, 46.8, 50.6, 49.4, 45.1, 54.1]
+    assert error_of_mean(scores) == pytest.approx(stats.sem(scores))
+    assert error_of_mean([53.1, 46.8]) == pytest.approx((53.1 - 46.8) / 2)
+    assert error_of_mean([53.1]) is None
+
+
+def test_percents_are_never_certain() -> None:
+    shown = [percent(share) for share in (0.0, 0.002, 0.74, 0.9999, 1.0)]
+    assert shown == ["0.1%", "0.2%", "74%", "99.9%", "99.9%"]
