@@ -72,7 +72,7 @@ def markdown(facts: Facts) -> str:
         lines += ["", escaped(verdict(section))]
         for table in (quality(section), cost(section)):
             heads = ["recipe", *(head for head, _ in table.heads)]
-            lines += ["", _line(heads), _line(["---", *["---:"] * len(table.heads)])]
+            lines += ["", _line(heads), f"| {' | '.join(['---', *['---:'] * len(table.heads)])} |"]
             for entry, cells in table.rows:
                 lines.append(_line([entry.recipe, *(c.text for c in cells)], best=cells))
             lines += [_line([name, *(c.text for c in cells)]) for name, cells in table.references]

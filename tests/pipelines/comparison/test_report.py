@@ -246,6 +246,7 @@ def test_markdown_and_terminal_tell_the_same() -> None:
     text = report.markdown(about(SLOW, FAST, broken))
     assert "fast has the lowest Fréchet distance: 60, before slow 90; real images get 5.5." in text
     assert "| fast | **60** | 0.2 | 30 |" in text
+    assert "\n| --- | ---: | ---: | ---: |\n" in text, "which makes it a table"
     assert "**broken failed**: one &#124; two three" in text
     lines = report.text(about(SLOW, FAST)).splitlines()
     assert [line.split()[0] for line in lines[-2:]] == ["fast", "slow"]
