@@ -28,11 +28,14 @@ def add(commands: Any) -> None:
         "train recipes on the same data with the same budget, and report",
         "  gan-train compare demo stylegan2-glyphs --minutes 4 --out compare.html\n"
         "  gan-train compare demo stylegan2-glyphs --kimg 60 --set evaluate.images=1000\n"
+        "  gan-train compare demo stylegan2-glyphs --minutes 4 --seeds 3\n"
         "  gan-train compare demo stylegan2-glyphs --minutes 4 --dry-run\n\n"
         "All get the data and the protocol of scoring of the first recipe (or of --data). Stopped\n"
         "by Ctrl-C, the same command goes on; what is finished is not trained again. To start\n"
-        "over, delete its folder in <workspace>/compare. Two versions (models:/NAME/3) are\n"
-        "compared as by `gan-train diff`, without a budget.",
+        "over, delete its folder in <workspace>/compare. With --seeds 3 each recipe is trained\n"
+        "three times, from its own seed (--set seed=7) on, and the report tells which one is\n"
+        "better and how sure that is; a greater number adds to the trainings that are there. Two\n"
+        "versions (models:/NAME/3) are compared as by `gan-train diff`, without a budget.",
     )
     compare.add_argument("recipes", nargs="+", metavar="RECIPE", help="YAML files, or names")
     budget = compare.add_mutually_exclusive_group()
@@ -40,6 +43,9 @@ def add(commands: Any) -> None:
     budget.add_argument("--minutes", type=float, metavar="M", help="minutes of training for each")
     compare.add_argument("--data", metavar="RECIPE", help="whose data and protocol all get")
     compare.add_argument("--workers", type=int, metavar="N", help="for each; default: its own")
+    compare.add_argument(
+        "--seeds", type=int, metavar="N", help="trainings of each, with a seed each; default: 1"
+    )
     compare.add_argument("--at-once", type=int, metavar="N", help="side by side, at most")
     compare.add_argument("--target", type=float, metavar="SCORE", help="tell the time it took")
     compare.add_argument("--out", type=Path, metavar="FILE", help="a copy of the page, as .html")
@@ -51,7 +57,7 @@ def _versions(given: argparse.Namespace) -> int:
     """Compare two versions in place of recipes."""
     from gan_train.errors import UserError
 
-    idle = ("kimg", "minutes", "data", "workers", "at_once", "target")
+    idle = ("kimg", "minutes", "data", "workers", "seeds", "at_once", "target")
     if len(given.recipes) != 2 or given.dry_run or any(getattr(given, name) for name in idle):
         raise UserError(
             "versions are compared two at a time and without training: name two of them, and "
@@ -72,7 +78,7 @@ def _compare(given: argparse.Namespace) -> int:
     from pipelines.comparison import plan
     from pipelines.stack import discovery
 
-    for name in ("kimg", "minutes", "workers", "at_once"):
+    for name in ("kimg", "minutes", "workers", "seeds", "at_once"):
         value = getattr(given, name)
         if value is not None and not 0 < value < math.inf:
             raise UserError(f"--{name.replace('_', '-')} {value:g}: allowed: more than 0")
@@ -85,6 +91,7 @@ def _compare(given: argparse.Namespace) -> int:
         kimg=given.kimg,
         minutes=given.minutes,
         workers=given.workers,
+        seeds=given.seeds or 1,
         at_once=given.at_once,
         target=given.target,
     )
@@ -110,5 +117,5 @@ def _compare(given: argparse.Namespace) -> int:
         print(f"run         {entry.run}")
     failed = [entry for entry in facts.entries if entry.error]
     for entry in failed:
-        print(f"gan-train: {entry.recipe} failed: {entry.error}", file=sys.stderr)
+        print(f"gan-train: {entry.label} failed: {entry.error}", file=sys.stderr)
     return FAILED if failed else 0

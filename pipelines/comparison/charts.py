@@ -89,7 +89,8 @@ class Point:
 
 @dataclass(frozen=True)
 class Series:
-    """A line with its name. All values are finite, and points ascend in x."""
+    """A line with its name. All values are finite, and points ascend in x. Lines of one name look
+    alike, and share an entry of the legend."""
 
     name: str
     points: tuple[Point, ...]
@@ -130,9 +131,9 @@ def line_chart(
 ) -> str:
     """An `<svg>` of the lines; `levels` are named horizontal lines, such as what real images get.
 
-    There is at least one point. Names stand in a legend, in the order of the lines' ends from top
-    to bottom. The chart's ids begin with `identity` (letters, digits and hyphens), which differs
-    from that of other charts in a page.
+    There is at least one point. Names stand in a legend, in the order of the lines' ends (of lines
+    of one name, the mean of their ends) from top to bottom. The chart's ids begin with `identity`
+    (letters, digits and hyphens), which differs from that of other charts in a page.
     """
     from matplotlib import style
     from matplotlib.backends.backend_svg import FigureCanvasSVG
@@ -160,21 +161,27 @@ def line_chart(
             (y, axes.axhline(y, color=_SOFT, linestyle=(0, (3, 3)), linewidth=1.3), name)
             for name, y in levels
         ]
-        for number, line in enumerate(series):
+        names = list(dict.fromkeys(line.name for line in series))
+        slight = len(names) < len(series)  # there are more lines than recipes
+        shapes: dict[str, Any] = {}
+        for place, line in enumerate(series):
+            number = names.index(line.name)
             if line.points:
-                (shape,) = axes.plot(
+                (shapes[line.name],) = axes.plot(
                     [point.x for point in line.points],
                     [point.y for point in line.points],
                     color=LIGHT[number % len(LIGHT)],
                     marker=_MATPLOTLIB_MARKS[number % len(LIGHT)],
-                    markersize=11 if MARKS[number % len(MARKS)] == "★" else 8,
+                    markersize=(11 if MARKS[number % len(MARKS)] == "★" else 8) - 2 * slight,
                     markeredgewidth=0,
                     linestyle=_DASHES[number // len(LIGHT) % len(_DASHES)],
-                    linewidth=2.2,
+                    linewidth=1.6 if slight else 2.2,
                     clip_on=False,  # marks at the edge are not cut
-                    gid=f"line-{number}",
+                    gid=f"line-{place}",
                 )
-                drawn.append((line.points[-1].y, shape, line.name))
+        for name, shape in shapes.items():
+            ends = [line.points[-1].y for line in series if line.points and line.name == name]
+            drawn.append((sum(ends) / len(ends), shape, name))
         drawn.sort(key=lambda ended: -ended[0])
         figure.legend(
             [shape for _, shape, _ in drawn],

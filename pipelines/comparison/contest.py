@@ -1,6 +1,6 @@
 """Trains the recipes of a comparison within their budget, side by side where there is room.
 
-Each recipe trains in a thread of its own, as a Prefect task around a Ray Train run; this file's
+Each training has a thread of its own, as a Prefect task around a Ray Train run; this file's
 main loop follows the event logs and stops the runs whose time is over. At an interrupt all runs
 save a checkpoint, and the same command goes on later.
 """
@@ -28,6 +28,7 @@ from gan_train.files.atomic import read_json, write_json
 from gan_train.runs import run_folder, stop_signals
 from gan_train.runs.checkpoint import list_checkpoints
 from gan_train.training.schedule import check, checkpoints, schedule_end
+from pipelines.comparison.plan import Training
 from pipelines.comparison.training_time import Stopwatch
 from pipelines.compute import elastic, training
 from pipelines.compute.cluster import check_alive, identifiers
@@ -40,11 +41,11 @@ from pipelines.registry import versions
 TAG = "compare"
 """The tag of a comparison's runs in MLflow; its value is the comparison's id."""
 _ASK_S, _LINE_S = 10.0, 15.0  # seconds between questions to Prefect, and between printed lines
-_SCORING = 0.05  # the share of a recipe's progress that stands for the scoring at its end
+_SCORING = 0.05  # the share of a training's progress that stands for the scoring at its end
 
 
 class Record(BaseModel):
-    """What a comparison remembers of a recipe that is not in its run's log. It is stored in the
+    """What a comparison remembers of a training that is not in its run's log. It is stored in the
     comparison's folder."""
 
     model_config = ConfigDict(extra="forbid", frozen=True, ser_json_inf_nan="strings")
@@ -57,14 +58,18 @@ class Record(BaseModel):
 
 
 class Contestant:
-    """One recipe, its run, and how much of the budget it has used."""
+    """One training of a recipe, its run, and how much of the budget it has used."""
 
-    def __init__(self, config: Config, minutes: float | None, shards: Path, folder: Path) -> None:
-        """`config` holds a budget in images, `minutes` one in time. The record is stored in
-        `folder`."""
-        self.config, self.minutes, self.shards = config, minutes, shards
+    def __init__(
+        self, training: Training, minutes: float | None, shards: Path, folder: Path
+    ) -> None:
+        """The training's configuration holds a budget in images, `minutes` one in time. The record
+        is stored in `folder`."""
+        self.training, self.minutes, self.shards = training, minutes, shards
+        self.config = config = training.config
+        self.label = training.label
         self.index = Index.load(shards)
-        self._path = folder / f"{config.name}.json"
+        self._path = folder / training.record
         self.record = self._take_up()
         self.run_dir = run_folder.folder(config) / self.record.run
         stages = check(config, self.index.image_shape, config.cluster.workers)
@@ -83,7 +88,8 @@ class Contestant:
             record = Record.model_validate(read_json(self._path))
             if (run_folder.folder(self.config) / record.run / run_folder.CONFIG).is_file():
                 return record
-        record = Record(run=run_folder.new(self.config, self.shards).name)
+        several = self.training.several
+        record = Record(run=run_folder.new(self.config, self.shards, tell_seed=several).name)
         self._write(record)
         return record
 
@@ -100,7 +106,7 @@ class Contestant:
         return self.minutes is not None and self.watch.seconds() >= 60 * self.minutes
 
     def fraction(self) -> float:
-        """The share of the recipe's training that is done, in time, from 0 to 1."""
+        """The share of the training that is done, in time, from 0 to 1."""
         spent, left = self.watch.seconds(), self.forecast.seconds()
         used = 0.0 if left is None else spent / max(spent + left, 1e-9)
         if self.minutes is not None:
@@ -108,9 +114,9 @@ class Contestant:
         return 1.0 if self.record.done else (1 - _SCORING) * min(1.0, used)
 
     def stands(self) -> str:
-        """How far the recipe has come, in a few words."""
+        """How far the training has come, in a few words."""
         spent = f"{self.watch.seconds() / 60:.1f} of {self.minutes:g} min, " if self.minutes else ""
-        return f"{self.config.name} {spent}{self.watch.nimg / 1000:.1f} kimg"
+        return f"{self.label} {spent}{self.watch.nimg / 1000:.1f} kimg"
 
     def news(self) -> list[str]:
         """Lines that tell a person what has happened since the last call."""
@@ -120,8 +126,8 @@ class Contestant:
             self.forecast.take(event)
             if event["kind"] == "checkpoint":
                 kimg = event["nimg"] / 1000
-                said.append(f"{self.config.name}  {kimg:.1f} kimg  {score_line(event)}")
-        return said + [f"{self.config.name}  {text}" for text in self.running.warnings()]
+                said.append(f"{self.label}  {kimg:.1f} kimg  {score_line(event)}")
+        return said + [f"{self.label}  {text}" for text in self.running.warnings()]
 
     def train(self, stopping: threading.Event, ids: dict[str, str]) -> None:
         """Train within the budget, score its end, and measure path lengths; returns after that."""
@@ -147,11 +153,15 @@ class Contestant:
 
     def _path_lengths(self) -> dict[str, float]:
         """Path lengths between latents z, of the last checkpoint; empty for a family that does not
-        make images from latents."""
+        make images from latents. All trainings of a recipe are measured on the same paths."""
         adversary = self.config.family.build(self.index.image_shape, self.config.train.batch)
         if not isinstance(adversary, Generates):
             return {}
-        alone = {"evaluate.metrics": ["path_length"], "evaluate.path_lengths": ["z_end"]}
+        alone = {
+            "evaluate.metrics": ["path_length"],
+            "evaluate.path_lengths": ["z_end"],
+            "seed": self.config.seed - self.training.number,
+        }
         config = recipes.change(self.config, alone)
         scored = training.evaluate(config, self.shards, list_checkpoints(self.run_dir)[0])
         scores: dict[str, float] = scored["scores"]
@@ -166,24 +176,24 @@ class _Work:
         self.contestant, self.stopping, self.compare = contestant, stopping, compare
 
 
-@task(name="train and score", task_run_name="{recipe}", cache_policy=NO_CACHE)
-def _contest(recipe: str, work: _Work) -> None:
+@task(name="train and score", task_run_name="{training}", cache_policy=NO_CACHE)
+def _contest(training: str, work: _Work) -> None:
     flow_run = runtime.flow_run.get_root_flow_run_id() or ""
     work.contestant.train(work.stopping, {TAG: work.compare, "prefect.flow_run_id": flow_run})
 
 
 @stop_signals.one_term()
 def race(contestants: Sequence[Contestant], slots: int, compare: str) -> bool:
-    """Bring every recipe to the end of its budget, up to `slots` at once; False when cancelled.
+    """Bring every training to the end of its budget, up to `slots` at once; False when cancelled.
 
-    If a recipe fails, its record keeps the message, and the others go on. An interrupt is raised
+    If one fails, its record keeps the message, and the others go on. An interrupt is raised
     again after the workers saved their checkpoints.
     """
     waiting = [contestant for contestant in contestants if not contestant.record.done]
     active: list[Contestant] = []
     stopping = threading.Event()
     board = Board(contestants)
-    shown = artifacts.Progress("comparison-progress", "Of the budget of all recipes")
+    shown = artifacts.Progress("comparison-progress", "Of the budget of all trainings")
     next_question = 0.0
 
     def look() -> None:
@@ -200,7 +210,7 @@ def race(contestants: Sequence[Contestant], slots: int, compare: str) -> bool:
                 contestant.keep(error=None)
                 board.start(contestant)
                 work = _Work(contestant, stopping, compare)
-                contestant.running.start(partial(_contest, contestant.config.name, work))
+                contestant.running.start(partial(_contest, contestant.label, work))
                 active.append(contestant)
             look()
             check_alive("the same command goes on")
@@ -227,20 +237,20 @@ def race(contestants: Sequence[Contestant], slots: int, compare: str) -> bool:
 
 
 def _settle(contestant: Contestant, board: Board) -> None:
-    """Record how a recipe ended."""
+    """Record how a training ended."""
     error = contestant.running.error()
     if error is None:
-        board.say(f"{contestant.config.name}  {'done' if contestant.record.done else 'stopped'}")
+        board.say(f"{contestant.label}  {'done' if contestant.record.done else 'stopped'}")
     elif isinstance(error, Exception):  # the others go on
         contestant.keep(error=str(error) or type(error).__name__)
-        board.say(f"{contestant.config.name}  failed: {contestant.record.error}")
+        board.say(f"{contestant.label}  failed: {contestant.record.error}")
     else:
         raise error
 
 
 class Board:
-    """Shows a person one bar for all recipes, and a line for everything that happens. Without a
-    terminal, a line now and then tells how far all recipes have come."""
+    """Shows a person one bar for all trainings, and a line for everything that happens. Without a
+    terminal, a line now and then tells how far all have come."""
 
     def __init__(self, contestants: Sequence[Contestant], stream: TextIO = sys.stderr) -> None:
         self._all, self._stream = contestants, stream
@@ -256,17 +266,17 @@ class Board:
         )
 
     def fraction(self) -> float:
-        """The share of all work that is done, from 0 to 1. A recipe that failed counts as done."""
+        """The share of all work that is done, from 0 to 1. One that failed counts as done."""
         shares = [1.0 if c.record.error else c.fraction() for c in self._all]
         return sum(shares) / len(shares)
 
     def start(self, contestant: Contestant) -> None:
-        """Say that a recipe begins."""
+        """Say that a training begins."""
         place = list(self._all).index(contestant) + 1
-        self.say(f"{contestant.config.name}  {place} of {len(self._all)}, {contestant.record.run}")
+        self.say(f"{contestant.label}  {place} of {len(self._all)}, {contestant.record.run}")
 
     def show(self, active: Sequence[Contestant]) -> None:
-        """Show how far the `active` recipes have come."""
+        """Show how far the `active` trainings have come."""
         text = "; ".join(contestant.stands() for contestant in active)
         self._bar.n = round(100 * self.fraction(), 1)
         self._bar.set_postfix_str(f"{text}  {self._time_left()}", refresh=True)

@@ -1,7 +1,7 @@
-"""Holds what a comparison found, and arranges it in sections, tables and charts. Pure functions.
+"""Holds what a comparison found, and arranges it in sections and charts. Pure functions.
 
-`Facts` hold everything that a report shows, and are stored as JSON beside it. Scores are stored
-flat; `gan_train/metrics/scores.py` says what their names mean.
+`tables.py` arranges it in tables. `Facts` hold everything that a report shows, and are stored as
+JSON beside it. Scores are stored flat; `gan_train/metrics/scores.py` says what their names mean.
 """
 
 from __future__ import annotations
@@ -56,9 +56,11 @@ class Scored(_Fact):
 
 
 class Entry(_Fact):
-    """What one recipe did with the budget."""
+    """What one training of a recipe did with the budget."""
 
     recipe: str
+    seed: int | None = None
+    """The training's seed; None where the recipe was trained once."""
     family: str
     task: Task
     run: str
@@ -82,7 +84,12 @@ class Entry(_Fact):
     settings: str = ""
     """The resolved recipe, as YAML."""
     error: str | None = None
-    """Why the recipe failed; the other fields hold what it had reached until then."""
+    """Why the training failed; the other fields hold what it had reached until then."""
+
+    @property
+    def label(self) -> str:
+        """The recipe's name, with the seed where it was trained with several."""
+        return self.recipe if self.seed is None else f"{self.recipe} seed {self.seed}"
 
     @property
     def scores(self) -> Scores:
@@ -117,10 +124,56 @@ class Facts(_Fact):
     """The report gives each recipe's time until this score; None means the worst final score."""
     entries: tuple[Entry, ...]
 
+    @property
+    def several(self) -> bool:
+        """Whether recipes were trained with several seeds."""
+        return any(entry.seed is not None for entry in self.entries)
+
+
+@dataclass(frozen=True)
+class Trainings:
+    """The trainings of one recipe, in the order of their seeds; at least one."""
+
+    entries: tuple[Entry, ...]
+
+    @property
+    def recipe(self) -> str:
+        """The recipe's name."""
+        return self.entries[0].recipe
+
+    @property
+    def label(self) -> str:
+        """The recipe's name; with the seed, where this is one of several trainings."""
+        return self.entries[0].label if len(self.entries) == 1 else self.recipe
+
+    @property
+    def family(self) -> str:
+        """The recipe's family."""
+        return self.entries[0].family
+
+    @property
+    def ended(self) -> tuple[Entry, ...]:
+        """The trainings that did not fail."""
+        return tuple(entry for entry in self.entries if not entry.error)
+
+    @property
+    def error(self) -> str | None:
+        """Why the first training failed, if all did; else None."""
+        return None if self.ended else self.entries[0].error
+
+    def values(self, measure: str) -> list[float]:
+        """The final scores by this measure, of the trainings that did not fail."""
+        return [e.scores[measure] for e in self.ended if measure in e.scores]
+
+    def mean(self, measure: str) -> float:
+        """The mean of the final scores; no number if there is none, or if one is no number."""
+        values = self.values(measure)
+        return sum(values) / len(values) if values else math.nan
+
 
 @dataclass(frozen=True)
 class Section:
-    """The entries of one task: best first, failed ones last."""
+    """The entries of one task: those of the best recipe first, failed ones last."""
 
     task: Task
     entries: tuple[Entry, ...]
@@ -128,6 +181,16 @@ class Section:
     """The measure that orders the entries and is drawn; None where nothing was scored."""
     target: float | None
     """The table gives each entry's time until this value of `main`; None where there is none."""
+
+    @property
+    def recipes(self) -> tuple[Trainings, ...]:
+        """The entries by recipe, in the same order."""
+        return by_recipe(self.entries)
+
+    @property
+    def several(self) -> bool:
+        """Whether recipes were trained with several seeds."""
+        return any(entry.seed is not None for entry in self.entries)
 
     def reached(self, entry: Entry) -> float | None:
         """Minutes of training until the first checkpoint that was as good as the target; None if
@@ -153,14 +216,14 @@ def sections(facts: Facts) -> list[Section]:
 
 def _section(task: Task, entries: Sequence[Entry], target: float | None) -> Section:
     main = next((found for entry in entries if (found := _main(entry.measured))), None)
+
+    def rank(recipe: Trainings) -> tuple[bool, float]:
+        return recipe.error is not None, main.cost(recipe.mean(main.name)) if main else 0.0
+
+    recipes = sorted(by_recipe(entries), key=rank)
+    ordered = tuple(entry for recipe in recipes for entry in recipe.entries)
     if main is None:
-        return Section(task, tuple(sorted(entries, key=_failed)), None, None)
-
-    def rank(entry: Entry) -> tuple[bool, float]:
-        value = entry.scores.get(main.name, math.nan)
-        return _failed(entry), main.cost(value)
-
-    ordered = tuple(sorted(entries, key=rank))
+        return Section(task, ordered, None, None)
     finals = [entry.scores.get(main.name, math.nan) for entry in ordered if not entry.error]
     finals = [value for value in finals if math.isfinite(value)]
     if target is None and finals:
@@ -178,121 +241,18 @@ def _main(scores: Mapping[str, Score]) -> Measure | None:
     return None if found is None else found.measure
 
 
-def _known(section: Section) -> dict[str, Score]:
+def known_scores(section: Section) -> dict[str, Score]:
     """One score for each name that occurs in the section. References are the same for all entries,
     so any entry's will do."""
     return {name: score for entry in section.entries for name, score in entry.measured.items()}
 
 
-def _failed(entry: Entry) -> bool:
-    return entry.error is not None
-
-
-# ---- tables ------------------------------------------------------------------------------------
-
-
-@dataclass(frozen=True)
-class Cell:
-    """A value as text; `best` says that it is the best of its column."""
-
-    text: str
-    best: bool = False
-
-
-@dataclass(frozen=True)
-class Table:
-    """A table of entries. `heads` are the columns' names, each with an explanation; `references`
-    are rows below the entries, which hold what real images or simple methods get."""
-
-    heads: tuple[tuple[str, str], ...]
-    rows: tuple[tuple[Entry, tuple[Cell, ...]], ...]
-    references: tuple[tuple[str, tuple[Cell, ...]], ...] = ()
-
-
-NONE = Cell("–")
-_TOLD_APART = 2
-"""So many standard errors of their difference tell two scores apart."""
-
-
-def quality(section: Section) -> Table:
-    """The table of the last checkpoints' scores, with the main measure first."""
-    known = _known(section)
-    measures = [score.measure for score in known.values()]
-    measures.sort(key=lambda measure: section.main is None or measure.name != section.main.name)
-    whole = [entry for entry in section.entries if not entry.error]
-    best = {m.name: _best(whole, m) for m in measures}
-
-    def cells(scores: Mapping[str, float], entry: Entry | None = None) -> tuple[Cell, ...]:
-        shown = scores_of(scores, {})
-        return tuple(
-            Cell(shown[m.name].text, any(entry is one for one in best[m.name]))
-            if m.name in scores
-            else NONE
-            for m in measures
-        )
-
-    rows = tuple((entry, cells(entry.scores, entry)) for entry in section.entries)
-    beside = references(known.values())
-    return Table(
-        tuple((m.label, m.meaning) for m in measures),
-        rows,
-        tuple((label, cells(values)) for label, values in beside.items()),
-    )
-
-
-def _best(entries: Sequence[Entry], measure: Measure) -> list[Entry]:
-    """The entries with the best value of a measure, and those that the error of their samples does
-    not tell from it. None where it tells none of all apart."""
-    value = measure.best(entry.scores for entry in entries)
-    scored = [entry for entry in entries if measure.name in entry.scores]
-    if value is None:
-        return []
-
-    def error(entry: Entry) -> float:
-        found = entry.scores.get(error_name(measure.name), 0.0)
-        return found if math.isfinite(found) else 0.0
-
-    least = max(error(entry) for entry in scored if entry.scores[measure.name] == value)
-    near = [
-        entry
-        for entry in scored
-        if abs(entry.scores[measure.name] - value) <= _TOLD_APART * math.hypot(least, error(entry))
-    ]
-    return near if len(near) < len(scored) else []
-
-
-def cost(section: Section) -> Table:
-    """The table of what each recipe needed for its scores."""
-    heads = [
-        ("Images seen", "How many real images training has used, in thousands."),
-        ("Training", "How long training took; saving and scoring do not count."),
-        ("Images/s", "The speed over the whole training; saving and scoring do not count."),
-        ("Generator", "How many parameters the networks have that make images."),
-        ("Other networks", "How many parameters the other trained networks have."),
-        ("Memory", "The most that one worker held, on its GPU or, on a CPU, in its process."),
-        ("Workers", "How many workers shared each batch."),
-    ]
-    if section.main is not None and section.target is not None:
-        score = f"{section.main.label} {number(section.target)}"
-        heads.append((f"Time to {score}", "How long training took until a score was that good."))
-
-    def cells(entry: Entry) -> tuple[Cell, ...]:
-        speed, memory = entry.images_per_second, entry.memory_gib
-        found = [
-            Cell(f"{number(entry.kimg)} k"),
-            Cell(duration(entry.minutes)),
-            NONE if speed is None else Cell(number(speed)),
-            Cell(_count(entry.generator_parameters)),
-            Cell(_count(entry.other_parameters)),
-            NONE if memory is None else Cell(f"{memory:.2f} GiB"),
-            Cell(str(entry.workers)),
-        ]
-        if section.main is not None and section.target is not None:
-            minutes = section.reached(entry)
-            found.append(Cell("not reached") if minutes is None else Cell(duration(minutes)))
-        return tuple(found)
-
-    return Table(tuple(heads), tuple((e, cells(e)) for e in section.entries))
+def by_recipe(entries: Sequence[Entry]) -> tuple[Trainings, ...]:
+    """The entries by recipe, in the order of the first of each."""
+    found: dict[str, list[Entry]] = {}
+    for entry in entries:
+        found.setdefault(entry.recipe, []).append(entry)
+    return tuple(Trainings(tuple(of_one)) for of_one in found.values())
 
 
 def duration(minutes: float) -> str:
@@ -304,19 +264,14 @@ def duration(minutes: float) -> str:
     return f"{minutes // 60:.0f} h {minutes % 60:02.0f} min"
 
 
-def _count(parameters: int) -> str:
-    if parameters < 10_000:
-        return f"{parameters:,}"
-    return f"{parameters / 1e6:.3g} M" if parameters >= 1e6 else f"{parameters / 1e3:.3g} k"
-
-
 # ---- charts ------------------------------------------------------------------------------------
 
 Over = Literal["minutes of training", "thousands of images seen"]
 
 
 def chart(section: Section, over: Over) -> str | None:
-    """An `<svg>` of the main measure of all entries; None where nothing was scored."""
+    """An `<svg>` of the main measure of all entries, the trainings of a recipe in one colour; None
+    where nothing was scored."""
     main = section.main
     if main is None:
         return None
@@ -329,7 +284,7 @@ def chart(section: Section, over: Over) -> str | None:
             charts.Point(
                 p.minutes if over == "minutes of training" else p.kimg,
                 p.scores[main.name],
-                f"{entry.recipe}: {main.label} {shown(p.scores)} at {number(p.kimg)} "
+                f"{entry.label}: {main.label} {shown(p.scores)} at {number(p.kimg)} "
                 f"kimg, {duration(p.minutes)}",
             )
             for p in entry.checkpoints
@@ -341,7 +296,7 @@ def chart(section: Section, over: Over) -> str | None:
         return None
     levels = [
         (label, values[main.name])
-        for label, values in references(_known(section).values()).items()
+        for label, values in references(known_scores(section).values()).items()
         if math.isfinite(values.get(main.name, math.nan))
     ]
     identity = f"{section.task}-{over.partition(' ')[0]}"

@@ -42,7 +42,7 @@ PAGE, FACTS = "compare.html", "compare.json"
 
 @flow(name="compare", flow_run_name="compare-{comparison.id}")
 def compare_flow(comparison: Comparison, out: Path | None = None) -> Any:
-    """Train every recipe that is not done yet, write the report, and return its facts.
+    """Finish every training that is not done yet, write the report, and return its facts.
 
     With `out`, the page goes to that file, too, and the facts beside it. The flow run ends as
     Cancelled when training was stopped.
@@ -54,8 +54,13 @@ def compare_flow(comparison: Comparison, out: Path | None = None) -> Any:
         shards = sharding.finished(comparison.configs[0])
         slots, hardware = _room(comparison)
         contestants = [
-            Contestant(_shared(config, slots), comparison.minutes, shards, folder)
-            for config in comparison.configs
+            Contestant(
+                training._replace(config=_shared(training.config, slots)),
+                comparison.minutes,
+                shards,
+                folder,
+            )
+            for training in comparison.trainings
         ]
         if not race(contestants, slots, comparison.id):
             return Cancelled(message="stopped; the same command goes on")
@@ -68,7 +73,7 @@ def compare_flow(comparison: Comparison, out: Path | None = None) -> Any:
 
 
 def _room(comparison: Comparison) -> tuple[int, str]:
-    """The number of recipes that train side by side, and the hardware in words."""
+    """The number of trainings that run side by side, and the hardware in words."""
     import ray
 
     resources = ray.cluster_resources()
@@ -84,7 +89,7 @@ def _room(comparison: Comparison) -> tuple[int, str]:
 
 
 def _shared(config: Config, slots: int) -> Config:
-    """The recipe with its share of this machine's cores, if recipes train side by side on them."""
+    """The recipe with its share of this machine's cores, if trainings run side by side on them."""
     if slots == 1 or not on_this_machine(config.cluster) or config.train.threads is not None:
         return config
     threads = max(1, (os.cpu_count() or 1) // (slots * config.cluster.workers))
@@ -132,16 +137,23 @@ def _counted(comparison: Comparison, slots: int) -> list[str]:
             f"Every run ended at {comparison.kimg:g} thousand images. Longer schedules were cut "
             "there and not scaled; the last stage of a shorter schedule went on."
         )
+    said.append("All recipes were trained on the same shards, and scored by the same protocol.")
+    if comparison.seeds > 1:
+        said.append(
+            f"Each recipe was trained {comparison.seeds} times, from its own seed on. Its "
+            "trainings differ in their seed alone, and all were scored on the same latents."
+        )
+    one, many = ("recipe trained", "recipes trained")
+    if comparison.seeds > 1:
+        one, many = ("training ran", "trainings ran")
     said += [
-        "All recipes were trained on the same shards, and scored by the same protocol.",
-        "Each recipe was trained once, with its own seed, so small differences may be chance.",
         "The time to a score ends at the first scored checkpoint that was at least as good"
         + ("." if comparison.target is not None else "; the score is the worst final one."),
         "Scores, samples and path lengths belong to the last checkpoint. Path lengths were "
         "measured between latents z, at the ends of paths.",
-        "One recipe trained at a time."
+        f"One {one} at a time."
         if slots == 1
-        else f"Up to {slots} recipes trained side by side, and shared the hardware.",
+        else f"Up to {slots} {many} side by side, and shared the hardware.",
     ]
     if len({config.cluster.workers for config in comparison.configs}) > 1:
         said.append("The recipes had different numbers of workers, which changes their speed.")

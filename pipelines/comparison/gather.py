@@ -35,23 +35,27 @@ _NEAR = 0.97
 
 
 def entries(contestants: Sequence[Contestant]) -> tuple[Entry, ...]:
-    """An entry for each recipe. A recipe counts as failed if its protocol differs from that of the
-    first recipe of its task, because their scores must not be compared."""
+    """An entry for each training. One counts as failed if its protocol differs from that of the
+    first of its task, because their scores must not be compared. Of each recipe, one training has
+    samples: the first that is done, or else the first."""
     found: list[Entry] = []
+    drawn: dict[str, Contestant] = {}
+    for contestant in sorted(contestants, key=lambda c: not c.record.done):  # sorting is stable
+        drawn.setdefault(contestant.config.name, contestant)
     for contestant in contestants:
-        entry = _entry(contestant)
+        entry = _entry(contestant, picture=drawn[contestant.config.name] is contestant)
         rivals = (e for e in found if e.task == entry.task and e.protocol and not e.error)
         first = next(rivals, None)
         if first is not None and entry.protocol and not entry.error:
             why = comparable(first.protocol, entry.protocol)
             if why is not None:
-                error = f"its scores cannot be compared with those of {first.recipe}: {why}"
+                error = f"its scores cannot be compared with those of {first.label}: {why}"
                 entry = entry.model_copy(update={"error": error})
         found.append(entry)
     return tuple(found)
 
 
-def _entry(contestant: Contestant) -> Entry:
+def _entry(contestant: Contestant, picture: bool) -> Entry:
     config, run_dir = contestant.config, contestant.run_dir
     adversary = config.family.build(contestant.index.image_shape, config.train.batch)
     generator, others = parameter_counts(adversary)
@@ -61,6 +65,7 @@ def _entry(contestant: Contestant) -> Entry:
     seconds = training_seconds(events, nimg)
     return Entry(
         recipe=config.name,
+        seed=config.seed if contestant.training.several else None,
         family=config.family.name,
         task=task_of(adversary),
         run=run_dir.name,
@@ -75,7 +80,7 @@ def _entry(contestant: Contestant) -> Entry:
         lengths=contestant.record.lengths,
         protocol=_protocol(events),
         notes=tuple(notes(contestant, adversary, events)),
-        picture=_picture(contestant, adversary),
+        picture=_picture(contestant, adversary) if picture else None,
         settings=recipes.dump(config),
         error=contestant.record.error,
     )

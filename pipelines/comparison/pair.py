@@ -21,21 +21,12 @@ from gan_train.inference import Generator, read_description
 from gan_train.metrics.protocol import Protocol, comparable
 from gan_train.runs.checkpoint import harmless_keys
 from gan_train.text import line, visible, without_passwords
-from pipelines.comparison.facts import (
-    Cell,
-    Entry,
-    Facts,
-    Picture,
-    Scored,
-    Section,
-    Table,
-    cost,
-    quality,
-    sections,
-)
+from pipelines.comparison.facts import Entry, Facts, Picture, Scored, Section, sections
 from pipelines.comparison.gather import embedded, parameter_counts
-from pipelines.comparison.report import environment, verdict
+from pipelines.comparison.report import environment
+from pipelines.comparison.tables import Cell, Table, cost, quality
 from pipelines.comparison.training_time import training_seconds
+from pipelines.comparison.verdict import verdict
 from pipelines.flows.progress import aligned
 from pipelines.registry.dossier import Dossier
 from pipelines.registry.promotion import sure_of

@@ -13,7 +13,7 @@ import os
 from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
 from pathlib import Path
-from typing import Any
+from typing import Any, NamedTuple
 
 import torch
 from pydantic import BaseModel, ConfigDict, Field
@@ -37,6 +37,36 @@ _DECIDED = {
 }
 _SHARED = ("data", "evaluate", "workspace", "registry", "flow")
 _SCORINGS = 6
+_SEEDLESS = 1
+"""The first sequence of latents (`evaluate.latents`) that is the same for all seeds."""
+
+
+class Training(NamedTuple):
+    """One of the trainings of a recipe, which differ in their seed alone."""
+
+    config: Config
+    """The recipe with this training's seed."""
+    number: int = 0
+    """Which of the recipe's trainings this is, from 0."""
+    of: int = 1
+    """How many trainings the recipe has."""
+
+    @property
+    def several(self) -> bool:
+        """Whether the recipe has other trainings, too."""
+        return self.of > 1
+
+    @property
+    def label(self) -> str:
+        """The recipe's name, with the seed where it has other trainings, too."""
+        return f"{self.config.name} seed {self.config.seed}" if self.several else self.config.name
+
+    @property
+    def record(self) -> str:
+        """The name of its record. It does not tell how many trainings there are, so that more can
+        be added; `@` cannot be in a recipe's name."""
+        name = self.config.name
+        return f"{name}@{self.config.seed}.json" if self.number else f"{name}.json"
 
 
 class Comparison(BaseModel):
@@ -47,19 +77,32 @@ class Comparison(BaseModel):
     configs: tuple[Config, ...] = Field(min_length=1)
     kimg: float | None = Field(None, gt=0, description="Thousands of images seen.")
     minutes: float | None = Field(None, gt=0, description="Minutes of training.")
-    at_once: int | None = Field(None, ge=1, description="Most recipes that train side by side.")
+    seeds: int = Field(
+        1, ge=1, description="Trainings of each recipe, with its own seed and those that follow."
+    )
+    at_once: int | None = Field(None, ge=1, description="Most trainings that run side by side.")
     target: float | None = Field(
         None, description="The score whose time is told; empty means the worst final score."
     )
 
     @property
     def id(self) -> str:
-        """A name with a digest of recipes, settings and budget, but not of folders and servers."""
+        """A name with a digest of recipes, settings and budget, but not of folders and servers, nor
+        of the number of seeds: more of them add to what is there."""
         places = {"workspace", "registry", "flow"}
         trees = [config.model_dump(mode="json", exclude=places) for config in self.configs]
         asked = json.dumps([trees, self.kimg, self.minutes], sort_keys=True)
         names = "-".join(config.name for config in self.configs)[:60]
         return f"{names}-{hashlib.sha256(asked.encode()).hexdigest()[:8]}"
+
+    @property
+    def trainings(self) -> tuple[Training, ...]:
+        """All trainings: the first of each recipe, then the second of each, and so on."""
+        return tuple(
+            Training(recipes.change(config, {"seed": config.seed + number}), number, self.seeds)
+            for number in range(self.seeds)
+            for config in self.configs
+        )
 
     @property
     def folder(self) -> Path:
@@ -79,13 +122,13 @@ class Comparison(BaseModel):
         return max((config.cluster for config in self.configs), key=_cpus)
 
     def slots(self, cpus: float, gpus: float) -> int:
-        """How many recipes train side by side on so many CPUs and GPUs; at least 1."""
-        each = self.cluster
+        """How many trainings run side by side on so many CPUs and GPUs; at least 1."""
+        each, count = self.cluster, self.seeds * len(self.configs)
         room = cpus // _cpus(each)
         workers = max(config.cluster.workers for config in self.configs)
         if each.gpu != "no" and gpus >= workers:
             room = min(room, gpus // workers)
-        return int(max(1, min(room, len(self.configs), self.at_once or len(self.configs))))
+        return int(max(1, min(room, count, self.at_once or count)))
 
 
 def _cpus(cluster: ClusterConfig) -> float:
@@ -100,12 +143,14 @@ def planned(
     kimg: float | None = None,
     minutes: float | None = None,
     workers: int | None = None,
+    seeds: int = 1,
     at_once: int | None = None,
     target: float | None = None,
 ) -> Comparison:
     """The comparison of these recipes, checked against the data.
 
-    `overrides` hold for every recipe; `data` names the recipe whose data and protocol all get.
+    `overrides` hold for every recipe; `data` names the recipe whose data and protocol all get. Each
+    is trained `seeds` times.
     Raises UserError, which names the recipe, if one cannot be trained with these settings.
     """
     for override in overrides:
@@ -126,7 +171,8 @@ def planned(
     shards = None
     for config in loaded:
         with _of(config.name):
-            alike = _like(config, base, workers)
+            alike = _like(config, base, workers, seeds)
+            recipes.change(alike, {"seed": alike.seed + seeds - 1})  # the last seed, too, is one
             shards = shards or plan_shards(
                 alike.data, None, alike.workspace, store=alike.store
             )  # one for all
@@ -134,7 +180,12 @@ def planned(
             stages = check(alike, shape, alike.cluster.workers)
             configs.append(_budgeted(alike, kimg, schedule_end(alike, stages), own_places))
     return Comparison(
-        configs=tuple(configs), kimg=kimg, minutes=minutes, at_once=at_once, target=target
+        configs=tuple(configs),
+        kimg=kimg,
+        minutes=minutes,
+        seeds=seeds,
+        at_once=at_once,
+        target=target,
     )
 
 
@@ -153,14 +204,17 @@ def _of(recipe: str) -> Iterator[None]:
         raise UserError(f"{recipe}: {error}") from None
 
 
-def _like(config: Config, base: Config, workers: int | None) -> Config:
-    """The recipe with the data, the protocol and the places of `base`."""
+def _like(config: Config, base: Config, workers: int | None, seeds: int) -> Config:
+    """The recipe with the data, the protocol and the places of `base`. With several seeds, all are
+    scored on latents that do not depend on the seed."""
     # path lengths are measured once, at the end, and for all families alike
     metrics = [metric for metric in base.evaluate.metrics if metric != "path_length"]
     if not metrics:
         raise UserError("evaluate.metrics=[path_length]: give a measure that recipes are ranked by")
     changes: dict[str, Any] = {key: getattr(base, key) for key in _SHARED}
     changes |= {"evaluate.metrics": metrics, "cluster.address": base.cluster.address}
+    if seeds > 1:
+        changes["evaluate.latents"] = max(_SEEDLESS, base.evaluate.latents)
     if workers is not None:
         changes["cluster.workers"] = workers
     return recipes.with_absolute_paths(recipes.change(config, changes))
@@ -191,12 +245,13 @@ def describe(comparison: Comparison) -> str:
     shape = image_shape(first, data)
     evaluate = first.evaluate
     lines = [
-        f"{comparison.id}: {len(comparison.configs)} recipes, {comparison.budget} each",
+        f"{comparison.id}: {_size(comparison)}",
         "",
         f"images      {data.images} of {shape.resolution} px, {first.data.colour}, "
         f"{len(shape.classes) or 'no'} classes, from {first.data.source}",
         f"scores      {evaluate.images} images each, {evaluate.extractor}: "
         f"{', '.join(evaluate.metrics)}; at the end {evaluate.path_length_images} paths in z",
+        *_seeds(comparison),
         f"at once     {_side_by_side(comparison)}",
         f"report      {comparison.folder / 'compare.html'}",
         "",
@@ -212,7 +267,7 @@ def describe(comparison: Comparison) -> str:
             f"{config.name:<24}{config.family.name:<12}{config.cluster.workers:>8}"
             f"{f'{own / 1000:.4g} kimg':>14}{len(checkpoints(config, stages, end)):>10}{shown:>14}"
         )
-    known = sum(expected for expected in minutes if expected is not None)
+    known = comparison.seeds * sum(expected for expected in minutes if expected is not None)
     unknown = minutes.count(None)
     lines += [
         "",
@@ -222,6 +277,26 @@ def describe(comparison: Comparison) -> str:
     if comparison.folder.exists():
         lines.append("begun       before: what is done is not done again")
     return "\n".join(lines)
+
+
+def _size(comparison: Comparison) -> str:
+    """How many recipes and trainings there are, and the budget of each."""
+    count, seeds = len(comparison.configs), comparison.seeds
+    if seeds == 1:
+        return f"{count} recipes, {comparison.budget} each"
+    return f"{count} recipes, {seeds} trainings of each, {comparison.budget} each time"
+
+
+def _seeds(comparison: Comparison) -> list[str]:
+    """With several seeds, a line that tells them."""
+    if comparison.seeds == 1:
+        return []
+    ends = {(config.seed, config.seed + comparison.seeds - 1) for config in comparison.configs}
+    if len(ends) == 1:
+        said = "{} to {} for each recipe".format(*ends.pop())
+    else:
+        said = "each recipe's own, and those that follow"
+    return [f"seeds       {said}: {comparison.seeds * len(comparison.configs)} trainings"]
 
 
 def _side_by_side(comparison: Comparison) -> str:

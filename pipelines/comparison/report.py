@@ -11,21 +11,13 @@ from pathlib import Path
 
 from jinja2 import Environment
 
-from gan_train.metrics.scores import number, references
+from gan_train.metrics.scores import number
 from gan_train.text import html_templates, line
 from gan_train.text import markdown as escaped
 from pipelines.comparison.charts import DARK, LIGHT, MARKS
-from pipelines.comparison.facts import (
-    Cell,
-    Facts,
-    Over,
-    Section,
-    chart,
-    cost,
-    duration,
-    quality,
-    sections,
-)
+from pipelines.comparison.facts import Facts, Over, Section, by_recipe, chart, duration, sections
+from pipelines.comparison.tables import Cell, cost, cost_of_each, quality, quality_of_each
+from pipelines.comparison.verdict import grounds, verdict
 from pipelines.flows.progress import aligned
 
 _OVER: dict[Over, str] = {
@@ -37,7 +29,7 @@ _OVER: dict[Over, str] = {
 
 def page(facts: Facts) -> str:
     """The report as one HTML document."""
-    *names, last = [entry.recipe for entry in facts.entries]
+    *names, last = dict.fromkeys(entry.recipe for entry in facts.entries)
     template = environment().get_template("report.html.j2")
     return template.render(
         facts=facts,
@@ -58,8 +50,13 @@ def environment() -> Environment:
     made.filters |= {"number": number, "duration": duration}
     made.globals |= {
         "verdict": verdict,
+        "by_recipe": by_recipe,
+        "grounds": grounds,
         "quality": quality,
+        "quality_of_each": quality_of_each,
         "cost": cost,
+        "cost_of_each": cost_of_each,
+        "remarks": remarks,
         "marks": [*zip(MARKS, LIGHT, DARK, strict=True)],
     }
     return made
@@ -67,17 +64,19 @@ def environment() -> Environment:
 
 def markdown(facts: Facts) -> str:
     """The main figures as Markdown tables."""
-    lines = [f"**{escaped(facts.budget)}** for each recipe, on {escaped(facts.data)}."]
+    each = "training" if facts.several else "recipe"
+    lines = [f"**{escaped(facts.budget)}** for each {each}, on {escaped(facts.data)}."]
     for section in sections(facts):
         lines += ["", escaped(verdict(section))]
         for table in (quality(section), cost(section)):
             heads = ["recipe", *(head for head, _ in table.heads)]
             lines += ["", _line(heads), f"| {' | '.join(['---', *['---:'] * len(table.heads)])} |"]
-            for entry, cells in table.rows:
-                lines.append(_line([entry.recipe, *(c.text for c in cells)], best=cells))
+            for recipe, cells in table.rows:
+                lines.append(_line([recipe.label, *(c.text for c in cells)], best=cells))
             lines += [_line([name, *(c.text for c in cells)]) for name, cells in table.references]
+        lines += [f"\n{escaped(sentence)}" for sentence in grounds(section)]
         failed = [entry for entry in section.entries if entry.error]
-        lines += [f"\n**{escaped(e.recipe)} failed**: {escaped(e.error or '')}" for e in failed]
+        lines += [f"\n**{escaped(e.label)} failed**: {escaped(e.error or '')}" for e in failed]
     return "\n".join(lines) + "\n"
 
 
@@ -85,37 +84,28 @@ def text(facts: Facts) -> str:
     """The order of the recipes and what each needed, as text for a terminal."""
     lines = []
     for section in sections(facts):
-        lines += ["", line(verdict(section)), ""]
+        lines += ["", line(verdict(section)), *map(line, grounds(section)), ""]
         table = cost(section)
         rows = [["", *(head for head, _ in table.heads)]]
-        rows += [[e.recipe, *(cell.text for cell in cells)] for e, cells in table.rows]
+        rows += [[recipe.label, *(cell.text for cell in cells)] for recipe, cells in table.rows]
         lines.append(aligned(rows))
-        lines += [line(f"{e.recipe}: {note}") for e in section.entries for note in e.notes]
+        lines += [line(f"{name}: {note}") for name, note in remarks(section)]
     return "\n".join(lines)
+
+
+def remarks(section: Section) -> list[tuple[str, str]]:
+    """The notes on trainings, each with whose it is. What holds for all trainings of a recipe is
+    said once."""
+    found = []
+    for recipe in section.recipes:
+        for note in dict.fromkeys(note for entry in recipe.entries for note in entry.notes):
+            whose = [entry.label for entry in recipe.entries if note in entry.notes]
+            whole = len(whose) == len(recipe.entries)
+            found += [(name, note) for name in ([recipe.recipe] if whole else whose)]
+    return found
 
 
 def _line(texts: Sequence[str], best: Sequence[Cell] = ()) -> str:
     bold = [False, *(cell.best for cell in best)] if best else [False] * len(texts)
     shown = (f"**{escaped(t)}**" if b else escaped(t) for t, b in zip(texts, bold, strict=True))
     return f"| {' | '.join(shown)} |"
-
-
-def verdict(section: Section) -> str:
-    """A sentence that says which recipe is best, and what the others and the references get."""
-    main = section.main
-    scored = [e for e in section.entries if main and not e.error and main.name in e.scores]
-    if main is None or not scored:
-        return "No recipe has a score to compare."
-    first, *others = scored
-    value = first.measured[main.name].text
-    if others:
-        way = {"lower": "lowest", "higher": "highest"}[main.better or "lower"]
-        behind = ", ".join(f"{e.recipe} {e.measured[main.name].text}" for e in others)
-        said = f"{first.recipe} has the {way} {main.label}: {value}, before {behind}"
-    else:
-        said = f"{first.recipe} has the {main.label} {value}"
-    for label, values in references(first.measured.values()).items():
-        if main.name in values:
-            get = "get" if label.endswith("s") else "gets"
-            said += f"; {label} {get} {number(values[main.name])}"
-    return f"{said}."

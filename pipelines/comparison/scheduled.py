@@ -33,6 +33,12 @@ class Contest(BaseModel):
         json_schema_extra=offer_recipes,
     )
     minutes: float = Field(30, gt=0, description="Minutes of training for each recipe.")
+    seeds: int = Field(
+        1,
+        ge=1,
+        description="Trainings of each recipe, which differ in their seed alone. Several tell "
+        "which recipe is better; one seldom does.",
+    )
     workers: int | None = Field(
         None, ge=1, description="The number of workers for each recipe. Empty means its own."
     )
@@ -45,7 +51,11 @@ class Contest(BaseModel):
     def comparison(self) -> Comparison:
         """The comparison on the data of now. Raises UserError, as `gan-train compare` does."""
         comparison = planned(
-            self.recipes, self.settings, minutes=self.minutes, workers=self.workers
+            self.recipes,
+            self.settings,
+            minutes=self.minutes,
+            workers=self.workers,
+            seeds=self.seeds,
         )
         configs = [growing(config) for config in comparison.configs]
         data = precheck(configs[0])

@@ -18,9 +18,6 @@ from prefect.client.orchestration import get_client
 from prefect.client.schemas.filters import FlowRunFilter, FlowRunFilterId
 from prefect.states import Cancelling
 
-from gan_train import recipes
-from gan_train.config import Config
-from gan_train.data.index import Index
 from gan_train.errors import UserError
 from gan_train.runs import run_folder
 from gan_train.runs.checkpoint import list_checkpoints
@@ -28,48 +25,12 @@ from gan_train.runs.events import EventLog
 from pipelines.cli.main import STOPPED, main
 from pipelines.comparison import contest, flow, gather
 from pipelines.comparison.facts import Facts
-from pipelines.comparison.plan import Comparison, describe, planned
+from pipelines.comparison.plan import Comparison, Training, describe, planned
 from pipelines.comparison.scheduled import Contest, compare_again_flow
 from pipelines.registry import tracking
-from tests.training import stylegan, tiny_config
+from tests.pipelines.comparison.conftest import recipe_like, shard_of, trained
 
 FD = "fd_efficientnet_lite0"
-
-
-def recipe(source: Path, folder: Path, name: str, **changes: Any) -> str:
-    """A recipe file of a tiny configuration, scored by a Fréchet distance of few images."""
-    config = tiny_config(
-        source,
-        folder / "workspace",
-        evaluate__metrics=["frechet", "diversity"],
-        evaluate__batch=8,
-        evaluate__path_length_images=4,
-        **changes,
-    )
-    path = folder / f"{name}.yaml"
-    tree = recipes.change(config, {"name": name})
-    path.write_text(recipes.dump(tree), encoding="utf-8")
-    return str(path)
-
-
-@pytest.fixture
-def growing(tiny_source: Path, tmp_path: Path) -> str:
-    """A ProGAN whose schedule is 0.192 kimg: 4 px, a fade, 8 px."""
-    return recipe(tiny_source, tmp_path, "growing")
-
-
-@pytest.fixture
-def styles(tiny_source: Path, tmp_path: Path) -> str:
-    """A StyleGAN2, on data and places of its own."""
-    (tmp_path / "elsewhere").mkdir()
-    return recipe(
-        tiny_source,
-        tmp_path / "elsewhere",
-        "styles",
-        family=stylegan(2) | {"kimg": 0.48},
-        data__mirror=True,
-        evaluate__images=8,
-    )
 
 
 # ---- decided beforehand ------------------------------------------------------------------------
@@ -236,15 +197,11 @@ def mlflow_runs(comparison: Comparison) -> dict[str, Any]:
     return {run.info.run_name: run for run in found}
 
 
-def trained(config: Config) -> list[str]:
-    return sorted(path.name for path in run_folder.folder(config).iterdir())
-
-
 @engines
-def test_the_same_images_for_all_then_a_second_time_for_nothing(
-    growing: str, styles: str, tmp_path: Path
+def test_the_same_images_for_two_seeds_then_a_second_time_for_nothing(
+    growing: str, tmp_path: Path
 ) -> None:
-    comparison = planned([growing, styles], kimg=0.096)
+    comparison = planned([growing], ["seed=7"], kimg=0.096, seeds=2)
     out = tmp_path / "out" / "both.html"
     found: Facts = flow.compare_flow(comparison, out)
     assert [entry.error for entry in found.entries] == [None, None]
@@ -255,12 +212,16 @@ def test_the_same_images_for_all_then_a_second_time_for_nothing(
         assert entry.scores["ppl_z_end_efficientnet_lite0"] > 0
         assert entry.minutes > 0 and entry.images_per_second
         assert entry.generator_parameters > 0 < entry.other_parameters
-        assert entry.picture is not None and entry.picture.width == 8 * 8
-    notes = {entry.recipe: " ".join(entry.notes) for entry in found.entries}
-    assert "schedule of 0.192 kimg was cut at 0.096" in notes["growing"]
-    assert "grown to 8 of 8 px, faded in by 25%" in notes["growing"], "trained at 16 of 64 images"
-    assert "grown" not in notes["styles"]
-    assert "growing" in out.read_text() and "styles" in out.read_text()
+        assert entry.protocol["latents"] == 1, "which are the same for all seeds"
+        notes = " ".join(entry.notes)
+        assert "schedule of 0.192 kimg was cut at 0.096" in notes
+        assert "grown to 8 of 8 px, faded in by 25%" in notes, "trained at 16 of 64 images"
+    first, second = found.entries
+    assert first.picture is not None and first.picture.width == 8 * 8 and second.picture is None
+    assert (first.seed, second.seed) == (7, 8) and first.scores[FD] != second.scores[FD]
+    assert first.run.endswith("-seed7") and second.run.endswith("-seed8")
+    assert "growing has the Fréchet distance" in out.read_text()
+    assert "growing seed 7" in out.read_text() and "growing seed 8" in out.read_text()
     assert Facts.model_validate_json(out.with_suffix(".json").read_text()) == found
     assert (comparison.folder / "compare.html").read_text() == out.read_text()
 
@@ -268,6 +229,7 @@ def test_the_same_images_for_all_then_a_second_time_for_nothing(
     tracked = mlflow_runs(comparison)
     assert sorted(tracked) == sorted([comparison.id, *(entry.run for entry in found.entries)])
     assert {run.info.status for run in tracked.values()} == {"FINISHED"}
+    assert [tracked[entry.run].data.params["seed"] for entry in found.entries] == ["7", "8"]
     client = tracking.connect(comparison.configs[0])
     kept = client.list_artifacts(tracked[comparison.id].info.run_id)
     assert sorted(file.path for file in kept) == ["compare.html", "compare.json"]
@@ -275,7 +237,7 @@ def test_the_same_images_for_all_then_a_second_time_for_nothing(
     # in Prefect: a table and the chart
     with get_client(sync_client=True) as prefect:
         shown = {str(a.key): str(a.data) for a in prefect.read_artifacts(limit=200)}
-    assert "| growing |" in shown["comparison"] and "| styles |" in shown["comparison"]
+    assert "| growing | 2 |" in shown["comparison"]
     assert shown["comparison-chart"].startswith("data:image/svg+xml;base64,")
 
     # again: the same report, and nothing is trained
@@ -284,16 +246,6 @@ def test_the_same_images_for_all_then_a_second_time_for_nothing(
     assert trained(comparison.configs[0]) == before
     assert again == found
     assert len(mlflow_runs(comparison)) == 3
-
-
-def recipe_like(path: str, folder: Path, name: str, **changes: Any) -> str:
-    """A copy of a recipe under another name, with changes as for `tiny_config`."""
-    config = recipes.load(
-        path, [f"{key.replace('__', '.')}={value}" for key, value in changes.items()]
-    )
-    copy = folder / f"{name}.yaml"
-    copy.write_text(recipes.dump(recipes.change(config, {"name": name})), encoding="utf-8")
-    return str(copy)
 
 
 def wait_for_a_tick(workspace: Path, name: str, given_up: Callable[[], bool]) -> None:
@@ -348,7 +300,9 @@ def test_a_weekly_comparison_goes_on_where_it_was_cancelled_and_loses_nothing_by
     # takes longer than the step where the machine has other work
     assert cut.minutes > 0.2 * minutes and stopped["nimg"] / 1000 < cut.kimg < 500
     assert cut.error is None and cut.checkpoints[-1].kimg == cut.kimg and FD in cut.scores
-    assert "was cut at" in " ".join(cut.notes)
+    assert cut.scores["ppl_z_end_efficientnet_lite0"] > 0
+    assert "was cut at" in " ".join(cut.notes) and "grown" not in " ".join(cut.notes)
+    assert all(one.picture is not None and one.picture.width == 8 * 8 for one in (cut, ended))
     assert ended.kimg == 0.192 and ended.error is None
     if ended.minutes < 0.97 * minutes:
         assert "its schedule of 0.192 kimg ended after" in " ".join(ended.notes)
@@ -410,7 +364,7 @@ def test_scores_of_another_protocol_are_not_set_beside(growing: str, styles: str
     comparison.folder.mkdir(parents=True)
     contestants = []
     for images, config in zip((16, 8), comparison.configs, strict=True):
-        contestant = contest.Contestant(config, None, shards, comparison.folder)
+        contestant = contest.Contestant(Training(config), None, shards, comparison.folder)
         protocol = {"data": "x", "extractor": "e", "images": images}
         EventLog(contestant.run_dir).append(
             "checkpoint", 16, scores={FD: 3.0}, protocol=protocol, path="checkpoints/16"
@@ -425,17 +379,10 @@ def test_progress_is_the_time_of_a_growing_run_and_not_its_images(growing: str) 
     (config,) = planned([growing], kimg=0.192).configs
     comparison = planned([growing], kimg=0.192)
     comparison.folder.mkdir(parents=True)
-    contestant = contest.Contestant(config, None, shard_of(config), comparison.folder)
+    training = Training(config)
+    contestant = contest.Contestant(training, None, shard_of(config), comparison.folder)
     assert contestant.fraction() == 0.0
     EventLog(contestant.run_dir).append("metrics", 64, values={"images_per_second": 64.0})
     contestant.news()
     # a third of the images, at 4 of 8 px: a later one costs 1.4 times as much
     assert contestant.fraction() == pytest.approx(0.95 / (1 + 2 * 2**0.5))
-
-
-def shard_of(config: Config) -> Path:
-    from gan_train.data.sharding import shard
-
-    folder = shard(config.data, config.workspace)
-    assert Index.load(folder).samples == 24
-    return folder

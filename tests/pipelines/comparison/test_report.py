@@ -11,7 +11,7 @@ from xml.etree import ElementTree
 
 import pytest
 
-from pipelines.comparison import charts, facts, report
+from pipelines.comparison import charts, facts, report, tables
 from pipelines.comparison.facts import Entry, Facts, Picture, Scored
 from pipelines.comparison.training_time import Stopwatch, training_seconds
 
@@ -287,7 +287,7 @@ def test_what_errors_do_not_tell_from_the_best_is_best_as_well() -> None:
         return entry(name, []).model_copy(update={"checkpoints": (point,)})
 
     def best(*entries: Entry) -> list[str]:
-        table = facts.quality(facts.sections(about(*entries))[0])
+        table = tables.quality(facts.sections(about(*entries))[0])
         place = [head for head, _ in table.heads].index("Fréchet distance")
         assert place == 0, "what decides stands first"
         return [one.recipe for one, cells in table.rows if cells[place].best]

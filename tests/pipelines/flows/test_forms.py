@@ -124,7 +124,9 @@ def test_a_comparison_is_made_again_when_images_have_come(tmp_path: Path) -> Non
         settings=[f"data.source={source}", f"workspace={tmp_path}", "evaluate.images=16"],
     )
     first, again = contest.comparison(), contest.comparison()
-    assert first == again and first.minutes == 30
+    assert first == again and first.minutes == 30 and first.seeds == 1
+    several = contest.model_copy(update={"seeds": 3}).comparison()
+    assert several.seeds == 3 and len(several.trainings) == 6
     assert all(config.data.grow for config in first.configs)
     (source / "red" / "9.png").write_bytes((source / "red" / "0.png").read_bytes())
     later = contest.comparison()
