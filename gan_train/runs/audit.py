@@ -7,10 +7,12 @@ from collections.abc import Iterator
 from pathlib import Path
 from typing import NamedTuple
 
+from gan_train.files.store import origin_of
 from gan_train.runs.checkpoint import PRUNED, list_generators
 from gan_train.runs.events import lasting, read_events
 from gan_train.runs.integrity import Damaged, find_damage, read_state
 from gan_train.runs.ledger import LEDGER, PARTS, Entry, digest, of_checkpoint, read_lines
+from gan_train.runs.run_folder import finished
 
 
 class Finding(NamedTuple):
@@ -36,12 +38,18 @@ def broken_lines(run_dir: Path, _: list[Entry]) -> Iterator[Finding]:
 def changed_events(run_dir: Path, entries: list[Entry]) -> Iterator[Finding]:
     """Curves and scores in the event log that are not those the ledger has digests of.
 
-    Scores that were measured anew after training are not in the ledger, and are no finding.
+    Scores that were measured anew after training are not in the ledger, and are no finding. Where a
+    run in a bucket has not come to an end, neither is what the log lacks at its own end: it is sent
+    behind the ledger.
     """
+    events = read_events(run_dir)
+    if origin_of(run_dir) is not None and not finished(events):
+        told = max((e["nimg"] for e in events), default=0)
+        stopped = any(e["kind"] == "end" and e["nimg"] == told for e in events)
+        entries = [e for e in entries if e["nimg"] < told + stopped]
     curves = {e["nimg"]: e["curves"] for e in entries if e["kind"] == "weights"}
     if not curves:
         return
-    events = read_events(run_dir)
     logged = {e["nimg"]: e["values"] for e in events if e["kind"] == "metrics"}
     before = min(e["nimg"] for e in entries)
     for nimg in sorted(curves.keys() | {n for n in logged if before <= n <= max(curves)}):

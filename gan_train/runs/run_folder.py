@@ -13,6 +13,7 @@ from collections.abc import Iterable, Iterator, Sequence
 from contextlib import ExitStack, contextmanager
 from datetime import datetime
 from pathlib import Path
+from tempfile import TemporaryDirectory
 from typing import Any
 
 from gan_train import recipes
@@ -87,9 +88,13 @@ def bring_names(store: str, workspace: Path) -> None:
             run.fetch(CONFIG, run_dir / CONFIG)
 
 
-def _bring(config: Config, run_dir: Path) -> None:
-    """Bring a run, and the index of its shards, from the bucket, if it is there."""
-    store = store_of(config, run_dir)
+def _bring(config: Config, run: str, run_dir: Path) -> None:
+    """Bring a run, by its name or the path of this machine's copy, and the index of its shards from
+    the bucket to a folder, if it is there."""
+    copy = folder(config) / run
+    if copy.parent != folder(config):  # the path of another folder
+        return
+    store = store_of(config, copy)
     if store.look(CONFIG) is None:
         return
     attach(run_dir, store)
@@ -133,15 +138,33 @@ def find(config: Config, run: str) -> Path:
     """The folder of the run with this name or path. A run in a bucket is brought to this machine.
     Raises UserError when there is none."""
     if config.store is not None:
-        _bring(config, folder(config) / run)
+        _bring(config, run, folder(config) / run)
     for run_dir in (folder(config) / run, Path(run).absolute()):
         if (run_dir / CONFIG).is_file():
             return run_dir
+    place: Path | str = folder(config)
     known = sorted(path.name for path in all_runs(config.workspace))
+    if config.store is not None:
+        Store(config.store).check()
+        place, known = f"{config.store}/train", Store(config.store).folders("train")
     raise UserError(
-        f"{run}: no such run in {folder(config)}; allowed: "
+        f"{run}: no such run in {place}; allowed: "
         + (", ".join(known[-10:]) if known else "none yet, start one with `gan-train run`")
     )
+
+
+@contextmanager
+def as_stored(config: Config, run: str) -> Iterator[Path]:
+    """The folder of a run as `find` finds it. Of a run in a bucket, all is brought anew, to a
+    folder that goes with the block: this machine's copies may hide what was changed over there."""
+    if config.store is None:
+        yield find(config, run)
+        return
+    config.workspace.mkdir(parents=True, exist_ok=True)
+    with TemporaryDirectory(prefix="stored-", dir=config.workspace) as scratch:
+        run_dir = Path(scratch) / Path(run).name
+        _bring(config, run, run_dir)
+        yield run_dir if run_dir.exists() else find(config, run)
 
 
 def configuration(run_dir: Path | str, overrides: Sequence[str] = ()) -> Config:

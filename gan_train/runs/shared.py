@@ -222,9 +222,12 @@ def sending(run_dir: Path) -> Iterator[None]:
 
 def bring(run_dir: Path) -> None:
     """Make the folder of a run what the store has: all files, the log, and all whole checkpoints.
-    Checkpoints that the store does not have are removed."""
+    Checkpoints that the store does not have are removed.
+
+    If the run is being trained, the ledger has every checkpoint that was brought before it."""
     store = _store_of(run_dir)
     with locked(run_dir / ".bring.lock"):
+        _bring_checkpoints(run_dir, store)
         for entry in store.entries():
             folder, _, name = entry.key.rpartition("/")
             path = run_dir / entry.key
@@ -232,7 +235,6 @@ def bring(run_dir: Path) -> None:
                 continue
             if not folder or not path.exists() or path.stat().st_size != entry.size:
                 store.fetch(entry.key, path)
-        _bring_checkpoints(run_dir, store)
     bring_log(run_dir)
 
 

@@ -9,6 +9,7 @@ from __future__ import annotations
 
 import argparse
 import math
+from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from gan_train.text import visible
@@ -80,14 +81,19 @@ def _verify(given: argparse.Namespace) -> int:
     from gan_train import recipes
     from gan_train.errors import UserError
     from gan_train.runs import run_folder
-    from gan_train.training.verification import check_files, environments, repeat
 
     if given.files and (given.begin or given.until is not None):
         raise UserError("--files trains nothing again: leave out --from and --to")
     if given.until is not None and given.until <= given.begin:
         raise UserError("--to must be more than --from")
     anywhere = recipes.load(str(recipes.SHIPPED / "demo.yaml"), [f"workspace={given.workspace}"])
-    run_dir = run_folder.find(recipes.with_absolute_paths(anywhere), given.run)
+    with run_folder.as_stored(recipes.with_absolute_paths(anywhere), given.run) as run_dir:
+        return _check(run_dir, given)
+
+
+def _check(run_dir: Path, given: argparse.Namespace) -> int:
+    from gan_train.training.verification import check_files, environments, repeat
+
     faults = 0
     print(_line("stretch, kimg", "entries", "result"))
     for row in check_files(run_dir):
