@@ -25,10 +25,11 @@ from gan_train.errors import UserError
 from gan_train.files.tensors import load_tensors
 from gan_train.runs import run_folder, stop_signals
 from gan_train.runs.checkpoint import FOLDER, refuse_changes
+from gan_train.metrics.protocol import comparable
 from gan_train.runs.environment import differences, machine
 from gan_train.runs.ledger import Entry, Parting, compare, read_entries
 from gan_train.runs.runtime import PlainRuntime
-from gan_train.training.scoring import stored_scores
+from gan_train.training.scoring import reported_scores, stored_scores
 from pipelines.registry.provenance import COMMIT_TAG, source_tags
 from pipelines.registry.recorded import Recorded
 
@@ -45,7 +46,8 @@ class Difference(NamedTuple):
 
 class Reproduced(NamedTuple):
     """How a repetition came out: the differences by network, empty where all bits are the same;
-    where the ledgers part; and the deciding score here, if there is one."""
+    where the ledgers part; and the deciding score here, if one was measured as the recorded one
+    was."""
 
     differences: dict[str, Difference]
     parting: Parting | None
@@ -165,8 +167,14 @@ def compared(version: Recorded, run_dir: Path) -> Reproduced:
     folder = run_dir / FOLDER / f"{version.nimg:012d}"
     weights = (load_tensors(place / _WEIGHTS) for place in (version.weights, folder))
     same, parting = compare(version.entries, read_entries(run_dir))
-    scored = stored_scores(folder) or {"scores": {}}
-    return Reproduced(between(*weights), parting, same, scored["scores"].get(version.metric))
+    chosen = stored_scores(folder) or {"scores": {}, "protocol": {}}
+    # the registry has the score on latents that did not choose the checkpoint, where it is measured
+    alike = (
+        scored["scores"].get(version.metric)
+        for scored in (reported_scores(folder, chosen), chosen)
+        if scored and comparable(version.protocol, scored["protocol"]) is None
+    )
+    return Reproduced(between(*weights), parting, same, next(alike, None))
 
 
 def between(recorded: Mapping[str, Tensor], here: Mapping[str, Tensor]) -> dict[str, Difference]:

@@ -3,12 +3,14 @@ configuration, data, environment and every fingerprint, and where in it the vers
 
 from __future__ import annotations
 
+import json
 import tempfile
 from dataclasses import dataclass
 from pathlib import Path
 
 from gan_train.config import Config
 from gan_train.errors import UserError
+from gan_train.metrics.protocol import Protocol
 from gan_train.runs.ledger import (
     LEDGER,
     Entry,
@@ -36,6 +38,7 @@ class Recorded:
     commit: str | None
     metric: str
     score: float
+    protocol: Protocol
     weights: Path
 
 
@@ -81,5 +84,6 @@ def recorded(config: Config, version_or_alias: str) -> Recorded:
         commit=run.data.tags.get(COMMIT_TAG),
         metric=found.tags.get("metric", ""),
         score=float(found.tags.get("score", "nan")),
+        protocol=json.loads(found.tags.get("protocol", "{}")),
         weights=download(config, str(found.version)),
     )

@@ -86,6 +86,8 @@ def test_the_same_bits(reproduce: Callable[..., tuple[int, str, str]]) -> None:
 
 
 def test_what_differs_is_told(
+    (score,) = (line.split() for line in out.splitlines() if line.startswith("fd_"))
+    assert score[1] == score[3] and score[2::2] == ["recorded,", "here"]
     reproduce: Callable[..., tuple[int, str, str]], monkeypatch: pytest.MonkeyPatch
 ) -> None:
     objective = ProGAN.loss_g
