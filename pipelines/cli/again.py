@@ -59,8 +59,9 @@ def add(commands: Any) -> None:
         "  gan-train reproduce demo --version champion --set workspace=elsewhere\n\n"
         "Configuration, data, threads and number of workers are those of the ledger that was\n"
         "registered with it. The data must be in the workspace, or where they were. One worker\n"
-        "trains in this process, several under Ray. The exit status is 0 where all bits are the\n"
-        "same, and 1 where they are not.",
+        "trains in this process, several under Ray. With a workspace in a bucket, one worker\n"
+        "trains in a folder of this machine. The exit status is 0 where all bits are the same,\n"
+        "and 1 where they are not.",
     )
     add_model(reproduce)
     add_overrides(reproduce)
@@ -145,7 +146,7 @@ def _reproduce(given: argparse.Namespace) -> int:
         f"of {about['threads']} threads, {about['precision']}, on {about['device']}"
     )
     print(visible("\n".join([told, *(f"differs     {words}" for words in otherwise)])))
-    shards = reproduction.data_of(version, config)
+    shards = reproduction.data_of(version, config, place)
     print(f"data        {version.start['data'][:12]} in {shards}", flush=True)
     run_dir, status = reproduction.train_again(config, shards)
     if status:

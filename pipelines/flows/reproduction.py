@@ -19,13 +19,15 @@ from torch import Tensor
 from gan_train import recipes
 from gan_train.__main__ import Trained, train_plain
 from gan_train.config import Config
-from gan_train.data.index import Index
+from gan_train.data import shard_cache
+from gan_train.data.index import INDEX_NAME, Index
 from gan_train.data.sharding import shard
 from gan_train.errors import UserError
+from gan_train.files.store import Store, StoreError
 from gan_train.files.tensors import load_tensors
+from gan_train.metrics.protocol import comparable
 from gan_train.runs import run_folder, stop_signals
 from gan_train.runs.checkpoint import FOLDER, refuse_changes
-from gan_train.metrics.protocol import comparable
 from gan_train.runs.environment import differences, machine
 from gan_train.runs.ledger import Entry, Parting, compare, read_entries
 from gan_train.runs.runtime import PlainRuntime
@@ -34,6 +36,12 @@ from pipelines.registry.provenance import COMMIT_TAG, source_tags
 from pipelines.registry.recorded import Recorded
 
 _WEIGHTS = "generator.safetensors"
+_SETS = "shards"
+"""The folder of a workspace in which its data sets lie."""
+_HERE = "reproduced"
+"""The folder, within this machine's copy of a bucket, in which one worker trains again."""
+
+log = logging.getLogger(__name__)
 
 
 class Difference(NamedTuple):
@@ -57,20 +65,20 @@ class Reproduced(NamedTuple):
 
 def configuration(version: Recorded, place: Config, changes: list[str]) -> Config:
     """The configuration with which to train a version again, in the workspace and registry of
-    `place`; `changes` are overrides such as `cluster.gpu=no`.
+    `place`; `changes` are overrides such as `cluster.gpu=no`. Where the workspace is a bucket, one
+    worker trains in a folder of this machine, and several train in the bucket.
 
-    Raises UserError for a change that would train something else, and for a workspace in a bucket.
+    Raises UserError for a change that would train something else.
     """
-    if place.store is not None:
-        raise UserError(
-            f"workspace={place.store}: a version is trained again in a folder; name one with "
-            "--set workspace=FOLDER, and the registry with --set registry.tracking_uri=ADDRESS"
-        )
     about, recorded = version.start["environment"], copy.deepcopy(version.start["config"])
+    workspace = str(place.workspace)
+    if place.store is not None:
+        several = int(about["workers"]) > 1
+        workspace = place.store if several else str(place.workspace / _HERE)
     config = recipes.change(
         recipes.with_absolute_paths(recipes.check(recorded, changes)),
         {
-            "workspace": str(place.workspace),
+            "workspace": workspace,
             "registry.tracking_uri": place.registry.tracking_uri,
             "flow.server": place.flow.server,
             "train.total_kimg": version.nimg / 1000,
@@ -116,24 +124,38 @@ def _otherwise(version: Recorded, start: Entry) -> str:
     return f"{at} ({'; '.join(changed)})" if changed else ""
 
 
-def data_of(version: Recorded, config: Config) -> Path:
-    """The folder of the shards on which a version was trained: found in the workspace by its hash,
-    or written from the source. Raises UserError where neither is there."""
+def data_of(version: Recorded, config: Config, place: Config) -> Path:
+    """The folder of the shards on which a version was trained: found by its hash in the workspace
+    of `place`, or in that where it was trained, or else written from the source. Raises UserError
+    where none of these has them."""
     wanted: str = version.start["data"]
-    for path in sorted((config.workspace / "shards").glob("*/index.json")):
-        if Index.load(path.parent).content_hash == wanted:
-            return path.parent
+    trained = recipes.check(copy.deepcopy(version.start["config"]))
+    for where in (place, trained):
+        if config.store not in (None, where.store):  # its workers would not find them
+            continue
+        try:
+            for directory in _sets(where):
+                if Index.load(directory).content_hash == wanted:
+                    return directory
+        except StoreError as error:
+            if where is place:
+                raise
+            log.warning(
+                "%s, where the version was trained, was not searched: %s", where.store, error
+            )
+    of = f"{version.model} version {version.number}"
+    into = f"{place.store or config.workspace}/{_SETS}"
     remedy = (
         "bring back the source as it was, name where it lies (--set data.source=PLACE), or copy "
-        f"the folder of its shards into {config.workspace / 'shards'}"
+        f"the folder of its shards into {into}"
     )
-    of = f"{version.model} version {version.number}"
     try:
-        directory = shard(config.data, config.workspace)
+        directory = _written(config)
     except (UserError, OSError) as error:
         raise UserError(
-            f"the data of {of} (content hash {wanted[:12]}) are not in the workspace, and cannot "
-            f"be written anew: {error}. To go on, {remedy}"
+            f"the data of {of} (content hash {wanted[:12]}) are neither in the workspace nor in "
+            f"{trained.store or trained.workspace}, where it was trained, and cannot be written "
+            f"anew: {error}. To go on, {remedy}"
         ) from error
     found = Index.load(directory).content_hash
     if found != wanted:
@@ -142,6 +164,29 @@ def data_of(version: Recorded, config: Config) -> Path:
             f"trained on ({wanted[:12]}): {remedy}"
         )
     return directory
+
+
+def _sets(where: Config) -> list[Path]:
+    """The folders of the finished data sets of a workspace. Those of a bucket are this machine's
+    copies, which fetch shards when they are read."""
+    root = where.workspace / _SETS
+    if where.store is None:
+        return [path.parent for path in sorted(root.glob(f"*/{INDEX_NAME}"))]
+    sets = Store(where.store) / _SETS
+    return [
+        shard_cache.open_folder(root / name, sets / name, where.data.node_cache_gb)
+        for name in Store(where.store).folders(_SETS)
+        if sets.look(f"{name}/{INDEX_NAME}") is not None
+    ]
+
+
+def _written(config: Config) -> Path:
+    """The folder of the shards of a configuration, written from the source where needed."""
+    if config.store is None:
+        return shard(config.data, config.workspace)
+    from pipelines.compute import sharding
+
+    return sharding.shard(config).directory
 
 
 def train_again(config: Config, shards: Path) -> Trained:

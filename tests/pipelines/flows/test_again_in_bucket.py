@@ -1,5 +1,5 @@
-"""Runs in a bucket are verified on machines that know nothing but the bucket. No engine is
-started."""
+"""Runs in a bucket are verified, and versions trained again from it, on machines that know nothing
+but the bucket. No engine is started."""
 
 from __future__ import annotations
 
@@ -19,6 +19,7 @@ from gan_train.runs.runtime import PlainRuntime
 from gan_train.training.trainer import train
 from pipelines.cli.main import main
 from pipelines.compute.sharding import StoredShards, plan_of
+from pipelines.registry import versions
 from tests.training import tiny_config
 
 On = Callable[[str], None]
@@ -42,6 +43,8 @@ def trained(config: Config, bucket: str) -> Path:
     run_dir = run_folder.new(config, plan.directory)
     with shared.Outbox(run_dir):
         train(config, index, plan.directory, PlainRuntime(run_dir))
+    if config.registry.tracking_uri is not None:
+        versions.register_best(config, run_dir, index, {})
     shutil.rmtree(config.workspace)
     shutil.rmtree(config.data.source)
     return run_dir
@@ -113,3 +116,44 @@ def test_a_log_that_was_not_sent_to_its_end_is_no_fault(
         store.write(pieces[0], b"".join(kept))
         assert main(["verify", name, "--workspace", in_bucket, "--files"]) == status
         assert words in capsys.readouterr().out
+
+
+@pytest.mark.slow
+def test_a_version_is_trained_again_from_the_bucket(
+    on: On,
+    in_bucket: str,
+    tiny_source: Path,
+    tmp_path: Path,
+    capsys: pytest.CaptureFixture[str],
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    monkeypatch.chdir(tmp_path)  # where MLflow keeps the files that belong to a database
+    registry = f"sqlite:///{tmp_path}/mlflow.db"
+    more = {"evaluate__metrics": ["frechet"], "registry__tracking_uri": registry}
+    on("trains")
+    trained(tiny_config(tiny_source, tmp_path / "w", **settings(**more)), in_bucket)
+    before = {entry.key: entry.tag for entry in Store(in_bucket).entries()}
+
+    def reproduced(workspace: str) -> tuple[int, str]:
+        given = (f"workspace={workspace}", f"registry.tracking_uri={registry}")
+        options = [word for one in given for word in ("--set", one)]
+        status = main(["reproduce", "models:/progan-tiny/1", *options])
+        return status, "".join(capsys.readouterr())
+
+    # the data come from the bucket, also where another place is the workspace
+    elsewhere = tmp_path / "elsewhere"
+    for machine, place in (("second", in_bucket), ("third", str(elsewhere))):
+        on(machine)
+        status, said = reproduced(place)
+        assert status == 0 and "weights     bit-identical to those registered" in said, said
+        root = tmp_path / machine if place == in_bucket else elsewhere
+        assert f"run         {root}/" in said
+    assert {entry.key: entry.tag for entry in Store(in_bucket).entries()} == before
+
+    for key in before:
+        if key.startswith("shards/"):
+            Store(in_bucket).delete(key)
+    on("fourth")
+    status, said = reproduced(in_bucket)
+    assert status == 2 and f"neither in the workspace nor in {in_bucket}, where it was" in said
+    assert f"copy the folder of its shards into {in_bucket}/shards" in said
