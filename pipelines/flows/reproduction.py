@@ -19,11 +19,11 @@ from torch import Tensor
 from gan_train import recipes
 from gan_train.__main__ import Trained, train_plain
 from gan_train.config import Config
-from gan_train.data import shard_cache
-from gan_train.data.index import INDEX_NAME, Index
+from gan_train.data.finished import finished_set
+from gan_train.data.index import Index
 from gan_train.data.sharding import shard
 from gan_train.errors import UserError
-from gan_train.files.store import Store, StoreError
+from gan_train.files.store import StoreError
 from gan_train.files.tensors import load_tensors
 from gan_train.metrics.protocol import comparable
 from gan_train.runs import run_folder, stop_signals
@@ -36,8 +36,6 @@ from pipelines.registry.provenance import COMMIT_TAG, source_tags
 from pipelines.registry.recorded import Recorded
 
 _WEIGHTS = "generator.safetensors"
-_SETS = "shards"
-"""The folder of a workspace in which its data sets lie."""
 _HERE = "reproduced"
 """The folder, within this machine's copy of a bucket, in which one worker trains again."""
 
@@ -134,9 +132,8 @@ def data_of(version: Recorded, config: Config, place: Config) -> Path:
         if config.store not in (None, where.store):  # its workers would not find them
             continue
         try:
-            for directory in _sets(where):
-                if Index.load(directory).content_hash == wanted:
-                    return directory
+            if (directory := finished_set(where, wanted)) is not None:
+                return directory
         except StoreError as error:
             if where is place:
                 raise
@@ -144,7 +141,7 @@ def data_of(version: Recorded, config: Config, place: Config) -> Path:
                 "%s, where the version was trained, was not searched: %s", where.store, error
             )
     of = f"{version.model} version {version.number}"
-    into = f"{place.store or config.workspace}/{_SETS}"
+    into = f"{place.store or config.workspace}/shards"
     remedy = (
         "bring back the source as it was, name where it lies (--set data.source=PLACE), or copy "
         f"the folder of its shards into {into}"
@@ -164,20 +161,6 @@ def data_of(version: Recorded, config: Config, place: Config) -> Path:
             f"trained on ({wanted[:12]}): {remedy}"
         )
     return directory
-
-
-def _sets(where: Config) -> list[Path]:
-    """The folders of the finished data sets of a workspace. Those of a bucket are this machine's
-    copies, which fetch shards when they are read."""
-    root = where.workspace / _SETS
-    if where.store is None:
-        return [path.parent for path in sorted(root.glob(f"*/{INDEX_NAME}"))]
-    sets = Store(where.store) / _SETS
-    return [
-        shard_cache.open_folder(root / name, sets / name, where.data.node_cache_gb)
-        for name in Store(where.store).folders(_SETS)
-        if sets.look(f"{name}/{INDEX_NAME}") is not None
-    ]
 
 
 def _written(config: Config) -> Path:
