@@ -28,7 +28,9 @@ def add(commands: Any) -> None:
         "  gan-train diff models:/progan-demo/3 models:/progan-demo/7 --out diff.html\n"
         "  gan-train diff models:/progan-demo/3 models:/progan-demo@champion\n\n"
         "The page shows both on the same latents, their scores, and what differs in settings,\n"
-        "data, code and cost. It stands alone, and also lies beside the newer version in MLflow.",
+        "data, code and cost. Versions that upscale or translate are shown on the same pictures,\n"
+        "of data in the workspace, or, to upscale, of --set evaluate.pictures=FOLDER. The page\n"
+        "stands alone, and also lies beside the newer version in MLflow.",
     )
     parser.add_argument("left", help="models:/NAME/VERSION or models:/NAME@ALIAS")
     parser.add_argument("right", help="the same, of the other version")
@@ -61,7 +63,7 @@ def show(left: str, right: str, overrides: list[str], out: Path, *, attach: bool
     both = [dossier.dossier(config, version) for config, version in named]
     if both[0].address == both[1].address:
         raise UserError(f"{left} and {right} are both {both[0].address}: name another version")
-    found = pair.pair(*both)
+    found = pair.pair(both[0], both[1], named[0][0])
     page = pair.page(found)
     write_aside(out, page.encode())
     print(pair.text(found))

@@ -11,19 +11,16 @@ from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, replace
 from datetime import UTC, datetime
 
-import torch
-
+from gan_train.adversary import Task
 from gan_train.config import Config
-from gan_train.data.images import open_picture
-from gan_train.images.grid import make_grid
-from gan_train.images.pixels import to_picture
 from gan_train.inference import Generator, read_description
 from gan_train.metrics.protocol import Protocol, comparable
 from gan_train.runs.checkpoint import harmless_keys
 from gan_train.text import line, visible, without_passwords
-from pipelines.comparison.facts import Entry, Facts, Picture, Scored, Section, sections
-from pipelines.comparison.gather import embedded, parameter_counts
+from pipelines.comparison.facts import Entry, Facts, Scored, Section, sections
+from pipelines.comparison.gather import parameter_counts
 from pipelines.comparison.report import environment
+from pipelines.comparison.shown import Shown, Version, shown
 from pipelines.comparison.tables import Cell, Table, cost, quality
 from pipelines.comparison.training_time import training_seconds
 from pipelines.comparison.verdict import verdict
@@ -31,14 +28,14 @@ from pipelines.flows.progress import aligned
 from pipelines.registry.dossier import Dossier
 from pipelines.registry.promotion import sure_of
 
-_SIDE = 512
-"""The most pixels across of either column's samples."""
-_MOST_PIXELS = 4_000_000
+_DOES: dict[Task, str] = {
+    "generate": "makes images of latents",
+    "upscale": "upscales pictures",
+    "translate": "translates pictures",
+}
 _VALUE_CHARS = 300
 _CLASSES = 200
 NOTHING = "–"
-
-Pictures = tuple[Picture | None, Picture | None]
 
 
 @dataclass(frozen=True)
@@ -64,9 +61,7 @@ class Pair:
     section: Section
     why_not: str | None
     """Why their scores must not be compared; None where they may be."""
-    pictures: Pictures
-    shown: str
-    """What the pictures show, in words."""
+    shown: Shown
     settings: tuple[Difference, ...]
     """The settings that differ and change what is trained."""
     other_settings: tuple[Difference, ...]
@@ -91,13 +86,15 @@ def _any(rows: Sequence[Difference]) -> bool:
     return any(row.differs for row in rows)
 
 
-def pair(left: Dossier, right: Dossier) -> Pair:
-    """Compare two versions. Raises UserError where a generator cannot be read."""
+def pair(left: Dossier, right: Dossier, config: Config) -> Pair:
+    """Compare two versions. `config` says where pictures are found that both are given
+    (`shown.py`). Raises UserError where a generator or a picture cannot be read."""
     both = left, right
     generators = Generator.load(left.folder), Generator.load(right.folder)
     same_name = left.model == right.model
     titles = tuple(f"version {d.number}" if same_name else f"{d.model} {d.number}" for d in both)
-    entries = [_entry(d, g, t) for d, g, t in zip(both, generators, titles, strict=True)]
+    versions = [Version(d, g, t) for d, g, t in zip(both, generators, titles, strict=True)]
+    entries = [_entry(version) for version in versions]
     found = sections(
         Facts(
             id="",
@@ -113,7 +110,8 @@ def pair(left: Dossier, right: Dossier) -> Pair:
     )
     why_not = comparable(left.protocol, right.protocol)
     if len(found) > 1:
-        why_not = "they do different things"
+        does = [f"{v.title} {_DOES[v.generator.task]}" for v in versions]
+        why_not = f"the two do different things, for {' and '.join(does)}"
     elif not (left.scores and right.scores):
         why_not = "not both were scored"
     # of the way to a score, a version knows its end alone
@@ -123,8 +121,6 @@ def pair(left: Dossier, right: Dossier) -> Pair:
         older, newer = sorted(both, key=lambda d: (d.registered_ms, d.number))
         sure = sure_of(newer.standing, older.standing, newer.seeds)
         said = " ".join(filter(None, (verdict(found[0]), sure)))
-    drawn = all(g.task == "generate" for g in generators)
-    pictures, shown = _samples(generators) if drawn else _grids(both)
     settings = _settings(left.settings, right.settings)
     harmless = harmless_keys(Config)
     idle = [d for d in settings if any(d.what == h or d.what.startswith(f"{h}.") for h in harmless)]
@@ -133,8 +129,7 @@ def pair(left: Dossier, right: Dossier) -> Pair:
         verdict=said,
         section=section,
         why_not=why_not,
-        pictures=pictures,
-        shown=shown,
+        shown=shown((versions[0], versions[1]), config),
         settings=tuple(d for d in settings if d not in idle),
         other_settings=tuple(idle),
         data=tuple(_data(both, generators)),
@@ -144,8 +139,9 @@ def pair(left: Dossier, right: Dossier) -> Pair:
     )
 
 
-def _entry(of: Dossier, generator: Generator, title: str) -> Entry:
+def _entry(version: Version) -> Entry:
     """A version in the place of a recipe."""
+    of, generator = version.dossier, version.generator
     described = read_description(of.folder)
     inside, others = parameter_counts(generator.adversary)
     ticks = [
@@ -155,7 +151,7 @@ def _entry(of: Dossier, generator: Generator, title: str) -> Entry:
     seconds = training_seconds(ticks, of.images_seen)
     scored = Scored(kimg=of.images_seen / 1000, minutes=seconds / 60, scores=dict(of.scores))
     return Entry(
-        recipe=title,
+        recipe=version.title,
         family=generator.family,
         task=generator.task,
         run=of.run,
@@ -231,38 +227,6 @@ def _code(both: Sequence[Dossier]) -> list[Difference]:
         Difference("gan-train", *(_value(d.library or None) for d in both)),
         Difference("device", *(_value(d.device or None) for d in both)),
     ]
-
-
-# ---- pictures ----------------------------------------------------------------------------------
-
-
-def _grids(both: Sequence[Dossier]) -> tuple[Pictures, str]:
-    """The grids that the runs drew themselves: a generator of pictures needs a picture."""
-    made = []
-    for grid in (d.grid for d in both):
-        pixels = None if grid is None else open_picture(grid, 3, max_pixels=_MOST_PIXELS)
-        made.append(None if pixels is None else embedded(to_picture(pixels), "Samples"))
-    return (made[0], made[1]), "The newest grid that each run has drawn, of its own data."
-
-
-def _samples(generators: Sequence[Generator]) -> tuple[Pictures, str]:
-    """The same latents, and the same classes where both have them, drawn by both."""
-    shared = [c for c in generators[0].shape.classes if c in generators[1].shape.classes]
-    conditional = all(g.conditional for g in generators)
-    side = max(g.shape.resolution for g in generators)
-    columns = max(2, min(8, _SIDE // side))
-    made = []
-    for generator in generators:
-        classes = generator.shape.classes
-        chosen = shared if conditional and shared else list(classes)
-        count = columns * columns
-        label = torch.tensor([classes.index(chosen[i % len(chosen)]) for i in range(count)])
-        images = generator.images(
-            generator.latents(range(count)), label if generator.conditional else None
-        )
-        made.append(embedded(make_grid(images, columns), f"{count} samples"))
-    what = ", a class after the other" if conditional else ""
-    return (made[0], made[1]), f"Seeds 0 to {count - 1} in both columns{what}, not truncated."
 
 
 def _tables(found: Pair) -> tuple[Table, Table]:

@@ -115,7 +115,11 @@ class Run:
         folder.mkdir(parents=True, exist_ok=True)
         torch.manual_seed(nimg + seed)
         adversary = self.config.family.build(self.index.image_shape, self.config.train.batch)
-        weights = {f"generator.{k}": v for k, v in adversary.generator.state_dict().items()}
+        weights = {
+            f"{name}.{key}": value
+            for name in adversary.averaged
+            for key, value in getattr(adversary, name).state_dict().items()
+        }
         clock = Clock(nimg // 64, nimg)
         save_generator(folder, weights, self.config, self.index.image_shape, clock)
         scored = {
@@ -126,7 +130,7 @@ class Run:
             scored["scores"][f"{METRIC}_se"] = error
         write_json(folder / "scores.json", scored)
         path = str(folder.relative_to(self.folder))
-        level = {"precision": "bf16", "resolution": 8.0, "alpha": 1.0}
+        level = {"precision": "bf16", "resolution": float(self.index.resolution), "alpha": 1.0}
         self.append("checkpoint", nimg, path=path, **scored, **level)
         return folder
 
