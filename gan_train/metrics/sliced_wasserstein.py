@@ -3,7 +3,8 @@
 Berthet et al. 2026, "Monge Inception Distance for Generative Models Evaluation" (MIND, arXiv
 2605.06797): the mean, over random directions, of the squared Wasserstein distance of what the two
 sets look like along a direction. In one dimension that distance is exact, by sorting. No covariance
-is estimated, so a tenth of the images do, and more than two moments count. Pure functions.
+is estimated, and more than two moments count. The paper finds that a tenth of the images do, which
+was not so here (docs/measures.md). Pure functions.
 
 The mean is multiplied by the number of dimensions D, so that a shift of all features costs what it
 costs in a Fréchet distance. Directions, features and scale are chosen here: it is not called MIND.
