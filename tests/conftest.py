@@ -41,8 +41,8 @@ ENGINES_LAST = (
     "tests/pipelines/stack/",
     "tests/pipelines/flows/test_postgres.py",
 )
-"""Those of them that a process runs which has no other test left, so that the last minutes of the
-others have company. They wait for their engines more than they compute."""
+"""Those of them that come last, a file each to whichever process is free, beside the others. They
+wait for their engines more than they compute."""
 LONG = "tests/faults/engines/"
 """Where engines are killed, and each test waits until all goes on."""
 SINGLE = ("tests/distributed/", "tests/faults/")
@@ -108,9 +108,7 @@ class Scheduling(LoadScopeScheduling):
     the engines, and elsewhere those of one file, for they share its fixtures."""
 
     def _split_scope(self, nodeid: str) -> str:
-        if nodeid.startswith(ENGINES_LAST):
-            return "engines that come last"
-        if nodeid.startswith(ENGINES):
+        if nodeid.startswith(ENGINES) and not nodeid.startswith(ENGINES_LAST):
             return "engines"
         return nodeid if nodeid.startswith(SINGLE) else nodeid.partition("::")[0]
 
