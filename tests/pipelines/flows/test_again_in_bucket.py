@@ -55,12 +55,18 @@ def settings(**more: Any) -> dict[str, Any]:
     return {f"train__{key}": value for key, value in given.items()} | more
 
 
-def test_a_run_is_verified_on_another_machine(
-    on: On, in_bucket: str, tiny_source: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]
-) -> None:
+@pytest.fixture
+def store(on: On, in_bucket: str, tiny_source: Path, tmp_path: Path) -> Store:
+    """The place in the bucket of a run that another machine has trained."""
     on("trains")
-    name = trained(tiny_config(tiny_source, tmp_path, **settings()), in_bucket).name
-    store = Store(in_bucket) / f"train/{name}"
+    config = tiny_config(tiny_source, tmp_path, **settings())
+    return Store(in_bucket) / f"train/{trained(config, in_bucket).name}"
+
+
+def test_a_run_is_verified_on_another_machine(
+    on: On, in_bucket: str, store: Store, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    name = store.url.rpartition("/")[2]
     before = {entry.key: entry.tag for entry in Store(in_bucket).entries()}
 
     def verified(*more: str, run: str = name, status: int = 0) -> list[list[str]]:
@@ -94,12 +100,10 @@ def test_a_run_is_verified_on_another_machine(
 
 
 def test_a_log_that_was_not_sent_to_its_end_is_no_fault(
-    on: On, in_bucket: str, tiny_source: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+    on: On, in_bucket: str, store: Store, capsys: pytest.CaptureFixture[str]
 ) -> None:
     """The machine that trained was lost between ledger and log. A gap before the end is a fault."""
-    on("trains")
-    name = trained(tiny_config(tiny_source, tmp_path, **settings()), in_bucket).name
-    store = Store(in_bucket) / f"train/{name}"
+    name = store.url.rpartition("/")[2]
     pieces = [entry.key for entry in store.entries("events")]
     lines = b"".join(store.read(key) for key in pieces).splitlines(keepends=True)
     for key in pieces[1:]:
