@@ -128,6 +128,12 @@ def better(new: Visit, old: Visit) -> bool:
     return new.cost < old.cost - SIGMA * math.hypot(new.se, old.se)
 
 
+def fall_at_most(new: Visit, old: Visit) -> float:
+    """By how much `new` may be better than `old`, at the better end of the interval of their
+    difference."""
+    return old.cost - new.cost + SIGMA * math.hypot(new.se, old.se)
+
+
 def lately(items: Sequence[T], shows: Callable[[T], bool], gap: int = 0) -> list[T]:
     """The items that show a sign, in the longest end of the sequence where no more than `gap`
     items in a row do not."""

@@ -14,7 +14,7 @@ from functools import partial
 from statistics import median
 from typing import Any
 
-from gan_train.diagnosis.record import Record, Tick, Visit, better, lately, record_of
+from gan_train.diagnosis.record import Record, Tick, Visit, better, fall_at_most, lately, record_of
 from gan_train.metrics.scores import number
 
 GAP = 1
@@ -70,6 +70,9 @@ OVERFIT_WORSE = 1.15
 """The deciding score is this many times its best, beside being worse by more than the interval."""
 PROGRESS_VISITS = 4
 """So many checkpoints without progress are needed to say that there is none."""
+PROGRESS_SHARE = 0.2
+"""And none of them may be better than the first by this share of its score, as far as their
+intervals tell. Scores of few images would not show a fall of a fifth, and then say nothing."""
 
 
 @dataclass(frozen=True)
@@ -184,7 +187,7 @@ def diagnose(
     names = list(KINDS)
     if not _progressed(record):  # new networks lack variety and classes, too
         names.sort(key=(NO_PROGRESS, *names).index)
-        if NO_PROGRESS not in found:
+        if len(_scored(record)) < PROGRESS_VISITS:
             found.pop(COLLAPSE, None)
             found.pop(CLASSES, None)
     elif (one := _plateau(record, patience_kimg)) is not None:
@@ -406,7 +409,10 @@ def _no_progress(record: Record) -> Diagnosis | None:
     scored = _scored(record)
     if len(scored) < PROGRESS_VISITS or _progressed(record):
         return None
-    return _standstill(NO_PROGRESS, scored[0], scored)
+    first, *later = scored
+    if any(fall_at_most(visit, first) > PROGRESS_SHARE * abs(first.cost) for visit in later):
+        return None
+    return _standstill(NO_PROGRESS, first, scored)
 
 
 def _plateau(record: Record, patience_kimg: float | None) -> Diagnosis | None:

@@ -2,6 +2,7 @@
 
     python -m tests.faults.ward --out build/ward             # all that are ill, and healthy ones
     python -m tests.faults.ward --out build/ward --seeds 1,2,3,4,5 demo dcgan-glyphs
+    python -m tests.faults.ward --out build/ward --seeds 1,2,3,4,5 --times 2 demo dcgan-glyphs
     python -m tests.faults.ward --out build/ward --judge     # the table of docs/doctor.md
 
 Each training takes about a minute on one core, on the glyphs of `sample_data/` at 16 pixels.
@@ -42,13 +43,23 @@ COMMON = (
 RECIPES: dict[str, tuple[str, ...]] = {
     "demo": (
         "family.channels={4: 32, 8: 32, 16: 16}",
-        *("family.stable_kimg={4: 0.5, 8: 0.5, 16: 9}", "family.fade_kimg=0.25"),
+        *("family.stable_kimg={4: 0.5, 8: 0.5, 16: 99}", "family.fade_kimg=0.25"),
         *("train.total_kimg=6", "train.checkpoint_kimg=1", "train.tick_kimg=0.25"),
     ),
     "dcgan-glyphs": ("family.channels=16", "train.total_kimg=12", "train.checkpoint_kimg=3"),
     "stylegan2-glyphs": (
         "family.channels={4: 32, 8: 32, 16: 16}",
         *("train.total_kimg=4", "train.checkpoint_kimg=1", "train.tick_kimg=0.25"),
+    ),
+    "lsgan-glyphs": ("family.channels=16", "train.total_kimg=12", "train.checkpoint_kimg=3"),
+    "lapgan-glyphs": (
+        *("family.units_g=128", "family.units_d=128"),
+        *(
+            "family.channels_g={16: 16}",
+            "family.channels_d={16: 16}",
+            "family.r1_gamma={8: 1, 16: 0.1}",
+        ),
+        *("train.total_kimg=12", "train.checkpoint_kimg=3"),
     ),
     "vanilla-glyphs": ("train.total_kimg=16", "train.checkpoint_kimg=4"),
 }
@@ -166,7 +177,7 @@ CASES: dict[str, Case] = {
         "classes ignored",
         "dcgan-glyphs",
         "labels at random in training",
-        LONGER,
+        (*LONGER, "train.total_kimg=32"),
         induce=_labels_at_random,
     ),
     "d-x100": Case(
@@ -234,6 +245,7 @@ def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__)
     parser.add_argument("--out", type=Path, default=Path("build/ward"))
     parser.add_argument("--seeds", default="0")
+    parser.add_argument("--times", type=int, default=1, help="so many times as long, if healthy")
     parser.add_argument("--judge", action="store_true", help="judge the logs that are there")
     parser.add_argument("names", nargs="*", help="cases or recipes; default: all")
     given = parser.parse_args()
@@ -249,6 +261,9 @@ def main() -> None:
             if case.few:
                 more += [f"data.source={few}", "evaluate.images=40"]
             config = config_of(case.recipe, scratch, *more)
+            if name in RECIPES:
+                kimg = given.times * config.train.total_kimg
+                config = config_of(case.recipe, scratch, *more, f"train.total_kimg={kimg}")
             began = time.monotonic()
             ended = train(config, scratch / "runs" / f"{name}-{seed}", case.induce)
             print(f"{name}-{seed} {time.monotonic() - began:.0f} s {ended}", flush=True)

@@ -125,6 +125,18 @@ def test_networks_that_have_not_learned_anything_are_not_called_collapsed() -> N
     assert told == ["no progress", "mode collapse", "classes ignored"]
 
 
+def test_scores_that_would_not_show_progress_do_not_say_that_there_is_none() -> None:
+    """A fall from 216 to 185 lies within the intervals of few images, and so may one to 170."""
+
+    def run(se: float, *fds: float) -> list[Event]:
+        return [checkpoint(4 * (i + 1), x, **{f"{FD}_se": se}) for i, x in enumerate(fds)]
+
+    assert names(run(12.0, 216, 205, 199, 185)) == []
+    assert names(run(12.0, 216, 214, 218, 215)) == ["no progress"], "a fifth is excluded"
+    assert names(run(20.0, 216, 214, 218, 215)) == [], "these scores tell nothing"
+    assert names(run(4.0, 216, 205, 199, 185)) == [], "this is progress"
+
+
 def test_when_training_may_end() -> None:
     run = scored(90, 50, 40, 40.5, 39.8, 40.2, 40, 39.9)
     (found,) = diagnose([start(), *run])
