@@ -84,7 +84,8 @@ class EqualizedConv2d(nn.Module):
 
 def _spread(resample: str) -> Tensor:
     """The matrix [16, 9] that turns 3x3 kernels into those of 4x4 which also resample."""
-    line = torch.tensor([[1.0, 0, 0], [1, 1, 0], [0, 1, 1], [0, 0, 1]])  # two shifts, summed
+    shifts = [[1.0, 0, 0], [1, 1, 0], [0, 1, 1], [0, 0, 1]]  # two of them, summed
+    line = torch.tensor(shifts, device="cpu")  # on "meta", PyTorch would import for seconds
     if resample == "down":
         return torch.kron(line / 2, line / 2)
     # a transposed convolution correlates with the flipped kernel

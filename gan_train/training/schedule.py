@@ -75,6 +75,9 @@ def check(config: Config, shape: ImageShape, world_size: int) -> tuple[Stage, ..
     return adversary.stages()
 
 
+_SCALES = (Tensor.mul, Tensor.__mul__, Tensor.div, Tensor.__truediv__)
+
+
 class _ShapesAlone(TorchFunctionMode):
     """Leaves out what changes no shape, such as drawing initial weights: for tensors without
     memory, PyTorch would import for seconds what it needs for it."""
@@ -84,6 +87,8 @@ class _ShapesAlone(TorchFunctionMode):
     ) -> Any:
         if func in (Tensor.normal_, nn.init.normal_):
             return args[0] if args else kwargs["tensor"]
+        if func in _SCALES and not isinstance(args[1], Tensor):
+            return args[0]
         if func in (torch.randn, torch.rand):
             func = torch.empty
         return func(*args, **(kwargs or {}))
