@@ -17,7 +17,6 @@ from dataclasses import dataclass
 from typing import Literal
 
 import numpy as np
-from scipy.special import stdtr, stdtrit
 
 ENOUGH = 0.95
 """A version is better, or worse, where that is at least so probable."""
@@ -197,9 +196,13 @@ def _rounded(count: float) -> int:
 
 def _below(t: float, freedom: float) -> float:
     """The probability that Student's t is below `t`."""
+    from scipy.special import stdtr  # half a second, which no training has to spare
+
     return float(stdtr(min(freedom, 1e9), t))
 
 
 def _quantile(freedom: float) -> float:
     """Student's t at which one is sure enough."""
+    from scipy.special import stdtrit
+
     return float(stdtrit(min(freedom, 1e9), ENOUGH))

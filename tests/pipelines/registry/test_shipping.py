@@ -22,7 +22,7 @@ from gan_train.config import Config
 from gan_train.errors import UserError
 from gan_train.runs.events import read_with_offsets
 from pipelines.registry import shipping, versions
-from pipelines.registry.shipping import Shipper, batches, ship
+from pipelines.registry.shipping import Delivery, Shipper, batches, ship
 from pipelines.registry.spool import load_cursor, save_cursor
 from pipelines.registry.tracking import connect
 from tests.pipelines.registry_runs import (
@@ -124,6 +124,26 @@ def until(condition: Any, seconds: float = 60) -> None:
     while not condition():
         assert time.monotonic() < deadline, "waited in vain"
         time.sleep(0.05)
+
+
+def test_mlflow_waits_for_the_workers(workspace: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """It would take seconds from them while they start; afterwards everything is there."""
+    settings = config(workspace)
+    run = Run(settings, index())
+    run.metrics(1000)  # of an earlier training of the run
+    asked = threading.Event()
+    own = Delivery.once
+
+    def once(delivery: Delivery, status: str | None = None) -> str:
+        asked.set()
+        return own(delivery, status)
+
+    monkeypatch.setattr(Delivery, "once", once)
+    with Shipper(settings, run.folder, run.index, {}) as shipper:
+        assert not asked.wait(3 * shipping.FIRST_S)
+        run.metrics(2000)
+        assert asked.wait(60)
+    assert logged_metrics(connect(settings), str(shipper.mlflow_run_id)) == written_metrics(run)
 
 
 @pytest.mark.slow
