@@ -1,8 +1,9 @@
 """Trains under Ray Train: starts and restarts the workers, and gives the trainer its runtime.
 
-This is the only file that imports `ray.train`. The trainer writes its own checkpoints into the
-run's folder, which all workers see, and goes on from the newest valid one, so restarted workers
-only have to call the trainer again. Ray gets references to checkpoints, and copies nothing.
+This file and `controller.py` are the only ones that import `ray.train`. The trainer writes its own
+checkpoints into the run's folder, which all workers see, and goes on from the newest valid one, so
+restarted workers only have to call the trainer again. Ray gets references to checkpoints, and
+copies nothing.
 
 With a workspace in a bucket, the workers see no folder of the driver's. Each machine has a folder
 of its own for the run, and `gan_train/runs/shared.py` carries its files to the bucket and back.
@@ -22,7 +23,7 @@ from contextlib import AbstractContextManager, ExitStack, contextmanager, nullco
 from dataclasses import dataclass
 from functools import partial
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from typing import Any
 
 import torch
 
@@ -41,7 +42,7 @@ from gan_train.runs.shared import RESIZE as RESIZE
 from gan_train.runs.shared import STOP as STOP
 from gan_train.runs.shared import WORKER_LOG as WORKER_LOG
 from gan_train.text import VisibleFormatter
-from pipelines.compute import room
+from pipelines.compute import controller, room
 from pipelines.compute.cluster import (
     check_alive,
     connected,
@@ -51,11 +52,7 @@ from pipelines.compute.cluster import (
     on_this_machine,
     threads_per_worker,
 )
-from pipelines.compute.metrics import Exporter, Origin, collected, count_failure
-
-if TYPE_CHECKING:
-    from ray.train import UserCallback
-    from ray.train.v2.api.callback import RayTrainCallback
+from pipelines.compute.metrics import Exporter, Origin, collected
 
 Loop = Callable[[dict[str, Any]], Any]
 _SNAPSHOT = "checkpoint_manager_snapshot.json"
@@ -244,46 +241,6 @@ def _log_to(path: Path, rank: int) -> None:
     logger.propagate = False
 
 
-def _after_failures(run_dir: Path, recipe: str) -> UserCallback:
-    """A callback that counts the failures of the workers, and ends the training, without restarts,
-    once a worker has left REFUSED: Ray Train's controller does not retry after an error in a
-    callback."""
-    import ray.train
-
-    store = origin_of(run_dir)
-
-    class AfterFailures(ray.train.UserCallback):
-        def after_exception(
-            self, run_context: Any, worker_exceptions: dict[int, Exception]
-        ) -> None:
-            refused = store.look(REFUSED) is not None if store else (run_dir / REFUSED).exists()
-            if collected():
-                diverged = "FloatingPointError" in repr(worker_exceptions)
-                cause = ("diverged" if diverged else "refused") if refused else "lost"
-                count_failure(run_dir.name, recipe, cause)
-            if refused:
-                raise next(iter(worker_exceptions.values()))
-
-    return AfterFailures()
-
-
-def _at_start(run_dir: Path, check_room: Callable[[], None]) -> RayTrainCallback:
-    """A callback of the controller that checks whether there is room for workers, has new ones hear
-    signals, and notes where they stand."""
-    from ray.train.v2._internal.execution.callback import WorkerGroupCallback
-
-    class AtStart(WorkerGroupCallback):
-        def before_worker_group_start(self, worker_group_context: Any) -> None:
-            check_room()
-
-        def after_worker_group_start(self, worker_group: Any) -> None:
-            worker_group.execute(_hear)
-            handle = worker_group.get_worker_group_state().placement_group_handle
-            room.note(run_dir, handle.placement_group)
-
-    return AtStart()
-
-
 # ---- the driver's side -------------------------------------------------------------------------
 
 
@@ -397,7 +354,7 @@ def _attempt(
         check_room = partial(room.check, config.cluster, use_gpu)
         threads = threads_per_worker(config, os.cpu_count() or 1)
         local = on_this_machine(config.cluster)
-        trainer = ray.train.torch.TorchTrainer(
+        trainer = controller.trainer_class(local)(
             loop,
             train_loop_config=settings | {"config": config.model_dump(mode="json")},
             scaling_config=ray.train.ScalingConfig(
@@ -420,7 +377,10 @@ def _attempt(
                 worker_runtime_env={
                     "env_vars": environment_of_workers(local) | {"OMP_NUM_THREADS": str(threads)}
                 },
-                callbacks=[_after_failures(run_dir, config.name), _at_start(run_dir, check_room)],
+                callbacks=[
+                    controller.after_failures(run_dir, config.name),
+                    controller.at_start(run_dir, check_room, _hear),
+                ],
                 logging_config=v2.LoggingConfig(log_level="ERROR"),
             ),
         )

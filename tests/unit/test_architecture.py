@@ -48,7 +48,7 @@ MLFLOW_FILES = {
         "turns",
     )
 }
-RAY_TRAIN_FILES = {"pipelines/compute/training.py"}
+RAY_TRAIN_FILES = {"pipelines/compute/controller.py", "pipelines/compute/training.py"}
 UNPICKLERS = {"pickle", "cPickle", "cloudpickle", "dill", "joblib", "marshal", "shelve"}
 
 Rule = Callable[[str, ast.Module], Iterator[str]]

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import re
 import socket
 import struct
 import subprocess
@@ -142,6 +143,16 @@ def test_a_users_mistake_in_a_task_is_told_as_such(tiny_source: Path, tmp_path: 
     config = tiny_config(tiny_source, tmp_path, data__max_bad_fraction=0.0)
     with pytest.raises(UserError, match=r"max_bad_fraction"):
         sharding.shard(config)
+
+
+def test_ray_starts_no_process_that_has_nothing_to_do(quiet: Quiet) -> None:
+    """Ray Train's own extras take two seconds each, at the start of every training."""
+    from ray._private.worker import global_worker
+
+    assert quiet and global_worker.node is not None
+    logs = Path(global_worker.node.get_logs_dir_path()).glob("worker-*.out")
+    named = re.findall(r":actor_name:(\w+)", "".join(path.read_text() for path in logs))
+    assert set(named) == {"TrainController", "SynchronizationActor", "RayTrainWorker"}
 
 
 def test_ray_is_told_of_checkpoints(quiet: Quiet) -> None:

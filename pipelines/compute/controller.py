@@ -1,0 +1,100 @@
+"""What Ray Train's controller, the process that starts and watches the workers, does beside that.
+
+Its callbacks are the extension points of Ray Train: those of this project are here, and those of
+Ray Train's own that this project does without are left out.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+from gan_train.files.store import origin_of
+from gan_train.runs.shared import REFUSED
+from pipelines.compute import room
+from pipelines.compute.metrics import collected, count_failure
+
+if TYPE_CHECKING:
+    from ray.train import UserCallback
+    from ray.train.torch import TorchTrainer
+    from ray.train.v2.api.callback import RayTrainCallback
+
+
+def trainer_class(local: bool) -> type[TorchTrainer]:
+    """Ray's trainer without those of its actors that have nothing to do here. Each is a process,
+    which imports Ray Train for two seconds while the workers start.
+
+    One would read Ray's own data sets, of which there are none. Where all workers are on this
+    machine (`local`), another would free their room after the controller was killed, which
+    `room.give_back` does, and a third would tell an autoscaler of them.
+    """
+    from ray.train.torch import TorchTrainer
+    from ray.train.v2._internal.callbacks import DatasetsCallback
+    from ray.train.v2._internal.callbacks.placement_group_callback import (
+        PlacementGroupCleanerCallback,
+    )
+    from ray.train.v2._internal.execution.scaling_policy import FixedScalingPolicy
+
+    idle = (DatasetsCallback, PlacementGroupCleanerCallback) if local else (DatasetsCallback,)
+
+    class NobodyAsked(FixedScalingPolicy):
+        def after_controller_start(self, train_run_context: Any) -> None:
+            pass
+
+        def _maybe_send_resource_request(self) -> None:
+            pass
+
+    class Lean(TorchTrainer):
+        def _create_default_callbacks(self) -> list[Any]:
+            every: list[Any] = super()._create_default_callbacks()  # type: ignore[misc]
+            return [one for one in every if not isinstance(one, idle)]
+
+        def _initialize_and_run_controller(self, **given: Any) -> Any:
+            if local:
+                given["scaling_policy"] = NobodyAsked(self.scaling_config)  # type: ignore[arg-type]
+            return super()._initialize_and_run_controller(**given)  # type: ignore[misc]
+
+    return Lean
+
+
+def after_failures(run_dir: Path, recipe: str) -> UserCallback:
+    """A callback that counts the failures of the workers, and ends the training, without restarts,
+    once a worker has left REFUSED: Ray Train's controller does not retry after an error in a
+    callback."""
+    import ray.train
+
+    store = origin_of(run_dir)
+
+    class AfterFailures(ray.train.UserCallback):
+        def after_exception(
+            self, run_context: Any, worker_exceptions: dict[int, Exception]
+        ) -> None:
+            refused = store.look(REFUSED) is not None if store else (run_dir / REFUSED).exists()
+            if collected():
+                diverged = "FloatingPointError" in repr(worker_exceptions)
+                cause = ("diverged" if diverged else "refused") if refused else "lost"
+                count_failure(run_dir.name, recipe, cause)
+            if refused:
+                raise next(iter(worker_exceptions.values()))
+
+    return AfterFailures()
+
+
+def at_start(
+    run_dir: Path, check_room: Callable[[], None], hear: Callable[[], None]
+) -> RayTrainCallback:
+    """A callback that checks whether there is room for workers, has new ones call `hear`, and notes
+    where they stand."""
+    from ray.train.v2._internal.execution.callback import WorkerGroupCallback
+
+    class AtStart(WorkerGroupCallback):
+        def before_worker_group_start(self, worker_group_context: Any) -> None:
+            check_room()
+
+        def after_worker_group_start(self, worker_group: Any) -> None:
+            worker_group.execute(hear)
+            handle = worker_group.get_worker_group_state().placement_group_handle
+            room.note(run_dir, handle.placement_group)
+
+    return AtStart()
