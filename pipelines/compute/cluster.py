@@ -54,6 +54,9 @@ LOOPBACK = {
     "RAY_TRAIN_ENABLE_PREEMPTION_WATCHER": "0",
     # Ray notices the start and the end of a training after 0.5 s, not after the default of 2 s
     "RAY_TRAIN_HEALTH_CHECK_INTERVAL_S": "0.5",
+    # Ray would start a process for each core at once. Those that train, and their controller, have
+    # environments of their own, for which it starts others.
+    "RAY_prestart_worker_first_driver": "0",
     # Ray's log monitor sends what workers print to the driver, which does not ask for it
     # (`log_to_driver`). It lists the logs ten times a second, unless there are many: then it waits.
     "RAY_LOG_MONITOR_MANY_FILES_THRESHOLD": "0",
@@ -120,6 +123,12 @@ def close_token() -> None:
     folder.mkdir(mode=0o700, parents=True, exist_ok=True)
     if folder.stat().st_uid == os.getuid():
         folder.chmod(0o700)
+
+
+def import_ray(cluster: ClusterConfig) -> None:
+    """Import Ray for `connected`, before another thread imports what both need."""
+    os.environ.update(environment(on_this_machine(cluster)))
+    import ray  # noqa: F401
 
 
 @contextmanager

@@ -13,6 +13,9 @@ import secrets
 import socket
 import subprocess
 import sys
+import threading
+from collections.abc import Callable
+from contextlib import suppress
 from pathlib import Path
 
 from gan_train.config import Config
@@ -27,8 +30,9 @@ SERVER_ALONE = {
 """Settings of the embedded server alone, where the user's environment does not set them."""
 
 
-def prepare(config: Config) -> None:
-    """Set server, database and log levels, where the user's environment does not set them.
+def prepare(config: Config, meanwhile: Callable[[], object] = lambda: None) -> None:
+    """Set server, database and log levels, where the user's environment does not set them, and call
+    `meanwhile`, beside the start of a server.
 
     Where no server is named, one is started on loopback until this process ends, with a password
     that this process and those it starts know. Its database
@@ -52,12 +56,14 @@ def prepare(config: Config) -> None:
     for name, value in wanted.items():
         os.environ.setdefault(name, value)
     if embedded:
-        _start_server(home)
+        _start_server(home, meanwhile)
+    else:
+        meanwhile()
 
 
-def _start_server(home: Path) -> None:
-    """Start a server that ends with this process, and have Prefect use it. Returns once the server
-    answers."""
+def _start_server(home: Path, meanwhile: Callable[[], object]) -> None:
+    """Start a server that ends with this process, and have Prefect use it. Calls `meanwhile`, and
+    returns once the server answers."""
     login = (
         f"gan-train:{secrets.token_urlsafe(24)}"  # other users of the machine reach loopback too
     )
@@ -74,10 +80,13 @@ def _start_server(home: Path) -> None:
             start_new_session=True,
             env=SERVER_ALONE | os.environ | {"PREFECT_SERVER_API_AUTH_STRING": login},
         )
-    atexit.register(_stop, server)
     os.environ["PREFECT_API_URL"] = f"http://127.0.0.1:{port}/api"
     os.environ["PREFECT_API_AUTH_STRING"] = login
-    importlib.import_module("prefect.flows")  # takes seconds, while the server starts
+    # takes seconds, in which the server starts, and `meanwhile` waits for what it starts
+    importing = threading.Thread(target=_import_flows, daemon=True)
+    importing.start()
+    meanwhile()
+    importing.join()
     # the socket listens already: the request waits in its queue until the server is up
     connection = http.client.HTTPConnection("127.0.0.1", port, timeout=STARTUP_S)
     try:
@@ -89,6 +98,13 @@ def _start_server(home: Path) -> None:
         connection.close()
     if status != http.client.OK:
         raise UserError(f"Prefect's server answers with status {status}; it said why in {log}")
+    atexit.register(_stop, server)  # one that is not up yet ends when this process has ended
+
+
+def _import_flows() -> None:
+    # What fails is raised where the command imports it. When it ends early, threads cannot import.
+    with suppress(Exception):
+        importlib.import_module("pipelines.flows.pipeline")
 
 
 def _stop(server: subprocess.Popen[bytes]) -> None:
@@ -99,3 +115,5 @@ def _stop(server: subprocess.Popen[bytes]) -> None:
     except subprocess.TimeoutExpired:
         server.kill()
         server.wait()
+    except KeyboardInterrupt:  # the user is in a hurry, and the server ends by itself
+        pass
