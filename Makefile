@@ -14,7 +14,7 @@ WARNINGS := -W error::UserWarning -W 'ignore:Error parsing type annotation Forwa
     -W ignore::UserWarning:mlflow.types.type_hints
 
 .DEFAULT_GOAL := help
-.PHONY: help demo test test-all test-long faults soak walkthrough lint lint-infra audit docs clean
+.PHONY: help demo test test-all coverage test-long faults soak walkthrough lint lint-infra audit docs clean
 .DELETE_ON_ERROR:
 
 help: ## Show this help
@@ -26,7 +26,10 @@ demo: $(INSTALLED) ## From the sample images to a registered, scored generator
 test: $(INSTALLED) ## Run the tests that start no engine and train for seconds at most
 	$(PYTEST) -m "not slow and not long"
 
-test-all: $(INSTALLED) ## Run all tests but the long ones; measure which lines and branches they reach
+test-all: $(INSTALLED) ## Run all tests but the long ones
+	$(PYTEST) -m "not long"
+
+coverage: $(INSTALLED) ## Run the same tests, and measure which lines and branches they reach
 	$(PYTEST) --cov -m "not long"
 
 test-long: $(INSTALLED) ## Run the tests that kill workers, drivers and nodes of real trainings

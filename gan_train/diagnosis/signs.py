@@ -395,8 +395,8 @@ def _sureness(tick: Tick) -> float | None:
 
 
 def _scored(record: Record) -> list[Visit]:
-    """The checkpoints that have a deciding score."""
-    return [visit for visit in record.visits if visit.decides is not None]
+    """The checkpoints that have a deciding score, which is a number."""
+    return [visit for visit in record.visits if math.isfinite(visit.cost)]
 
 
 def _progressed(record: Record) -> bool:

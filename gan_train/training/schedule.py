@@ -87,7 +87,7 @@ class _ShapesAlone(TorchFunctionMode):
     ) -> Any:
         if func in (Tensor.normal_, nn.init.normal_):
             return args[0] if args else kwargs["tensor"]
-        if func in _SCALES and not isinstance(args[1], Tensor):
+        if func in _SCALES and len(args) == 2 and not isinstance(args[1], Tensor):
             return args[0]
         if func in (torch.randn, torch.rand):
             func = torch.empty

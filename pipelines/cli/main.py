@@ -230,7 +230,7 @@ def _ray_here(config: Config, flow: str) -> AbstractContextManager[None]:
     """Ray for the time of a block, where the flow would start it on this machine anyway."""
     from pipelines.compute import cluster
 
-    trains = flow in ("run_flow", "train_flow", "evaluate_flow") and config.cluster.jobs is None
+    trains = flow in ("run_flow", "train_flow") and config.cluster.jobs is None
     if not trains or cluster.address_of(config.cluster) is not None:
         return nullcontext()
     cluster.import_ray(config.cluster)

@@ -30,7 +30,8 @@ HERE = "GAN_TRAIN_RAY_HERE"
 """The environment variable with the address of the cluster that `gan-train up` has started on this
 machine, where this process uses it."""
 THREAD = "in Ray: "
-"""How the names of threads begin that wait in Ray's code for a training to end."""
+"""How the names of threads begin with which the interpreter cannot end in good order: they wait in
+Ray's code for a training to end, or import."""
 QUIET = {
     "RAY_USAGE_STATS_ENABLED": "0",
     # set on every side: without it `ray job submit` sends no token

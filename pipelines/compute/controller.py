@@ -21,13 +21,13 @@ if TYPE_CHECKING:
     from ray.train.v2.api.callback import RayTrainCallback
 
 
-def trainer_class(local: bool) -> type[TorchTrainer]:
+def trainer_class(autoscaled: bool) -> type[TorchTrainer]:
     """Ray's trainer without those of its actors that have nothing to do here. Each is a process,
     which imports Ray Train for two seconds while the workers start.
 
-    One would read Ray's own data sets, of which there are none. Where all workers are on this
-    machine (`local`), another would free their room after the controller was killed, which
-    `room.give_back` does, and a third would tell an autoscaler of them.
+    One would read Ray's own data sets, of which there are none. Another would free the room of the
+    workers after the controller was killed, which `room.give_back` does. A third tells an
+    autoscaler of the workers, if there is one (`autoscaled`).
     """
     from ray.train.torch import TorchTrainer
     from ray.train.v2._internal.callbacks import DatasetsCallback
@@ -36,7 +36,7 @@ def trainer_class(local: bool) -> type[TorchTrainer]:
     )
     from ray.train.v2._internal.execution.scaling_policy import FixedScalingPolicy
 
-    idle = (DatasetsCallback, PlacementGroupCleanerCallback) if local else (DatasetsCallback,)
+    idle = (DatasetsCallback, PlacementGroupCleanerCallback)
 
     class NobodyAsked(FixedScalingPolicy):
         def after_controller_start(self, train_run_context: Any) -> None:
@@ -51,7 +51,7 @@ def trainer_class(local: bool) -> type[TorchTrainer]:
             return [one for one in every if not isinstance(one, idle)]
 
         def _initialize_and_run_controller(self, **given: Any) -> Any:
-            if local:
+            if not autoscaled:
                 given["scaling_policy"] = NobodyAsked(self.scaling_config)  # type: ignore[arg-type]
             return super()._initialize_and_run_controller(**given)  # type: ignore[misc]
 

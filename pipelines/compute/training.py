@@ -42,7 +42,7 @@ from gan_train.runs.shared import RESIZE as RESIZE
 from gan_train.runs.shared import STOP as STOP
 from gan_train.runs.shared import WORKER_LOG as WORKER_LOG
 from gan_train.text import VisibleFormatter
-from pipelines.compute import controller, room
+from pipelines.compute import autoscaler, controller, room
 from pipelines.compute.cluster import (
     check_alive,
     connected,
@@ -354,7 +354,7 @@ def _attempt(
         check_room = partial(room.check, config.cluster, use_gpu)
         threads = threads_per_worker(config, os.cpu_count() or 1)
         local = on_this_machine(config.cluster)
-        trainer = controller.trainer_class(local)(
+        trainer = controller.trainer_class(not (local or autoscaler.is_absent()))(
             loop,
             train_loop_config=settings | {"config": config.model_dump(mode="json")},
             scaling_config=ray.train.ScalingConfig(

@@ -340,7 +340,7 @@ def run_flow(config: Config, resume: str | None = None, minutes: float | None = 
     ):
         shard_flow(config)
         state = final_state(train_flow, config, resume)
-    if state.is_cancelled():
-        return Cancelled(message=state.message)
-    run_dir: Path = state.result()
-    return run_dir, promote_flow(config, run_dir.name)
+        if state.is_cancelled():
+            return Cancelled(message=state.message)
+        run_dir: Path = state.result()
+        return run_dir, promote_flow(config, run_dir.name)

@@ -10,6 +10,7 @@ import http.client
 import importlib
 import os
 import secrets
+import signal
 import socket
 import subprocess
 import sys
@@ -20,6 +21,7 @@ from pathlib import Path
 
 from gan_train.config import Config
 from gan_train.errors import UserError
+from pipelines.compute.cluster import THREAD
 
 STARTUP_S = 120.0
 """The longest wait for the server, in seconds: a first start makes the database."""
@@ -83,7 +85,7 @@ def _start_server(home: Path, meanwhile: Callable[[], object]) -> None:
     os.environ["PREFECT_API_URL"] = f"http://127.0.0.1:{port}/api"
     os.environ["PREFECT_API_AUTH_STRING"] = login
     # takes seconds, in which the server starts, and `meanwhile` waits for what it starts
-    importing = threading.Thread(target=_import_flows, daemon=True)
+    importing = threading.Thread(target=_import_flows, daemon=True, name=THREAD + "imports")
     importing.start()
     meanwhile()
     importing.join()
@@ -102,6 +104,8 @@ def _start_server(home: Path, meanwhile: Callable[[], object]) -> None:
 
 
 def _import_flows() -> None:
+    # signals are for the main thread, which may hold them back
+    signal.pthread_sigmask(signal.SIG_BLOCK, {signal.SIGINT, signal.SIGHUP})
     # What fails is raised where the command imports it. When it ends early, threads cannot import.
     with suppress(Exception):
         importlib.import_module("pipelines.flows.pipeline")

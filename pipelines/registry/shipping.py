@@ -10,6 +10,7 @@ from __future__ import annotations
 
 import logging
 import threading
+import time
 import uuid
 from collections.abc import Iterable, Iterator, Mapping
 from dataclasses import replace
@@ -19,14 +20,14 @@ from types import TracebackType
 from gan_train.config import Config
 from gan_train.data.index import Index
 from gan_train.files.locks import locked
-from gan_train.runs.events import LOG_NAME, Event, EventReader, last_event, read_with_offsets
+from gan_train.runs.events import LOG_NAME, Event, last_event, read_with_offsets
 from gan_train.runs.shared import workspace_lock
 from pipelines.registry.spool import Cursor, Placed, load_cursor, look, save_cursor
 from pipelines.registry.tracking import Tracking, failures, tracking_uri
 
 log = logging.getLogger(__name__)
 
-FIRST_S = 0.2
+FIRST_S, BEGIN_S = 0.2, 30.0
 POLL_S = 1.0
 RETRY_S = 5.0
 DEADLINE_S = 20.0
@@ -168,17 +169,17 @@ def _warn(config: Config, run_dir: Path, error: Exception) -> None:
 class Shipper:
     """Follows the log of a running training from a thread; use it as a context manager.
 
-    It begins with the first event that the workers add: MLflow takes seconds to import, in which
-    they would start later. Leaving the block ships what is left for at most `DEADLINE_S` seconds
-    and never raises for an absent server: what remains stays in the log, and `ship` delivers it
-    later.
+    It begins with the first event that the workers add, or after `BEGIN_S` seconds: MLflow takes
+    seconds to import, by which they would start later. Leaving the block ships what is left for at
+    most `DEADLINE_S` seconds and never raises for an absent server: what remains stays in the log,
+    and `ship` delivers it later.
     """
 
     def __init__(self, config: Config, run_dir: Path, index: Index, ids: Mapping[str, str]) -> None:
         self._config, self._run_dir = config, run_dir
         self._delivery = Delivery(config, run_dir, index, ids)
         self._status = "RUNNING"
-        self._began = EventReader.at_end(run_dir)
+        self._before = last_event(run_dir)
         self._stop = threading.Event()
         self._arrived = False
         self._thread = threading.Thread(target=self._follow, name="mlflow-shipper", daemon=True)
@@ -214,8 +215,7 @@ class Shipper:
             )
 
     def _follow(self) -> None:
-        while not self._began.new() and not self._stop.wait(FIRST_S):
-            pass
+        self._await_workers()
         away = False
         while True:
             last = self._stop.is_set()
@@ -233,3 +233,11 @@ class Shipper:
                 self._arrived = not away
                 return
             self._stop.wait(RETRY_S if away else POLL_S)
+
+    def _await_workers(self) -> None:
+        """Return once the workers have written an event, or soon. Those that repeat what the log of
+        a resumed run holds write none for a while."""
+        end = time.monotonic() + BEGIN_S
+        while time.monotonic() < end and not self._stop.wait(FIRST_S):
+            if last_event(self._run_dir) != self._before:
+                return

@@ -118,7 +118,7 @@ def test_healthy_logs_are_no_alarm(case: str) -> None:
 
 
 def test_networks_that_have_not_learned_anything_are_not_called_collapsed() -> None:
-    """They lack variety and classes, too. Once it is plain that nothing is learned, all is told."""
+    """They lack variety and classes, too. Once four checkpoints show no progress, all is told."""
     poor = variety(0.1, 0.3, 0.1)
     assert names(scored(300, 301, 299, each=[poor] * 3)) == []
     told = names(scored(300, 301, 299, 300, each=[poor] * 4))
