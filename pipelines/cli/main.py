@@ -11,7 +11,7 @@ import json
 import logging
 import sys
 from collections.abc import Callable
-from contextlib import AbstractContextManager, ExitStack, nullcontext
+from contextlib import ExitStack, nullcontext
 from typing import TYPE_CHECKING, Any
 
 from gan_train.errors import UserError, hide_tracebacks, told
@@ -226,26 +226,17 @@ def _parser() -> argparse.ArgumentParser:
 # ---- commands ----------------------------------------------------------------------------------
 
 
-def _ray_here(config: Config, flow: str) -> AbstractContextManager[None]:
-    """Ray for the time of a block, where the flow would start it on this machine anyway."""
-    from pipelines.compute import cluster
-
-    trains = flow in ("run_flow", "train_flow") and config.cluster.jobs is None
-    if not trains or cluster.address_of(config.cluster) is not None:
-        return nullcontext()
-    cluster.import_ray(config.cluster)
-    return cluster.connected(config.cluster)
-
-
 def _flow(config: Config, name: str, *arguments: Any, plan: ShardPlan | None = None) -> Any:
     """Run a flow in this process, with `plan` as the plan of its data if given; returns its result,
     or None when it was cancelled."""
     print("gan-train: getting Prefect and Ray ready ...", file=sys.stderr, flush=True)
+    from pipelines.compute import cluster
     from pipelines.flows import prefect_env
 
     with ExitStack() as held:
-        here = _ray_here(config, name)
-        prefect_env.prepare(config, lambda: held.enter_context(here))
+        trains = name in ("run_flow", "train_flow")
+        ray = cluster.begun(config.cluster) if trains else nullcontext()
+        prefect_env.prepare(config, lambda: held.enter_context(ray))
         from pipelines.compute import sharding
         from pipelines.flows import pipeline
 

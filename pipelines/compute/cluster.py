@@ -14,7 +14,7 @@ import signal
 import threading
 import time
 from collections.abc import Callable, Iterator
-from contextlib import contextmanager
+from contextlib import AbstractContextManager, contextmanager, nullcontext
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -126,10 +126,16 @@ def close_token() -> None:
         folder.chmod(0o700)
 
 
-def import_ray(cluster: ClusterConfig) -> None:
-    """Import Ray for `connected`, before another thread imports what both need."""
-    os.environ.update(environment(on_this_machine(cluster)))
+def begun(cluster: ClusterConfig) -> AbstractContextManager[None]:
+    """`connected`, where it would start Ray on this machine and workers will train there, to enter
+    it while another thread imports; else a block without effect. Ray is imported before it returns:
+    what two threads import at once may never end."""
+    if cluster.jobs is not None or address_of(cluster) is not None:
+        return nullcontext()
+    os.environ.update(environment(local=True))
     import ray  # noqa: F401
+
+    return connected(cluster)
 
 
 @contextmanager

@@ -1,11 +1,15 @@
-"""The token of a Ray that a command starts for itself."""
+"""A Ray that a command starts for itself: its token, and when it is begun."""
 
 from __future__ import annotations
 
+from contextlib import nullcontext
 from pathlib import Path
+from typing import Any
 
 import pytest
 
+from gan_train.config import ClusterConfig
+from pipelines.compute import cluster
 from pipelines.compute.cluster import close_token
 
 
@@ -21,3 +25,23 @@ def test_others_may_not_read_the_token(tmp_path: Path, monkeypatch: pytest.Monke
     monkeypatch.setenv("RAY_AUTH_TOKEN", "x")
     close_token()
     assert folder.stat().st_mode & 0o777 == 0o755, "another token is used"
+
+
+@pytest.mark.parametrize(
+    ("settings", "begins"),
+    [({}, True), ({"address": "head:6379"}, False), ({"jobs": "http://head:8265"}, False)],
+)
+def test_ray_is_begun_early_where_it_is_started_here(
+    settings: dict[str, Any], begins: bool, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    entered = []
+
+    def connected(one: ClusterConfig) -> nullcontext[None]:
+        entered.append(one)
+        return nullcontext()
+
+    monkeypatch.delenv("RAY_ADDRESS", raising=False)
+    monkeypatch.setattr(cluster, "connected", connected)
+    wanted = ClusterConfig(**settings)
+    with cluster.begun(wanted):
+        assert entered == ([wanted] if begins else [])
