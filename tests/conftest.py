@@ -25,7 +25,7 @@ import pytest
 import torch
 from xdist.scheduler import LoadScopeScheduling
 
-from tests import browser, bucket, nodes, postgres, prefect_database, small_disk
+from tests import browser, bucket, nodes, postgres, small_disk
 from tests.faults import table
 from tests.training import tiny_images
 
@@ -127,24 +127,13 @@ def environment_of_its_own() -> Iterator[None]:
         os.environ.update(before)
 
 
-@pytest.fixture(scope="session")
-def database(tmp_path_factory: pytest.TempPathFactory) -> dict[str, str]:
-    """The environment in which new workspaces get a copy of an empty database of Prefect."""
-    with pytest.MonkeyPatch.context() as patch:
-        patch.delenv("COVERAGE_PROCESS_CONFIG", raising=False)
-        return prefect_database.make(tmp_path_factory.mktemp("database"))
-
-
 @pytest.fixture(scope="module", autouse=True)
-def engines_cost_less(request: pytest.FixtureRequest) -> Iterator[None]:
+def engines_are_not_measured(request: pytest.FixtureRequest) -> Iterator[None]:
     """Ray and Prefect start dozens of Python processes, which take half as long again where
-    coverage traces them. What they run of this project, other tests run in a measured process. And
-    the workspaces of these tests have Prefect's database from the start."""
+    coverage traces them. What they run of this project, other tests run in a measured process."""
     with pytest.MonkeyPatch.context() as patch:
         if request.node.nodeid.startswith(ENGINES):
             patch.delenv("COVERAGE_PROCESS_CONFIG", raising=False)
-            for name, value in request.getfixturevalue("database").items():
-                patch.setenv(name, value)
         yield
 
 

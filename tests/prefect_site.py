@@ -18,7 +18,6 @@ from uuid import UUID
 import httpx
 from prefect.client.base import PrefectHttpxSyncClient
 
-from tests import prefect_database
 from tests.pipelines.registry_server import free_port
 
 ROOT = Path(__file__).parents[1]
@@ -31,7 +30,6 @@ class Site:
 
     def __init__(self, folder: Path) -> None:
         (folder / "prefect").mkdir()
-        prefect_database.copy_to(folder / "prefect")
         self.folder, self.port = folder, free_port()
         self.url = f"http://127.0.0.1:{self.port}/api"
         # as Prefect's own programs: a server whose SQLite is busy says 503, and is asked again

@@ -22,7 +22,6 @@ from gan_train.runs.runtime import PlainRuntime
 from gan_train.training import trainer
 from gan_train.training.averaging import GradientAverage
 from gan_train.training.trainer import train
-from tests import prefect_database
 
 _STYLEGAN: dict[str, Any] = {
     "name": "stylegan",
@@ -110,8 +109,6 @@ def tiny_config(source: Path, workspace: Path, **changes: Any) -> Config:
         for part in path:
             node = node.setdefault(part, {})
         node[last] = value
-    if "://" not in str(workspace):
-        prefect_database.copy_to(Path(workspace) / "prefect")
     return Config.model_validate(tree)
 
 

@@ -54,7 +54,7 @@ def test_ci_calls_the_targets_that_there_are() -> None:
     steps = {name: targets(job) for name, job in workflow()["jobs"].items()}
     assert steps == {
         "audit": ["audit"],
-        "check": ["lint", "test", "test-all", "test-long", "walkthrough", "docs"],
+        "check": ["lint", "test", "coverage", "test-long", "walkthrough", "docs"],
     }
     assert {*called, *steps["check"], "audit"} <= recipes().keys()
 
