@@ -13,6 +13,7 @@ import threading
 import time
 import uuid
 from collections.abc import Iterable, Iterator, Mapping
+from contextlib import suppress
 from dataclasses import replace
 from pathlib import Path
 from types import TracebackType
@@ -27,7 +28,7 @@ from pipelines.registry.tracking import Tracking, failures, tracking_uri
 
 log = logging.getLogger(__name__)
 
-FIRST_S, BEGIN_S = 0.2, 30.0
+LOOK_S, BEGIN_S = 0.2, 30.0
 POLL_S = 1.0
 RETRY_S = 5.0
 DEADLINE_S = 20.0
@@ -179,7 +180,6 @@ class Shipper:
         self._config, self._run_dir = config, run_dir
         self._delivery = Delivery(config, run_dir, index, ids)
         self._status = "RUNNING"
-        self._before = last_event(run_dir)
         self._stop = threading.Event()
         self._arrived = False
         self._thread = threading.Thread(target=self._follow, name="mlflow-shipper", daemon=True)
@@ -236,8 +236,10 @@ class Shipper:
 
     def _await_workers(self) -> None:
         """Return once the workers have written an event, or soon. Those that repeat what the log of
-        a resumed run holds write none for a while."""
+        a resumed run holds write none for a while; a log that cannot be read is told of later."""
         end = time.monotonic() + BEGIN_S
-        while time.monotonic() < end and not self._stop.wait(FIRST_S):
-            if last_event(self._run_dir) != self._before:
-                return
+        with suppress(OSError):
+            before = last_event(self._run_dir)
+            while time.monotonic() < end and not self._stop.wait(LOOK_S):
+                if last_event(self._run_dir) != before:
+                    return

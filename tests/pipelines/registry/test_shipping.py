@@ -140,9 +140,29 @@ def test_mlflow_waits_for_the_workers(workspace: Path, monkeypatch: pytest.Monke
 
     monkeypatch.setattr(Delivery, "once", once)
     with Shipper(settings, run.folder, run.index, {}) as shipper:
-        assert not asked.wait(3 * shipping.FIRST_S)
+        assert not asked.wait(3 * shipping.LOOK_S)
         run.metrics(2000)
         assert asked.wait(60)
+    assert logged_metrics(connect(settings), str(shipper.mlflow_run_id)) == written_metrics(run)
+
+
+def test_a_log_that_cannot_be_read_for_a_moment(
+    workspace: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    settings = config(workspace)
+    run = Run(settings, index())
+    own, failed = shipping.last_event, threading.Event()
+
+    def last_event(run_dir: Path) -> Any:
+        if not failed.is_set():
+            failed.set()
+            raise OSError(116, "Stale file handle")
+        return own(run_dir)
+
+    monkeypatch.setattr(shipping, "last_event", last_event)
+    with Shipper(settings, run.folder, run.index, {}) as shipper:
+        assert failed.wait(60)
+        run.metrics(1000)
     assert logged_metrics(connect(settings), str(shipper.mlflow_run_id)) == written_metrics(run)
 
 
