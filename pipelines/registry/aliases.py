@@ -21,9 +21,11 @@ from pipelines.registry.promotion import (
     CHAMPION,
     Decision,
     Standing,
+    Version,
     decide,
     deviation_between_seeds,
     refusal,
+    scores_of_equals,
     version_standing,
 )
 from pipelines.registry.tracking import failures, is_missing
@@ -73,7 +75,10 @@ def _by_score(
     client: MlflowClient, new: ModelVersion, now: ModelVersion | None, seeds: float | None
 ) -> Decision:
     standing, champion = version_standing(new.version, new.tags), _compared(now, new)
-    return decide(standing, champion, between_seeds(client, new.name, standing, seeds))
+    versions = _oldest_first(client, new.name)
+    known = deviation_between_seeds(versions, standing) if seeds is None else given(seeds)
+    equals = [] if now is None else scores_of_equals(versions, now.tags, new.tags, standing)
+    return decide(standing, champion, known, equals)
 
 
 def between_seeds(
@@ -83,9 +88,13 @@ def between_seeds(
     model that were scored alike; None where they tell too little."""
     if told is not None:
         return given(told)
+    return deviation_between_seeds(_oldest_first(client, name), like)
+
+
+def _oldest_first(client: MlflowClient, name: str) -> list[Version]:
     found = client.search_model_versions(f"name = '{name}'", max_results=1000)
     oldest_first = sorted(found, key=lambda version: int(version.version))
-    return deviation_between_seeds(((v.run_id or "", v.tags) for v in oldest_first), like)
+    return [(version.run_id or "", version.tags) for version in oldest_first]
 
 
 def _compared(now: ModelVersion | None, new: ModelVersion) -> Standing | None:

@@ -7,6 +7,9 @@ of long trainings, and by more where they are short. So the difference of two sc
 with the deviation that two equally good trainings would show. That deviation is taken from the
 registry's own history of equal configurations where it tells enough, or is given
 (`registry.seed_deviation`), or else assumed, by a ratio and by a share of the score.
+
+A champion has often had luck, for it was the best of its equals. A version of another configuration
+is therefore compared with the mean of the champion's equals, which luck does not move.
 """
 
 from __future__ import annotations
@@ -115,6 +118,28 @@ def compare(
         return Comparison(verdict, sure, deviation)
     needed = abs(ahead) / _quantile(deviation.freedom)
     return Comparison("tie", sure, deviation, _more(needed, samples, seeds, a.images))
+
+
+def compare_with_mean(a: Measured, scores: Sequence[float], known: Deviation) -> Comparison:
+    """Whether a is better than a training of another configuration is on average, of which `scores`
+    are those of several, which differ in their seed alone.
+
+    This is Student's t-test of one new score against the mean of m: the difference has the variance
+    of a training times 1 + 1/m. The samples' errors are within the deviation between trainings.
+    """
+    variance = known.value**2 * (1 + 1 / len(scores))
+    ahead = sum(scores) / len(scores) - a.value
+    verdict, sure = _judged(ahead, math.sqrt(variance), known.freedom)
+    if verdict != "tie":
+        return Comparison(verdict, sure, known)
+    samples = min(a.error**2, variance)
+    needed = abs(ahead) / _quantile(known.freedom)
+    return Comparison("tie", sure, known, _more(needed, samples, variance - samples, a.images))
+
+
+def beyond_samples(a: Measured, b: Measured) -> bool:
+    """Whether a is better than b as they are, by more than other samples of both would change."""
+    return compare(a, b, given(0.0)).verdict == "better"
 
 
 def compare_means(a: Sequence[float], b: Sequence[float]) -> Comparison | None:

@@ -3,14 +3,16 @@
 Every score that decides is better when it is lower (`gan_train/metrics/scores.py`). Two scores are
 compared only under one protocol (data set, extractor, resize, N, latents);
 `gan_train/metrics/protocol.py` says when that holds. A version becomes champion only where chance
-does not explain that its score is lower (`evidence.py`); ties keep the champion.
+does not explain that its score is lower (`evidence.py`); ties keep the champion. One of the
+champion's own configuration is compared with the champion, and one of another configuration with
+the mean of the champion's equals, as far as they are known.
 """
 
 from __future__ import annotations
 
 import json
 import math
-from collections.abc import Iterable, Mapping
+from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any, Literal
 
@@ -22,7 +24,9 @@ from pipelines.registry.evidence import (
     Comparison,
     Deviation,
     Measured,
+    beyond_samples,
     compare,
+    compare_with_mean,
     deviation_of,
     percent,
 )
@@ -79,11 +83,16 @@ def incomparable(a: Standing, b: Standing) -> str | None:
 
 
 def decide(
-    candidate: Standing, champion: Standing | None, known: Deviation | None = None
+    candidate: Standing,
+    champion: Standing | None,
+    known: Deviation | None = None,
+    equals: Sequence[float] = (),
 ) -> Decision:
     """The candidate's alias: champion only if it is better, under the same protocol. `known` is the
-    deviation of scores between seeds, if it is. Scores of earlier versions of this project have no
-    error: where both lack it, the lower one is better."""
+    deviation of scores between seeds, if it is. `equals` are the scores of trainings that differ
+    from the champion's in their seed alone, its own among them, where the candidate's differs in
+    more. Scores of earlier versions of this project have no error: where both lack it, the lower
+    one is better."""
     value = f"{candidate.metric} {candidate.text}"
     if not math.isfinite(candidate.value):
         return Decision(CHALLENGER, f"its {candidate.metric} {candidate.value} is no number")
@@ -97,6 +106,8 @@ def decide(
     if candidate.value == champion.value:
         return Decision(CHALLENGER, f"{value} equals that of {against}, which stays")
     lower = candidate.value < champion.value
+    if lower and known is not None and len(equals) > 1 and not candidate.continued:
+        return _against_mean(candidate, champion, known, equals)
     found = _weighed(candidate, champion, known)
     if found is None:
         word, alias = ("better", CHAMPION) if lower else ("worse", CHALLENGER)
@@ -113,6 +124,27 @@ def decide(
         f"{value} is {found.verdict} than {champion.text} of {against}, {percent(sure)} sure "
         f"({_seeds(found)})",
     )
+
+
+def _against_mean(
+    candidate: Standing, champion: Standing, known: Deviation, equals: Sequence[float]
+) -> Decision:
+    """The alias of a candidate with the lower score, of another configuration than the champion's.
+    It must be ahead of the mean of the champion's equals, or luck explains it; and of the champion
+    itself, or the champion would get worse."""
+    pair = _measured(candidate, champion)
+    found = compare_with_mean(pair[0], equals, known)
+    value = f"{candidate.metric} {candidate.text}"
+    theirs = f"champion {champion.name} ({champion.text})"
+    mean = f"the mean {number(sum(equals) / len(equals))} of {len(equals)} trainings like {theirs}"
+    sure = f"{percent(found.sure)} ({_seeds(found)})"
+    if found.verdict != "better":
+        reason = f"{value} ties with {mean}, which stays: better by {sure}; {found.more}"
+        return Decision(CHALLENGER, reason)
+    reason = f"{value} is better than {mean}, {percent(found.sure)} sure ({_seeds(found)})"
+    if not beyond_samples(*pair):
+        return Decision(CHALLENGER, f"{reason}, but it ties with that champion itself, which stays")
+    return Decision(CHAMPION, reason)
 
 
 def sure_of(newer: Standing, older: Standing, known: Deviation | None) -> str | None:
@@ -135,15 +167,19 @@ def sure_of(newer: Standing, older: Standing, known: Deviation | None) -> str | 
 
 def _weighed(candidate: Standing, champion: Standing, known: Deviation | None) -> Comparison | None:
     """The comparison of two scores under one protocol; None where neither has an error."""
-    ours, theirs = candidate.error, champion.error
-    if ours is None and theirs is None:
+    if candidate.error is None and champion.error is None:
         return None
+    return compare(*_measured(candidate, champion), known, candidate.continued)
+
+
+def _measured(candidate: Standing, champion: Standing) -> tuple[Measured, Measured]:
+    """Two scores under one protocol. Where only one has an error, it is that of the other, too,
+    which had as many images; where neither has, it is 0."""
     images = int(candidate.protocol.get("images", 0))
-    return compare(
-        Measured(candidate.value, _either(ours, theirs), images, candidate.blocks),
-        Measured(champion.value, _either(theirs, ours), images, champion.blocks),
-        known,
-        candidate.continued,
+    ours, theirs = candidate.error, champion.error
+    return (
+        Measured(candidate.value, _first_known(ours, theirs), images, candidate.blocks),
+        Measured(champion.value, _first_known(theirs, ours), images, champion.blocks),
     )
 
 
@@ -151,29 +187,39 @@ def _seeds(found: Comparison) -> str:
     return f"between seeds {number(found.deviation.value)}, {found.deviation.origin}"
 
 
-def _either(error: float | None, other: float | None) -> float:
-    """An error, or where it is not known that of the other score, which had as many images."""
-    return next(one for one in (error, other) if one is not None)
+def _first_known(*errors: float | None) -> float:
+    return next((error for error in errors if error is not None), 0.0)
 
 
-def deviation_between_seeds(
-    versions: Iterable[tuple[str, Mapping[str, str]]], like: Standing
-) -> Deviation | None:
+Version = tuple[str, Mapping[str, str]]
+"""The run and the tags of a version."""
+
+
+def deviation_between_seeds(versions: Iterable[Version], like: Standing) -> Deviation | None:
     """The deviation of scores between trainings of equal configurations, from versions that were
-    scored like `like`, given as the run and the tags of each, the oldest first; None where they
-    tell too little."""
-    groups: dict[str, list[tuple[str, Mapping[str, str]]]] = {}
+    scored like `like`, the oldest first; None where they tell too little."""
+    groups: dict[str, list[Version]] = {}
     for run, tags in versions:
         if RECIPE_TAG in tags:
             groups.setdefault(tags[RECIPE_TAG], []).append((run, tags))
     return deviation_of(scores_of_trainings(group, like) for group in groups.values())
 
 
-def scores_of_trainings(
-    versions: Iterable[tuple[str, Mapping[str, str]]], like: Standing
+def scores_of_equals(
+    versions: Iterable[Version], champion: Mapping[str, str], new: Mapping[str, str], like: Standing
 ) -> list[float]:
-    """The deciding scores of versions that were scored like `like`, given as the run and the tags
-    of each, the oldest first. Of a run, the newest version counts."""
+    """The scores of the trainings that differ from the champion's in their seed alone, its own
+    among them, where a new version's differs in more; else, or where that is not known, none.
+    `champion` and `new` are the tags of these two, `versions` all, the oldest first."""
+    recipe = champion.get(RECIPE_TAG)
+    if recipe is None or new.get(RECIPE_TAG, recipe) == recipe:
+        return []
+    return scores_of_trainings((one for one in versions if one[1].get(RECIPE_TAG) == recipe), like)
+
+
+def scores_of_trainings(versions: Iterable[Version], like: Standing) -> list[float]:
+    """The deciding scores of versions that were scored like `like`, the oldest first. Of a run, the
+    newest version counts."""
     found = {}
     for run, tags in versions:
         standing = version_standing(0, tags, like.protocol)

@@ -12,8 +12,10 @@ from pipelines.registry.evidence import (
     Comparison,
     Deviation,
     Measured,
+    beyond_samples,
     compare,
     compare_means,
+    compare_with_mean,
     correlation,
     deviation_of,
     error_of_mean,
@@ -82,6 +84,49 @@ def test_twenty_equal_trainings_change_the_champion_at_most_once(history: bool) 
     harmonic = sum(1 / n for n in range(1, TRAININGS + 1))
     assert lower.mean() == pytest.approx(harmonic, abs=0.2) and harmonic > 3.59
     assert ours.mean() < 1.5 and (ours <= 2).mean() > 0.98
+
+
+# ---- another configuration against the champion's equals ----------------------------------------
+
+
+def test_one_score_is_compared_with_a_mean_by_students_t() -> None:
+    """The interval in which a further score of a sample is expected, by SciPy's formulas."""
+    scores = [50.0, 53.0, 47.0, 58.0, 44.0]
+    known = deviation_of([scores])
+    assert known is not None
+    t = (np.mean(scores) - 40) / (np.std(scores, ddof=1) * math.sqrt(1 + 1 / 5))
+    found = compare_with_mean(measured(40.0), scores, known)
+    assert found.sure == pytest.approx(stats.t.cdf(t, 4)) and found.verdict == "tie"
+    assert found.more == "no number of images would decide, 2 trainings of each would"
+    assert compare_with_mean(measured(35.0), scores, known).verdict == "better"
+    assert compare_with_mean(measured(65.0), scores, known).verdict == "worse"
+
+
+def against_equals(ahead: float, attempts: int = 2000) -> tuple[float, float]:
+    """How often a version of another configuration passes that is better by `ahead` deviations of a
+    training: against the mean of twenty equals and the luckiest of them, and against that alone."""
+    both = pair = 0
+    for attempt in range(attempts):
+        scores = drawn(TRAININGS, attempt)
+        known = deviation_of([scores.tolist()])
+        assert known is not None
+        new = measured(float(drawn(1, 10**6 + attempt, better=ahead * BOTH)[0]))
+        luckiest = measured(float(scores.min()))
+        of_mean = compare_with_mean(new, scores.tolist(), known).verdict == "better"
+        both += of_mean and beyond_samples(new, luckiest)
+        pair += compare(new, luckiest, known).verdict == "better"
+    return both / attempts, pair / attempts
+
+
+@pytest.mark.parametrize(
+    ("ahead", "passing", "against_luckiest"), [(0, 0.01, 0.0), (3, 0.65, 0.17), (5, 0.98, 0.72)]
+)
+def test_progress_passes_however_lucky_the_champion_was(
+    ahead: float, passing: float, against_luckiest: float
+) -> None:
+    """Against the luckiest alone, a new configuration must be better by six deviations."""
+    found = against_equals(ahead)
+    assert found == pytest.approx((passing, against_luckiest), abs=0.04)
 
 
 def test_what_would_decide_a_tie() -> None:

@@ -25,6 +25,7 @@ from pipelines.registry.promotion import (
     deviation_between_seeds,
     event_standing,
     refusal,
+    scores_of_equals,
     sure_of,
     version_standing,
 )
@@ -100,6 +101,78 @@ def test_better_tie_or_worse(candidate: float, alias: str, reason: str) -> None:
     assert decide(score(candidate), now, known).alias == alias
     # equal scores are a tie whatever is known
     assert "equals" in decide(now, now, known).reason
+
+
+@pytest.mark.parametrize(
+    ("candidate", "alias", "reason"),
+    [
+        (
+            40.0,
+            "champion",
+            f"{METRIC} 40.0 ± 0.6 is better than the mean 55 of 5 trainings like champion "
+            "version 3 (50.0 ± 0.6), 98% sure (between seeds 4.7, known from 5 trainings)",
+        ),
+        (
+            49.0,
+            "challenger",
+            f"{METRIC} 49.0 ± 0.6 ties with the mean 55 of 5 trainings like champion version 3 "
+            "(50.0 ± 0.6), which stays: better by 85% (between seeds 4.7, known from 5 trainings); "
+            "no number of images would decide, 4 trainings of each would",
+        ),
+        (
+            51.0,
+            "challenger",
+            f"{METRIC} 51.0 ± 0.6 ties with 50.0 ± 0.6 of champion version 3, which stays: better "
+            "by 44% (between seeds 4.7, known from 5 trainings); no number of images would decide, "
+            "201 trainings of each would",
+        ),
+    ],
+)
+def test_another_configuration_is_compared_with_the_mean_of_the_champions_equals(
+    candidate: float, alias: str, reason: str
+) -> None:
+    known = Deviation(4.7, 4, "known from 5 trainings")
+    equals = [50.0, 52.0, 54.0, 58.0, 61.0]
+    new, now = (replace(score(value), error=0.6) for value in (candidate, 50.0))
+    assert decide(new, now, known, equals) == Decision(alias, reason)
+    # the first version of a configuration is its own mean, and where nothing is known of seeds
+    # there is nothing to compare a mean with
+    assert decide(new, now, known, [50.0]) == decide(new, now, known)
+    assert decide(new, now, None, equals) == decide(new, now, None)
+    # one that goes on from other networks shares their luck
+    continued = replace(new, continued=True)
+    assert decide(continued, now, known, equals) == decide(continued, now, known)
+
+
+def test_the_champion_never_gets_worse_for_the_sake_of_a_mean() -> None:
+    """A champion that had much luck: the recipe is better than its recipe, the version is not."""
+    known, equals = Deviation(5.0, 9, "known from 10 trainings"), [40.0] + [60.0] * 9
+    now = replace(score(40.0), error=0.6)
+    near, above, far = (replace(score(value), error=0.6) for value in (39.8, 40.2, 38.0))
+    decision = decide(near, now, known, equals)
+    assert decision.alias == "challenger" and decision.reason == (
+        f"{METRIC} 39.8 ± 0.6 is better than the mean 58 of 10 trainings like champion version 3 "
+        "(40.0 ± 0.6), 99.6% sure (between seeds 5, known from 10 trainings), but it ties with "
+        "that champion itself, which stays"
+    )
+    assert decide(above, now, known, equals).alias == "challenger"
+    assert decide(far, now, known, equals).alias == "champion"
+    # scores of earlier versions of this project have no error
+    assert decide(score(39.8), score(40.0), known, equals).alias == "champion"
+
+
+def test_equals_are_the_trainings_that_differ_in_their_seed_alone() -> None:
+    def tags(recipe: str, value: float) -> dict[str, str]:
+        known = {"metric": METRIC, "score": str(value), "protocol": json.dumps(FD)}
+        return known | ({RECIPE_TAG: recipe} if recipe else {})
+
+    a, b, unknown = tags("a", 50.0), tags("b", 20.0), tags("", 10.0)
+    versions = [("1", a), ("2", tags("a", 54.0)), ("3", b), ("4", tags("a", math.nan)), ("5", {})]
+    assert scores_of_equals(versions, a, b, score(1.0)) == [50.0, 54.0]
+    assert scores_of_equals(versions, a, tags("a", 1.0), score(1.0)) == []
+    assert scores_of_equals(versions, unknown, b, score(1.0)) == []
+    assert scores_of_equals(versions, a, unknown, score(1.0)) == []
+    assert scores_of_equals(versions, a, b, score(1.0, protocol(OTHER_DATA))) == []
 
 
 def test_a_sentence_says_whether_chance_explains_a_difference() -> None:

@@ -81,7 +81,7 @@ def test_luck_does_not_pass_and_progress_does(tmp_path: Path) -> None:
     assert len(reigns(equal)) <= 2
     counted = [len(reigns(order)) for order in orders(equal, 300)]
     assert sum(counted) / len(counted) < 1.7
-    known, champion = deviation_of([[one.value for one in equal]]), reigns(equal)[-1]
+    scores, champion = [one.value for one in equal], reigns(equal)[-1]
     for standing in longer:
-        decision = decide(standing, champion, known)
+        decision = decide(standing, champion, deviation_of([scores]), scores)
         assert decision.alias == CHAMPION, decision.reason
