@@ -53,6 +53,8 @@ LOOPBACK = {
     "RAY_enable_metrics_collection": "0",
     "RAY_TRAIN_METRICS_ENABLED": "0",
     "RAY_TRAIN_ENABLE_PREEMPTION_WATCHER": "0",
+    # Ray Train's controller runs in the command's own process, whose logs are none of its business.
+    "RAY_TRAIN_ENABLE_CONTROLLER_STRUCTURED_LOGGING": "0",
     # Ray notices the start and the end of a training after 0.5 s, not after the default of 2 s
     "RAY_TRAIN_HEALTH_CHECK_INTERVAL_S": "0.5",
     # Ray would start a process for each core at once. Those that train, and their controller, have

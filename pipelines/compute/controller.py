@@ -1,4 +1,4 @@
-"""What Ray Train's controller, the process that starts and watches the workers, does beside that.
+"""What Ray Train's controller, which starts and watches the workers, does beside that, and where.
 
 Its callbacks are the extension points of Ray Train: those of this project are here, and those of
 Ray Train's own that this project does without are left out.
@@ -6,7 +6,9 @@ Ray Train's own that this project does without are left out.
 
 from __future__ import annotations
 
+import asyncio
 from collections.abc import Callable
+from functools import cache
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -21,13 +23,14 @@ if TYPE_CHECKING:
     from ray.train.v2.api.callback import RayTrainCallback
 
 
-def trainer_class(autoscaled: bool) -> type[TorchTrainer]:
+def trainer_class(here: bool, autoscaled: bool) -> type[TorchTrainer]:
     """Ray's trainer without those of its actors that have nothing to do here. Each is a process,
     which imports Ray Train for two seconds while the workers start.
 
     One would read Ray's own data sets, of which there are none. Another would free the room of the
     workers after the controller was killed, which `room.give_back` does. A third tells an
-    autoscaler of the workers, if there is one (`autoscaled`).
+    autoscaler of the workers, if there is one (`autoscaled`). With `here` the controller itself is
+    none, either: it runs in the process and the thread that call `fit`.
     """
     from ray.train.torch import TorchTrainer
     from ray.train.v2._internal.callbacks import DatasetsCallback
@@ -53,9 +56,37 @@ def trainer_class(autoscaled: bool) -> type[TorchTrainer]:
         def _initialize_and_run_controller(self, **given: Any) -> Any:
             if not autoscaled:
                 given["scaling_policy"] = NobodyAsked(self.scaling_config)  # type: ignore[arg-type]
+            if here:
+                return _run(**given)
             return super()._initialize_and_run_controller(**given)  # type: ignore[misc]
 
     return Lean
+
+
+def _run(**given: Any) -> Any:
+    """Run a controller in this thread until the training has ended; returns its result.
+
+    On one machine nothing is safer in a process of its own: if this one dies, so do the workers.
+    And the workers need not wait for a process that imports all of this once more.
+    """
+    from ray.train.v2._internal.execution.controller import TrainController
+
+    _allow_no_actor()
+    controller = TrainController(**given)
+    asyncio.run(controller.run())
+    return controller.get_result()
+
+
+@cache
+def _allow_no_actor() -> None:
+    """Let Ray answer None in this process, where it raises an error, when it is asked for the actor
+    in which it runs. A controller gives its workers a handle of it, with which they may ask for
+    earlier checkpoints; ours do not."""
+    from ray import runtime_context
+
+    kind: Any = runtime_context.RuntimeContext
+    ask = kind.current_actor.fget
+    kind.current_actor = property(lambda self: ask(self) if self.get_actor_id() else None)
 
 
 def after_failures(run_dir: Path, recipe: str) -> UserCallback:

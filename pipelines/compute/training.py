@@ -354,7 +354,7 @@ def _attempt(
         check_room = partial(room.check, config.cluster, use_gpu)
         threads = threads_per_worker(config, os.cpu_count() or 1)
         local = on_this_machine(config.cluster)
-        trainer = controller.trainer_class(not (local or autoscaler.is_absent()))(
+        trainer = controller.trainer_class(local, not (local or autoscaler.is_absent()))(
             loop,
             train_loop_config=settings | {"config": config.model_dump(mode="json")},
             scaling_config=ray.train.ScalingConfig(

@@ -183,7 +183,6 @@ FAULTS: dict[str, Fault] = {
     "SIGKILL of a worker": _signalled("RayTrainWorker", signal.SIGKILL),
     "SIGTERM of a worker": _signalled("RayTrainWorker", signal.SIGTERM),
     "SIGSTOP of a worker": _signalled("RayTrainWorker", signal.SIGSTOP),
-    "SIGKILL of Ray Train's controller": _signalled("TrainController", signal.SIGKILL),
     "SIGKILL of the raylet": _signalled("raylet/raylet", signal.SIGKILL),
     "SIGKILL of the driver": _to_driver(signal.SIGKILL),
     "SIGTERM to the driver": _to_driver(signal.SIGTERM),

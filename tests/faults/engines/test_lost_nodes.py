@@ -1,4 +1,5 @@
-"""A node's raylet is killed, and the node goes with it: training goes on where there is room."""
+"""On a cluster a node's raylet is killed, and the node goes with it; or Ray Train's controller is:
+training goes on where there is room."""
 
 from __future__ import annotations
 
@@ -38,16 +39,21 @@ elastic.fit(run_folder.configuration(run_dir), shards, run_dir)
 """
 
 
-def raylet(node: Node) -> int:
-    """The process of a node's raylet."""
+def child(parent: int, named: str) -> int:
+    """The process with this name that another one has started."""
     listed = subprocess.run(
-        ["ps", "-ww", "--ppid", str(node.processes[0].pid), "-o", "pid=,args="],
+        ["ps", "-ww", "--ppid", str(parent), "-o", "pid=,args="],
         capture_output=True,
         text=True,
         check=True,
     )
-    (pid,) = (row.split()[0] for row in listed.stdout.splitlines() if "/raylet " in row)
+    (pid,) = (row.split()[0] for row in listed.stdout.splitlines() if named in row)
     return int(pid)
+
+
+def raylet(node: Node) -> int:
+    """The process of a node's raylet."""
+    return child(node.processes[0].pid, "/raylet ")
 
 
 class Training:
@@ -77,11 +83,11 @@ class Training:
             assert time.monotonic() < deadline
             time.sleep(0.05)
 
-    def after_the_loss_of(self, node: Node) -> float:
-        """Seconds from the death of the node's raylet until the workers have trained again."""
+    def after_the_loss_of(self, process: int) -> float:
+        """Seconds from the death of a process until the workers have trained again."""
         starts = self._log.read_text().count("resumed from")
         begun = time.monotonic()
-        os.kill(raylet(node), signal.SIGKILL)
+        os.kill(process, signal.SIGKILL)
         self.wait(lambda: self._log.read_text().count("resumed from") > starts)
         reached = run_folder.reached(read_events(self.run_dir))
         self.wait(lambda: run_folder.reached(read_events(self.run_dir)) > reached)
@@ -106,6 +112,7 @@ class Cluster(NamedTuple):
     """Nodes of one CPU each, beside the head, and the training on two of them."""
 
     nodes: Nodes
+    head: Node
     first: Node
     run: Training
 
@@ -114,15 +121,31 @@ class Cluster(NamedTuple):
 def cluster(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Cluster]:
     folder = tmp_path_factory.mktemp("nodes")
     with Nodes(folder) as nodes:
-        nodes.start("head")
+        head = nodes.start("head")
         nodes.start("kept")
         first = nodes.start("first")
         run = Training(nodes, folder, "1-2")
         try:
             run.wait(lambda: list_checkpoints(run.run_dir))
-            yield Cluster(nodes, first, run)
+            yield Cluster(nodes, head, first, run)
         finally:
             run.kill()
+
+
+@pytest.mark.fault(
+    "SIGKILL of Ray Train's controller on a cluster",
+    "a new one trains on from the last checkpoint, in the same bits",
+)
+def test_a_killed_controller(
+    cluster: Cluster, record_property: Callable[[str, object], None]
+) -> None:
+    """On one machine the controller is no process of its own, but part of the driver."""
+    before = len(cluster.run.ranks())
+    controller = child(raylet(cluster.head), "ray::TrainController")
+    took = cluster.run.after_the_loss_of(controller)
+    record_property("recovered_s", took)
+    assert took < BOUND_S
+    assert sorted(cluster.run.ranks()[before:]) == [0, 1]
 
 
 @pytest.mark.fault(
@@ -134,7 +157,7 @@ def test_a_spare_node_takes_over(
 ) -> None:
     cluster.nodes.start("second")
     before = len(cluster.run.ranks())
-    took = cluster.run.after_the_loss_of(cluster.first)
+    took = cluster.run.after_the_loss_of(raylet(cluster.first))
     record_property("recovered_s", took)
     assert took < BOUND_S
     assert sorted(cluster.run.ranks()[before:]) == [0, 1]
@@ -150,7 +173,7 @@ def test_fewer_workers_go_on(
     cluster: Cluster, record_property: Callable[[str, object], None]
 ) -> None:
     before = len(cluster.run.ranks())
-    took = cluster.run.after_the_loss_of(cluster.nodes.newest)
+    took = cluster.run.after_the_loss_of(raylet(cluster.nodes.newest))
     record_property("recovered_s", took)
     assert took < BOUND_S
     assert cluster.run.ranks()[before:] == [0], "one worker"

@@ -6,7 +6,6 @@ from __future__ import annotations
 import os
 import re
 import signal
-import subprocess
 import threading
 import time
 from collections.abc import Callable, Iterator
@@ -109,19 +108,6 @@ def disturbed(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Disturbed]:
             run.stop()
 
 
-def controller() -> int:
-    """The process of Ray Train's controller, which this process has started."""
-    listed = subprocess.run(
-        ["ps", "-ww", "--sid", str(os.getsid(0)), "-o", "pid=,stat=,args="],
-        capture_output=True,
-        text=True,
-        check=True,
-    )
-    rows = [line.split(None, 2) for line in listed.stdout.splitlines()]
-    (pid,) = (row[0] for row in rows if "ray::TrainController" in row[2] and "Z" not in row[1])
-    return int(pid)
-
-
 @pytest.mark.fault("SIGKILL of a worker", "trains on from the last checkpoint, in the same bits")
 def test_a_killed_worker(
     disturbed: Disturbed, record_property: Callable[[str, object], None]
@@ -140,17 +126,6 @@ def test_a_killed_rank_0(
     disturbed: Disturbed, record_property: Callable[[str, object], None]
 ) -> None:
     took = disturbed.after(lambda: os.kill(disturbed.workers()[0], signal.SIGKILL))
-    record_property("recovered_s", took)
-    assert took < BOUND_S
-
-
-@pytest.mark.fault(
-    "SIGKILL of Ray Train's controller", "a new one trains on from the last checkpoint"
-)
-def test_a_killed_controller(
-    disturbed: Disturbed, record_property: Callable[[str, object], None]
-) -> None:
-    took = disturbed.after(lambda: os.kill(controller(), signal.SIGKILL))
     record_property("recovered_s", took)
     assert took < BOUND_S
 

@@ -152,7 +152,7 @@ def test_ray_starts_no_process_that_has_nothing_to_do(quiet: Quiet) -> None:
     assert quiet and global_worker.node is not None
     logs = Path(global_worker.node.get_logs_dir_path()).glob("worker-*.out")
     named = re.findall(r":actor_name:(\w+)", "".join(path.read_text() for path in logs))
-    assert set(named) == {"TrainController", "SynchronizationActor", "RayTrainWorker"}
+    assert set(named) == {"SynchronizationActor", "RayTrainWorker"}
 
 
 def test_ray_is_told_of_checkpoints(quiet: Quiet) -> None:
