@@ -19,7 +19,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from gan_train.errors import UserError
-from pipelines.compute import autoscaler
+from pipelines.compute import autoscaler, own_ray
 
 if TYPE_CHECKING:
     from gan_train.config import ClusterConfig, Config
@@ -194,7 +194,8 @@ def _start(address: str | None, wanted: int) -> None:
                 # these CPUs are logical: more workers than cores is slow, not wrong
                 cpus = max(os.cpu_count() or 1, wanted)
                 close_token()
-                ray.init(address="local", num_cpus=cpus, include_dashboard=False, **options)
+                with own_ray.lean():
+                    ray.init(address="local", num_cpus=cpus, include_dashboard=False, **options)
             else:
                 ray.init(address=address, **options)
     except ConnectionError as error:

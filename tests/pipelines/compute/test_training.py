@@ -146,11 +146,17 @@ def test_a_users_mistake_in_a_task_is_told_as_such(tiny_source: Path, tmp_path: 
 
 
 def test_ray_starts_no_process_that_has_nothing_to_do(quiet: Quiet) -> None:
-    """Ray Train's own extras take two seconds each, at the start of every training."""
+    """Ray's and Ray Train's own extras take up to two seconds each, at the start of every
+    training."""
+    from ray._private.ray_constants import DEFAULT_DASHBOARD_AGENT_LISTEN_PORT
     from ray._private.worker import global_worker
 
-    assert quiet and global_worker.node is not None
-    logs = Path(global_worker.node.get_logs_dir_path()).glob("worker-*.out")
+    node = global_worker.node
+    assert quiet and node is not None
+    assert node.all_processes.keys() == {"gcs_server", "raylet"}
+    taken = (DEFAULT_DASHBOARD_AGENT_LISTEN_PORT, -1)
+    assert node.dashboard_agent_listen_port not in taken, "several may run at once"
+    logs = Path(node.get_logs_dir_path()).glob("worker-*.out")
     named = re.findall(r":actor_name:(\w+)", "".join(path.read_text() for path in logs))
     assert set(named) == {"SynchronizationActor", "RayTrainWorker"}
 
