@@ -30,9 +30,10 @@ from tests.faults import table
 from tests.training import tiny_images
 
 ROOT = Path(__file__).parents[1]
+ENGINES_OF_FAULTS = "tests/faults/engines/"
 ENGINES = (
     "tests/benchmarks/test_bench.py",
-    "tests/faults/engines/",
+    ENGINES_OF_FAULTS,
     *(f"tests/pipelines/{room}/" for room in ("compute", "stack", "flows", "comparison")),
 )
 """Where Ray and Prefect are started, which take all cores: one such test at a time."""
@@ -43,8 +44,6 @@ ENGINES_LAST = (
 )
 """Those of them that come last, a file each to whichever process is free, beside the others. They
 wait for their engines more than they compute."""
-LONG = "tests/faults/engines/"
-"""Where engines are killed, and each test waits until all goes on."""
 SINGLE = ("tests/distributed/", "tests/faults/")
 """Where no test shares a fixture with the others of its file."""
 
@@ -74,9 +73,10 @@ def lacking() -> list[str]:
 
 def pytest_collection_modifyitems(config: pytest.Config, items: list[pytest.Item]) -> None:
     """Tests for a GPU run where they are asked for, those of a program where it is installed.
-    Faults in engines are `long`. `ENGINES_LAST` come last."""
+    Faults in engines are `long`: each waits until all goes on. `ENGINES_LAST` come last."""
     for item in items:
-        if item.nodeid.startswith(LONG):
+        in_engines = item.nodeid.startswith(ENGINES)
+        if in_engines and (table.mark(item) or item.nodeid.startswith(ENGINES_OF_FAULTS)):
             item.add_marker("long")
     absent = [*([] if for_gpu(config) else ["gpu"]), *lacking()]
     left_out = [item for item in items if any(map(item.get_closest_marker, absent))]

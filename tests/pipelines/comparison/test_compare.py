@@ -257,6 +257,10 @@ def wait_for_a_tick(workspace: Path, name: str, given_up: Callable[[], bool]) ->
         time.sleep(0.2)
 
 
+@pytest.mark.fault(
+    "a comparison cancelled while it trains; one of its recipes diverges",
+    "the same command goes on, within the same budget, and compares the others",
+)
 @engines
 def test_a_weekly_comparison_goes_on_where_it_was_cancelled_and_loses_nothing_by_a_failure(
     growing: str, styles: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch

@@ -58,6 +58,10 @@ def long(source: str, workspace: Path) -> Config:
     )
 
 
+@pytest.mark.fault(
+    "a node of a whole job lost, where nodes share no folder, but a bucket",
+    "trains on from the last checkpoint on a spare node, in the same bits, and is registered",
+)
 def test_submitted_from_outside_a_node_lost_registered_and_stopped(
     nodes: Nodes, tmp_path: Path
 ) -> None:
