@@ -34,6 +34,8 @@ THREAD = "in Ray: "
 Ray's code for a training to end, or import."""
 QUIET = {
     "RAY_USAGE_STATS_ENABLED": "0",
+    # what asks Ray for something after its end must not start another one, or join any
+    "RAY_ENABLE_AUTO_CONNECT": "0",
     # set on every side: without it `ray job submit` sends no token
     "RAY_AUTH_MODE": "token",
     # After a failure the workers that are left are given so many seconds to end in good order: one

@@ -7,6 +7,8 @@ Ray Train's own that this project does without are left out.
 from __future__ import annotations
 
 import asyncio
+import logging
+import os
 from collections.abc import Callable
 from functools import cache
 from pathlib import Path
@@ -23,14 +25,18 @@ if TYPE_CHECKING:
     from ray.train.v2.api.callback import RayTrainCallback
 
 
-def trainer_class(here: bool, autoscaled: bool) -> type[TorchTrainer]:
-    """Ray's trainer without those of its actors that have nothing to do here. Each is a process,
-    which imports Ray Train for two seconds while the workers start.
+def trainer_class(
+    silent_s: float, here: Callable[[], None] | None, autoscaled: bool
+) -> type[TorchTrainer]:
+    """Ray's trainer, whose controller replaces workers that do not answer for `silent_s`, without
+    those of its actors that have nothing to do here. Each is a process, which imports Ray Train for
+    two seconds while the workers start.
 
     One would read Ray's own data sets, of which there are none. Another would free the room of the
     workers after the controller was killed, which `room.give_back` does. A third tells an
     autoscaler of the workers, if there is one (`autoscaled`). With `here` the controller itself is
-    none, either: it runs in the process and the thread that call `fit`.
+    none, either: it runs in the process and the thread that call `fit`, and calls `here` each time
+    that it looks at the workers.
     """
     from ray.train.torch import TorchTrainer
     from ray.train.v2._internal.callbacks import DatasetsCallback
@@ -57,24 +63,61 @@ def trainer_class(here: bool, autoscaled: bool) -> type[TorchTrainer]:
             if not autoscaled:
                 given["scaling_policy"] = NobodyAsked(self.scaling_config)  # type: ignore[arg-type]
             if here:
-                return _run(**given)
+                return _run(silent_s, here, given)
+            # the actor takes it from the environment, and keeps it
+            os.environ["RAY_TRAIN_WORKER_HEALTH_CHECK_TIMEOUT_S"] = f"{silent_s:g}"
             return super()._initialize_and_run_controller(**given)  # type: ignore[misc]
 
     return Lean
 
 
-def _run(**given: Any) -> Any:
-    """Run a controller in this thread until the training has ended; returns its result.
+def _run(silent_s: float, look: Callable[[], None], given: dict[str, Any]) -> Any:
+    """Run a controller in this thread until the training has ended, and call `look` now and then;
+    returns its result.
 
     On one machine nothing is safer in a process of its own: if this one dies, so do the workers.
     And the workers need not wait for a process that imports all of this once more.
     """
     from ray.train.v2._internal.execution.controller import TrainController
+    from ray.train.v2._internal.execution.worker_group import WorkerGroup
+
+    class Group(WorkerGroup):
+        def __init__(self, *args: Any, **named: Any) -> None:
+            super().__init__(*args, **named)
+            self._worker_health_check_timeout_s = silent_s
+
+    class Here(TrainController):
+        worker_group_cls = Group
+
+        async def _run_control_loop_iteration(self) -> None:
+            look()
+            await super()._run_control_loop_iteration()  # type: ignore[no-untyped-call]
 
     _allow_no_actor()
-    controller = TrainController(**given)
+    _write_beside_ray()
+    controller: Any = Here(**given)
     asyncio.run(controller.run())
     return controller.get_result()
+
+
+def _write_beside_ray() -> None:
+    """Have Ray Train write of what it does, and of errors of our callbacks with their tracebacks,
+    into the logs of this Ray, and not to the terminal."""
+    from ray._private.worker import global_worker
+
+    assert global_worker.node is not None
+    path = Path(global_worker.node.get_logs_dir_path()) / "train-controller.log"
+    logger = logging.getLogger("ray.train")
+    if any(getattr(known, "baseFilename", "") == str(path) for known in logger.handlers):
+        return
+    for known in list(logger.handlers):  # of the Ray before
+        logger.removeHandler(known)
+        known.close()
+    handler = logging.FileHandler(path, encoding="utf-8", delay=True)
+    handler.setFormatter(logging.Formatter("%(asctime)s %(levelname)s %(name)s: %(message)s"))
+    logger.addHandler(handler)
+    logger.setLevel(logging.INFO)
+    logger.propagate = False
 
 
 @cache
@@ -113,15 +156,15 @@ def after_failures(run_dir: Path, recipe: str) -> UserCallback:
 
 
 def at_start(
-    run_dir: Path, check_room: Callable[[], None], hear: Callable[[], None]
+    run_dir: Path, check: Callable[[], None], hear: Callable[[], None]
 ) -> RayTrainCallback:
-    """A callback that checks whether there is room for workers, has new ones call `hear`, and notes
-    where they stand."""
+    """A callback that calls `check` before workers start, has new ones call `hear`, and notes where
+    they stand."""
     from ray.train.v2._internal.execution.callback import WorkerGroupCallback
 
     class AtStart(WorkerGroupCallback):
         def before_worker_group_start(self, worker_group_context: Any) -> None:
-            check_room()
+            check()
 
         def after_worker_group_start(self, worker_group: Any) -> None:
             worker_group.execute(hear)

@@ -21,7 +21,7 @@ def lean() -> Iterator[None]:
     agent of another command may have, or of one that was killed: the agent then tries again for
     three seconds, in which the command waits.
     """
-    from ray._private import node, parameter
+    from ray._private import node, parameter, ray_constants
 
     real: Any = parameter.RayParams
 
@@ -34,6 +34,13 @@ def lean() -> Iterator[None]:
 
     def no_dashboard(self: Any, **_: Any) -> None:
         self._webui_url = ""
+        # the agent would look for the address every second, and write down that there is none
+        self.get_gcs_client().internal_kv_put(
+            ray_constants.DASHBOARD_ADDRESS.encode(),
+            f"127.0.0.1:{ray_constants.DEFAULT_DASHBOARD_PORT}".encode(),
+            True,
+            ray_constants.KV_NAMESPACE_DASHBOARD,
+        )
 
     with (
         patch.object(parameter, "RayParams", Params),

@@ -21,7 +21,6 @@ import uuid
 from collections.abc import Callable, Iterator
 from contextlib import AbstractContextManager, ExitStack, contextmanager, nullcontext
 from dataclasses import dataclass
-from functools import partial
 from pathlib import Path
 from typing import Any
 
@@ -44,6 +43,7 @@ from gan_train.runs.shared import WORKER_LOG as WORKER_LOG
 from gan_train.text import VisibleFormatter
 from pipelines.compute import autoscaler, controller, room
 from pipelines.compute.cluster import (
+    RayEnded,
     check_alive,
     connected,
     environment_of_workers,
@@ -351,10 +351,25 @@ def _attempt(
         use_gpu = gpus_wanted(config.cluster)
         if restart and not room.wait(config.cluster, use_gpu, (run_dir / STOP).exists):
             return unchanged(run_dir)
-        check_room = partial(room.check, config.cluster, use_gpu)
         threads = threads_per_worker(config, os.cpu_count() or 1)
         local = on_this_machine(config.cluster)
-        trainer = controller.trainer_class(local, not (local or autoscaler.is_absent()))(
+        resume = f"go on with --resume {run_dir.name}"
+        again = resume if loop is _train else "give the command again"
+
+        def look() -> None:
+            if not ray.is_initialized():
+                raise RuntimeError("Ray was ended while this training went on")
+            check_alive(again)
+
+        def check_room() -> None:
+            if local:
+                check_alive(again, ask=True)
+            room.check(config.cluster, use_gpu)
+
+        silent_s = min(SILENT_S, config.cluster.timeout_s)
+        trainer = controller.trainer_class(
+            silent_s, look if local else None, not (local or autoscaler.is_absent())
+        )(
             loop,
             train_loop_config=settings | {"config": config.model_dump(mode="json")},
             scaling_config=ray.train.ScalingConfig(
@@ -384,20 +399,18 @@ def _attempt(
                 logging_config=v2.LoggingConfig(log_level="ERROR"),
             ),
         )
-        # the controller, which looks after the workers, takes this from the environment
-        silent = min(SILENT_S, config.cluster.timeout_s)
-        os.environ["RAY_TRAIN_WORKER_HEALTH_CHECK_TIMEOUT_S"] = f"{silent:g}"
         try:
             with following:
                 result: Any = trainer.fit()
         except ray.exceptions.RayActorError as error:
-            check_alive(f"go on with --resume {run_dir.name}", ask=True)
+            check_alive(again, ask=True)
             room.give_back(run_dir)
             reason = str(error).splitlines()[0]
             raise ControllerLost(f"Ray Train's controller died: {reason}") from error
         except ray.train.TrainingFailedError as error:
-            if isinstance(cause := getattr(error, "controller_failure", None), room.NoRoom):
-                raise cause from error
+            cause = getattr(error, "controller_failure", None)
+            if isinstance(cause, room.NoRoom | RayEnded):
+                raise cause from None  # a user's mistake has no cause, or its task is tried again
             refused = run_dir / REFUSED
             if refused.exists():
                 raise UserError(refused.read_text(encoding="utf-8")) from error

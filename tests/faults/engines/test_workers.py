@@ -21,7 +21,7 @@ from gan_train.runs import run_folder
 from gan_train.runs.checkpoint import list_checkpoints
 from gan_train.runs.events import read_events, read_with_offsets
 from pipelines.compute import elastic, training
-from pipelines.compute.cluster import connected
+from pipelines.compute.cluster import RayEnded, connected
 from tests.training import assert_same_bits, tiny_config, tiny_images, weights
 
 pytestmark = [
@@ -173,3 +173,34 @@ def test_all_that_leaves_no_trace(disturbed: Disturbed) -> None:
     quiet = run_folder.new(config, disturbed.shards)
     training.fit(config, disturbed.shards, quiet)
     assert_same_bits(weights(quiet), weights(disturbed.run_dir))
+
+
+@pytest.mark.fault(
+    "SIGKILL of the raylet of the only machine while a checkpoint is scored",
+    "one message with cause and remedy, and no second try",
+)
+def test_ray_ends_while_a_checkpoint_is_scored(
+    disturbed: Disturbed, record_property: Callable[[str, object], None]
+) -> None:
+    from ray._private.worker import global_worker
+
+    node = global_worker.node
+    assert node is not None
+    long = {"evaluate.metrics": ["frechet"], "evaluate.images": 20_000}
+    config = recipes.change(disturbed.config, long)
+    checkpoint, *_ = list_checkpoints(disturbed.run_dir)
+
+    def kill() -> None:
+        while not list(config.workspace.glob(f"evaluate/*/{training.WORKER_LOG}")):
+            time.sleep(0.1)
+        os.kill(node.all_processes["raylet"][0].process.pid, signal.SIGKILL)
+        killed.append(time.monotonic())
+
+    killed: list[float] = []
+    thread = threading.Thread(target=kill)
+    thread.start()
+    with pytest.raises(RayEnded, match="give the command again") as told:
+        training.evaluate(config, disturbed.shards, checkpoint)
+    record_property("recovered_s", time.monotonic() - killed[0])
+    thread.join()
+    assert told.value.__cause__ is None, "else its task would be tried again"

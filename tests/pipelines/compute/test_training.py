@@ -156,9 +156,12 @@ def test_ray_starts_no_process_that_has_nothing_to_do(quiet: Quiet) -> None:
     assert node.all_processes.keys() == {"gcs_server", "raylet"}
     taken = (DEFAULT_DASHBOARD_AGENT_LISTEN_PORT, -1)
     assert node.dashboard_agent_listen_port not in taken, "several may run at once"
-    logs = Path(node.get_logs_dir_path()).glob("worker-*.out")
-    named = re.findall(r":actor_name:(\w+)", "".join(path.read_text() for path in logs))
+    logs = Path(node.get_logs_dir_path())
+    said = "".join(path.read_text() for path in logs.glob("worker-*.out"))
+    named = re.findall(r":actor_name:(\w+)", said)
     assert set(named) == {"SynchronizationActor", "RayTrainWorker"}
+    # nor does the agent look for the dashboard that there is not, once a second
+    assert "dashboard http address" not in (logs / "dashboard_agent.log").read_text()
 
 
 def test_ray_is_told_of_checkpoints(quiet: Quiet) -> None:
@@ -168,8 +171,12 @@ def test_ray_is_told_of_checkpoints(quiet: Quiet) -> None:
     assert outcome.metrics["nimg"] == 192
 
 
-def test_a_changed_configuration_is_refused_at_once(quiet: Quiet) -> None:
+def test_a_changed_configuration_is_refused_at_once(
+    quiet: Quiet, capfd: pytest.CaptureFixture[str]
+) -> None:
     """A restart would only meet it again: the workers are not restarted, the message is ours."""
+    from ray._private.worker import global_worker
+
     config, shards, run_dir, _ = quiet
     log = run_dir / training.WORKER_LOG
     before = log.read_text(encoding="utf-8").splitlines()
@@ -179,6 +186,11 @@ def test_a_changed_configuration_is_refused_at_once(quiet: Quiet) -> None:
     assert (run_dir / training.REFUSED).exists()
     more = log.read_text(encoding="utf-8").splitlines()[len(before) :]
     assert 1 <= len(more) <= 2 and all("process" in m for m in more), "each worker began once"
+    # Ray Train tells of it with a traceback, which is for its log
+    assert global_worker.node is not None
+    said = Path(global_worker.node.get_logs_dir_path(), "train-controller.log").read_text()
+    assert "Traceback" in said and "seed: 0 -> 7" in said
+    assert "Traceback" not in "".join(capfd.readouterr())
 
 
 def test_a_stopped_run_saves_and_goes_on_to_the_same_end(
