@@ -125,9 +125,10 @@ def compare_with_mean(a: Measured, scores: Sequence[float], known: Deviation) ->
     are those of several, which differ in their seed alone.
 
     This is Student's t-test of one new score against the mean of m: the difference has the variance
-    of a training times 1 + 1/m. The samples' errors are within the deviation between trainings.
+    of a training times 1 + 1/m. The samples' errors are within the deviation between trainings,
+    which is not taken to be less than they are.
     """
-    variance = known.value**2 * (1 + 1 / len(scores))
+    variance = max(known.value, a.error) ** 2 * (1 + 1 / len(scores))
     ahead = sum(scores) / len(scores) - a.value
     verdict, sure = _judged(ahead, math.sqrt(variance), known.freedom)
     if verdict != "tie":

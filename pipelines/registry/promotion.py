@@ -5,7 +5,7 @@ compared only under one protocol (data set, extractor, resize, N, latents);
 `gan_train/metrics/protocol.py` says when that holds. A version becomes champion only where chance
 does not explain that its score is lower (`evidence.py`); ties keep the champion. One of the
 champion's own configuration is compared with the champion, and one of another configuration with
-the mean of the champion's equals, as far as they are known.
+the mean of the champion's equals, as far as they are known, where that is surer.
 """
 
 from __future__ import annotations
@@ -106,9 +106,11 @@ def decide(
     if candidate.value == champion.value:
         return Decision(CHALLENGER, f"{value} equals that of {against}, which stays")
     lower = candidate.value < champion.value
-    if lower and known is not None and len(equals) > 1 and not candidate.continued:
-        return _against_mean(candidate, champion, known, equals)
     found = _weighed(candidate, champion, known)
+    if lower and known is not None and len(equals) > 1 and not candidate.continued:
+        of_mean = compare_with_mean(_measured(candidate, champion)[0], equals, known)
+        if found is None or of_mean.sure > found.sure:
+            return _against_mean(candidate, champion, equals, of_mean)
     if found is None:
         word, alias = ("better", CHAMPION) if lower else ("worse", CHALLENGER)
         return Decision(alias, f"{value} is {word} than {champion.text} of {against}")
@@ -127,13 +129,11 @@ def decide(
 
 
 def _against_mean(
-    candidate: Standing, champion: Standing, known: Deviation, equals: Sequence[float]
+    candidate: Standing, champion: Standing, equals: Sequence[float], found: Comparison
 ) -> Decision:
     """The alias of a candidate with the lower score, of another configuration than the champion's.
-    It must be ahead of the mean of the champion's equals, or luck explains it; and of the champion
-    itself, or the champion would get worse."""
-    pair = _measured(candidate, champion)
-    found = compare_with_mean(pair[0], equals, known)
+    It must be ahead of the mean of the champion's equals (`found`), or luck explains it; and of the
+    champion itself, or the champion would get worse."""
     value = f"{candidate.metric} {candidate.text}"
     theirs = f"champion {champion.name} ({champion.text})"
     mean = f"the mean {number(sum(equals) / len(equals))} of {len(equals)} trainings like {theirs}"
@@ -142,7 +142,7 @@ def _against_mean(
         reason = f"{value} ties with {mean}, which stays: better by {sure}; {found.more}"
         return Decision(CHALLENGER, reason)
     reason = f"{value} is better than {mean}, {percent(found.sure)} sure ({_seeds(found)})"
-    if not beyond_samples(*pair):
+    if not beyond_samples(*_measured(candidate, champion)):
         return Decision(CHALLENGER, f"{reason}, but it ties with that champion itself, which stays")
     return Decision(CHAMPION, reason)
 
@@ -158,10 +158,11 @@ def sure_of(newer: Standing, older: Standing, known: Deviation | None) -> str | 
         return None
     shown = percent(found.sure if newer.value < older.value else 1 - found.sure)
     if found.verdict != "tie":
-        return f"That is better, {shown} sure ({_seeds(found)})."
+        return f"Between two trainings that is better, {shown} sure ({_seeds(found)})."
     needed = percent(ENOUGH)
     return (
-        f"That is a tie: {shown} sure, where better takes {needed} ({_seeds(found)}); {found.more}."
+        f"Between two trainings that is a tie: {shown} sure, where better takes {needed} "
+        f"({_seeds(found)}); {found.more}."
     )
 
 

@@ -135,7 +135,7 @@ def test_two_versions_are_compared_on_a_page(
     assert done("diff", f"{MODEL}/1", f"{MODEL}/2", "--out", out, *place)
     said, page = capsys.readouterr().out, out.read_text()
     assert "version 2 has the lowest Fréchet distance: 40.0 ± 0.5, before version 1 50.0" in said
-    assert "That is better, 96% sure (between seeds 4.03, assumed, 8% of the score)." in said
+    assert "Between two trainings that is better, 96% sure (between seeds 4.03, assumed, " in said
     assert "What differs: 1 setting, data." in said and "  seed: 0 -> 7\n" in said
     assert "  class C: – -> 30 images\n" in said and "  class A: 100 images -> 170 images" in said
     assert page.count("<img") == 2 and "<script" not in page

@@ -102,6 +102,12 @@ def test_one_score_is_compared_with_a_mean_by_students_t() -> None:
     assert compare_with_mean(measured(65.0), scores, known).verdict == "worse"
 
 
+def test_samples_count_also_where_seeds_are_said_not_to() -> None:
+    """`registry.seed_deviation: 0`: the errors of a score and of a mean of two are left."""
+    found = compare_with_mean(measured(48.0), [50.0, 50.0], given(0.0))
+    assert found.sure == pytest.approx(stats.norm.cdf(2 / math.sqrt(1.5)))
+
+
 def against_equals(ahead: float, attempts: int = 2000) -> tuple[float, float]:
     """How often a version of another configuration passes that is better by `ahead` deviations of a
     training: against the mean of twenty equals and the luckiest of them, and against that alone."""

@@ -139,6 +139,10 @@ def test_another_configuration_is_compared_with_the_mean_of_the_champions_equals
     # there is nothing to compare a mean with
     assert decide(new, now, known, [50.0]) == decide(new, now, known)
     assert decide(new, now, None, equals) == decide(new, now, None)
+    # a champion that is worse than its equals, made by hand say, is not held to their mean
+    unlucky = [replace(score(value), error=0.6) for value in (44.0, 60.0)]
+    decision = decide(*unlucky, Deviation(3.0, 9, "known"), [60.0, 45.0, 46.0, 44.0, 44.0])
+    assert decision.alias == "champion" and "better than 60.0 ± 0.6 of" in decision.reason
     # one that goes on from other networks shares their luck
     continued = replace(new, continued=True)
     assert decide(continued, now, known, equals) == decide(continued, now, known)
@@ -179,12 +183,13 @@ def test_a_sentence_says_whether_chance_explains_a_difference() -> None:
     known = Deviation(1.9, 4, "known from 5 trainings")
     a, near, far = (replace(score(value), error=0.6) for value in (50.0, 49.0, 40.0))
     tie = (
-        "That is a tie: 64% sure, where better takes 95% (between seeds 1.9, known from 5 "
-        "trainings); "
+        "Between two trainings that is a tie: 64% sure, where better takes 95% (between seeds 1.9, "
+        "known from 5 trainings); "
         "no number of images would decide, 33 trainings of each would."
     )
     assert sure_of(near, a, known) == sure_of(a, near, known) == tie
-    better = "That is better, 99% sure (between seeds 1.9, known from 5 trainings)."
+    how = "between seeds 1.9, known from 5 trainings"
+    better = f"Between two trainings that is better, 99% sure ({how})."
     assert sure_of(far, a, known) == sure_of(a, far, known) == better
     for other in (a, score(math.nan), replace(far, protocol=INCEPTION), score(40.0, INCEPTION)):
         assert sure_of(other, a, known) is None
