@@ -75,8 +75,8 @@ def pytest_collection_modifyitems(config: pytest.Config, items: list[pytest.Item
     """Tests for a GPU run where they are asked for, those of a program where it is installed.
     Faults in engines are `long`: each waits until all goes on. `ENGINES_LAST` come last."""
     for item in items:
-        in_engines = item.nodeid.startswith(ENGINES)
-        if in_engines and (table.mark(item) or item.nodeid.startswith(ENGINES_OF_FAULTS)):
+        of_engines = item.nodeid.startswith(ENGINES) and item.get_closest_marker("slow")
+        if of_engines and (table.mark(item) or item.nodeid.startswith(ENGINES_OF_FAULTS)):
             item.add_marker("long")
     absent = [*([] if for_gpu(config) else ["gpu"]), *lacking()]
     left_out = [item for item in items if any(map(item.get_closest_marker, absent))]
