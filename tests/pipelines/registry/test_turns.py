@@ -160,7 +160,7 @@ def test_the_best_of_those_at_once_is_champion(
 
     # where chance explains all differences, whoever comes first stays champion
     new_model(client, "ties")
-    for promoter, score in zip(at_once, (30.0, 31.0, 32.0, 33.0), strict=True):
+    for promoter, score in zip(at_once, (30.0, 30.5, 31.0, 31.5), strict=True):
         promoter.ask("ties", score, error=1.0)
     said = dict(promoter.answer() for promoter in at_once)
     (reign,) = reigns.of(client.get_registered_model("ties"))
