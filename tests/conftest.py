@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import os
 import shutil
+import signal
 from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
@@ -55,6 +56,9 @@ def for_gpu(config: pytest.Config) -> bool:
 
 def pytest_configure(config: pytest.Config) -> None:
     torch.set_num_threads(1)
+    # a job in the background of a shell ignores it, and so would all that the tests start
+    if signal.getsignal(signal.SIGINT) == signal.SIG_IGN:
+        signal.signal(signal.SIGINT, signal.default_int_handler)
     if not for_gpu(config):  # else tests of the CPU's figures and bits would fail
         os.environ["CUDA_VISIBLE_DEVICES"] = ""
 

@@ -338,16 +338,8 @@ def test_an_interrupt_saves_a_checkpoint(styles: str, tmp_path: Path) -> None:
     command = [sys.executable, "-m", "pipelines.cli.main", "compare", endless, "--minutes", "60"]
     command += ["--set", "train.tick_kimg=0.016", "--set", "train.checkpoint_kimg=50"]
 
-    def hear_interrupts() -> None:
-        """Which a background job of a shell, as these tests may be, has inherited to ignore."""
-        signal.signal(signal.SIGINT, signal.SIG_DFL)
-
     with subprocess.Popen(
-        command,
-        stderr=subprocess.PIPE,
-        text=True,
-        preexec_fn=hear_interrupts,
-        start_new_session=True,
+        command, stderr=subprocess.PIPE, text=True, start_new_session=True
     ) as process:
         wait_for_a_tick(workspace, "endless", lambda: process.poll() is not None)
         os.killpg(process.pid, signal.SIGINT)  # all that it started, as Ctrl-C in a terminal does
