@@ -32,7 +32,7 @@ test-all: $(INSTALLED) ## Run all tests but the long ones
 coverage: $(INSTALLED) ## Run the same tests, and measure which lines and branches they reach
 	$(PYTEST) --cov -m "not long"
 
-test-long: $(INSTALLED) ## Run the tests that harm real trainings, flows and nodes, and wait for the end
+test-long: $(INSTALLED) ## Run the long tests: most harm real trainings, flows and nodes
 	$(PYTEST) -m long
 
 faults: $(INSTALLED) ## Inject every fault of docs/faults.md; the rows go to build/faults.md

@@ -38,11 +38,7 @@ ENGINES = (
     *(f"tests/pipelines/{room}/" for room in ("compute", "stack", "flows", "comparison")),
 )
 """Where Ray and Prefect are started, which take all cores: one such test at a time."""
-ENGINES_LAST = (
-    "tests/pipelines/comparison/",
-    "tests/pipelines/stack/",
-    "tests/pipelines/flows/test_postgres.py",
-)
+ENGINES_LAST = ("tests/pipelines/comparison/", "tests/pipelines/stack/")
 """Those of them that come last, a file each to whichever process is free, beside the others. They
 wait for their engines more than they compute."""
 SINGLE = ("tests/distributed/", "tests/faults/")

@@ -26,7 +26,7 @@ from pipelines.stack.services import free_ports
 from tests import postgres
 from tests.training import tiny_config
 
-pytestmark = [pytest.mark.slow, pytest.mark.postgres]
+pytestmark = [pytest.mark.slow, pytest.mark.long, pytest.mark.postgres]
 
 ROOT = Path(__file__).parents[3]
 COMPOSE = yaml.safe_load((ROOT / "infra/compose/compose.yaml").read_text(encoding="utf-8"))
