@@ -42,8 +42,9 @@ QUIET = {
     # that is stopped, or waits for a lost one, takes all of them. Ray's default is 30.
     "TORCH_PROCESS_GROUP_SHUTDOWN_TIMEOUT_S": "5",
     # A node is lost after five checks without an answer. Ray's default of 3 s between them means
-    # 15 s in which new workers are sent to a node that is no longer there.
-    "RAY_health_check_period_ms": "1000",
+    # 15 s in which new workers are sent to a node that is no longer there. One that is there, but
+    # slow, is given 10 s for each answer.
+    "RAY_health_check_period_ms": "600",
 }
 LOOPBACK = {
     # makes Ray run on one node; its GCS, raylet, agents and workers then listen on 127.0.0.1 only
