@@ -16,7 +16,7 @@ from pathlib import Path
 from typing import Generic, TypeVar
 
 from gan_train.runs.events import Event, EventReader
-from pipelines.compute.cluster import THREAD
+from pipelines.compute.cluster import THREAD, RayEnded
 from pipelines.compute.training import STOP, WORKER_LOG, clear
 from pipelines.flows.progress import Warnings
 
@@ -62,14 +62,19 @@ class RunningTraining(Generic[T]):
         clear(self.run_dir)
         self._trains_from = EventReader.at_end(self.run_dir).offset
         try:
-            return fit()
-        finally:
+            trained = fit()
+        except RayEnded:  # the workers may outlive Ray for as long as they take to save
+            raise
+        except BaseException:
             self._trains_from = None
+            raise
+        self._trains_from = None
+        return trained
 
     @property
     def trains(self) -> bool:
         """Whether workers train right now."""
-        return self._trains_from is not None
+        return self._trains_from is not None and not self.done
 
     @property
     def done(self) -> bool:
@@ -103,11 +108,11 @@ class RunningTraining(Generic[T]):
     def saving(self) -> bool:
         """Whether there still is something to save: workers train, and have not logged their end.
 
-        The log is asked because Ray may have got the same signal as the caller, and then never
-        says that the workers are done.
+        The log is asked because Ray may have got the same signal as the caller, as from a Prefect
+        worker, and then never says that the workers are done.
         """
         since = self._trains_from
-        if self.done or since is None:
+        if since is None:
             return False
         told = EventReader(self.run_dir, since).new()
         # an end that other events follow was that of a smaller or larger group of workers

@@ -9,6 +9,7 @@ from pathlib import Path
 import pytest
 
 from gan_train.runs.events import EventLog
+from pipelines.compute.cluster import RayEnded
 from pipelines.compute.training import REFUSED, STOP, WORKER_LOG
 from pipelines.flows.running import RunningTraining, save_and_end
 
@@ -69,6 +70,26 @@ def test_workers_that_have_told_their_end_are_not_waited_for(tmp_path: Path) -> 
     assert not running.done and not running.saving()
     for_ever.set()
     running.result()
+
+
+def test_workers_that_outlive_ray_are_waited_for(tmp_path: Path) -> None:
+    """A Prefect worker sends SIGTERM to the whole group of a flow run, so that Ray ends at once."""
+    begun, ended = threading.Event(), threading.Event()
+    workers = threading.Thread(target=until_stopped, args=[tmp_path, begun])
+
+    def fit() -> None:
+        workers.start()
+        begun.wait()
+        ended.set()
+        raise RayEnded("Ray has ended")
+
+    running: RunningTraining[None] = RunningTraining(tmp_path)
+    running.start(lambda: running.train(fit))
+    assert ended.wait(60) and isinstance(running.error(), RayEnded)
+    assert running.saving() and running.done and not running.trains
+    save_and_end([running], grace_s=60)
+    workers.join(60)
+    assert not running.saving()
 
 
 def test_one_that_neither_ends_nor_trains_is_given_up(tmp_path: Path) -> None:
