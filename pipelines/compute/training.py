@@ -51,6 +51,7 @@ from pipelines.compute.cluster import (
     needs,
     on_this_machine,
     threads_per_worker,
+    under_prefect,
 )
 from pipelines.compute.metrics import Exporter, Origin, collected
 
@@ -368,7 +369,9 @@ def _attempt(
 
         silent_s = min(SILENT_S, config.cluster.timeout_s)
         trainer = controller.trainer_class(
-            silent_s, look if local else None, not (local or autoscaler.is_absent())
+            silent_s,
+            look if local and not under_prefect() else None,
+            not (local or autoscaler.is_absent()),
         )(
             loop,
             train_loop_config=settings | {"config": config.model_dump(mode="json")},
