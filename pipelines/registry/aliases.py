@@ -76,7 +76,7 @@ def _by_score(
 ) -> Decision:
     standing, champion = version_standing(new.version, new.tags), _compared(now, new)
     versions = _oldest_first(client, new.name)
-    known = deviation_between_seeds(versions, standing) if seeds is None else given(seeds)
+    known = _between_seeds(versions, standing, seeds)
     equals = [] if now is None else scores_of_equals(versions, now.tags, new.tags, standing)
     return decide(standing, champion, known, equals)
 
@@ -86,9 +86,11 @@ def between_seeds(
 ) -> Deviation | None:
     """The deviation of scores between seeds: what a person has told, or else from the versions of a
     model that were scored alike; None where they tell too little."""
-    if told is not None:
-        return given(told)
-    return deviation_between_seeds(_oldest_first(client, name), like)
+    return _between_seeds(_oldest_first(client, name), like, told)
+
+
+def _between_seeds(versions: list[Version], like: Standing, told: float | None) -> Deviation | None:
+    return deviation_between_seeds(versions, like) if told is None else given(told)
 
 
 def _oldest_first(client: MlflowClient, name: str) -> list[Version]:

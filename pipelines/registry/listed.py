@@ -15,7 +15,7 @@ from gan_train.metrics.scores import number
 from pipelines.registry.promotion import (
     CHALLENGER,
     CHAMPION,
-    RECIPE_TAG,
+    alike,
     scores_of_trainings,
     version_standing,
 )
@@ -149,10 +149,8 @@ def described(config: Config, version_or_alias: str) -> Described:
 def _seeds(tags: Mapping[str, str], known: Sequence[tuple[str, Mapping[str, str]]]) -> str:
     """How far the versions of equal configurations deviate that were scored alike; `known` are the
     run and the tags of each version, the oldest first."""
-    like, recipe = version_standing(0, tags), tags.get(RECIPE_TAG)
-    alike = [(run, other) for run, other in known if other.get(RECIPE_TAG) == recipe]
-    trainings = scores_of_trainings(alike, like)
-    if recipe is None or len(trainings) < 2:
+    trainings = scores_of_trainings(alike(known, tags), version_standing(0, tags))
+    if len(trainings) < 2:
         return "-"
     return f"{number(stdev(trainings))} ({len(trainings)})"
 

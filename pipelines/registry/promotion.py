@@ -137,11 +137,11 @@ def _against_mean(
     value = f"{candidate.metric} {candidate.text}"
     theirs = f"champion {champion.name} ({champion.text})"
     mean = f"the mean {number(sum(equals) / len(equals))} of {len(equals)} trainings like {theirs}"
-    sure = f"{percent(found.sure)} ({_seeds(found)})"
+    sure, seeds = percent(found.sure), _seeds(found)
     if found.verdict != "better":
-        reason = f"{value} ties with {mean}, which stays: better by {sure}; {found.more}"
+        reason = f"{value} ties with {mean}, which stays: better by {sure} ({seeds}); {found.more}"
         return Decision(CHALLENGER, reason)
-    reason = f"{value} is better than {mean}, {percent(found.sure)} sure ({_seeds(found)})"
+    reason = f"{value} is better than {mean}, {sure} sure ({seeds})"
     if not beyond_samples(*_measured(candidate, champion)):
         return Decision(CHALLENGER, f"{reason}, but it ties with that champion itself, which stays")
     return Decision(CHAMPION, reason)
@@ -212,10 +212,16 @@ def scores_of_equals(
     """The scores of the trainings that differ from the champion's in their seed alone, its own
     among them, where a new version's differs in more; else, or where that is not known, none.
     `champion` and `new` are the tags of these two, `versions` all, the oldest first."""
-    recipe = champion.get(RECIPE_TAG)
-    if recipe is None or new.get(RECIPE_TAG, recipe) == recipe:
+    if RECIPE_TAG not in new or new[RECIPE_TAG] == champion.get(RECIPE_TAG):
         return []
-    return scores_of_trainings((one for one in versions if one[1].get(RECIPE_TAG) == recipe), like)
+    return scores_of_trainings(alike(versions, champion), like)
+
+
+def alike(versions: Iterable[Version], tags: Mapping[str, str]) -> list[Version]:
+    """The versions whose configuration differs in its seed alone from that of the version with
+    these tags, itself among them; none where that is not recorded."""
+    recipe = tags.get(RECIPE_TAG)
+    return [one for one in versions if recipe is not None and one[1].get(RECIPE_TAG) == recipe]
 
 
 def scores_of_trainings(versions: Iterable[Version], like: Standing) -> list[float]:

@@ -11,7 +11,7 @@ import sys
 import time
 from collections.abc import Callable, Iterator
 from pathlib import Path
-from typing import NamedTuple
+from typing import Any, NamedTuple
 
 import pytest
 
@@ -132,46 +132,41 @@ def cluster(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Cluster]:
             run.kill()
 
 
+def goes_on(cluster: Cluster, without: int, ranks: list[int], record: Any) -> None:
+    """The workers train again after the death of a process, as these ranks and in the same bits."""
+    before = len(cluster.run.ranks())
+    took = cluster.run.after_the_loss_of(without)
+    record("recovered_s", took)
+    assert took < BOUND_S
+    assert sorted(cluster.run.ranks()[before:]) == ranks
+    kinds = {event["kind"] for event, _ in read_with_offsets(cluster.run.run_dir)}
+    assert "cut" not in kinds, "what was repeated was the same"
+
+
 @pytest.mark.fault(
     "SIGKILL of Ray Train's controller on a cluster",
     "a new one trains on from the last checkpoint, in the same bits",
 )
-def test_a_killed_controller(
-    cluster: Cluster, record_property: Callable[[str, object], None]
-) -> None:
+def test_a_killed_controller(cluster: Cluster, record_property: Any) -> None:
     """On one machine the controller is no process of its own, but part of the driver."""
-    before = len(cluster.run.ranks())
     controller = child(raylet(cluster.head), "ray::TrainController")
-    took = cluster.run.after_the_loss_of(controller)
-    record_property("recovered_s", took)
-    assert took < BOUND_S
-    assert sorted(cluster.run.ranks()[before:]) == [0, 1]
+    goes_on(cluster, controller, [0, 1], record_property)
 
 
 @pytest.mark.fault(
     "SIGKILL of a raylet with a spare node",
     "trains on there from the last checkpoint, in the same bits",
 )
-def test_a_spare_node_takes_over(
-    cluster: Cluster, record_property: Callable[[str, object], None]
-) -> None:
+def test_a_spare_node_takes_over(cluster: Cluster, record_property: Any) -> None:
     cluster.nodes.start("second")
-    before = len(cluster.run.ranks())
-    took = cluster.run.after_the_loss_of(raylet(cluster.first))
-    record_property("recovered_s", took)
-    assert took < BOUND_S
-    assert sorted(cluster.run.ranks()[before:]) == [0, 1]
-    kinds = {event["kind"] for event, _ in read_with_offsets(cluster.run.run_dir)}
-    assert "cut" not in kinds, "what was repeated was the same"
+    goes_on(cluster, raylet(cluster.first), [0, 1], record_property)
 
 
 @pytest.mark.fault(
     "SIGKILL of a raylet without a spare node (`cluster.workers=1-2`)",
     "trains on from the last checkpoint with fewer workers",
 )
-def test_fewer_workers_go_on(
-    cluster: Cluster, record_property: Callable[[str, object], None]
-) -> None:
+def test_fewer_workers_go_on(cluster: Cluster, record_property: Any) -> None:
     before = len(cluster.run.ranks())
     took = cluster.run.after_the_loss_of(raylet(cluster.nodes.newest))
     record_property("recovered_s", took)
