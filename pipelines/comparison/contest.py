@@ -31,10 +31,10 @@ from gan_train.training.schedule import check, checkpoints, schedule_end
 from pipelines.comparison.plan import Training
 from pipelines.comparison.training_time import Stopwatch
 from pipelines.compute import elastic, training
-from pipelines.compute.cluster import check_alive, identifiers
+from pipelines.compute.cluster import RayEnded, check_alive, identifiers
 from pipelines.flows import artifacts
 from pipelines.flows.progress import score_line
-from pipelines.flows.running import POLL_S, RunningTraining, save_and_end
+from pipelines.flows.running import POLL_S, RunningTraining, leave_ray, save_and_end
 from pipelines.flows.time_left import Forecast, in_words
 from pipelines.registry import versions
 
@@ -195,6 +195,7 @@ def race(contestants: Sequence[Contestant], slots: int, compare: str) -> bool:
     board = Board(contestants)
     shown = artifacts.Progress("comparison-progress", "Of the budget of all trainings")
     next_question = 0.0
+    lost = False
 
     def look() -> None:
         for contestant in active:
@@ -226,8 +227,12 @@ def race(contestants: Sequence[Contestant], slots: int, compare: str) -> bool:
                     stopping.set()
             time.sleep(POLL_S)
         shown(board.fraction())
+    except RayEnded:
+        lost = True
+        leave_ray([contestant.running for contestant in active])
+        raise
     finally:
-        if active:
+        if active and not lost:
             stopping.set()
             board.say("stopping: the workers save their checkpoints ...")
             save_and_end([contestant.running for contestant in active])

@@ -10,11 +10,15 @@ import json
 import logging
 import math
 import os
+import select
 import signal
+import socket
+import struct
 import threading
 import time
 from collections.abc import Callable, Iterator
 from contextlib import AbstractContextManager, contextmanager, nullcontext
+from functools import cache
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -47,6 +51,9 @@ QUIET = {
     "RAY_health_check_period_ms": "600",
 }
 LOOPBACK = {
+    # The only node has nobody who would go on elsewhere. The driver sees by itself that it is gone
+    # (`check_alive`), and once Ray says so, too, Ray ends the driver: that must not come first.
+    "RAY_health_check_period_ms": "3000",
     # makes Ray run on one node; its GCS, raylet, agents and workers then listen on 127.0.0.1 only
     "RAY_ENABLE_WINDOWS_OR_OSX_CLUSTER": "0",
     "GLOO_SOCKET_IFNAME": "lo",
@@ -271,9 +278,9 @@ def _signals_kept() -> Iterator[None]:
 
 
 def check_alive(remedy: str, ask: bool = False) -> None:
-    """Raise RayEnded, which ends with `remedy`, when the Ray that this process has started has
-    ended. With `ask` also when this machine is no longer part of the cluster that it has joined, as
-    the head node knows."""
+    """Raise RayEnded, which ends with `remedy`, when Ray has ended on this machine, whether this
+    process has started it or joined it. With `ask` also when this machine is no longer part of the
+    cluster that it has joined, as the head node knows."""
     import ray
     from ray._private.worker import global_worker  # only there Ray tells of its own processes
 
@@ -284,13 +291,47 @@ def check_alive(remedy: str, ask: bool = False) -> None:
     if node.all_processes:
         alive = not {"raylet", "gcs_server"} & {kind for kind, _ in node.dead_processes()}
     else:
-        here = ray.get_runtime_context().get_node_id()
-        alive = not ask or any(n["Alive"] and n["NodeID"] == here for n in ray.nodes())
+        alive = _listens(node.raylet_socket_name)
+        if alive and ask:
+            here = ray.get_runtime_context().get_node_id()
+            alive = any(n["Alive"] and n["NodeID"] == here for n in ray.nodes())
     if not alive:
         raise RayEnded(
             "Ray has ended on this machine: someone has killed it, or memory ran out. Its log is "
             f"in {node.get_logs_dir_path()}; {remedy}"
         )
+
+
+def leave() -> None:
+    """Leave a Ray that has ended. Ray's library ends this process without a word once it misses the
+    raylet: a few seconds later, while the process may still have much to tell others."""
+    import ray
+
+    ray.shutdown()
+
+
+def _listens(address: str) -> bool:
+    """Whether the process lives that listened on the Unix socket when this was first asked."""
+    try:
+        listener = _listener(address)
+    except OSError:  # nobody listens any more
+        return False
+    if listener is None:
+        return True
+    ended = select.poll()
+    ended.register(listener, select.POLLIN)
+    return not ended.poll(0)
+
+
+@cache
+def _listener(address: str) -> int | None:
+    """A file descriptor of the process that listens on the Unix socket, which tells its end; None
+    where that process belongs to another container. Raises OSError when nobody listens."""
+    with socket.socket(socket.AF_UNIX) as asking:
+        asking.connect(address)
+        peer = asking.getsockopt(socket.SOL_SOCKET, socket.SO_PEERCRED, struct.calcsize("3i"))
+    pid, _, _ = struct.unpack("3i", peer)
+    return os.pidfd_open(pid) if pid else None
 
 
 def identifiers() -> dict[str, str]:

@@ -16,7 +16,7 @@ from gan_train.runs.events import Event
 from pipelines.compute.cluster import RayEnded, check_alive
 from pipelines.compute.training import Outcome
 from pipelines.flows.progress import Display
-from pipelines.flows.running import RunningTraining, save_and_end
+from pipelines.flows.running import RunningTraining, leave_ray, save_and_end
 from pipelines.flows.time_left import Forecast
 
 LOOK_S = 1.0
@@ -94,6 +94,7 @@ def attend(
         outcome = running.result()
     except RayEnded:
         lost = True
+        leave_ray([running])
         raise
     finally:
         if not (running.done or lost):

@@ -16,6 +16,7 @@ from pathlib import Path
 from typing import Generic, TypeVar
 
 from gan_train.runs.events import Event, EventReader
+from pipelines.compute import cluster
 from pipelines.compute.cluster import THREAD, RayEnded
 from pipelines.compute.training import STOP, WORKER_LOG, clear
 from pipelines.flows.progress import Warnings
@@ -24,7 +25,8 @@ POLL_S = 0.2
 GRACE_S = 25.0
 """Seconds that an interrupt waits for checkpoints; a Prefect worker kills the flow after 30 s."""
 LEAVE_S = 5.0
-"""Seconds of these that an interrupt waits for Ray to end the workers, once they have saved."""
+"""Seconds of these that an interrupt waits for Ray to end the workers, once they have saved. As
+many are left to the threads of trainings whose Ray has ended."""
 
 T = TypeVar("T")
 Trained = TypeVar("Trained")
@@ -130,3 +132,12 @@ def save_and_end(trainings: Collection[RunningTraining[T]], grace_s: float = GRA
         time.sleep(POLL_S)
     for training in trainings:
         training.wait(min(LEAVE_S, max(0.0, deadline - time.monotonic())))
+
+
+def leave_ray(trainings: Collection[RunningTraining[T]]) -> None:
+    """Leave a Ray that has ended, so that it does not end this process, once the threads of the
+    trainings have noticed it, too."""
+    deadline = time.monotonic() + LEAVE_S
+    for training in trainings:
+        training.wait(max(0.0, deadline - time.monotonic()))
+    cluster.leave()

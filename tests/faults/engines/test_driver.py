@@ -23,6 +23,8 @@ from gan_train.runs import run_folder
 from gan_train.runs.checkpoint import list_checkpoints
 from gan_train.runs.events import last_event, read_events
 from pipelines.compute.training import WORKER_LOG
+from pipelines.stack.processes import marked
+from pipelines.stack.record import RAY, Stack
 from tests.training import tiny_config, tiny_images
 
 pytestmark = [pytest.mark.slow, pytest.mark.timeout(600)]
@@ -298,3 +300,38 @@ def test_a_killed_process_of_ray(
         again.wait(lambda: resumed(runs.run_dir) >= str(newest))
         record_property("recovered_s", time.monotonic() - killed)
         command.ended()
+
+
+@pytest.mark.fault(
+    "SIGKILL of the raylet of `gan-train up`",
+    "one message with cause and remedy; `gan-train up` starts Ray again, and `--resume` goes on",
+)
+def test_the_ray_of_a_stack_is_killed(
+    tmp_path: Path, record_property: Callable[[str, object], None]
+) -> None:
+    runs = Runs(tmp_path)
+    stack = Stack.of(runs.config.workspace)
+    cli = [sys.executable, "-m", "pipelines.cli.main"]
+    place = ["--workspace", str(runs.config.workspace)]
+    subprocess.run([*cli, "up", "--cpus", "2", *place], check=True)
+    try:
+        with Command(runs) as command:
+            command.train()
+            assert not command.other("raylet"), "it uses the stack's"
+            (raylet,) = (
+                pid
+                for pid in marked(stack.services[RAY].mark)
+                if Path(f"/proc/{pid}/comm").read_text() == "raylet\n"
+            )
+            os.kill(raylet, signal.SIGKILL)
+            killed = time.monotonic()
+            assert command.ended() == 2
+            (message,) = (line for line in command.said().splitlines() if "Ray has ended" in line)
+            assert f"--resume {runs.run_dir.name}" in message
+        newest = list_checkpoints(runs.run_dir)[0]
+        subprocess.run([*cli, "up", "--cpus", "2", *place], check=True)
+        with Command(runs) as again:
+            again.wait(lambda: resumed(runs.run_dir) >= str(newest))
+            record_property("recovered_s", time.monotonic() - killed)
+    finally:
+        subprocess.run([*cli, "down", "--force", *place], check=True)

@@ -353,6 +353,48 @@ def test_an_interrupt_saves_a_checkpoint(styles: str, tmp_path: Path) -> None:
     assert int(list_checkpoints(run_dir)[0].name) == end["nimg"], "all that was trained is saved"
 
 
+@pytest.mark.fault(
+    "SIGKILL of the raylet while recipes are compared",
+    "one message with cause and remedy; the same command goes on with the same runs",
+)
+@pytest.mark.slow
+@pytest.mark.timeout(400)
+def test_ray_ends_while_recipes_are_compared(
+    styles: str, tmp_path: Path, record_property: Callable[[str, object], None]
+) -> None:
+    endless = recipe_like(styles, tmp_path, "endless", family__kimg=500)
+    workspace = planned([endless], minutes=60).configs[0].workspace
+    command = [sys.executable, "-m", "pipelines.cli.main", "compare", endless, "--minutes", "60"]
+    command += ["--set", "train.tick_kimg=0.016", "--set", "train.checkpoint_kimg=0.1"]
+
+    with subprocess.Popen(
+        command, stderr=subprocess.PIPE, text=True, start_new_session=True
+    ) as process:
+        while not list(workspace.glob("train/endless-*/checkpoints/*")):
+            assert process.poll() is None, process.communicate()
+            time.sleep(0.2)
+        subprocess.run(["pkill", "-KILL", "--session", str(process.pid), "raylet"], check=True)
+        killed = time.monotonic()
+        _, said = process.communicate(timeout=120)
+    assert process.returncode == 2, said
+    (message,) = (line for line in said.splitlines() if "Ray has ended" in line)
+    assert "the same command goes on" in message and "Traceback" not in said
+    (run_dir,) = workspace.glob("train/endless-*")
+    reached = run_folder.reached(run_folder.read_events(run_dir))
+
+    with subprocess.Popen(
+        command, stderr=subprocess.PIPE, text=True, start_new_session=True
+    ) as process:
+        while run_folder.reached(run_folder.read_events(run_dir)) <= reached:
+            assert process.poll() is None, process.communicate()
+            time.sleep(0.2)
+        record_property("recovered_s", time.monotonic() - killed)
+        os.killpg(process.pid, signal.SIGINT)
+        _, said = process.communicate(timeout=120)
+    assert process.returncode == STOPPED, said
+    assert list(workspace.glob("train/endless-*")) == [run_dir]
+
+
 def test_scores_of_another_protocol_are_not_set_beside(growing: str, styles: str) -> None:
     """A run that was resumed under other settings, say."""
     comparison = planned([growing, styles], kimg=1)

@@ -1,7 +1,10 @@
-"""A Ray that a command starts for itself: its token, and when it is begun."""
+"""A Ray that a command starts for itself: its token, when it is begun, and whether it lives."""
 
 from __future__ import annotations
 
+import os
+import subprocess
+import sys
 from contextlib import nullcontext
 from pathlib import Path
 from typing import Any
@@ -45,3 +48,20 @@ def test_ray_is_begun_early_where_it_is_started_here(
     wanted = ClusterConfig(**settings)
     with cluster.begun(wanted):
         assert entered == ([wanted] if begins else [])
+
+
+def test_the_end_of_a_process_that_listens_is_noticed(tmp_path: Path) -> None:
+    address = str(tmp_path / "raylet")
+    assert not cluster._listens(address)
+    code = "import socket, sys; s = socket.socket(socket.AF_UNIX); s.bind(sys.argv[1]); s.listen()"
+    with subprocess.Popen(
+        [sys.executable, "-c", f"{code}; print(flush=True); input()", address],
+        stdin=subprocess.PIPE,
+        stdout=subprocess.PIPE,
+    ) as process:
+        assert process.stdout is not None
+        process.stdout.readline()
+        assert cluster._listens(address) and cluster._listens(address)
+        process.kill()
+        os.waitid(os.P_PID, process.pid, os.WEXITED | os.WNOWAIT)
+        assert not cluster._listens(address), "although nobody has asked for its status yet"

@@ -9,9 +9,10 @@ from pathlib import Path
 import pytest
 
 from gan_train.runs.events import EventLog
+from pipelines.compute import cluster
 from pipelines.compute.cluster import RayEnded
 from pipelines.compute.training import REFUSED, STOP, WORKER_LOG
-from pipelines.flows.running import RunningTraining, save_and_end
+from pipelines.flows.running import RunningTraining, leave_ray, save_and_end
 
 
 def until_stopped(run_dir: Path, begun: threading.Event) -> str:
@@ -90,6 +91,24 @@ def test_workers_that_outlive_ray_are_waited_for(tmp_path: Path) -> None:
     save_and_end([running], grace_s=60)
     workers.join(60)
     assert not running.saving()
+
+
+def test_ray_that_has_ended_is_left_once_its_trainings_have_failed(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    noticed = threading.Event()
+
+    def fit() -> None:
+        noticed.wait(60)
+        raise RayEnded("Ray has ended")
+
+    running: RunningTraining[None] = RunningTraining(tmp_path)
+    left: list[bool] = []
+    monkeypatch.setattr(cluster, "leave", lambda: left.append(running.done))
+    running.start(lambda: running.train(fit))
+    threading.Timer(0.5, noticed.set).start()
+    leave_ray([running])
+    assert left == [True]
 
 
 def test_one_that_neither_ends_nor_trains_is_given_up(tmp_path: Path) -> None:
