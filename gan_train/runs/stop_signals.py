@@ -8,12 +8,17 @@ at once.
 from __future__ import annotations
 
 import signal
+import sys
 import threading
+import time
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from types import FrameType
 
 STOPPING = (signal.SIGINT, signal.SIGTERM, signal.SIGHUP)
+IMPORT_S = 10.0
+"""Seconds that an interrupt waits for the end of imports."""
+_LOOK_S = 0.05
 _hearing: list[bool] = []  # an element for each block of `heard` that is open
 
 
@@ -71,6 +76,58 @@ def one_term() -> Iterator[None]:
         yield
     finally:
         signal.signal(signal.SIGTERM, before)
+
+
+@contextmanager
+def interrupts() -> Iterator[Callable[[BaseException], None]]:
+    """Yields what raises an error in the handler of a signal in this block, and is not lost.
+
+    Whoever imports may take any error for the lack of what it asked for, and go on without it; and
+    half a module stays, as of NumPy where PyTorch looks for it. So in an import it is raised behind
+    that, but after `IMPORT_S` at the latest. Where Python ignores errors, as in finalizers and in
+    what it calls around a fork, it is raised once more. Only the main thread may enter the block.
+    """
+    alarm, hook = signal.getsignal(signal.SIGALRM), sys.unraisablehook
+    pending: list[BaseException] = []
+    until = 0.0
+
+    def give(error: BaseException) -> None:
+        nonlocal until
+        pending[:], until = [error], time.monotonic() + IMPORT_S
+        attempt(signal.SIGALRM, sys._getframe())
+
+    def attempt(number: int, frame: FrameType | None) -> None:
+        if not _imports(frame) or time.monotonic() > until:
+            raise pending[0]
+        soon()
+
+    def soon() -> None:
+        signal.signal(signal.SIGALRM, attempt)
+        signal.setitimer(signal.ITIMER_REAL, _LOOK_S)
+
+    def ignored(what: sys.UnraisableHookArgs) -> None:
+        if pending and what.exc_value is pending[0]:
+            soon()
+        else:
+            hook(what)
+
+    sys.unraisablehook = ignored
+    try:
+        yield give
+    finally:
+        sys.unraisablehook = hook
+        if signal.getsignal(signal.SIGALRM) is attempt:
+            signal.setitimer(signal.ITIMER_REAL, 0)
+            signal.signal(signal.SIGALRM, alarm)
+
+
+def _imports(frame: FrameType | None) -> bool:
+    """Whether this frame, or one that has called it, is of the import system."""
+    while frame is not None:
+        if frame.f_code.co_filename.startswith("<frozen importlib"):
+            return True
+        frame = frame.f_back
+    return False
 
 
 def status_of(number: signal.Signals) -> int:

@@ -19,8 +19,9 @@ STOPPED = stop_signals.status_of(signal.SIGINT)
 
 @contextmanager
 def interruptible() -> Iterator[None]:
-    """SIGINT, SIGTERM and SIGHUP raise KeyboardInterrupt in this block, with the signal's number. A
-    terminal that has closed is not written to any more."""
+    """SIGINT, SIGTERM and SIGHUP raise KeyboardInterrupt in this block, with the signal's number:
+    at once, or behind what is just imported. A terminal that has closed is not written to any more.
+    """
     terminal = [stream for stream in (1, 2) if os.isatty(stream)]
 
     def interrupt(number: signal.Signals) -> None:
@@ -28,9 +29,9 @@ def interruptible() -> Iterator[None]:
             nowhere = os.open(os.devnull, os.O_WRONLY)
             for stream in terminal:
                 os.dup2(nowhere, stream)
-        raise KeyboardInterrupt(number)
+        give(KeyboardInterrupt(number))
 
-    with stop_signals.heard(interrupt):
+    with stop_signals.interrupts() as give, stop_signals.heard(interrupt):
         yield
 
 

@@ -20,7 +20,9 @@ from collections.abc import Callable, Iterator
 from contextlib import AbstractContextManager, contextmanager, nullcontext
 from functools import cache
 from pathlib import Path
+from types import FrameType
 from typing import TYPE_CHECKING, Any
+from unittest.mock import patch
 
 from gan_train.errors import UserError
 from pipelines.compute import autoscaler, own_ray
@@ -257,24 +259,31 @@ def _signals_kept() -> Iterator[None]:
 
     Ray's processes inherit that SIGINT and SIGHUP are blocked: Ctrl-C and a terminal that closes
     send these to all that was started there, and the workers shall save a checkpoint first. For
-    this process they come at the end of the block. Ray takes SIGTERM for itself, even where this
-    process has a use for it.
+    this process they come at the end of the block, and so does a SIGTERM, which Ray takes for
+    itself, even where this process has a use for it. A second SIGTERM ends this process at once.
     """
+    from ray._private import utils
+
     main = threading.current_thread() is threading.main_thread()
+    come: list[int] = []
+
+    def keep(number: int, frame: FrameType | None) -> None:
+        signal.signal(number, signal.SIG_DFL)
+        come.append(number)
+
     terminate = signal.getsignal(signal.SIGTERM)
+    if main:
+        signal.signal(signal.SIGTERM, keep)
     mask = signal.pthread_sigmask(signal.SIG_BLOCK, {signal.SIGINT, signal.SIGHUP})
-    ended: SystemExit | None = None
     try:
-        yield
-    except SystemExit as error:  # of Ray's handler
-        ended = error
+        with patch.object(utils, "set_sigterm_handler", lambda handler: None):
+            yield
     finally:
         if main:
             signal.signal(signal.SIGTERM, terminate)
         signal.pthread_sigmask(signal.SIG_SETMASK, mask)
-    if ended is not None:
-        signal.raise_signal(signal.SIGTERM)
-        raise ended
+        for number in come:
+            signal.raise_signal(number)
 
 
 def check_alive(remedy: str, ask: bool = False) -> None:

@@ -231,6 +231,18 @@ def test_signals_while_ray_starts(
 
 
 @pytest.mark.fault(
+    "SIGTERM at any moment of the start", "ends, with status 143, or as a process does without us"
+)
+def test_a_signal_at_any_moment_of_the_start(runs: Runs) -> None:
+    """Most of these seconds pass in imports, which may swallow what a signal raises."""
+    for tenths in range(3, 48, 3):
+        with Command(runs) as command:
+            time.sleep(tenths / 10)
+            command.process.send_signal(signal.SIGTERM)
+            assert command.ended() in {143, -signal.SIGTERM}, command.said()
+
+
+@pytest.mark.fault(
     "a second SIGTERM of the driver in mid-run",
     "ends at once, and all of Ray within 240 s; `--resume` goes on from the last checkpoint",
 )

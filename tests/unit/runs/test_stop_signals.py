@@ -2,12 +2,16 @@
 
 from __future__ import annotations
 
+import importlib
 import os
 import signal
 import subprocess
 import sys
 import threading
-from collections.abc import Iterator
+import time
+from collections.abc import Callable, Iterator
+from pathlib import Path
+from types import ModuleType
 
 import pytest
 
@@ -73,3 +77,72 @@ print("too late")
         [sys.executable, "-c", command], capture_output=True, text=True, timeout=60, check=False
     )
     assert (ended.returncode, ended.stdout) == (-TERM, "saving\n"), ended.stderr
+
+
+SWALLOWS = """
+import os, signal, time
+lost = False
+try:
+    os.kill(os.getpid(), signal.SIGTERM)
+    time.sleep({seconds})
+except BaseException:  # as PyTorch does where it looks for NumPy
+    lost = True
+"""
+
+
+@pytest.fixture
+def imported(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Callable[[float], ModuleType]:
+    """Imports, while signals interrupt, a module that takes some seconds and gets one meanwhile."""
+
+    def do(seconds: float) -> ModuleType:
+        name = f"swallows_{seconds:.0f}"
+        (tmp_path / f"{name}.py").write_text(SWALLOWS.format(seconds=seconds))
+        monkeypatch.syspath_prepend(tmp_path)
+        return importlib.import_module(name)
+
+    return do
+
+
+@pytest.fixture
+def interruptible() -> Iterator[None]:
+    """SIGTERM raises KeyboardInterrupt."""
+
+    def interrupt(number: signal.Signals) -> None:
+        give(KeyboardInterrupt(number))
+
+    before = signal.getsignal(signal.SIGALRM), sys.unraisablehook
+    with stop_signals.interrupts() as give, stop_signals.heard(interrupt):
+        yield
+    assert before == (signal.getsignal(signal.SIGALRM), sys.unraisablehook)
+
+
+@pytest.mark.usefixtures("interruptible")
+def test_a_signal_does_not_tear_an_import(imported: Callable[[float], ModuleType]) -> None:
+    begun = time.monotonic()
+    with pytest.raises(KeyboardInterrupt) as raised:
+        module = imported(0.2)
+        time.sleep(60)
+    assert raised.value.args == (TERM,) and time.monotonic() - begun < 30
+    assert not module.lost
+
+
+@pytest.mark.usefixtures("interruptible")
+def test_an_import_that_does_not_end_is_torn(
+    imported: Callable[[float], ModuleType], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(stop_signals, "IMPORT_S", 0.1)
+    assert imported(60).lost
+
+
+@pytest.mark.usefixtures("interruptible")
+def test_a_signal_is_not_lost_where_python_ignores_errors() -> None:
+    class Finalized:
+        def __del__(self) -> None:
+            os.kill(os.getpid(), TERM)
+            time.sleep(0.01)
+
+    begun = time.monotonic()
+    with pytest.raises(KeyboardInterrupt) as raised:
+        Finalized()
+        time.sleep(60)
+    assert raised.value.args == (TERM,) and time.monotonic() - begun < 30
