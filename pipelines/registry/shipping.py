@@ -33,6 +33,10 @@ POLL_S = 1.0
 RETRY_S = 5.0
 DEADLINE_S = 20.0
 _VALUES_PER_BATCH = 500
+_AFTERWARDS = {"checkpoint", "passed_over", "diagnosis"}
+"""Kinds of events that may stand behind the end of a training that has not gone on: scores that
+were measured later (`gan-train evaluate`), and what a start told which repeated what the log has,
+as where the last checkpoint had been damaged."""
 _STATUS = {"finished": "FINISHED", "stopped": "KILLED"}
 
 
@@ -56,10 +60,10 @@ def batches(events: Iterable[Placed]) -> Iterator[tuple[list[Event], int]]:
 
 def ended(run_dir: Path) -> tuple[str, int] | None:
     """The MLflow status and the time at which training ended; None if it has not ended. Behind the
-    end, the log may have scores that were measured later (`gan-train evaluate`)."""
+    end, the log may have events of `_AFTERWARDS`."""
     last = last_event(run_dir)
-    if last is not None and last["kind"] == "checkpoint":
-        before = [e for e, _ in read_with_offsets(run_dir) if e["kind"] != "checkpoint"]
+    if last is not None and last["kind"] in _AFTERWARDS:
+        before = [e for e, _ in read_with_offsets(run_dir) if e["kind"] not in _AFTERWARDS]
         last = before[-1] if before else None
     if last is None or last["kind"] != "end":
         return None

@@ -95,6 +95,8 @@ def test_scores_after_the_end_leave_the_run_ended(stopped: tuple[Config, Path]) 
     evaluate_run(config, run_dir, Scores())
     assert run_folder.read_events(run_dir)[-1]["kind"] == "checkpoint"
     assert ended(run_dir) == end
+    EventLog(run_dir).append("passed_over", 64, checkpoints={"000000000128": "damaged"})
+    assert ended(run_dir) == end, "a start that repeats what the log has, writes no other end"
     EventLog(run_dir).append("metrics", 144, values={})
     assert ended(run_dir) is None, "it has gone on"
 
