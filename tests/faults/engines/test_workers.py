@@ -184,6 +184,7 @@ def test_ray_ends_while_a_checkpoint_is_scored(
 ) -> None:
     from ray._private.worker import global_worker
 
+    disturbed.stop()  # it has the room of the workers
     node = global_worker.node
     assert node is not None
     long = {"evaluate.metrics": ["frechet"], "evaluate.images": 20_000}
