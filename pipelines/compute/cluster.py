@@ -121,13 +121,6 @@ def on_this_machine(cluster: ClusterConfig) -> bool:
     return address_of(cluster) in (None, os.environ.get(HERE))
 
 
-def under_prefect() -> bool:
-    """Whether this process is a flow run that a Prefect worker, or `prefect flow serve`, has
-    started. When it is cancelled, the whole group of its processes gets SIGTERM, Ray among it,
-    while the workers save. A driver that asks Ray for something then is ended by Ray at once."""
-    return "PREFECT__FLOW_RUN_ID" in os.environ
-
-
 def threads_per_worker(config: Config, cores: int) -> int:
     """The number of CPU threads of one worker: `train.threads`, else its share of `cores`."""
     if config.train.threads is not None:

@@ -51,7 +51,6 @@ from pipelines.compute.cluster import (
     needs,
     on_this_machine,
     threads_per_worker,
-    under_prefect,
 )
 from pipelines.compute.metrics import Exporter, Origin, collected
 
@@ -370,7 +369,7 @@ def _attempt(
         silent_s = min(SILENT_S, config.cluster.timeout_s)
         trainer = controller.trainer_class(
             silent_s,
-            look if local and not under_prefect() else None,
+            look if local else None,
             not (local or autoscaler.is_absent()),
         )(
             loop,

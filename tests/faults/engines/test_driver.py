@@ -194,15 +194,33 @@ def test_a_closed_terminal(
     record_property("lost", "nothing")
 
 
-@pytest.mark.fault(
-    "SIGTERM of the driver in mid-run",
-    "a checkpoint of all that was trained, status 143; `--resume` goes on",
+@pytest.mark.parametrize(
+    "send",
+    [
+        pytest.param(
+            os.kill,
+            marks=pytest.mark.fault(
+                "SIGTERM of the driver in mid-run",
+                "a checkpoint of all that was trained, status 143; `--resume` goes on",
+            ),
+        ),
+        pytest.param(
+            os.killpg,
+            marks=pytest.mark.fault(
+                "SIGTERM of the driver's process group, as `timeout` sends it",
+                "a checkpoint of all that was trained, status 143; `--resume` goes on",
+            ),
+        ),
+    ],
 )
 def test_sigterm(
-    runs: Runs, command: Command, record_property: Callable[[str, object], None]
+    runs: Runs,
+    command: Command,
+    send: Callable[[int, int], None],
+    record_property: Callable[[str, object], None],
 ) -> None:
     command.train()
-    command.process.send_signal(signal.SIGTERM)
+    send(command.process.pid, signal.SIGTERM)
     assert command.ended() == 143, command.said()
     assert all_is_saved(runs.run_dir)
     assert f"--resume {runs.run_dir.name}" in command.said()
