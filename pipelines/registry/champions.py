@@ -18,9 +18,10 @@ from gan_train.files.digests import sha256_of
 from gan_train.metrics.protocol import comparable
 from gan_train.runs import run_folder
 from gan_train.runs.checkpoint import FOLDER
+from pipelines.registry import versions
 from pipelines.registry.logged_model import FILES, WEIGHTS_TAG
-from pipelines.registry.promotion import CHAMPION, RESCORED_TAG, version_standing
-from pipelines.registry.tracking import connect, failures, is_missing, tracking_uri
+from pipelines.registry.promotion import RESCORED_TAG, version_standing
+from pipelines.registry.tracking import connect, failures, tracking_uri
 from pipelines.registry.versions import model_name
 
 
@@ -62,12 +63,9 @@ def on_other_latents(config: Config, protocol: Mapping[str, Any]) -> int | None:
     Raises UserError when the tracking server is away.
     """
     with _registry(config) as client:
-        try:
-            now = client.get_model_version_by_alias(model_name(config), CHAMPION)
-        except failures() as error:
-            if not is_missing(error):
-                raise
-            return None
+        now = versions.champion_version(client, config)
+    if now is None:
+        return None
     standing = version_standing(now.version, now.tags, protocol)
     alike = {**standing.protocol, "latents": protocol.get("latents", 0)}
     if comparable(standing.protocol, protocol) is None or comparable(alike, protocol) is not None:

@@ -195,7 +195,7 @@ def promote(config: Config, version: int, force: bool = False) -> Registration:
 def champion(config: Config) -> Registration | None:
     """The present champion; None if there is none yet. Raises UserError when the server is away."""
     try:
-        now = _champion(connect(config), config)
+        now = champion_version(connect(config), config)
     except failures() as error:
         raise _unreachable(config, error) from error
     if now is None:
@@ -394,7 +394,8 @@ def find_version(client: MlflowClient, config: Config, version_or_alias: str) ->
     raise UserError(f"{name} has no version or alias {version_or_alias!r}; versions: {there}")
 
 
-def _champion(client: MlflowClient, config: Config) -> ModelVersion | None:
+def champion_version(client: MlflowClient, config: Config) -> ModelVersion | None:
+    """The champion; None if there is none, or not yet: registering may have been killed before."""
     from mlflow.exceptions import MlflowException
 
     try:

@@ -133,6 +133,13 @@ def test_a_champion_that_was_scored_on_other_latents(workspace: Path) -> None:
     assert champions.on_other_latents(settings, fresh) is None
 
 
+def test_registering_was_killed_before_there_was_a_champion(workspace: Path) -> None:
+    settings = config(workspace)
+    first = registered(Run(settings, index(), "train/killed"), 40.0, seed=1)
+    connect(settings).delete_registered_model_alias(first.model, "champion")
+    assert champions.on_other_latents(settings, scored_anew(50.0)["protocol"]) is None
+
+
 def test_seeds_move_a_training_that_goes_on_from_networks_less(workspace: Path) -> None:
     settings = config(workspace)
 
