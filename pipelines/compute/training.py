@@ -368,9 +368,7 @@ def _attempt(
 
         silent_s = min(SILENT_S, config.cluster.timeout_s)
         trainer = controller.trainer_class(
-            silent_s,
-            look if local else None,
-            not (local or autoscaler.is_absent()),
+            silent_s, look if local else None, not (local or autoscaler.is_absent())
         )(
             loop,
             train_loop_config=settings | {"config": config.model_dump(mode="json")},

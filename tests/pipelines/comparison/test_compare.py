@@ -330,17 +330,25 @@ def test_a_weekly_comparison_goes_on_where_it_was_cancelled_and_loses_nothing_by
     assert shown["comparison-chart"].startswith("data:image/svg+xml;base64,")
 
 
+def endless_comparison(styles: str, folder: Path, checkpoint_kimg: float) -> tuple[Path, list[str]]:
+    """The workspace and the command of a comparison that does not end by itself."""
+    endless = recipe_like(styles, folder, "endless", family__kimg=500)
+    command = [sys.executable, "-m", "pipelines.cli.main", "compare", endless, "--minutes", "60"]
+    command += ["--set", "train.tick_kimg=0.016"]
+    command += ["--set", f"train.checkpoint_kimg={checkpoint_kimg}"]
+    return planned([endless], minutes=60).configs[0].workspace, command
+
+
+def started(command: list[str]) -> subprocess.Popen[str]:
+    """A command in a session of its own, with what it says in a pipe."""
+    return subprocess.Popen(command, stderr=subprocess.PIPE, text=True, start_new_session=True)
+
+
 @pytest.mark.slow
 @pytest.mark.timeout(400)
 def test_an_interrupt_saves_a_checkpoint(styles: str, tmp_path: Path) -> None:
-    endless = recipe_like(styles, tmp_path, "endless", family__kimg=500)
-    workspace = planned([endless], minutes=60).configs[0].workspace
-    command = [sys.executable, "-m", "pipelines.cli.main", "compare", endless, "--minutes", "60"]
-    command += ["--set", "train.tick_kimg=0.016", "--set", "train.checkpoint_kimg=50"]
-
-    with subprocess.Popen(
-        command, stderr=subprocess.PIPE, text=True, start_new_session=True
-    ) as process:
+    workspace, command = endless_comparison(styles, tmp_path, checkpoint_kimg=50)
+    with started(command) as process:
         wait_for_a_tick(workspace, "endless", lambda: process.poll() is not None)
         os.killpg(process.pid, signal.SIGINT)  # all that it started, as Ctrl-C in a terminal does
         _, said = process.communicate(timeout=120)
@@ -362,14 +370,8 @@ def test_an_interrupt_saves_a_checkpoint(styles: str, tmp_path: Path) -> None:
 def test_ray_ends_while_recipes_are_compared(
     styles: str, tmp_path: Path, record_property: Callable[[str, object], None]
 ) -> None:
-    endless = recipe_like(styles, tmp_path, "endless", family__kimg=500)
-    workspace = planned([endless], minutes=60).configs[0].workspace
-    command = [sys.executable, "-m", "pipelines.cli.main", "compare", endless, "--minutes", "60"]
-    command += ["--set", "train.tick_kimg=0.016", "--set", "train.checkpoint_kimg=0.1"]
-
-    with subprocess.Popen(
-        command, stderr=subprocess.PIPE, text=True, start_new_session=True
-    ) as process:
+    workspace, command = endless_comparison(styles, tmp_path, checkpoint_kimg=0.1)
+    with started(command) as process:
         while not list(workspace.glob("train/endless-*/checkpoints/*")):
             assert process.poll() is None, process.communicate()
             time.sleep(0.2)
@@ -382,9 +384,7 @@ def test_ray_ends_while_recipes_are_compared(
     (run_dir,) = workspace.glob("train/endless-*")
     reached = run_folder.reached(run_folder.read_events(run_dir))
 
-    with subprocess.Popen(
-        command, stderr=subprocess.PIPE, text=True, start_new_session=True
-    ) as process:
+    with started(command) as process:
         while run_folder.reached(run_folder.read_events(run_dir)) <= reached:
             assert process.poll() is None, process.communicate()
             time.sleep(0.2)
