@@ -7,11 +7,22 @@ from collections.abc import Iterator
 from pathlib import Path
 from typing import NamedTuple
 
+from gan_train.errors import UserError
+from gan_train.files.digests import sha256_of
 from gan_train.files.store import origin_of
 from gan_train.runs.checkpoint import PRUNED, list_generators
 from gan_train.runs.events import lasting, read_events
-from gan_train.runs.integrity import Damaged, find_damage, read_state
-from gan_train.runs.ledger import LEDGER, PARTS, Entry, digest, of_checkpoint, read_lines
+from gan_train.runs.integrity import MANIFEST, Damaged, find_damage, read_manifest, read_state
+from gan_train.runs.ledger import (
+    LEDGER,
+    PARTS,
+    Entry,
+    digest,
+    entry_of_checkpoint,
+    of_checkpoint,
+    read_entries,
+    read_lines,
+)
 from gan_train.runs.run_folder import finished
 
 
@@ -98,3 +109,34 @@ def _fault(folder: Path, entry: Entry | None) -> str | None:
         files = ", ".join(f"{name}.safetensors" for name in changed)
         return f"{files}: not the tensors that were saved"
     return None
+
+
+GENERATOR = ("generator.json", "generator.safetensors")
+"""The files of a checkpoint that are its generator."""
+
+
+def generator_damage(folder: Path) -> str | None:
+    """Why the generator in a folder is not the one that was trained, in words; None if it is, or if
+    nothing tells. A checkpoint's checksums do, or, where it was thinned and has none, the ledger of
+    its run.
+
+    Raises UserError where a newer version of the program wrote it.
+    """
+    if lacking := [name for name in GENERATOR if not (folder / name).is_file()]:
+        return f"{lacking[0]} is missing"
+    try:
+        manifest = read_manifest(folder) if (folder / MANIFEST).exists() else {}
+    except Damaged as damage:
+        return str(damage)
+    if manifest:
+        changed = [name for name in GENERATOR if sha256_of(folder / name) != manifest[name]]
+        return f"{changed[0]} is not what was written (checksum differs)" if changed else None
+    if not folder.name.isdigit():
+        return None
+    entry = entry_of_checkpoint(read_entries(folder.parents[1]), int(folder.name))
+    try:
+        averaged = of_checkpoint(folder)["averaged"]
+    except UserError as error:
+        return str(error)
+    same = entry is None or averaged == entry.get("averaged")
+    return None if same else f"{GENERATOR[1]}: not the tensors that were saved"

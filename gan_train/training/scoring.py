@@ -23,6 +23,7 @@ from gan_train.metrics.protocol import comparable
 from gan_train.metrics.scores import degenerate
 from gan_train.nn.collectives import broadcast_text, from_first_worker
 from gan_train.runs import checkpoint
+from gan_train.runs.audit import GENERATOR, generator_damage
 from gan_train.runs.integrity import REPORTED, Damaged, read_scores
 from gan_train.runs.runtime import Runtime
 from gan_train.tasks.generation import Generation
@@ -94,12 +95,15 @@ class Scorer:
         if not isinstance(self.adversary, Generates):
             return  # its scores are of given pictures, and would be the same
         config, folder = fresh_latents(self._config), None
-        files = {"generator.json": b"", "generator.safetensors": b""}
+        files = dict.fromkeys(GENERATOR, b"")
         if self.runtime.rank == 0:
             folder = self.best(self.runtime.run_dir)
             chosen = stored_scores(folder) if folder is not None else None
             if folder is not None and chosen and reported_scores(folder, chosen) is None:
-                files = {name: (folder / name).read_bytes() for name in files}
+                if damage := generator_damage(folder):
+                    log.error("DAMAGED CHECKPOINT is not scored anew: %s: %s", folder, damage)
+                else:
+                    files = {name: (folder / name).read_bytes() for name in files}
         device = self.runtime.device
         files = {name: from_first_worker(data, device) for name, data in files.items()}
         if not all(files.values()):

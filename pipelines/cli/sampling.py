@@ -238,9 +238,18 @@ def _generator(given: argparse.Namespace, takes_settings: bool = False) -> Gener
 
 
 def folder_of(given: argparse.Namespace, takes_settings: bool = False) -> Path:
-    """The folder of the generator that is meant, as `_generator` chooses it."""
+    """The folder of the generator that is meant, as `_generator` chooses it. Raises UserError where
+    it is a damaged checkpoint."""
+    from gan_train.errors import UserError
+    from gan_train.runs.audit import generator_damage
+
     registered = registered_model(given, takes_settings)
     if registered is None:
+        if damage := generator_damage(Path(given.model).absolute()):
+            raise UserError(
+                f"{given.model} is damaged: {damage}. Name another checkpoint, or the registered "
+                "model of the run"
+            )
         return Path(given.model)
     from pipelines.registry import versions
 

@@ -20,6 +20,7 @@ from gan_train.files.atomic import write_json
 from gan_train.inference import Generator
 from gan_train.metrics.scores import degenerate
 from gan_train.runs import run_folder, shared
+from gan_train.runs.audit import generator_damage
 from gan_train.runs.checkpoint import SCORES, find_damage, list_checkpoints, precision_in
 from gan_train.runs.events import EventLog
 from gan_train.runs.integrity import REPORTED, Damaged, read_state
@@ -77,7 +78,10 @@ def report_best(config: Config, run_dir: Path, score: Score) -> None:
     if best is None:
         return
     folder = run_dir / best["path"]
-    if not (folder / "generator.json").is_file() or reported_scores(folder, best) is not None:
+    if reported_scores(folder, best) is not None:
+        return
+    if damage := generator_damage(folder):
+        log.warning("%s is not scored anew: %s", folder, damage)
         return
     if Generator.load(folder).task != "generate":
         return

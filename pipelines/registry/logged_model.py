@@ -1,8 +1,9 @@
 """Makes a checkpoint's generator an MLflow logged model, in two steps.
 
 `deliver` uploads every scored checkpoint: its weights (safetensors), the settings that build their
-network, and tags. `complete` lets MLflow serve the one that is registered: it adds the code that
-reads the weights (`gan_train` as installed at that time), the file that serves them (see
+network, and tags. What was damaged on the disk by then is not sent; `with_weights` sends it once it
+has been trained again. `complete` lets MLflow serve the one that is registered: it adds the code
+that reads the weights (`gan_train` as installed at that time), the file that serves them (see
 `model_interface.py`), a signature and an input example. Nothing is pickled. Every function may be
 called again: a model is looked up before it is made, and the file `MLmodel`, without which MLflow
 serves nothing, is written last.
@@ -23,6 +24,7 @@ import gan_train
 from gan_train.errors import UserError
 from gan_train.files.digests import sha256_of
 from gan_train.inference import Generator
+from gan_train.runs.audit import GENERATOR, generator_damage
 from pipelines.registry.model_interface import interface_of
 
 if TYPE_CHECKING:
@@ -31,7 +33,7 @@ if TYPE_CHECKING:
 
 log = logging.getLogger(__name__)
 
-FILES = ("generator.json", "generator.safetensors")
+FILES = GENERATOR
 FOLDER = "artifacts/generator"
 """The folder of the `FILES` in a logged model, where MLflow looks for them when it serves it."""
 MLMODEL = "MLmodel"
@@ -114,7 +116,8 @@ def deliver(
     """Upload a scored checkpoint's weights to MLflow as a logged model; returns the model's id.
 
     If the checkpoint was deleted before it could be sent (only the newest and the best are kept),
-    the model has no weights and is marked as failed, but still gets its scores.
+    or was damaged meanwhile, the model has no weights and is marked as failed, but still gets its
+    scores.
     """
     from mlflow.entities import LoggedModelOutput, LoggedModelStatus
 
@@ -134,14 +137,31 @@ def deliver(
         return model_id
 
     source = run_dir / event["path"]
-    try:
-        _send(client, found, source)
-    except FileNotFoundError:
-        if (source / FILES[0]).exists():
-            raise
-        log.warning("%s was deleted before it could be sent: scores alone in MLflow", source)
+    if damage := generator_damage(source):
+        log.warning("%s cannot be sent (%s): scores alone in MLflow", source, damage)
         client.finalize_logged_model(model_id, LoggedModelStatus.FAILED)
+    else:
+        _send(client, model_id, source)
     return model_id
+
+
+def with_weights(client: MlflowClient, found: LoggedModel, source: Path) -> LoggedModel:
+    """The logged model of the checkpoint in `source` with its weights. They are sent now where
+    MLflow has none or others: when it was their turn, they were deleted or damaged on the disk.
+
+    Raises UserError when MLflow has none, and they are not there to be sent either.
+    """
+    known = found.tags.get(WEIGHTS_TAG)
+    damage = generator_damage(source)
+    if damage is None and sha256_of(source / FILES[1]) != known:
+        _send(client, str(found.model_id), source)
+        return client.get_logged_model(str(found.model_id))
+    if known is None:
+        raise UserError(
+            f"the weights of {source} have not reached MLflow, and cannot be sent now ({damage}): "
+            "bring the folder back from a copy, or train a new run"
+        )
+    return found
 
 
 def deliver_import(client: MlflowClient, run_id: str, name: str, source: Path) -> LoggedModel:
@@ -157,15 +177,14 @@ def deliver_import(client: MlflowClient, run_id: str, name: str, source: Path) -
         params={"images_seen": "0"},
     )
     client.log_outputs(run_id, [LoggedModelOutput(made.model_id, step=0)])
-    _send(client, made, source)
+    _send(client, made.model_id, source)
     return complete(client, client.get_logged_model(made.model_id))
 
 
-def _send(client: MlflowClient, found: LoggedModel, source: Path) -> None:
-    """Upload the weights of a logged model that has none yet."""
+def _send(client: MlflowClient, model_id: str, source: Path) -> None:
+    """Upload the weights of a logged model."""
     from mlflow.entities import LoggedModelStatus
 
-    model_id = str(found.model_id)
     with tempfile.TemporaryDirectory() as folder:
         for name in FILES:  # copied first: the checkpoint may be deleted at any time
             shutil.copy2(source / name, folder)

@@ -260,8 +260,7 @@ def _version_of(
     run = client.get_run(run_id)
     model = logged_model.find(client, run.info.experiment_id, run_id, logged_model.name_of(event))
     assert model is not None, "the log has arrived, so its models have"
-    if logged_model.WEIGHTS_TAG not in model.tags:
-        raise UserError(f"the weights of {event['path']} were deleted before they could be sent")
+    model = logged_model.with_weights(client, model, run_dir / event["path"])
     name = model_name(config)
     _ensure_model(client, config, name)
     if known := _known(client, name, run, model):

@@ -17,7 +17,15 @@ from gan_train.adversary import Losses
 from gan_train.errors import UserError
 from gan_train.families.progan import ProGAN
 from gan_train.files.atomic import write_json
-from gan_train.runs.checkpoint import FOLDER, SCORES, list_checkpoints, newest_valid, prune
+from gan_train.runs.audit import GENERATOR, generator_damage
+from gan_train.runs.checkpoint import (
+    FOLDER,
+    MANIFEST,
+    SCORES,
+    list_checkpoints,
+    newest_valid,
+    prune,
+)
 from gan_train.runs.events import read_events
 from gan_train.runs.runtime import PlainRuntime
 from gan_train.training.scoring import stored_scores
@@ -138,6 +146,26 @@ def test_any_damaged_file_is_noticed(
         path.write_bytes(harm(bytearray(path.read_bytes())))
     with pytest.raises(UserError, match=r"none of the 2 checkpoints .* Bring one back"):
         newest_valid(run_dir)
+
+
+@pytest.mark.parametrize("harm", [_cut, _zeroed, _flipped])
+@pytest.mark.parametrize("thinned", [False, True])
+def test_a_damaged_generator_is_noticed(
+    harm: Callable[[bytearray], bytes], thinned: bool, two: Path, tmp_path: Path
+) -> None:
+    """The checksums tell, and the ledger where a thinned checkpoint has none."""
+    run_dir = shutil.copytree(two, tmp_path / "run", symlinks=True)
+    if thinned:
+        prune(run_dir, 1, None)
+    folder = run_dir / FOLDER / "000000000064"
+    assert (folder / MANIFEST).exists() != thinned and generator_damage(folder) is None
+    for name in GENERATOR[thinned:]:
+        whole = (folder / name).read_bytes()
+        (folder / name).write_bytes(harm(bytearray(whole)))
+        assert name in str(generator_damage(folder))
+        (folder / name).unlink()
+        assert generator_damage(folder) == f"{name} is missing"
+        (folder / name).write_bytes(whole)
 
 
 # ---- kills ---------------------------------------------------------------------------------------

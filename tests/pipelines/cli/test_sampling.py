@@ -18,9 +18,11 @@ from gan_train import recipes
 from gan_train.adversary import Clock, ImageShape
 from gan_train.config import Config
 from gan_train.errors import UserError
+from gan_train.files.atomic import write_json
+from gan_train.files.digests import sha256_of
 from gan_train.inference import Generator
 from gan_train.runs import run_folder
-from gan_train.runs.checkpoint import save_generator
+from gan_train.runs.checkpoint import MANIFEST, save_generator
 from gan_train.sampling.seeds import seeds
 from pipelines.cli.main import main
 from pipelines.registry import versions
@@ -104,6 +106,21 @@ def test_generate_writes_a_grid_or_single_images(plain: Path, tmp_path: Path) ->
     assert sorted(path.name for path in folder.iterdir()) == ["5.png", "6.png"]
     first = (folder / "5.png").read_bytes()
     assert done(*command) and (folder / "5.png").read_bytes() == first
+
+
+def test_a_damaged_checkpoint_makes_no_images(
+    plain: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    shutil.copy(plain / "generator.safetensors", plain / "networks.safetensors")
+    write_json(plain / MANIFEST, {path.name: sha256_of(path) for path in plain.iterdir()})
+    command = ["generate", plain, "--seeds", "0-3", "--out", tmp_path / "grid.png"]
+    assert done(*command)
+    weights = bytearray((plain / "generator.safetensors").read_bytes())
+    weights[-1] ^= 1
+    (plain / "generator.safetensors").write_bytes(weights)
+    capsys.readouterr()
+    assert not done(*command)
+    assert "generator.safetensors is not what was written" in capsys.readouterr().err
 
 
 def test_generate_with_styles(styled: Path, tmp_path: Path) -> None:

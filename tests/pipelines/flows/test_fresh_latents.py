@@ -25,7 +25,9 @@ from tests.training import tiny_config
 METRIC = "fd_efficientnet_lite0"
 
 
-def test_the_best_checkpoint_is_scored_anew(tiny_source: Path, tmp_path: Path) -> None:
+def test_the_best_checkpoint_is_scored_anew(
+    tiny_source: Path, tmp_path: Path, caplog: pytest.LogCaptureFixture
+) -> None:
     changes: dict[str, Any] = {"evaluate__metrics": ["frechet"], "evaluate__images": 12}
     config = tiny_config(tiny_source, tmp_path / "workspace", **changes)
     shards = shard(config.data, config.workspace)
@@ -48,9 +50,21 @@ def test_the_best_checkpoint_is_scored_anew(tiny_source: Path, tmp_path: Path) -
     path.unlink()
     report_best(config, run_dir, scored)
     assert read_json(path) == reported
+    adversary = Generator.load(path.parent).adversary
+
+    # what is damaged has no score, neither now nor where training measures it
+    weights = path.parent / "generator.safetensors"
+    whole = bytearray(weights.read_bytes())
+    weights.write_bytes(whole[:-1] + bytes([whole[-1] ^ 1]))
+    path.unlink()
+    report_best(config, run_dir, lambda *_: pytest.fail("was called"))
+    Scorer(config, index, shards, PlainRuntime(run_dir), adversary).report_best()
+    assert not path.exists() and "generator.safetensors is not what was written" in caplog.text
+    weights.write_bytes(whole)
+    Scorer(config, index, shards, PlainRuntime(run_dir), adversary).report_best()
+    assert read_json(path) == reported
 
     # the latents that choose depend on the seed; those that are reported are the same for all
-    adversary = Generator.load(path.parent).adversary
     images = {}
     for latents in (0, 1, 2):
         for seed in (0, 7):

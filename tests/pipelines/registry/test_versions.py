@@ -293,40 +293,6 @@ def test_registration_is_taken_up_after_a_kill(
     assert loaded.metadata.metadata["family"] == "progan"
 
 
-def test_weights_that_changed_in_mlflow_are_not_registered(workspace: Path) -> None:
-    settings = config(workspace, model="changed")
-    run = finished_run(settings, "changed", 50.0)
-    assert versions.ship(settings, run.folder, run.index, IDS)
-    client = connect(settings)
-    run_id = json.loads((run.folder / "mlflow.json").read_text())["run_id"]
-    experiment = client.get_run(run_id).info.experiment_id
-    (model,) = client.search_logged_models([experiment], f"source_run_id = '{run_id}'")
-    path = local_path(model.artifact_location) / "artifacts/generator/generator.safetensors"
-    broken = bytearray(path.read_bytes())
-    broken[-1] ^= 1
-    path.write_bytes(broken)
-    with pytest.raises(UserError, match="are not those that were sent"):
-        register(run)
-    assert client.search_model_versions("name = 'changed'") == []
-
-
-def local_path(uri: str) -> Path:
-    return Path(uri.removeprefix("file://"))
-
-
-def test_a_checkpoint_deleted_before_it_was_sent(workspace: Path) -> None:
-    """Only the newest and the best are kept: the others may be gone when the server returns."""
-    settings = config(workspace, model="pruned")
-    run = Run(settings, index(), "pruned")
-    shutil.rmtree(run.checkpoint(1000, 60.0))
-    run.checkpoint(2000, 50.0)
-    run.end(2000)
-    done = register(run)
-    client = connect(settings)
-    assert logged_metrics(client, done.run_id) == written_metrics(run)
-    assert client.get_model_version("pruned", "1").tags["images_seen"] == "2000"
-
-
 def test_a_run_without_a_score_is_not_registered(workspace: Path) -> None:
     run = Run(config(workspace, model="unscored"), index(), "unscored")
     run.metrics(1000)
