@@ -84,6 +84,14 @@ class Delivery:
             return True
         return next(read_with_offsets(self.run_dir, self.cursor.offset), None) is not None
 
+    def trains(self) -> None:
+        """Note that training goes on: how an earlier attempt ended says nothing any more. MLflow
+        is not told yet."""
+        with locked(self.run_dir / "mlflow.lock"):
+            cursor = load_cursor(self.run_dir, tracking_uri(self.config))
+            if cursor.status is not None:
+                self._keep(replace(cursor, status=None))
+
     def once(self, status: str | None = None) -> str:
         """Deliver all that the log holds now; returns the MLflow run's id.
 
@@ -219,6 +227,8 @@ class Shipper:
             )
 
     def _follow(self) -> None:
+        with suppress(OSError):  # a later pass notes it as well, unless it is the last one already
+            self._delivery.trains()
         self._await_workers()
         away = False
         while True:
