@@ -211,8 +211,9 @@ class Settings:
 
     minutes: float = 30
     seed: int = 0
-    kimg: float = 60
-    """Images at 8 pixels, in thousands."""
+    kimg: float = 8
+    """Images at 8 pixels, in thousands: some two minutes, for a run's beginning and its end have
+    had more faults that nobody knew than the hours between."""
     pause: tuple[float, float] = (2.0, 20.0)
     """The seconds between the end of one fault and the next, from and to."""
     most: int = 1000
@@ -257,7 +258,7 @@ def main() -> int:
     )
     parser.add_argument("--minutes", type=float, default=30)
     parser.add_argument("--seed", type=int, default=0)
-    parser.add_argument("--kimg", type=float, default=60, help="images at 8 pixels, in thousands")
+    parser.add_argument("--kimg", type=float, default=8, help="images at 8 pixels, in thousands")
     parser.add_argument("--keep", type=Path, help="a new folder, which stays")
     options = parser.parse_args()
     folder = options.keep or Path(tempfile.mkdtemp(prefix="soak-"))
