@@ -212,6 +212,7 @@ class EventLog:
         self._set_aside()
         self._reached = -1  # the largest nimg of all present events
         self._held: dict[tuple[str, int], list[Event]] = {}  # the present events by kind and nimg
+        self._ends: list[Event] = []  # the present ones in the order of the log
         self._told: list[Event] = []  # the events that this object was given at the newest nimg
         for event in read_events(run_dir):
             self._hold(event)
@@ -221,26 +222,29 @@ class EventLog:
 
         If the event contradicts the log, a `cut` is written first. It does if the log has another
         start or other metrics at this `nimg`, or has no event of this kind at this `nimg` but goes
-        on beyond it. Two events never contradict the log: an `end` with another status at the same
-        `nimg` (of a stopped run whose schedule now ends there), and the scores of a checkpoint,
-        which may be measured again at any time, also under another protocol.
+        on beyond it. Three events never contradict the log: an `end` with another status at the
+        same `nimg` (of a stopped run whose schedule now ends there); the `end` of a run that was
+        stopped while it repeated what the log has, and may go on to repeat the rest; and the scores
+        of a checkpoint, which may be measured again at any time, also under another protocol.
         """
         event = {"kind": kind, "nimg": nimg, "time_ms": time.time_ns() // 1_000_000, **fields}
         if self._told and self._told[0]["nimg"] != nimg:
             self._told = []
         known = self._held.get((kind, nimg), [])
-        # of several ends at this nimg only the newest counts: the status may have changed twice
-        same = [old for old in (known[-1:] if kind == "end" else known) if _agree(event, old)]
-        if same:
+        # of several ends only the newest counts: the run may have gone on, and back, since others
+        held = [end for end in self._ends[-1:] if end["nimg"] == nimg] if kind == "end" else known
+        if same := [old for old in held if _agree(event, old)]:
             self._told.append(same[-1])
             return same[-1]
         lines = [event]
         differs = kind in ("start", "metrics") and bool(known)
-        passed = kind not in _BESIDE and not known and nimg < self._reached
+        beside = kind in _BESIDE or event.get("status") == "stopped"
+        passed = not beside and not known and nimg < self._reached
         if differs or passed:
             # the cut also abandons this attempt's own events at the same nimg: write them again
             lines = [{"kind": "cut", "nimg": nimg, "time_ms": event["time_ms"]}, *self._told, event]
             self._held = {key: held for key, held in self._held.items() if key[1] < nimg}
+            self._ends = [end for end in self._ends if end["nimg"] < nimg]
             self._reached = max((key[1] for key in self._held), default=-1)
         append(self.path, "".join(json.dumps(line) + "\n" for line in lines).encode())
         for line in lines:
@@ -270,6 +274,8 @@ class EventLog:
 
     def _hold(self, event: Event) -> None:
         self._held.setdefault((event["kind"], event["nimg"]), []).append(event)
+        if event["kind"] == "end":
+            self._ends.append(event)
         self._reached = max(self._reached, event["nimg"])
 
 

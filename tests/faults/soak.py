@@ -75,7 +75,7 @@ def recorded(pipeline: Pipeline, apart: set[int]) -> dict[str, Any]:
 
     client = mlflow.MlflowClient(pipeline.registry.uri, pipeline.registry.uri)
     (experiment,) = (e for e in client.search_experiments() if e.name != "Default")
-    (run,) = client.search_runs([experiment.experiment_id])
+    run, *others = client.search_runs([experiment.experiment_id])
     metrics = {
         key: sorted((m.step, m.value) for m in client.get_metric_history(run.info.run_id, key))
         for key in sorted(run.data.metrics)
@@ -91,6 +91,7 @@ def recorded(pipeline: Pipeline, apart: set[int]) -> dict[str, Any]:
     ]
     doubled = [key for key, all_ in metrics.items() if len({step for step, _ in all_}) < len(all_)]
     return {
+        "further runs": len(others),
         "status": run.info.status,
         "doubled metrics": doubled,
         "metrics": {

@@ -14,6 +14,7 @@ from gan_train.runs.events import (
     read_events,
     read_with_offsets,
 )
+from gan_train.runs.run_folder import finished
 
 
 def told(run_dir: Path) -> list[tuple[str, int]]:
@@ -111,15 +112,35 @@ def test_another_past_is_cut_off_where_it_begins_to_differ(tmp_path: Path) -> No
 
 
 def test_an_event_where_the_log_went_on_without_it_cuts(tmp_path: Path) -> None:
-    """As after a change of `train.tick_kimg`, or a stop where an earlier attempt had gone on."""
+    """As after a change of `train.tick_kimg`, or of `train.total_kimg`."""
     log = EventLog(tmp_path)
     for nimg in (10, 20, 30):
         metrics(log, nimg, nimg)
     log.append("end", 30, status="finished")
     metrics(EventLog(tmp_path), 15, 15)
     assert told(tmp_path) == [("metrics", 10), ("metrics", 15)]
-    EventLog(tmp_path).append("end", 12, status="stopped")
+    EventLog(tmp_path).append("end", 12, status="finished")
     assert told(tmp_path) == [("metrics", 10), ("end", 12)]
+
+
+def test_a_stop_in_a_repetition_cuts_nothing(tmp_path: Path) -> None:
+    """As of a run that was killed at 30, taken up again, and stopped at 12."""
+    log = EventLog(tmp_path)
+    for nimg in (10, 20, 30):
+        metrics(log, nimg, nimg)
+    log.append("end", 30, status="finished")
+    before = raw(tmp_path)
+    for _ in range(2):  # the second time with nothing trained in between
+        EventLog(tmp_path).append("end", 12, status="stopped")
+    assert raw(tmp_path) == [*before, ("end", 12)]
+    assert not finished(read_events(tmp_path))
+    again = EventLog(tmp_path)
+    for nimg in (20, 30):
+        metrics(again, nimg, nimg)
+    for _ in range(2):
+        again.append("end", 30, status="finished")
+    assert raw(tmp_path) == [*before, ("end", 12), ("end", 30)]
+    assert finished(read_events(tmp_path))
 
 
 def test_what_was_told_of_the_place_of_a_cut_is_kept(tmp_path: Path) -> None:
