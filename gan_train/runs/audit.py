@@ -25,6 +25,9 @@ from gan_train.runs.ledger import (
 )
 from gan_train.runs.run_folder import finished
 
+GENERATOR = ("generator.json", "generator.safetensors")
+"""The files of a checkpoint that are its generator."""
+
 
 class Finding(NamedTuple):
     """Something that is not what was written, and the images between which it lies."""
@@ -109,10 +112,6 @@ def _fault(folder: Path, entry: Entry | None) -> str | None:
         files = ", ".join(f"{name}.safetensors" for name in changed)
         return f"{files}: not the tensors that were saved"
     return None
-
-
-GENERATOR = ("generator.json", "generator.safetensors")
-"""The files of a checkpoint that are its generator."""
 
 
 def generator_damage(folder: Path) -> str | None:

@@ -18,11 +18,10 @@ from gan_train.files.digests import sha256_of
 from gan_train.metrics.protocol import comparable
 from gan_train.runs import run_folder
 from gan_train.runs.checkpoint import FOLDER
-from pipelines.registry import versions
 from pipelines.registry.logged_model import FILES, WEIGHTS_TAG
 from pipelines.registry.promotion import RESCORED_TAG, version_standing
 from pipelines.registry.tracking import connect, failures, tracking_uri
-from pipelines.registry.versions import model_name
+from pipelines.registry.versions import champion_version, model_name
 
 
 def trained_on(config: Config) -> dict[str, int]:
@@ -63,7 +62,7 @@ def on_other_latents(config: Config, protocol: Mapping[str, Any]) -> int | None:
     Raises UserError when the tracking server is away.
     """
     with _registry(config) as client:
-        now = versions.champion_version(client, config)
+        now = champion_version(client, config)
     if now is None:
         return None
     standing = version_standing(now.version, now.tags, protocol)
