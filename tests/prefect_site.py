@@ -18,6 +18,7 @@ from uuid import UUID
 import httpx
 from prefect.client.base import PrefectHttpxSyncClient
 
+from pipelines.stack import processes
 from tests.pipelines.registry_server import free_port
 
 ROOT = Path(__file__).parents[1]
@@ -125,9 +126,9 @@ class Site:
         """The command lines of all processes of flow runs, and what they have started, by number.
         They have the site's folder in their environment, as server and worker have."""
         found = {}
-        for entry in Path("/proc").iterdir():
+        for entry in Path("/proc").glob("[0-9]*"):
             try:
-                environment = (entry / "environ").read_bytes()
+                environment = processes.environment(int(entry.name))
                 if b"PREFECT__FLOW" in environment and self._mark in environment:
                     command = (entry / "cmdline").read_bytes().replace(b"\0", b" ")
                     found[int(entry.name)] = command.decode()

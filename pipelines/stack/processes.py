@@ -20,15 +20,36 @@ ENVIRONMENT = {
     "SPT_NOENV": "1"
 }
 _POLL_S = 0.1
+_MOMENT_S = 0.001
+_MEMORY, _ENVIRONMENT_END = 20, 48  # fields of /proc/<pid>/stat behind the name: proc(5)
 
 
 def is_marked(pid: int, mark: str) -> bool:
     """Whether a process of this number runs and has the mark. A zombie does not run."""
     try:
-        environment = Path(f"/proc/{pid}/environ").read_bytes()
+        return f"{MARK}={mark}".encode() in environment(pid).split(b"\0")
     except OSError:  # it has ended, or it is another user's
         return False
-    return f"{MARK}={mark}".encode() in environment.split(b"\0")
+
+
+def environment(pid: int) -> bytes:
+    """The environment that a process was started with, each variable with a zero byte behind it;
+    empty for a zombie.
+
+    While a process takes up its program, the kernel shows an empty one, for a part of a
+    millisecond or for as long as others have the processor; this waits until it is there. Raises
+    OSError for a process that has ended or is another user's.
+    """
+    path = Path(f"/proc/{pid}/environ")
+    while not (found := path.read_bytes()) and _takes_up_its_program(pid):
+        time.sleep(_MOMENT_S)
+    return found or path.read_bytes()  # it may have been there by the time of the other question
+
+
+def _takes_up_its_program(pid: int) -> bool:
+    """Whether a process has memory, which a zombie has not, and no environment in it yet."""
+    fields = Path(f"/proc/{pid}/stat").read_text(errors="replace").rpartition(")")[2].split()
+    return fields[_MEMORY] != "0" and fields[_ENVIRONMENT_END] == "0"
 
 
 def marked(mark: str) -> list[int]:
