@@ -14,6 +14,7 @@ from tests.training import tiny_config
 
 
 @pytest.mark.slow
+@pytest.mark.long
 def test_every_part_is_timed(tiny_source: Path, tmp_path: Path) -> None:
     recipe = tmp_path / "tiny.yaml"
     config = tiny_config(tiny_source, tmp_path, cluster__workers=2)

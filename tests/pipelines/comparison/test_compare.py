@@ -345,6 +345,7 @@ def started(command: list[str]) -> subprocess.Popen[str]:
 
 
 @pytest.mark.slow
+@pytest.mark.long
 @pytest.mark.timeout(400)
 def test_an_interrupt_saves_a_checkpoint(styles: str, tmp_path: Path) -> None:
     workspace, command = endless_comparison(styles, tmp_path, checkpoint_kimg=50)

@@ -97,6 +97,7 @@ def test_others_are_passed_over_and_damage_is_told(
 
 
 @pytest.mark.slow
+@pytest.mark.long
 def test_all_real_images_measured_again_give_the_shipped_statistics(
     stored: Stored, tmp_path: Path
 ) -> None:
