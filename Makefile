@@ -1,9 +1,11 @@
 # Set-up, demo, tests, checks and the API reference. Each makes .venv on first use and reuses it.
 # Another interpreter than python3: make test PYTHON=python3.12 (after `make clean`).
 # Another number of processes for the tests than two: make test PROCESSES=auto
+# Other faults at other moments: make soak SEED=1
 
 PYTHON ?= python3
 PROCESSES ?= 2
+SEED ?= 0
 VENV := .venv
 BIN := $(VENV)/bin
 INSTALLED := $(VENV)/.installed
@@ -39,7 +41,7 @@ faults: $(INSTALLED) ## Inject every fault of docs/faults.md; the rows go to bui
 	$(PYTEST) -m fault
 
 soak: $(INSTALLED) ## Harm runs at random for half an hour; they end as one without faults
-	$(BIN)/python -m tests.faults.soak --minutes 30
+	$(BIN)/python -m tests.faults.soak --minutes 30 --seed $(SEED)
 
 walkthrough: $(INSTALLED) ## Walk as three people, with real servers: docs/walkthrough.md
 	docs/walkthrough.sh
