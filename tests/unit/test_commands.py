@@ -54,9 +54,10 @@ def test_ci_calls_the_targets_that_there_are() -> None:
     steps = {name: targets(job) for name, job in workflow()["jobs"].items()}
     assert steps == {
         "audit": ["audit"],
+        "soak": ["soak SEED=${{ github.run_number }}"],
         "check": ["lint", "test", "coverage", "test-long", "walkthrough", "docs"],
     }
-    assert {*called, *steps["check"], "audit"} <= recipes().keys()
+    assert {*called, *steps["check"], "audit", "soak"} <= recipes().keys()
 
 
 def targets(job: dict[str, Any]) -> list[str]:
@@ -70,6 +71,11 @@ def test_vulnerabilities_are_looked_up_without_a_push_too() -> None:
     assert re.fullmatch(r"\d+ \d+ \* \* [0-6]", weekly["cron"])
     assert workflow()["jobs"]["check"]["if"] == "github.event_name != 'schedule'"
     assert "--strict" in " ".join(recipes()["audit"]), "no answer is no clean bill"
+
+
+def test_each_week_has_a_soak_of_its_own() -> None:
+    assert workflow()["jobs"]["soak"]["if"] == "github.event_name == 'schedule'"
+    assert "--seed $(SEED)" in " ".join(recipes()["soak"])
 
 
 def test_the_workflow_can_be_started() -> None:
@@ -88,7 +94,7 @@ def test_the_workflow_can_be_started() -> None:
     expressions = re.findall(r"\$\{\{ ([\w.]+) \}\}", text)
     assert len(expressions) == text.count("${{") == text.count("}}")
     known = {f"matrix.{name}" for name in read["jobs"]["check"]["strategy"]["matrix"]}
-    assert set(expressions) <= known | {"github.workflow", "github.ref"}
+    assert set(expressions) <= known | {"github.workflow", "github.ref", "github.run_number"}
 
 
 def test_the_workflow_tries_every_python_from_the_oldest_on() -> None:
